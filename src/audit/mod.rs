@@ -1,0 +1,66 @@
+//! One structured record per issue, denial, undecided check and end. Knows words, not the things behind them: whoever
+//! decides converts its own types into a [`Record`].
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// A credential is about to be handed over.
+    Issued,
+    /// A completed "no".
+    Denied,
+    /// A check that could not be completed.
+    Undecided,
+    /// What a live caller held has ended.
+    Ended,
+}
+
+/// One record. Absent facts are left out of the text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What happened.
+    pub what: What,
+    /// The decision's name, `d-…`.
+    pub decision: String,
+    /// Seconds since 1970.
+    pub at: f64,
+    /// Process id of the caller.
+    pub pid: u32,
+    /// User id of the caller.
+    pub uid: u32,
+    /// The kernel level of the proof.
+    pub level: String,
+    /// `x509`, `jwt` or `bundle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The SPIFFE ID that was issued or ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<String>,
+    /// Serial number of a certificate or `jti` of a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// When it ends, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<f64>,
+    /// The entry it rests on, `file:line`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// Why: a stable word, for example `no_entry`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Why, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// How many like it, of the same caller, were left out since the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<u64>,
+}
+
+/// Where records go.
+pub trait Sink: Send + Sync + std::fmt::Debug {
+    /// Writes a record down, or counts it as dropped; never waits.
+    fn record(&self, record: Record);
+}

@@ -1,0 +1,157 @@
+//! Facts about one process, with where each came from and how much it proves.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::evidence::selector::Selector;
+use crate::evidence::selector::SelectorKind;
+
+/// How much a fact proves, by who vouches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// The kernel said so.
+    Kernel,
+    /// A root-owned daemon said so.
+    Runtime,
+    /// A signed statement from outside said so.
+    Remote,
+    /// Whoever started the workload chose it.
+    Claimed,
+}
+
+/// Where a fact was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The socket's credentials, the pidfd's and `/proc/PID/status`, which agree.
+    Credentials,
+    /// `/proc/PID/status`.
+    Status,
+    /// `/proc/PID/exe`, resolved again from the root of PID 1.
+    Executable,
+    /// The bytes of the running executable.
+    ExecutableBytes,
+    /// `/proc/PID/cgroup`, anchored at the root of the hierarchy.
+    Cgroup,
+    /// The namespaces of the process.
+    Namespaces,
+}
+
+/// One proven fact.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fact {
+    /// The fact.
+    pub selector: Selector,
+    /// Who vouches for it.
+    pub grade: Grade,
+    /// Where it was read.
+    pub source: Source,
+}
+
+/// Why facts of a kind are missing although the process may well have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum WithheldBecause {
+    /// No entry could use the fact, so it was not looked for.
+    #[error("no entry could use it")]
+    NotWanted,
+    /// The process is not in the host's user namespace, where it could forge this fact.
+    #[error("the process is in a user namespace of its own, where it could forge this")]
+    ForeignUserNamespace,
+    /// The path, resolved from PID 1's root, is not the running file.
+    #[error("this path on the host is not the file that is running")]
+    PathIsAnotherFile,
+    /// The running file has been deleted.
+    #[error("the running file has been deleted")]
+    Deleted,
+    /// The running file never had a name (memfd).
+    #[error("the running file never had a name")]
+    Anonymous,
+    /// The executable's file system is not local, so it can show us other bytes than it runs.
+    #[error("the file is on a file system that can show other bytes than it runs")]
+    ForeignFileSystem,
+    /// The caller's user owns the file or can write to it through some layer.
+    #[error("the caller's own user could change the file")]
+    WritableByCaller,
+    /// The file is larger than the limit for hashing.
+    #[error("the file is larger than the limit for hashing")]
+    TooLarge,
+    /// The kernel's level of proof here is `reduced`, where a path or hash proves too little.
+    #[error("at the kernel level \"reduced\" this counts only for entries that accept it")]
+    ReducedLevel,
+    /// The process is in a container, and no attestor for it is configured.
+    #[error("in a container; no attestor is configured")]
+    Container,
+    /// The cgroup names no unit of the system manager.
+    #[error("the cgroup is not that of a unit of the system manager")]
+    NotAUnit,
+    /// The cgroup could not be anchored at the root of the hierarchy.
+    #[error("the cgroup could not be anchored at the root of the hierarchy")]
+    CgroupNotAnchored,
+    /// Not in the host's user, PID and cgroup namespaces.
+    #[error("not in the host's own namespaces")]
+    NotHostNamespaces,
+    /// The text has characters that no selector may have.
+    #[error("the text is not printable")]
+    NotPrintable,
+}
+
+/// A kind of fact that was withheld.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Withheld {
+    /// The kind.
+    pub kind: SelectorKind,
+    /// What was seen and did not count, where there was something to see.
+    pub seen: Option<String>,
+    /// Why it does not count.
+    pub because: WithheldBecause,
+}
+
+/// Everything known of one process: sorted, without repeats.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceSet {
+    facts: Vec<Fact>,
+    withheld: Vec<Withheld>,
+}
+
+impl EvidenceSet {
+    /// Adds a proven fact.
+    pub fn prove(&mut self, selector: Selector, grade: Grade, source: Source) {
+        if let Err(at) = self.facts.binary_search_by(|fact| fact.selector.cmp(&selector)) {
+            self.facts.insert(at, Fact { selector, grade, source });
+        }
+    }
+
+    /// Records that facts of a kind do not count.
+    pub fn withhold(&mut self, kind: SelectorKind, seen: Option<String>, because: WithheldBecause) {
+        let withheld = Withheld { kind, seen, because };
+        if let Err(at) = self.withheld.binary_search(&withheld) {
+            self.withheld.insert(at, withheld);
+        }
+    }
+
+    /// Whether this fact is proven.
+    #[must_use]
+    pub fn holds(&self, selector: &Selector) -> bool {
+        self.facts.binary_search_by(|fact| fact.selector.cmp(selector)).is_ok()
+    }
+
+    /// The proven facts, in order.
+    #[must_use]
+    pub fn facts(&self) -> &[Fact] {
+        &self.facts
+    }
+
+    /// The kinds that were withheld, in order.
+    #[must_use]
+    pub fn withheld(&self) -> &[Withheld] {
+        &self.withheld
+    }
+
+    /// Why facts of `kind` were withheld, if they were.
+    #[must_use]
+    pub fn withheld_because(&self, kind: SelectorKind) -> Option<WithheldBecause> {
+        self.withheld.iter().find(|withheld| withheld.kind == kind).map(|withheld| withheld.because)
+    }
+}

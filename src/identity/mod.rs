@@ -1,0 +1,16 @@
+//! The nouns of the SPIFFE standards: trust domains, SPIFFE IDs, SVIDs, bundles and keys. Every type here is valid by
+//! construction; text and bytes become one of them by parsing, once. Knows nothing of processes, entries or sockets.
+
+pub mod bundle;
+pub mod private_key;
+pub mod spiffe_id;
+pub mod svid;
+pub mod trust_domain;
+
+pub use bundle::Bundle;
+pub use private_key::PrivateKey;
+pub use spiffe_id::InvalidSpiffeId;
+pub use spiffe_id::SpiffeId;
+pub use svid::JwtSvid;
+pub use svid::X509Svid;
+pub use trust_domain::TrustDomain;

@@ -1,0 +1,67 @@
+//! One entry.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::evidence::Selector;
+use crate::identity::SpiffeId;
+use crate::identity::TrustDomain;
+
+/// The order of an entry in the configuration: files in order, tables in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EntryOrder(pub u32);
+
+/// Where an entry was written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The file.
+    pub file: PathBuf,
+    /// The line of its `[[workload]]`, from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// What an entry's SVIDs look like.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Terms {
+    /// Lifetime of an X509-SVID, from its issue.
+    pub x509_ttl: Duration,
+    /// Lifetime of a JWT-SVID, from its issue.
+    pub jwt_ttl: Duration,
+    /// DNS names beside the SPIFFE ID.
+    pub dns: Vec<String>,
+    /// The audiences it may ask tokens for; `None` for any.
+    pub audiences: Option<Vec<String>>,
+}
+
+/// A registration entry: a process that satisfies every selector gets this SPIFFE ID on these terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Whom it is for.
+    pub id: SpiffeId,
+    /// What must hold, all of it. INVARIANT: sorted, without repeats, never empty: an empty list would match everyone.
+    pub selectors: Vec<Selector>,
+    /// On which terms.
+    pub terms: Terms,
+    /// Foreign trust domains whose bundles this workload sees, sorted.
+    pub federates_with: Vec<TrustDomain>,
+    /// The operator's hint for choosing among several identities, at most 1,024 bytes.
+    pub hint: Option<String>,
+    /// Larger comes first; then order.
+    pub priority: i64,
+    /// Whether the operator accepted that nothing strong tells this workload from its neighbours.
+    pub accept_weak: bool,
+    /// Its place in the configuration.
+    pub order: EntryOrder,
+    /// Where it was written.
+    pub origin: Origin,
+}

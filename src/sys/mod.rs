@@ -1,0 +1,1 @@
+//! System calls that no crate wraps: the only room where `unsafe` is allowed, each block with its argument.
