@@ -1,11 +1,14 @@
 //! What is known of a process: facts with their source and grade, the facts that were withheld and why, and the two
 //! ways in which a check can fail to prove something. Knows nothing of how a fact is found or what it entitles to.
 
+pub mod accounts;
 pub mod caller_key;
 pub mod evidence_set;
 pub mod selector;
 pub mod undecided;
+pub mod wants;
 
+pub use accounts::Accounts;
 pub use caller_key::CallerKey;
 pub use evidence_set::EvidenceSet;
 pub use evidence_set::Fact;
@@ -17,3 +20,4 @@ pub use selector::InvalidSelector;
 pub use selector::Selector;
 pub use selector::SelectorKind;
 pub use undecided::Undecided;
+pub use wants::Wants;
