@@ -9,8 +9,11 @@
 //! `agent` builds all of it from one configuration; `cli` is what a person types.
 
 // 11
+pub mod cli;
 // 10
+pub mod agent;
 // 9
+pub mod endpoints;
 // 7
 pub mod entitlement;
 // 6

@@ -1,3 +1,7 @@
 //! The `bonafide` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bonafide::cli::main(std::env::args_os())
+}

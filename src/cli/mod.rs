@@ -1,0 +1,49 @@
+//! What a person types. Every command is a file of its own: it turns arguments into one question, puts it to the daemon
+//! or to this machine, and prints the answer. The only module that reads the environment.
+
+pub mod config;
+pub mod demo;
+pub mod run;
+pub mod screen;
+pub mod sockets;
+pub mod version;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::cli::screen::Screen;
+
+/// An identity for every process of this machine, proven by the kernel and not by a secret.
+#[derive(Debug, Parser)]
+#[command(name = "bonafide", version, propagate_version = false, max_term_width = 80)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Demo(demo::Arguments),
+    Config(config::Arguments),
+    Version(version::Arguments),
+}
+
+/// Runs the command that `arguments` (the program's name first) spell.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command_line = match CommandLine::try_parse_from(arguments) {
+        Ok(command_line) => command_line,
+        Err(not_a_command) => return screen::explain_usage(&not_a_command),
+    };
+    let screen = &mut Screen::of_process();
+    let answer = match command_line.command {
+        Command::Run(arguments) => return run::run(arguments),
+        Command::Demo(arguments) => return demo::run(arguments),
+        Command::Config(arguments) => config::run(&arguments, screen),
+        Command::Version(arguments) => version::run(&arguments, screen),
+    };
+    screen.finish(answer)
+}

@@ -1,0 +1,37 @@
+//! `bonafide version`.
+
+use serde::Serialize;
+
+use crate::cli::screen::Exit;
+use crate::cli::screen::Failure;
+use crate::cli::screen::Format;
+use crate::cli::screen::OutputArguments;
+use crate::cli::screen::Screen;
+
+/// Print the version and the standards it speaks
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Debug, Serialize)]
+struct Version {
+    version: &'static str,
+    standards: &'static [&'static str],
+}
+
+const VERSION: Version = Version {
+    version: env!("CARGO_PKG_VERSION"),
+    standards: &["SPIFFE-ID 1.0", "X509-SVID 1.0", "JWT-SVID 1.0", "SPIFFE Bundle 1.0", "SPIFFE Workload API 1.0"],
+};
+
+pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+    match arguments.output.output {
+        Format::Json => screen.json(&VERSION),
+        Format::Text => {
+            screen.text(&format!("bonafide {}\nstandards: {}\n", VERSION.version, VERSION.standards.join(", ")));
+        }
+    }
+    Ok(Exit::Fine)
+}

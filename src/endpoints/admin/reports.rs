@@ -1,0 +1,243 @@
+//! What the admin door says, as it stands in the JSON: the daemon fills these types in, the command line prints them.
+//! Every time is in seconds since 1970 (`*_at`, `not_after`); every span is in the unit that its name ends with.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::attestation::kernel::Credentials;
+use crate::attestation::kernel::Level;
+use crate::evidence::EvidenceSet;
+use crate::policy::decide::Considered;
+use crate::readiness::Reason;
+use crate::registration::entry::Origin;
+
+/// The state in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Serving, and all is as it should be.
+    Healthy,
+    /// Serving, but not as it should.
+    Degraded,
+    /// Not serving.
+    NotReady,
+}
+
+/// Everything that `bonafide status` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The worst of `reasons`.
+    pub state: State,
+    /// The daemon's version.
+    pub version: String,
+    /// Whose identities it gives.
+    pub trust_domain: String,
+    /// Since it started.
+    pub uptime_seconds: u64,
+    /// What this kernel can prove of a caller.
+    pub level: Level,
+    /// Who signs.
+    pub authority: AuthorityStatus,
+    /// The own bundle first, then the foreign ones.
+    pub bundles: Vec<BundleStatus>,
+    /// What is handed out now.
+    pub identities: IdentitiesStatus,
+    /// How evidence is found.
+    pub attestors: Vec<AttestorStatus>,
+    /// What was refused.
+    pub last_hour: LastHour,
+    /// Which configuration is in force.
+    pub configuration: ConfigurationStatus,
+    /// Where it listens.
+    pub sockets: Vec<SocketStatus>,
+    /// What did not reach the log.
+    pub log: LogStatus,
+    /// Why the state is not healthy; empty when it is.
+    pub reasons: Vec<Reason>,
+    /// What an operator may want to know although nothing is wrong.
+    pub notes: Vec<String>,
+}
+
+/// Who signs, and until when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuthorityStatus {
+    /// `embedded`, `disk` or `spire`.
+    pub kind: String,
+    /// When the active key, and with it everything it signs, ends.
+    pub not_after: f64,
+}
+
+/// One trust domain's bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BundleStatus {
+    /// Whose.
+    pub trust_domain: String,
+    /// Root certificates in it.
+    pub x509_authorities: usize,
+    /// Token keys in it.
+    pub jwt_authorities: usize,
+    /// `spiffe_sequence`, where it has one.
+    pub sequence: Option<u64>,
+    /// What is wrong with it; the last good one is served meanwhile.
+    pub problem: Option<String>,
+}
+
+/// What is handed out now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdentitiesStatus {
+    /// Entries in force.
+    pub entries: usize,
+    /// Connected workloads.
+    pub workloads: usize,
+    /// X509-SVIDs that a connected workload holds.
+    pub live: usize,
+    /// When the next one is renewed.
+    pub next_renewal_at: Option<f64>,
+    /// When the first of them ends, were it not renewed.
+    pub next_expiry_at: Option<f64>,
+    /// Renewals that failed since the start.
+    pub renewals_failed: u64,
+}
+
+/// One way of finding evidence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttestorStatus {
+    /// Its name, for example `host`.
+    pub name: String,
+    /// Why it is not ready; absent when it is.
+    pub problem: Option<String>,
+    /// Half of the recent attestations took less.
+    pub median_microseconds: Option<u64>,
+    /// The slowest of the recent attestations.
+    pub worst_microseconds: Option<u64>,
+}
+
+/// What was refused in the last hour.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastHour {
+    /// Completed "no"s.
+    pub denials: u64,
+    /// Checks that could not be completed, by cause.
+    pub undecided: BTreeMap<String, u64>,
+}
+
+/// Which configuration is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadState {
+    /// What the files say.
+    Current,
+    /// The last accepted one: the files are bad.
+    LastGood,
+    /// The one before a change that was seen on disk and waits for `bonafide reload`.
+    HeldBack,
+}
+
+/// Which configuration is in force, and since when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// The file.
+    pub file: String,
+    /// How it relates to the files.
+    pub state: ReloadState,
+    /// When it was accepted.
+    pub accepted_at: f64,
+}
+
+/// One door.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStatus {
+    /// `workload`, `admin`, `health` or `metrics`.
+    pub door: String,
+    /// `unix:/path` or `address:port`.
+    pub address: String,
+    /// The mode of a Unix socket, for example `0666`.
+    pub mode: Option<String>,
+}
+
+/// What did not reach the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Lines that standard output did not take.
+    pub dropped_lines: u64,
+    /// Denials and undecided checks that were counted instead of written.
+    pub suppressed_records: u64,
+}
+
+/// Everything that `bonafide explain` shows of one process or one decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExplainReport {
+    /// The decision's name, `d-…`; absent when the process was looked at for the operator.
+    pub decision: Option<String>,
+    /// When it was decided.
+    pub decided_at: f64,
+    /// Whom it is about.
+    pub peer: Credentials,
+    /// How it was pinned.
+    pub level: Level,
+    /// What was proven, and what was withheld and why.
+    pub evidence: EvidenceSet,
+    /// The entries that were looked at, and what each lacked.
+    pub considered: Vec<Considered>,
+    /// What came out.
+    pub result: Verdict,
+    /// The entry that lacked least, when none matched.
+    pub nearest_miss: Option<Considered>,
+    /// An entry, in TOML, that would match this process and as few others as the evidence allows.
+    pub suggestion: Option<String>,
+}
+
+/// What came out of a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// It gets these SPIFFE IDs, the default one first.
+    Permitted {
+        /// The SPIFFE IDs.
+        ids: Vec<String>,
+    },
+    /// A completed "no".
+    Denied {
+        /// A stable word, for example `no_entry`.
+        why: String,
+        /// A sentence.
+        detail: String,
+    },
+    /// The check could not be completed.
+    Undecided {
+        /// A stable word, for example `timed_out`.
+        cause: String,
+        /// A sentence.
+        detail: String,
+    },
+}
+
+/// What came of a reload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Whether the configuration that was read is the one in force now.
+    pub swapped: bool,
+    /// Entries that are new.
+    pub added: Vec<EntryName>,
+    /// Entries that are gone.
+    pub removed: Vec<EntryName>,
+    /// Entries with other selectors or terms than before.
+    pub changed: Vec<EntryName>,
+    /// Why nothing was swapped, one line each: `file:line:column: what; what to do`.
+    pub problems: Vec<String>,
+    /// Entries whose live identities would end: a change merely seen on disk waits for `reload` because of them.
+    pub held_back: Vec<EntryName>,
+    /// What was swapped in although it looks like a mistake, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// An entry, by name and place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryName {
+    /// Its SPIFFE ID.
+    pub id: String,
+    /// Where it is written.
+    pub origin: Origin,
+}
