@@ -110,3 +110,17 @@ pub enum Contradiction {
     #[error("the process's cgroups contradict each other")]
     CgroupsDisagree,
 }
+
+#[cfg(test)]
+impl Attested {
+    /// A proof out of thin air, for tests of what proofs lead to.
+    pub(crate) fn example(level: Level, evidence: EvidenceSet) -> Self {
+        Self {
+            peer: Credentials { pid: 4121, uid: 1000, gid: 1000 },
+            level,
+            epoch: ImageEpoch { device: 1, inode: 2, auxv: [3; 32], stack_start: 4, namespaces: [5, 6, 7] },
+            evidence,
+            at: SystemTime::UNIX_EPOCH,
+        }
+    }
+}

@@ -1,4 +1,17 @@
-//! Who gets what: [`decide`](decide::decide) is a pure function of what is proven, the entries, and the time, and always
-//! says why. A [`Permit`] can come from nowhere else.
+//! Who gets what: [`decide`](decide::decide) is a pure function of what is proven, the entries, the rules and the time,
+//! and always says why. A [`Permit`] can come from nowhere else.
 
 pub mod decide;
+pub mod tokens;
+
+pub use decide::Considered;
+pub use decide::Decision;
+pub use decide::Denial;
+pub use decide::Granted;
+pub use decide::Permit;
+pub use decide::Rules;
+pub use decide::SetAside;
+pub use decide::Trace;
+pub use decide::Verdict;
+pub use decide::decide;
+pub use decide::redecide;

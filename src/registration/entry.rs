@@ -65,3 +65,43 @@ pub struct Entry {
     /// Where it was written.
     pub origin: Origin,
 }
+
+impl Entry {
+    /// Whether both entries give the same identity on the same terms, wherever they are written.
+    #[must_use]
+    pub fn grants_the_same_as(&self, other: &Self) -> bool {
+        self.id == other.id && self.terms == other.terms && self.federates_with == other.federates_with
+    }
+
+    /// Whether it rests on what the executable is: its path or its hash.
+    #[must_use]
+    pub fn rests_on_executable(&self) -> bool {
+        self.selectors.iter().any(|selector| matches!(selector, Selector::UnixPath(_) | Selector::UnixSha256(_)))
+    }
+}
+
+#[cfg(test)]
+impl Entry {
+    /// An entry of the trust domain `example.org` on ordinary terms.
+    pub(crate) fn example(order: u32, path: &str, selectors: &[&str]) -> Self {
+        let mut selectors: Vec<Selector> = selectors.iter().map(|text| text.parse().unwrap()).collect();
+        selectors.sort();
+        selectors.dedup();
+        Self {
+            id: SpiffeId::new(&"example.org".parse().unwrap(), path).unwrap(),
+            selectors,
+            terms: Terms {
+                x509_ttl: Duration::from_secs(3600),
+                jwt_ttl: Duration::from_secs(300),
+                dns: Vec::new(),
+                audiences: None,
+            },
+            federates_with: Vec::new(),
+            hint: None,
+            priority: 0,
+            accept_weak: false,
+            order: EntryOrder(order),
+            origin: Origin { file: "bonafide.toml".into(), line: order + 1 },
+        }
+    }
+}

@@ -2,3 +2,7 @@
 //! evidence satisfies. Refuses to know where entries come from.
 
 pub mod entry;
+pub mod entry_index;
+
+pub use entry::Entry;
+pub use entry_index::EntryIndex;

@@ -1,0 +1,93 @@
+//! Which permits a request for tokens may use.
+
+use crate::identity::SpiffeId;
+use crate::policy::decide::Denial;
+use crate::policy::decide::Permit;
+
+/// Keeps the permits that may be used for tokens for all of `audiences`: that of `id` alone, or all where no identity is
+/// asked for by name.
+///
+/// # Errors
+/// [`Denial::NotThatId`] when none is for `id`; [`Denial::Audience`] when none lists every audience.
+pub fn permits_for_tokens(
+    mut permits: Vec<Permit>,
+    id: Option<&SpiffeId>,
+    audiences: &[String],
+) -> Result<Vec<Permit>, Denial> {
+    permits.retain(|permit| id.is_none_or(|id| permit.entry().id == *id));
+    if permits.is_empty() {
+        return Err(Denial::NotThatId);
+    }
+    let mut refused = None;
+    permits.retain(|permit| match unlisted(permit, audiences) {
+        Some(audience) => {
+            refused.get_or_insert_with(|| audience.to_owned());
+            false
+        }
+        None => true,
+    });
+    match refused {
+        Some(audience) if permits.is_empty() => Err(Denial::Audience { audience }),
+        _ => Ok(permits),
+    }
+}
+
+/// The first audience that the permit's entry does not list.
+fn unlisted<'a>(permit: &Permit, audiences: &'a [String]) -> Option<&'a str> {
+    let listed = permit.entry().terms.audiences.as_ref()?;
+    audiences.iter().find(|audience| !listed.contains(audience)).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::attestation::Attested;
+    use crate::attestation::kernel::Level;
+    use crate::evidence::EvidenceSet;
+    use crate::evidence::Grade;
+    use crate::evidence::Source;
+    use crate::policy::decide::Rules;
+    use crate::policy::decide::decide;
+    use crate::registration::Entry;
+    use crate::registration::EntryIndex;
+
+    /// Permits for `/open` (any audience) and `/ledger` (only `ledger`).
+    fn permits() -> Vec<Permit> {
+        let mut entries =
+            vec![Entry::example(0, "/open", &["unix:uid:1"]), Entry::example(1, "/ledger", &["unix:uid:1"])];
+        entries[1].terms.audiences = Some(vec!["ledger".to_owned()]);
+        let mut evidence = EvidenceSet::default();
+        evidence.prove("unix:uid:1".parse().unwrap(), Grade::Kernel, Source::Credentials);
+        let caller = Attested::example(Level::Full, evidence);
+        let rules = Rules { minimum: Level::Full };
+        decide(&caller, &EntryIndex::new(entries, 1), &rules, SystemTime::UNIX_EPOCH).outcome.unwrap()
+    }
+
+    fn asked(id: Option<&str>, audiences: &[&str]) -> Result<Vec<String>, Denial> {
+        let id = id.map(|id| id.parse().unwrap());
+        let audiences: Vec<String> = audiences.iter().map(|audience| (*audience).to_owned()).collect();
+        let permits = permits_for_tokens(permits(), id.as_ref(), &audiences)?;
+        Ok(permits.iter().map(|permit| permit.entry().id.path().to_owned()).collect())
+    }
+
+    #[test]
+    fn an_entry_without_a_list_may_ask_for_any_audience_and_one_with_a_list_only_for_those() {
+        assert_eq!(asked(None, &["ledger"]).unwrap(), ["/open", "/ledger"]);
+        assert_eq!(asked(None, &["mail"]).unwrap(), ["/open"]);
+        assert_eq!(asked(None, &["ledger", "mail"]).unwrap(), ["/open"]);
+    }
+
+    #[test]
+    fn an_audience_that_the_named_identity_does_not_list_is_denied_by_name() {
+        let denied = asked(Some("spiffe://example.org/ledger"), &["ledger", "mail"]);
+        assert_eq!(denied, Err(Denial::Audience { audience: "mail".to_owned() }));
+        assert_eq!(asked(Some("spiffe://example.org/ledger"), &["ledger"]).unwrap(), ["/ledger"]);
+    }
+
+    #[test]
+    fn an_identity_that_the_caller_does_not_have_is_denied_whatever_the_audience() {
+        assert_eq!(asked(Some("spiffe://example.org/admin"), &["ledger"]), Err(Denial::NotThatId));
+    }
+}
