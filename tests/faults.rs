@@ -1,0 +1,9 @@
+//! What goes wrong on this machine or comes in broken: damaged bytes, crashes, full disks.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "fuzz/targets.rs"]
+mod fuzz_targets;
+
+#[path = "faults/corpus.rs"]
+mod corpus;
