@@ -4,8 +4,10 @@
 use bonafide::evidence::Selector;
 use bonafide::identity::SpiffeId;
 
+type Target = fn(&[u8]);
+
 /// Every target by its name, which is also the name of its corpus.
-pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[("selector", selector), ("spiffe_id", spiffe_id)];
+pub(crate) const TARGETS: &[(&str, Target)] = &[("selector", selector), ("spiffe_id", spiffe_id)];
 
 /// Hands `input` to the target called `name`.
 pub(crate) fn run(name: &str, input: &[u8]) {
