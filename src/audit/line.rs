@@ -54,11 +54,12 @@ impl Line {
 
     /// A field of free text, cut to [`MAX_TEXT`] bytes.
     pub(in crate::audit) fn text(&mut self, key: &str, value: &str) {
-        let cut = value.floor_char_boundary(MAX_TEXT);
-        match value.get(..cut) {
-            Some(beginning) if cut < value.len() => self.whole(key, &format!("{beginning}...")),
-            _ => self.whole(key, value),
+        if value.len() <= MAX_TEXT {
+            return self.whole(key, value);
         }
+        // One of any four neighbouring bytes begins a character.
+        let beginning = (MAX_TEXT - 3..=MAX_TEXT).rev().find_map(|cut| value.get(..cut)).unwrap_or_default();
+        self.whole(key, &format!("{beginning}..."));
     }
 
     /// A field of text whose length is bounded by its grammar.
