@@ -17,6 +17,7 @@ pub mod endpoints;
 // 7
 pub mod entitlement;
 // 6
+pub mod issuance;
 // 5
 pub mod policy;
 // 4
@@ -26,6 +27,7 @@ pub mod authority;
 pub mod audit;
 pub mod registration;
 // 2
+pub mod durable;
 pub mod evidence;
 pub mod readiness;
 // 1

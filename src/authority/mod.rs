@@ -1,6 +1,8 @@
 //! Who signs. An authority turns orders into certificates and tokens, publishes the bundle that verifies them, and keeps
 //! its own keys. Refuses to know who asked and why: an [`Order`] names an identity and terms, and nothing else.
 
+pub mod embedded;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;

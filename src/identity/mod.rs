@@ -6,6 +6,7 @@ pub mod private_key;
 pub mod spiffe_id;
 pub mod svid;
 pub mod trust_domain;
+pub mod x509_profile;
 
 pub use bundle::Bundle;
 pub use private_key::PrivateKey;

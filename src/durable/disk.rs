@@ -1,0 +1,157 @@
+//! The real disk: everything relative to one handle of the directory, which stays locked while it is open.
+
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::AtFlags;
+use rustix::fs::FileType;
+use rustix::fs::FlockOperation;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::durable::data_dir::OpenError;
+use crate::durable::files::Files;
+use crate::durable::files::MAX_FILE;
+use crate::durable::files::NewFile;
+use crate::durable::files::Unreadable;
+
+/// Every permission of anyone but the owner.
+const OTHERS: u32 = 0o077;
+
+/// A locked directory.
+#[derive(Debug)]
+pub(super) struct Disk {
+    directory: OwnedFd,
+}
+
+impl Disk {
+    /// Opens and locks a directory; makes it, with what leads to it, where there is none.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |doing| move |errno: Errno| OpenError::Io { path: path.to_owned(), doing, source: errno.into() };
+        let directory = match open_directory(path) {
+            Err(Errno::NOENT) => {
+                make_directory(path).map_err(failed("make"))?;
+                open_directory(path).map_err(failed("open"))?
+            }
+            Err(Errno::NOTDIR) => return Err(OpenError::NotADirectory { path: path.to_owned() }),
+            opened => opened.map_err(failed("open"))?,
+        };
+        let stat = rustix::fs::fstat(&directory).map_err(failed("look at"))?;
+        let own = geteuid().as_raw();
+        if stat.st_uid != own {
+            return Err(OpenError::ForeignOwner { path: path.to_owned(), owner: stat.st_uid, own });
+        }
+        let mode = stat.st_mode & 0o7777;
+        if mode & OTHERS != 0 {
+            return Err(OpenError::TooWide { path: path.to_owned(), mode });
+        }
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                Err(OpenError::Locked { path: path.to_owned(), holder: lock_holder(stat.st_ino) })
+            }
+            locked => locked.map(|()| Self { directory }).map_err(failed("lock")),
+        }
+    }
+}
+
+impl Files for Disk {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Unreadable> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err(Unreadable::NotOurs),
+            opened => opened.map_err(io::Error::from)?,
+        };
+        // SECURITY: asked of the open file, so that what is checked is what is read.
+        let stat = rustix::fs::fstat(&file).map_err(io::Error::from)?;
+        let (owner, own) = (stat.st_uid, geteuid().as_raw());
+        if owner != own {
+            return Err(Unreadable::ForeignOwner { owner, own });
+        }
+        if stat.st_mode & OTHERS != 0 {
+            return Err(Unreadable::TooWide { mode: stat.st_mode & 0o7777 });
+        }
+        let length = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || length > MAX_FILE {
+            return Err(Unreadable::NotOurs);
+        }
+        // Room for all of it at once: growing would leave copies of keys behind.
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1);
+        File::from(file).take(MAX_FILE).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn NewFile>> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let owner_only = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&self.directory, name, flags, owner_only)?;
+        // Whatever the umask has taken away.
+        rustix::fs::fchmod(&file, owner_only)?;
+        Ok(Box::new(File::from(file)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.directory, from, &self.directory, to)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.directory)?)
+    }
+}
+
+impl NewFile for File {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+/// A link is followed: a service manager may keep the real directory elsewhere. What is opened is then checked itself.
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Makes a directory for its owner alone, and makes its name durable, for all that will be in it depends on that.
+fn make_directory(path: &Path) -> rustix::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = match open_directory(parent) {
+        Err(Errno::NOENT) => {
+            make_directory(parent)?;
+            open_directory(parent)?
+        }
+        opened => opened?,
+    };
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    rustix::fs::mkdirat(&parent, name, Mode::RWXU)?;
+    let made = rustix::fs::openat(&parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+    rustix::fs::fchmod(&made, Mode::RWXU)?;
+    rustix::fs::fsync(&parent)
+}
+
+/// Who holds the lock on an inode, as far as the kernel shows it (SPEC: proc(5), `/proc/locks`).
+fn lock_holder(inode: u64) -> Option<u32> {
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let suffix = format!(":{inode}");
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let kind = words.next()?;
+        let (pid, file) = (words.nth(2)?, words.next()?);
+        (kind == "FLOCK" && file.ends_with(&suffix)).then(|| pid.parse().ok())?
+    })
+}

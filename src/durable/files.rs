@@ -1,0 +1,59 @@
+//! The few things that are ever done to files, so that a test can stop between any two of them.
+
+use std::fmt;
+use std::io;
+
+/// The most bytes that a file of ours may have.
+pub(super) const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Others than its owner may read or write it.
+    #[error("has mode {mode:04o}, so that others can reach it")]
+    TooWide {
+        /// Permission bits.
+        mode: u32,
+    },
+    /// It belongs to another user.
+    #[error("belongs to uid {owner} and the daemon runs as uid {own}")]
+    ForeignOwner {
+        /// Its owner.
+        owner: u32,
+        /// Ours.
+        own: u32,
+    },
+    /// It is a directory, a link, a pipe, or larger than anything of ours.
+    #[error("is not a file of the daemon's")]
+    NotOurs,
+    /// The system would not give it.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// The files of one directory. Names are constants of the program: nothing that came from outside becomes one.
+pub(crate) trait Files: Send + Sync + fmt::Debug {
+    /// The whole of a file; `None` where there is none.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Unreadable>;
+
+    /// A new, empty file that only its owner can read. An error where the name is taken.
+    fn create(&self, name: &str) -> io::Result<Box<dyn NewFile>>;
+
+    /// Gives a file another name, in place of what had it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Takes a name away; fine where there is none.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Returns when the names are as durable as they can be.
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+/// A file that is being written.
+pub(crate) trait NewFile {
+    /// Appends all of `bytes`.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Returns when what was written is as durable as it can be.
+    fn sync(&mut self) -> io::Result<()>;
+}
