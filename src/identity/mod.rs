@@ -2,6 +2,7 @@
 //! construction; text and bytes become one of them by parsing, once. Knows nothing of processes, entries or sockets.
 
 pub mod bundle;
+pub mod jose;
 pub mod private_key;
 pub mod spiffe_id;
 pub mod svid;
@@ -9,6 +10,7 @@ pub mod trust_domain;
 pub mod x509_profile;
 
 pub use bundle::Bundle;
+pub use bundle::JwtAuthority;
 pub use private_key::PrivateKey;
 pub use spiffe_id::InvalidSpiffeId;
 pub use spiffe_id::SpiffeId;

@@ -160,3 +160,226 @@ impl fmt::Debug for SpiffeId {
         f.write_str(&self.uri)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A SPIFFE ID in the standard's sense: of a workload, or a trust domain's own.
+    fn is_spiffe_id(bytes: &[u8]) -> bool {
+        let Ok(text) = std::str::from_utf8(bytes) else { return false };
+        let own = |name: &str| name.parse::<TrustDomain>().is_ok_and(|domain| domain.id_string() == text);
+        text.parse::<SpiffeId>().is_ok_and(|id| id.as_str() == text) || text.strip_prefix(SCHEME).is_some_and(own)
+    }
+
+    fn padded_to(bytes: usize) -> String {
+        format!("{:a<bytes$}", "spiffe://example.org/")
+    }
+
+    #[test]
+    fn every_valid_spiffe_id_is_accepted_as_it_is() {
+        for id in [
+            "spiffe://example.org",
+            "spiffe://example.org/w1",
+            "spiffe://example.org/ns/shop/sa/checkout",
+            "spiffe://example.org/0b8e2f0e-3c1c-4c57-9d15-8f0b6d0a7e11",
+            "spiffe://a/b",
+            "spiffe://localhost/w",
+            "spiffe://10.0.0.7/db",
+            "spiffe://999.999.999.999/x",
+            "spiffe://0x7f.1/x",
+            "spiffe://123/456",
+            "spiffe://my_domain/x",
+            "spiffe://-lead.example/x",
+            "spiffe://trail-/x",
+            "spiffe://a..b/x",
+            "spiffe://.example.org/x",
+            "spiffe://example.org./x",
+            "spiffe://_/x",
+            "spiffe://../x",
+            "spiffe://xn--bcher-kva.example/x",
+            "spiffe://spiffe/spiffe",
+            "spiffe://example.org/W1",
+            "spiffe://example.org/.hidden",
+            "spiffe://example.org/..x",
+            "spiffe://example.org/...",
+            "spiffe://example.org/-",
+            "spiffe://example.org/_",
+            "spiffe://example.org/a.b-c_D/9",
+            &format!("spiffe://example.org{}", "/a".repeat(500)),
+            &format!("spiffe://{}/x", "a".repeat(255)),
+            &padded_to(2048),
+        ] {
+            assert!(is_spiffe_id(id.as_bytes()), "{id:?} is valid");
+        }
+    }
+
+    #[test]
+    fn every_invalid_spiffe_id_is_refused() {
+        for id in [
+            "",
+            "s",
+            "spiffe",
+            "spiffe:",
+            "spiffe:/",
+            "spiffe://",
+            "spiffe:///",
+            "spiffe:///w1",
+            "spiffe:example.org/w1",
+            "spiffe:/example.org/w1",
+            "//example.org/w1",
+            "example.org/w1",
+            "://example.org/w1",
+            "https://example.org/w1",
+            "wimse://example.org/w1",
+            "spiffes://example.org/w1",
+            "xspiffe://example.org/w1",
+            "urn:spiffe:example.org:w1",
+            " spiffe://example.org/w1",
+            "spiffe://example.org/w1 ",
+            "spiffe://example.org/w1\n",
+            "\u{feff}spiffe://example.org/w1",
+            "SPIFFE://example.org/w1",
+            "Spiffe://example.org/w1",
+            "spiffe://Example.org/w1",
+            "spiffe://EXAMPLE.ORG/w1",
+            "\u{17f}piffe://example.org/w1",
+            "spiffe://\u{212a}8s.example/w1",
+            "spiffe://example.org/",
+            "spiffe://example.org//",
+            "spiffe://example.org//w1",
+            "spiffe://example.org/w1/",
+            "spiffe://example.org/a//b",
+            "spiffe://example.org/.",
+            "spiffe://example.org/./w1",
+            "spiffe://example.org/a/./b",
+            "spiffe://example.org/..",
+            "spiffe://example.org/../w1",
+            "spiffe://example.org/a/..",
+            "spiffe://example.org/a/../b",
+            "spiffe://example.org/w1?x=1",
+            "spiffe://example.org?x",
+            "spiffe://example.org/w1?",
+            "spiffe://example.org/w1#f",
+            "spiffe://example.org#f",
+            "spiffe://example.org/w1#",
+            "spiffe://user@example.org/w1",
+            "spiffe://user:pw@example.org/w1",
+            "spiffe://@example.org/w1",
+            "spiffe://example.org:8443/w1",
+            "spiffe://example.org:/w1",
+            "spiffe://[::1]/w1",
+            "spiffe://[2001:db8::1]:443/w1",
+            "spiffe://ex%61mple.org/w1",
+            "spiffe://%65xample.org/w1",
+            "spiffe://example.org/%77",
+            "spiffe://example.org/%2e%2e/w1",
+            "spiffe://example.org/a%2Fb",
+            "spiffe://example.org/a%00b",
+            "spiffe://example.org/%F0%9F%A4%AF",
+            "spiffe://example.org/100%",
+            "spiffe://example.org/a b",
+            "spiffe://example.org/a\tb",
+            "spiffe://example.org/a\0b",
+            "spiffe://example.org/a\x7fb",
+            "spiffe://example.org/a\\b",
+            "spiffe://example.org\\@evil.test/w1",
+            "spiffe://example.org/a~b",
+            "spiffe://example.org/a+b",
+            "spiffe://example.org/a=b",
+            "spiffe://example.org/a@b",
+            "spiffe://example.org/a:b",
+            "spiffe://example.org/a*b",
+            "spiffe://example.org/a$b",
+            "spiffe://example.org/a,b",
+            "spiffe://example.org/a;b",
+            "spiffe://example.org/a!b",
+            "spiffe://example.org/a'b",
+            "spiffe://example.org/a(b",
+            "spiffe://example.org/a&b",
+            "spiffe://example.org/a[b",
+            "spiffe://example.org/a{b",
+            "spiffe://example.org/a<b",
+            "spiffe://example.org/a\"b",
+            "spiffe://example.org/a^b",
+            "spiffe://*.example.org/w1",
+            "spiffe://exa~mple.org/w1",
+            "spiffe://exam ple.org/w1",
+            "spiffe://example.org,partner.test/w1",
+            "spiffe://bücher.example/w1",
+            "spiffe://example.org/тест",
+            "spiffe://example.org/\u{430}dmin",
+            "spiffe://example\u{3002}org/w1",
+            "spiffe://example.org\u{ff0f}w1",
+            "spiffe://example.org/a\u{200b}b",
+            "spiffe://example.org/\u{202e}a",
+            "spiffe://\u{ff45}xample.org/w1",
+            &format!("spiffe://{}/x", "a".repeat(256)),
+            &padded_to(2049),
+            "spiffe://example.org/spiffe://example.org/w1",
+        ] {
+            assert!(!is_spiffe_id(id.as_bytes()), "{id:?} is invalid");
+        }
+        assert!(!is_spiffe_id(b"spiffe://example.org/\xff"), "not UTF-8");
+        assert!(!is_spiffe_id(b"spiffe://example.org/\xc0\xae\xc0\xae/a"), "an overlong UTF-8 for `..`");
+    }
+
+    #[test]
+    fn of_256_code_points_beside_the_slash_39_are_in_trust_domains_and_65_in_paths() {
+        let accepted = |around: fn(char) -> String| -> String {
+            (0..=255_u8).map(char::from).filter(|c| is_spiffe_id(around(*c).as_bytes())).collect()
+        };
+        assert_eq!(accepted(|c| format!("spiffe://a{c}b/w")), "-./0123456789_abcdefghijklmnopqrstuvwxyz");
+        assert_eq!(
+            accepted(|c| format!("spiffe://example.org/a{c}b")),
+            "-./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+        );
+    }
+
+    #[test]
+    fn an_id_takes_itself_apart() {
+        let id: SpiffeId = "spiffe://example.org/ns/shop".parse().unwrap();
+        assert_eq!((id.trust_domain(), id.path()), ("example.org", "/ns/shop"));
+        assert!(id.is_member_of(&"example.org".parse().unwrap()));
+        assert!(!id.is_member_of(&"example.or".parse().unwrap()));
+        assert!(!id.is_member_of(&"example.org.".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_refusal_says_what_and_where() {
+        let why = |text: &str| text.parse::<SpiffeId>().unwrap_err().to_string();
+        assert_eq!(
+            why("spiffe://Acme.test/w"),
+            "the trust domain has a capital letter 'A' at byte 0; write it in lower case"
+        );
+        assert_eq!(
+            why("spiffe://acme.test/a b"),
+            "the path has ' ' at byte 2; only a-z A-Z 0-9 . - _ and / are allowed"
+        );
+        assert_eq!(why("spiffe://acme.test/a//b"), "the path has an empty, \".\" or \"..\" segment at byte 3");
+        assert_eq!(
+            why("spiffe://acme.test"),
+            "a workload's SPIFFE ID has a path, for example spiffe://example.org/web"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_displayed_is_what_was_parsed(text in "spiffe://[a-zA-Z0-9._-]{0,9}(/[a-zA-Z0-9._/%-]{0,9}){0,3}|\\PC{0,40}") {
+            if let Ok(id) = text.parse::<SpiffeId>() {
+                prop_assert_eq!(id.to_string(), &*text);
+                let domain: TrustDomain = id.trust_domain().parse().unwrap();
+                prop_assert_eq!(SpiffeId::new(&domain, id.path()).unwrap(), id);
+            }
+        }
+
+        #[test]
+        fn what_is_built_from_parts_parses_as_itself(name in "[a-z0-9._-]{1,20}", path in "(/[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,9}){1,4}") {
+            let id = SpiffeId::new(&name.parse().unwrap(), &path).unwrap();
+            prop_assert_eq!(id.to_string().parse::<SpiffeId>().unwrap(), id.clone());
+            prop_assert_eq!((id.trust_domain(), id.path()), (&*name, &*path));
+        }
+    }
+}

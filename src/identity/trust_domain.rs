@@ -1,5 +1,6 @@
 //! A trust domain's name.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -42,6 +43,13 @@ impl FromStr for TrustDomain {
             Some((at, found)) => Err(InvalidSpiffeId::TrustDomainCharacter { at, found }),
             None => Ok(Self(name.into())),
         }
+    }
+}
+
+/// Lets a map by trust domain be asked with a bare name. Order and hash are those of the name.
+impl Borrow<str> for TrustDomain {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
