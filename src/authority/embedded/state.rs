@@ -200,7 +200,7 @@ impl JwtKey {
     fn authority(&self) -> Result<JwtAuthority, &'static str> {
         let pair =
             keys::parse(&self.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
-        Ok(JwtAuthority { key_id: tokens::key_id(&pair).ok_or("a JWT key has no id")? })
+        tokens::jwt_authority(&pair).ok_or("a JWT key has no id")
     }
 }
 

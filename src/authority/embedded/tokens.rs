@@ -4,8 +4,7 @@ use std::fmt;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use aws_lc_rs::digest::SHA256;
-use aws_lc_rs::digest::digest;
+use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::EcdsaKeyPair;
 use aws_lc_rs::signature::KeyPair;
@@ -17,6 +16,9 @@ use crate::authority::Refused;
 use crate::authority::Token;
 use crate::authority::TokenOrder;
 use crate::authority::embedded::life::Life;
+use crate::identity::JwtAuthority;
+use crate::identity::jose::Algorithm;
+use crate::identity::jose::PublicKey;
 
 /// Signs tokens with ES256.
 pub(super) struct JwtSigner {
@@ -50,8 +52,8 @@ struct Claims<'a> {
 impl JwtSigner {
     /// Takes up a key that was made for fixed-width ECDSA signatures (SPEC: RFC 7518 §3.4).
     pub(super) fn new(pair: EcdsaKeyPair, issuer: Option<String>, life: Life) -> Option<Self> {
-        let key_id = key_id(&pair)?;
-        let header = Header { alg: "ES256", kid: &key_id, typ: "JWT" };
+        let authority = jwt_authority(&pair)?;
+        let header = Header { alg: Algorithm::Es256.name(), kid: authority.key_id(), typ: "JWT" };
         let header = BASE64URL.encode(serde_json::to_vec(&header).ok()?) + ".";
         Some(Self { pair, header, issuer, life })
     }
@@ -88,12 +90,10 @@ impl fmt::Debug for JwtSigner {
     }
 }
 
-/// The thumbprint of a P-256 key (SPEC: RFC 7638 §3): two keys never share it.
-pub(super) fn key_id(pair: &EcdsaKeyPair) -> Option<String> {
-    let (x, y) = pair.public_key().as_ref().strip_prefix(&[4])?.split_at_checked(32)?;
-    let (x, y) = (BASE64URL.encode(x), BASE64URL.encode(y));
-    let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-    Some(BASE64URL.encode(digest(&SHA256, members.as_bytes())))
+/// What verifies the tokens of a key, named by its thumbprint: two keys never share it.
+pub(super) fn jwt_authority(pair: &EcdsaKeyPair) -> Option<JwtAuthority> {
+    let key = PublicKey::from_spki(pair.public_key().as_der().ok()?.as_ref()).ok()?;
+    JwtAuthority::named_by_thumbprint(key, Algorithm::Es256).ok()
 }
 
 fn seconds(time: SystemTime) -> u64 {
