@@ -1,0 +1,137 @@
+//! The shipped binary as a daemon of its own, in a folder that goes away with it. Nothing is faked.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// How long the daemon may take to serve.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running daemon. Dropping it kills it and removes its folder.
+pub(crate) struct Daemon {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Daemon {
+    /// Starts a daemon of the trust domain `example.org` with these tables of its configuration; SVIDs live 10 s unless
+    /// the tables say otherwise. Returns once it serves.
+    pub(crate) fn start(tables: &str) -> Self {
+        let svid = if tables.contains("[svid]") { "" } else { "[svid]\nx509_ttl = \"10s\"\njwt_ttl = \"10s\"\n" };
+        let folder = TempDir::with_prefix("bonafide-").unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let configuration = format!(
+            "trust_domain = \"example.org\"\n[workload_api]\nsocket = {:?}\n[admin]\nsocket = {:?}\n\
+             [authority]\nkind = \"embedded\"\ndata_dir = {:?}\nca_ttl = \"1h\"\n{svid}{tables}",
+            at("run/agent/workload.sock"),
+            at("run/agent/admin.sock"),
+            at("data")
+        );
+        fs::write(folder.path().join("bonafide.toml"), configuration).unwrap();
+        let child = launch(folder.path());
+        Self { child, folder }
+    }
+
+    /// The folder with everything that the daemon owns.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The workload socket: its path has directories in it.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/agent/workload.sock")
+    }
+
+    /// The workload socket's address, for `SPIFFE_ENDPOINT_SOCKET`.
+    pub(crate) fn address(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// The admin socket.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.folder.path().join("run/agent/admin.sock")
+    }
+
+    /// The configuration file.
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.folder.path().join("bonafide.toml")
+    }
+
+    /// What the daemon has said so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// `kill -9`, and at once a new daemon on the same files.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = launch(self.folder.path());
+    }
+
+    /// Runs a client command of the binary against this daemon.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_bonafide"))
+            .args(arguments)
+            .env("SPIFFE_ENDPOINT_SOCKET", self.address())
+            .env("BONAFIDE_ADMIN_SOCKET", self.admin_socket())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _already_dead = self.child.kill().and_then(|()| self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("the daemon said:\n{}", self.log());
+        }
+    }
+}
+
+/// Starts the daemon whose files are in `folder`, and waits until it says that it serves.
+fn launch(folder: &Path) -> Child {
+    let notify = folder.join("ready.sock");
+    let _none_yet = fs::remove_file(&notify);
+    let ready = UnixDatagram::bind(&notify).unwrap();
+    ready.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bonafide"))
+        .args(["run", "--config"])
+        .arg(folder.join("bonafide.toml"))
+        .env_clear()
+        .env("NOTIFY_SOCKET", &notify)
+        .stdin(Stdio::null())
+        .stderr(log.try_clone().unwrap())
+        .stdout(log)
+        .spawn()
+        .unwrap();
+    let mut message = [0; 1024];
+    for _ in 0..PATIENCE.as_millis() / 100 {
+        let length = ready.recv(&mut message).unwrap_or_default();
+        if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+            return child;
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("the daemon ended with {status}:\n{}", fs::read_to_string(folder.join("log")).unwrap());
+        }
+    }
+    child.kill().unwrap();
+    panic!("the daemon did not serve in time:\n{}", fs::read_to_string(folder.join("log")).unwrap());
+}
