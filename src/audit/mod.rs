@@ -1,6 +1,17 @@
 //! One structured record per issue, denial, undecided check and end. Knows words, not the things behind them: whoever
 //! decides converts its own types into a [`Record`].
 
+pub mod daemon_log;
+pub mod journal;
+pub mod last_hour;
+mod line;
+pub mod lines;
+pub mod metrics;
+mod rate_limit;
+
+pub use journal::Journal;
+pub use line::Format;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -61,6 +72,47 @@ pub struct Record {
 
 /// Where records go.
 pub trait Sink: Send + Sync + std::fmt::Debug {
-    /// Writes a record down, or counts it as dropped; never waits.
+    /// Writes a record down; never waits for a reader. Refusals of one caller may be counted in a later record instead.
+    ///
+    /// INVARIANT: when this returns for [`What::Issued`], the line has left the process, unless standard output is not
+    /// taking lines. So a credential that is handed over afterwards has its record, whatever ends the daemon meanwhile.
     fn record(&self, record: Record);
+}
+
+impl What {
+    /// The word of a record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::Denied => "denied",
+            Self::Undecided => "undecided",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record with nothing but what each must have.
+    pub(in crate::audit) fn record(what: What, uid: u32) -> Record {
+        Record {
+            what,
+            decision: "d-000000000001".to_owned(),
+            at: 1_700_000_000.0,
+            pid: 42,
+            uid,
+            level: "full".to_owned(),
+            kind: None,
+            spiffe_id: None,
+            serial: None,
+            not_after: None,
+            entry: None,
+            why: None,
+            detail: None,
+            suppressed: None,
+        }
+    }
 }

@@ -66,7 +66,7 @@ fn find(named: Option<&str>, config: Option<&Path>, table: &str, default: &str) 
 fn unix_path(address: &str) -> Result<PathBuf, Failure> {
     let path = address.strip_prefix("unix:").unwrap_or(address);
     let path = path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-    if path.starts_with('/') {
+    if path.starts_with('/') && !path.starts_with("//") {
         return Ok(path.into());
     }
     Err(Failure::new(

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Level;
 use crate::evidence::EvidenceSet;
-use crate::policy::decide::Considered;
+use crate::policy::Considered;
 use crate::readiness::Reason;
 use crate::registration::entry::Origin;
 
@@ -89,8 +89,8 @@ pub struct BundleStatus {
 pub struct IdentitiesStatus {
     /// Entries in force.
     pub entries: usize,
-    /// Connected workloads.
-    pub workloads: usize,
+    /// Connections on the workload socket.
+    pub connections: usize,
     /// X509-SVIDs that a connected workload holds.
     pub live: usize,
     /// When the next one is renewed.
@@ -182,7 +182,7 @@ pub struct ExplainReport {
     /// The entries that were looked at, and what each lacked.
     pub considered: Vec<Considered>,
     /// What came out.
-    pub result: Verdict,
+    pub result: Outcome,
     /// The entry that lacked least, when none matched.
     pub nearest_miss: Option<Considered>,
     /// An entry, in TOML, that would match this process and as few others as the evidence allows.
@@ -191,8 +191,8 @@ pub struct ExplainReport {
 
 /// What came out of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "verdict", rename_all = "snake_case")]
-pub enum Verdict {
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
     /// It gets these SPIFFE IDs, the default one first.
     Permitted {
         /// The SPIFFE IDs.
@@ -240,4 +240,13 @@ pub struct EntryName {
     pub id: String,
     /// Where it is written.
     pub origin: Origin,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A stable word, for example `no_such_process`.
+    pub error: String,
+    /// A sentence.
+    pub detail: String,
 }

@@ -1,0 +1,133 @@
+//! The daemon's own log: `tracing` events as lines of the same form, on the same way out, as records.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tracing::Event;
+use tracing::Level;
+use tracing::Metadata;
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::field::Visit;
+use tracing::subscriber::SetGlobalDefaultError;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::audit::line::Format;
+use crate::audit::line::Line;
+use crate::audit::line::unix_seconds;
+use crate::audit::lines::Lines;
+use crate::time::Clock;
+
+/// Events at or above a level, as lines.
+#[derive(Debug)]
+pub struct DaemonLog {
+    lines: Arc<Lines>,
+    format: Format,
+    level: Level,
+    clock: Arc<dyn Clock>,
+}
+
+impl DaemonLog {
+    /// Writes events of `level` and above to `lines`.
+    #[must_use]
+    pub fn new(lines: Arc<Lines>, format: Format, level: Level, clock: Arc<dyn Clock>) -> Self {
+        Self { lines, format, level, clock }
+    }
+
+    /// Makes this the log of the process.
+    ///
+    /// # Errors
+    /// When the process has one already.
+    pub fn install(self) -> Result<(), SetGlobalDefaultError> {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(self))
+    }
+
+    /// SECURITY: libraries below us log headers and frames of peers at their lower levels; of them only warnings pass.
+    fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
+        let own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+        *metadata.level() <= if own { self.level } else { self.level.min(Level::WARN) }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for DaemonLog {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.lets_through(metadata)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let at = unix_seconds(self.clock.now());
+        let word = event.metadata().level().as_str().to_ascii_lowercase();
+        let mut line = Line::new(self.format, at, "level", &word);
+        event.record(&mut Fields(&mut line));
+        line.text("target", event.metadata().target());
+        self.lines.write(line.finish().as_bytes());
+    }
+}
+
+struct Fields<'a>(&'a mut Line);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.text(field.name(), &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.text(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.number(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.number(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.number(field.name(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use prometheus_client::metrics::counter::Counter;
+
+    use super::*;
+    use crate::time::SystemClock;
+
+    fn logged(format: Format, level: Level, events: impl FnOnce()) -> String {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let lines = Arc::new(Lines::to(writer, Counter::default()).unwrap());
+        let log = DaemonLog::new(lines, format, level, Arc::new(SystemClock));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), events);
+        let mut text = String::new();
+        File::from(reader).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json_whatever_it_holds() {
+        let text = logged(Format::Json, Level::INFO, || {
+            tracing::info!(path = "/a\nb", count = 3_u64, "said \u{1b}[31m {}", "red");
+        });
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        assert_eq!((&line["path"], &line["count"]), (&"/a\nb".into(), &3.into()));
+        assert_eq!((&line["level"], &line["message"]), (&"info".into(), &"said \u{1b}[31m red".into()));
+    }
+
+    #[test]
+    fn of_the_libraries_below_only_warnings_pass_however_low_the_level() {
+        let text = logged(Format::Text, Level::TRACE, || {
+            tracing::trace!("own");
+            tracing::info!(target: "h2::codec", "headers of a peer");
+            tracing::warn!(target: "h2::codec", "trouble");
+        });
+        assert!(text.contains("own") && text.contains("trouble") && !text.contains("headers"), "{text}");
+    }
+}

@@ -1,0 +1,222 @@
+//! Records on their way to standard output: counted, limited per caller, one line each.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::audit::Record;
+use crate::audit::Sink;
+use crate::audit::What;
+use crate::audit::last_hour::LastHour;
+use crate::audit::last_hour::Refusals;
+use crate::audit::line::Format;
+use crate::audit::line::Line;
+use crate::audit::lines::Lines;
+use crate::audit::metrics::Cause;
+use crate::audit::metrics::Metrics;
+use crate::audit::metrics::Rule;
+use crate::audit::rate_limit::RateLimit;
+
+/// How often callers that fell silent are looked for.
+const LOOK_FOR_SUPPRESSED: Duration = Duration::from_secs(5);
+
+/// The sink of a running daemon.
+#[derive(Debug)]
+pub struct Journal {
+    lines: Arc<Lines>,
+    format: Format,
+    metrics: Metrics,
+    refusals: Mutex<(RateLimit, LastHour)>,
+}
+
+impl Journal {
+    /// Writes records to `lines` in `format`, and counts them in `metrics`.
+    #[must_use]
+    pub fn new(lines: Arc<Lines>, format: Format, metrics: Metrics) -> Self {
+        Self { lines, format, metrics, refusals: Mutex::default() }
+    }
+
+    /// What was refused in the hour before `now`.
+    #[must_use]
+    pub fn last_hour(&self, now: Instant) -> Refusals {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).1.sum(now)
+    }
+
+    /// Tells of suppressed records whose caller fell silent; runs until it is dropped.
+    pub async fn tell_of_the_suppressed(&self) {
+        loop {
+            tokio::time::sleep(LOOK_FOR_SUPPRESSED).await;
+            self.release(false);
+        }
+    }
+
+    /// Tells of everything still suppressed and waits for the reader, at most for `limit`: the last act of the daemon.
+    pub fn close(&self, limit: Duration) {
+        self.release(true);
+        self.lines.drain(limit);
+    }
+
+    fn release(&self, even_if_early: bool) {
+        let released =
+            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).0.release(Instant::now(), even_if_early);
+        for record in released {
+            self.metrics.suppressed.inc_by(record.suppressed.unwrap_or_default());
+            self.write(&record);
+        }
+    }
+
+    fn write(&self, record: &Record) {
+        self.lines.write(line(record, self.format).as_bytes());
+    }
+
+    /// The record, if it is to be written now.
+    fn admit_refusal(&self, record: Record) -> Option<Record> {
+        let now = Instant::now();
+        let why = record.why.clone().unwrap_or_default();
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if record.what == What::Denied {
+            refusals.1.count(now, |minute| minute.denials += 1);
+            self.metrics.denied.get_or_create(&Rule { rule: why }).inc();
+        } else {
+            refusals.1.count(now, |minute| *minute.undecided.entry(why.clone()).or_default() += 1);
+            self.metrics.undecided.get_or_create(&Cause { cause: why }).inc();
+        }
+        let admitted = refusals.0.admit(record, now);
+        if let Some(suppressed) = admitted.as_ref().and_then(|record| record.suppressed) {
+            self.metrics.suppressed.inc_by(suppressed);
+        }
+        admitted
+    }
+}
+
+impl Sink for Journal {
+    fn record(&self, record: Record) {
+        let to_write = match record.what {
+            What::Denied | What::Undecided => self.admit_refusal(record),
+            What::Issued => {
+                self.metrics.issued.inc();
+                Some(record)
+            }
+            What::Ended => Some(record),
+        };
+        if let Some(record) = to_write {
+            self.write(&record);
+        }
+    }
+}
+
+/// `record` as one line, the fields in the order of their declaration.
+fn line(record: &Record, format: Format) -> String {
+    let mut line = Line::new(format, record.at, "what", record.what.as_str());
+    line.whole("decision", &record.decision);
+    line.number("pid", record.pid);
+    line.number("uid", record.uid);
+    line.text("level", &record.level);
+    let whole = [("kind", &record.kind), ("spiffe_id", &record.spiffe_id), ("serial", &record.serial)];
+    for (key, value) in whole {
+        if let Some(value) = value {
+            line.whole(key, value);
+        }
+    }
+    if let Some(not_after) = record.not_after {
+        line.number("not_after", format_args!("{not_after:.3}"));
+    }
+    for (key, value) in [("entry", &record.entry), ("why", &record.why), ("detail", &record.detail)] {
+        if let Some(value) = value {
+            line.text(key, value);
+        }
+    }
+    if let Some(suppressed) = record.suppressed {
+        line.number("suppressed", suppressed);
+    }
+    line.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use super::*;
+    use crate::audit::tests::record;
+
+    fn journal(format: Format) -> (Journal, Metrics, File) {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let metrics = Metrics::default();
+        let lines = Arc::new(Lines::to(writer, metrics.dropped.clone()).unwrap());
+        (Journal::new(lines, format, metrics.clone()), metrics, reader.into())
+    }
+
+    fn read_all(journal: Journal, mut reader: File) -> String {
+        drop(journal);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn full(what: What) -> Record {
+        Record {
+            kind: Some("x509".to_owned()),
+            spiffe_id: Some("spiffe://example.org/web".to_owned()),
+            serial: Some("0a1b".to_owned()),
+            not_after: Some(1_700_003_600.0),
+            entry: Some("/etc/bonafide/bonafide.toml:9".to_owned()),
+            ..record(what, 1000)
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_from_its_json_line() {
+        let (journal, _, reader) = journal(Format::Json);
+        journal.record(full(What::Issued));
+        let text = read_all(journal, reader);
+        assert_eq!(text.matches('\n').count(), 1);
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), full(What::Issued));
+    }
+
+    #[test]
+    fn a_text_line_names_what_and_whom() {
+        let (journal, _, reader) = journal(Format::Text);
+        journal.record(full(What::Issued));
+        assert_eq!(
+            read_all(journal, reader),
+            "2023-11-14T22:13:20Z issued decision=d-000000000001 pid=42 uid=1000 level=full kind=x509 \
+             spiffe_id=spiffe://example.org/web serial=0a1b not_after=1700003600.000 \
+             entry=/etc/bonafide/bonafide.toml:9\n"
+        );
+    }
+
+    #[test]
+    fn a_credential_is_never_suppressed_and_its_record_is_out_when_record_returns() {
+        let (journal, metrics, mut reader) = journal(Format::Text);
+        for _ in 0..100 {
+            journal.record(full(What::Issued));
+            let mut line = [0; 4096];
+            let read = reader.read(&mut line).unwrap();
+            assert!(line[..read].ends_with(b"\n"));
+        }
+        assert_eq!((metrics.issued.get(), metrics.suppressed.get(), metrics.dropped.get()), (100, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_are_counted_by_their_word_and_told_exactly() {
+        let (journal, metrics, reader) = journal(Format::Json);
+        for _ in 0..500 {
+            journal.record(Record { why: Some("no_entry".to_owned()), ..record(What::Denied, 1000) });
+            journal.record(Record { why: Some("timed_out".to_owned()), ..record(What::Undecided, 1000) });
+        }
+        let hour = journal.last_hour(Instant::now());
+        assert_eq!((hour.denials, hour.undecided["timed_out"]), (500, 500));
+        assert_eq!(metrics.denied.get_or_create(&Rule { rule: "no_entry".to_owned() }).get(), 500);
+        assert_eq!(metrics.undecided.get_or_create(&Cause { cause: "timed_out".to_owned() }).get(), 500);
+        journal.close(Duration::from_secs(5));
+        let records: Vec<Record> =
+            read_all(journal, reader).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.iter().map(|record| 1 + record.suppressed.unwrap_or_default()).sum::<u64>(), 1000);
+        assert_eq!(records.iter().filter_map(|record| record.suppressed).sum::<u64>(), metrics.suppressed.get());
+        assert!(records.len() < 50);
+    }
+}

@@ -1,0 +1,74 @@
+//! What was refused in the last sixty minutes, for `status`.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Refusals of the last hour.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Completed "no"s.
+    pub denials: u64,
+    /// Checks that could not be completed, by cause.
+    pub undecided: BTreeMap<String, u64>,
+}
+
+/// A count per minute, the newest last.
+#[derive(Debug, Default)]
+pub(in crate::audit) struct LastHour {
+    minutes: VecDeque<(Instant, Refusals)>,
+}
+
+impl LastHour {
+    /// Counts what happens `now`.
+    pub(in crate::audit) fn count(&mut self, now: Instant, count: impl FnOnce(&mut Refusals)) {
+        let begun = self.minutes.back().is_some_and(|(begun, _)| now.saturating_duration_since(*begun) < MINUTE);
+        if !begun {
+            self.forget(now);
+            self.minutes.push_back((now, Refusals::default()));
+        }
+        if let Some((_, newest)) = self.minutes.back_mut() {
+            count(newest);
+        }
+    }
+
+    /// The sum.
+    pub(in crate::audit) fn sum(&mut self, now: Instant) -> Refusals {
+        self.forget(now);
+        let mut sum = Refusals::default();
+        for (_, minute) in &self.minutes {
+            sum.denials += minute.denials;
+            for (cause, count) in &minute.undecided {
+                *sum.undecided.entry(cause.clone()).or_default() += count;
+            }
+        }
+        sum
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.minutes.front().is_some_and(|(begun, _)| now.saturating_duration_since(*begun) >= HOUR) {
+            self.minutes.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_counts_for_an_hour() {
+        let (mut hour, start) = (LastHour::default(), Instant::now());
+        for minute in 0..120 {
+            hour.count(start + MINUTE * minute, |refusals| refusals.denials += 1);
+        }
+        assert_eq!(hour.sum(start + MINUTE * 119).denials, 60);
+        assert_eq!(hour.sum(start + MINUTE * 149).denials, 30);
+        assert_eq!(hour.sum(start + MINUTE * 179).denials, 0);
+    }
+}

@@ -1,0 +1,183 @@
+//! One line of text or JSON, field by field. Whatever a field holds, the line stays one line of printable ASCII.
+
+use std::fmt::Display;
+use std::fmt::Write;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// The most bytes of a free text; SPIFFE IDs and serials have limits of their own.
+const MAX_TEXT: usize = 256;
+
+/// `[log] format`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `time what key=value …`
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// A line that is being put together.
+#[derive(Debug)]
+pub(in crate::audit) struct Line {
+    format: Format,
+    text: String,
+}
+
+impl Line {
+    /// A line about something that happened at `at`, in seconds since 1970; `word` is the value of `key`, and comes bare
+    /// in text.
+    pub(in crate::audit) fn new(format: Format, at: f64, key: &str, word: &str) -> Self {
+        let mut line = Self { format, text: String::with_capacity(256) };
+        match format {
+            Format::Text => line.text.push_str(&rfc3339(at)),
+            Format::Json => {
+                line.text.push('{');
+                line.number("at", format_args!("{at:.3}"));
+            }
+        }
+        match format {
+            Format::Text => {
+                line.text.push(' ');
+                push_escaped(&mut line.text, word);
+            }
+            Format::Json => line.whole(key, word),
+        }
+        line
+    }
+
+    /// A field of free text, cut to [`MAX_TEXT`] bytes.
+    pub(in crate::audit) fn text(&mut self, key: &str, value: &str) {
+        if value.len() <= MAX_TEXT {
+            return self.whole(key, value);
+        }
+        // One of any four neighbouring bytes begins a character.
+        let beginning = (MAX_TEXT - 3..=MAX_TEXT).rev().find_map(|cut| value.get(..cut)).unwrap_or_default();
+        self.whole(key, &format!("{beginning}..."));
+    }
+
+    /// A field of text whose length is bounded by its grammar.
+    pub(in crate::audit) fn whole(&mut self, key: &str, value: &str) {
+        self.key(key);
+        let bare = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
+        if self.format == Format::Text && !value.is_empty() && value.bytes().all(bare) {
+            self.text.push_str(value);
+            return;
+        }
+        self.text.push('"');
+        push_escaped(&mut self.text, value);
+        self.text.push('"');
+    }
+
+    /// A number.
+    pub(in crate::audit) fn number(&mut self, key: &str, value: impl Display) {
+        self.key(key);
+        let _infallible = write!(self.text, "{value}");
+    }
+
+    /// The finished line, with its newline.
+    pub(in crate::audit) fn finish(mut self) -> String {
+        self.text.push_str(if self.format == Format::Json { "}\n" } else { "\n" });
+        self.text
+    }
+
+    fn key(&mut self, key: &str) {
+        match self.format {
+            Format::Text => {
+                self.text.push(' ');
+                push_escaped(&mut self.text, key);
+                self.text.push('=');
+            }
+            Format::Json => {
+                self.text.push_str(if self.text.len() > 1 { ",\"" } else { "\"" });
+                push_escaped(&mut self.text, key);
+                self.text.push_str("\":");
+            }
+        }
+    }
+}
+
+/// `at` as seconds since 1970, for a time that has them.
+pub(in crate::audit) fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn rfc3339(at: f64) -> String {
+    let since = Duration::try_from_secs_f64(at).unwrap_or_default();
+    let milliseconds = Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or_default());
+    OffsetDateTime::UNIX_EPOCH
+        .checked_add(time::Duration::try_from(milliseconds).unwrap_or_default())
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{at:.3}"))
+}
+
+/// SECURITY: an argument, a path or an audience with a newline, an escape sequence or a mark that turns the direction of
+/// text would forge a line or rewrite the screen that shows it. Everything but printable ASCII leaves as `\uXXXX`, in
+/// UTF-16 as JSON has it.
+fn push_escaped(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _infallible = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_leaves_its_field() {
+        let hostile = [
+            "a\nissued pid=1",
+            "\r\u{1b}[2J",
+            "\u{9b}31m",
+            "\u{202e}txt.exe",
+            "\u{2028}",
+            "\"} {\"what\":\"issued\"",
+            "back\\slash",
+            "\0",
+            "é😀",
+        ];
+        for text in hostile {
+            for format in [Format::Text, Format::Json] {
+                let mut line = Line::new(format, 1.5, "what", "denied");
+                line.text("detail", text);
+                let line = line.finish();
+                assert!(line.trim_end_matches('\n').bytes().all(|byte| matches!(byte, b' '..=b'~')), "{line:?}");
+            }
+            let mut line = Line::new(Format::Json, 1.5, "what", "denied");
+            line.text("detail", text);
+            let read: serde_json::Value = serde_json::from_str(&line.finish()).unwrap();
+            assert_eq!(read, serde_json::json!({"at": 1.5, "what": "denied", "detail": text}));
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_256_bytes_and_says_so() {
+        let mut line = Line::new(Format::Text, 0.0, "what", "denied");
+        line.text("detail", &"ä".repeat(1000));
+        assert_eq!(line.finish().matches("\\u00e4").count(), 128);
+        let mut line = Line::new(Format::Text, 0.0, "what", "denied");
+        line.text("detail", &"x".repeat(257));
+        assert!(line.finish().ends_with("x...\n"));
+    }
+
+    #[test]
+    fn a_text_line_begins_with_time_and_word() {
+        let line = Line::new(Format::Text, 1_700_000_000.25, "what", "issued").finish();
+        assert_eq!(line, "2023-11-14T22:13:20.25Z issued\n");
+    }
+}
