@@ -1,3 +1,6 @@
 //! The doors. Each turns bytes into questions and answers into bytes; none of them decides.
 
 pub mod admin;
+pub mod health;
+pub mod http;
+pub mod metrics;

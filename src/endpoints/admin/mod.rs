@@ -1,5 +1,8 @@
 //! The operator's door: HTTP/1.1 and JSON on a Unix socket for root, the daemon's own user and one group. A codec: what
 //! a question means is known behind [`Operations`](operations::Operations).
 
+pub mod doorkeeper;
+mod explanation;
 pub mod operations;
 pub mod reports;
+pub mod server;

@@ -40,3 +40,93 @@ pub enum NotExplained {
     #[error(transparent)]
     Undecided(#[from] Undecided),
 }
+
+#[cfg(test)]
+pub(in crate::endpoints) mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::attestation::kernel::Credentials;
+    use crate::attestation::kernel::Level;
+    use crate::endpoints::admin::reports::*;
+    use crate::evidence::EvidenceSet;
+
+    /// A daemon in which nothing moves. Pid 1 is denied, pid 2 undecided, and there is no other.
+    #[derive(Debug, Default)]
+    pub(in crate::endpoints) struct Fixed {
+        /// Reloads that were finished.
+        pub(in crate::endpoints) reloads: watch::Sender<u64>,
+    }
+
+    fn denied(pid: u32) -> ExplainReport {
+        ExplainReport {
+            decision: None,
+            decided_at: 1_700_000_000.0,
+            peer: Credentials { pid, uid: 7, gid: 7 },
+            level: Level::Full,
+            evidence: EvidenceSet::default(),
+            considered: vec![],
+            result: Outcome::Denied { why: "no_entry".to_owned(), detail: "no entry matches".to_owned() },
+            nearest_miss: None,
+            suggestion: None,
+        }
+    }
+
+    impl Operations for Fixed {
+        fn status(&self) -> StatusReport {
+            StatusReport {
+                state: State::Healthy,
+                version: "0.0.0".to_owned(),
+                trust_domain: "example.org".to_owned(),
+                sampled_at: 1_700_000_000.0,
+                uptime_seconds: 60,
+                level: Level::Full,
+                authority: AuthorityStatus { kind: "embedded".to_owned(), not_after: 1_700_604_800.0 },
+                bundles: vec![],
+                identities: IdentitiesStatus {
+                    entries: 4,
+                    connections: 2,
+                    live: 3,
+                    next_renewal_at: None,
+                    next_expiry_at: Some(1_700_001_800.0),
+                    renewals_failed: 1,
+                },
+                attestors: vec![],
+                last_hour: LastHour::default(),
+                configuration: ConfigurationStatus {
+                    file: "/etc/bonafide/bonafide.toml".to_owned(),
+                    state: ReloadState::Current,
+                    accepted_at: 1_700_000_000.0,
+                },
+                sockets: vec![],
+                log: LogStatus::default(),
+                reasons: vec![],
+                notes: vec![],
+            }
+        }
+
+        fn explain_pid(&self, pid: u32) -> BoxFuture<'static, Result<ExplainReport, NotExplained>> {
+            std::future::ready(match pid {
+                1 => Ok(denied(1)),
+                2 => Err(Undecided::OutOfDescriptors.into()),
+                _ => Err(NotExplained::NoSuchProcess { pid }),
+            })
+            .boxed()
+        }
+
+        fn explain_denial(&self, id: &str) -> Option<ExplainReport> {
+            (id == "d-000000000001").then(|| denied(3))
+        }
+
+        fn reload(&self) -> BoxFuture<'static, ReloadReport> {
+            let reloads = self.reloads.clone();
+            async move {
+                tokio::task::yield_now().await;
+                reloads.send_modify(|reloads| *reloads += 1);
+                ReloadReport { swapped: true, ..ReloadReport::default() }
+            }
+            .boxed()
+        }
+    }
+}

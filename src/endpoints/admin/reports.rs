@@ -34,6 +34,8 @@ pub struct StatusReport {
     pub version: String,
     /// Whose identities it gives.
     pub trust_domain: String,
+    /// When this was so.
+    pub sampled_at: f64,
     /// Since it started.
     pub uptime_seconds: u64,
     /// What this kernel can prove of a caller.

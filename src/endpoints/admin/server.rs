@@ -1,0 +1,190 @@
+//! Questions over HTTP: paths and queries in, reports out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use futures_util::future::Either;
+use http::Method;
+use http::StatusCode;
+use http::request::Parts;
+use serde::Serialize;
+use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::endpoints::admin::doorkeeper::Doorkeeper;
+use crate::endpoints::admin::doorkeeper::Peer;
+use crate::endpoints::admin::operations::NotExplained;
+use crate::endpoints::admin::operations::Operations;
+use crate::endpoints::admin::reports::Problem;
+use crate::endpoints::http::Answer;
+use crate::endpoints::http::accept;
+use crate::endpoints::http::answer;
+use crate::endpoints::http::one_request;
+
+/// The longest question is a reload, which resolves names.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// Serves the admin API on `listener` to those whom `doorkeeper` lets in; runs until it is dropped.
+pub async fn serve(listener: UnixListener, doorkeeper: Doorkeeper, operations: Arc<dyn Operations>) {
+    let admitted = |stream| admit(stream, doorkeeper, Arc::clone(&operations));
+    accept(UnixListenerStream::new(listener).map_ok(admitted)).await;
+}
+
+fn admit(
+    stream: UnixStream,
+    doorkeeper: Doorkeeper,
+    operations: Arc<dyn Operations>,
+) -> impl Future<Output = ()> + Send {
+    match Peer::of(&stream) {
+        Ok(peer) if doorkeeper.lets_in(&peer) => {
+            let answer = move |request| respond(request, peer.clone(), Arc::clone(&operations));
+            return Either::Left(one_request(stream, answer, ANSWER_TIME));
+        }
+        Ok(peer) => tracing::warn!(peer.pid, peer.uid, "refused on the admin socket"),
+        Err(error) => tracing::warn!(%error, "refused on the admin socket: the kernel does not say who it is"),
+    }
+    Either::Right(std::future::ready(()))
+}
+
+async fn respond(request: Parts, peer: Peer, operations: Arc<dyn Operations>) -> Answer {
+    let question = format!("{} {}", request.method, request.uri);
+    if request.method == Method::GET {
+        tracing::debug!(peer.pid, peer.uid, question, "asked by the operator");
+    } else {
+        tracing::info!(peer.pid, peer.uid, question, "told by the operator");
+    }
+    match (&request.method, request.uri.path()) {
+        (&Method::GET, "/v1/status") => json(StatusCode::OK, &operations.status()),
+        (&Method::GET, "/v1/explain") => explain(request.uri.query().unwrap_or_default(), &*operations).await,
+        (&Method::POST, "/v1/reload") => reload(operations).await,
+        (_, "/v1/status" | "/v1/explain" | "/v1/reload") => {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "read with GET, reload with POST")
+        }
+        _ => problem(StatusCode::NOT_FOUND, "no_such_question", "there is /v1/status, /v1/explain and /v1/reload"),
+    }
+}
+
+async fn explain(query: &str, operations: &dyn Operations) -> Answer {
+    if let Some(id) = query.strip_prefix("denial=") {
+        return operations.explain_denial(id).map_or_else(
+            || problem(StatusCode::NOT_FOUND, "unknown_decision", "no such decision is remembered"),
+            |report| json(StatusCode::OK, &report),
+        );
+    }
+    let Some(pid) = query.strip_prefix("pid=").and_then(|pid| pid.parse().ok()) else {
+        return problem(StatusCode::BAD_REQUEST, "wrong_query", "ask with ?pid=N or ?denial=d-...");
+    };
+    match operations.explain_pid(pid).await {
+        Ok(report) => json(StatusCode::OK, &report),
+        Err(gone @ NotExplained::NoSuchProcess { .. }) => {
+            problem(StatusCode::NOT_FOUND, "no_such_process", &gone.to_string())
+        }
+        Err(NotExplained::Undecided(cause)) => {
+            problem(StatusCode::SERVICE_UNAVAILABLE, "undecided", &cause.to_string())
+        }
+    }
+}
+
+/// A reload that has begun is finished, whether or not its operator waits for the answer.
+async fn reload(operations: Arc<dyn Operations>) -> Answer {
+    match tokio::spawn(async move { operations.reload().await }).await {
+        Ok(report) => json(StatusCode::OK, &report),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "stopped", "the reload was cut off"),
+    }
+}
+
+fn problem(status: StatusCode, error: &str, detail: &str) -> Answer {
+    json(status, &Problem { error: error.to_owned(), detail: detail.to_owned() })
+}
+
+fn json(status: StatusCode, report: &impl Serialize) -> Answer {
+    // A report has string keys and finite numbers only, so it always has a JSON form.
+    answer(status, "application/json", serde_json::to_vec(report).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::io::Write;
+
+    use super::*;
+    use crate::endpoints::admin::operations::tests::Fixed;
+
+    struct Door {
+        _folder: tempfile::TempDir,
+        path: std::path::PathBuf,
+    }
+
+    fn open(operations: Fixed) -> Door {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let doorkeeper = Doorkeeper { own_uid: nix::unistd::getuid().as_raw(), group: None };
+        tokio::spawn(serve(UnixListener::bind(&path).unwrap(), doorkeeper, Arc::new(operations)));
+        Door { _folder: folder, path }
+    }
+
+    async fn say(door: &Door, request: &str) -> String {
+        let (path, request) = (door.path.clone(), request.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            let _refused_before_reading = stream.write_all(request.as_bytes());
+            let mut answer = Vec::new();
+            let _reset_by_the_refusal = stream.read_to_end(&mut answer);
+            String::from_utf8(answer).unwrap()
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn ask(door: &Door, method: &str, path: &str) -> (u16, serde_json::Value) {
+        let answer = say(door, &format!("{method} {path} HTTP/1.1\r\nhost: bonafide\r\n\r\n")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn each_question_has_its_answer_or_says_why_not() {
+        let door = open(Fixed::default());
+        for (method, path, status, key, value) in [
+            ("GET", "/v1/status", 200, "trust_domain", "example.org"),
+            ("GET", "/v1/explain?pid=2", 503, "error", "undecided"),
+            ("GET", "/v1/explain?pid=3", 404, "error", "no_such_process"),
+            ("GET", "/v1/explain?denial=d-000000000002", 404, "error", "unknown_decision"),
+            ("GET", "/v1/explain?pid=x", 400, "error", "wrong_query"),
+            ("GET", "/v1/explain", 400, "error", "wrong_query"),
+            ("GET", "/v1/reload", 405, "error", "wrong_method"),
+            ("POST", "/v1/status", 405, "error", "wrong_method"),
+            ("GET", "/v1/", 404, "error", "no_such_question"),
+        ] {
+            let (found, body) = ask(&door, method, path).await;
+            assert_eq!((found, &body[key]), (status, &value.into()), "{method} {path}");
+        }
+        for path in ["/v1/explain?pid=1", "/v1/explain?denial=d-000000000001"] {
+            assert_eq!(ask(&door, "GET", path).await.1["result"]["why"], "no_entry");
+        }
+        assert_eq!(ask(&door, "POST", "/v1/reload").await.1["swapped"], true);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_or_too_long_ends_the_connection_and_the_door_stays_open() {
+        let door = open(Fixed::default());
+        say(&door, "\0\0\0\r\n\r\n").await;
+        let long = format!("GET /v1/status HTTP/1.1\r\nhost: {}\r\n\r\n", "x".repeat(1 << 20));
+        assert!(!say(&door, &long).await.starts_with("HTTP/1.1 200"));
+        assert_eq!(ask(&door, "GET", "/v1/status").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_reload_that_has_begun_is_finished_without_its_operator() {
+        let operations = Fixed::default();
+        let mut reloads = operations.reloads.subscribe();
+        let door = open(operations);
+        let mut stream = std::os::unix::net::UnixStream::connect(&door.path).unwrap();
+        stream.write_all(b"POST /v1/reload HTTP/1.1\r\nhost: bonafide\r\n\r\n").unwrap();
+        drop(stream);
+        let finished = reloads.wait_for(|reloads| *reloads == 1);
+        assert!(tokio::time::timeout(Duration::from_secs(10), finished).await.unwrap().is_ok());
+    }
+}
