@@ -45,7 +45,7 @@ fn suggestion(level: Level, evidence: &EvidenceSet) -> Option<String> {
         return None;
     }
     let selectors: Vec<toml::Value> = chosen.iter().map(|selector| selector.to_string().into()).collect();
-    let name = path.or(unit).or(user).map_or_else(String::new, |selector| name_for(selector));
+    let name = path.or(unit).or(user).map_or_else(String::new, name_for);
     let selectors = toml::Value::from(selectors);
     Some(format!("[[workload]]\nid = \"/{name}\"\nselectors = {selectors}\n"))
 }
