@@ -1,9 +1,11 @@
 //! What outlives the process: one locked directory, in it one record per [`Name`], each replaced whole or not at all.
-//! Refuses to know what the records say, and to read what others could have read or written.
+//! Refuses to know what the records say, and to read what others could have read or written. Beside it, the watch that
+//! notices when an operator's files change.
 
 mod atomic_file;
 mod data_dir;
 mod disk;
+mod file_watch;
 mod files;
 mod journal;
 
@@ -12,5 +14,8 @@ pub use data_dir::LoadError;
 pub use data_dir::Name;
 pub use data_dir::OpenError;
 pub use data_dir::StoreError;
+pub use file_watch::FileWatch;
+pub use file_watch::Watched;
+pub use file_watch::is_drop_in;
 pub use files::Unreadable;
 pub use journal::Damage;

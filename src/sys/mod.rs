@@ -3,3 +3,4 @@
 #![allow(unsafe_code, reason = "the one room for it")]
 
 pub mod peer_groups;
+pub mod readable;
