@@ -36,8 +36,8 @@ pub enum Damage {
 impl<'a> Record<'a> {
     /// The bytes to keep; wiped when dropped, for they may hold keys.
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let length = FORM.len() + GENERATION + 1 + self.payload.len() + TRAILER;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+        // Room for all of it at once: growing would leave copies of keys behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(FORM.len() + GENERATION + 1 + self.payload.len() + TRAILER));
         bytes.extend_from_slice(FORM.as_bytes());
         bytes.extend_from_slice(format!("{:0GENERATION$}\n", self.generation).as_bytes());
         bytes.extend_from_slice(self.payload);
@@ -67,4 +67,10 @@ impl<'a> Record<'a> {
 fn trailer(covered: &[u8]) -> String {
     let digits: String = digest(&SHA256, covered).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{CHECKSUM}{digits}\n")
+}
+
+/// Any bytes with a checksum that holds.
+#[cfg(test)]
+pub(super) fn sealed(covered: &[u8]) -> Vec<u8> {
+    [covered, trailer(covered).as_bytes()].concat()
 }

@@ -8,6 +8,8 @@ mod disk;
 mod file_watch;
 mod files;
 mod journal;
+#[cfg(test)]
+pub(crate) mod simulated_disk;
 
 pub use data_dir::DataDir;
 pub use data_dir::LoadError;

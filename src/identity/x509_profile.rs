@@ -280,3 +280,264 @@ impl<'a> Extensions<'a> {
 fn ensure(holds: bool, otherwise: ProfileViolation) -> Result<(), ProfileViolation> {
     if holds { Ok(()) } else { Err(otherwise) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::CertificateParams;
+    use rcgen::CustomExtension;
+    use rcgen::DistinguishedName;
+    use rcgen::DnType;
+    use rcgen::ExtendedKeyUsagePurpose;
+    use rcgen::GeneralSubtree;
+    use rcgen::IsCa;
+    use rcgen::Issuer;
+    use rcgen::KeyIdMethod;
+    use rcgen::KeyPair;
+    use rcgen::KeyUsagePurpose;
+    use rcgen::NameConstraints;
+    use rcgen::SanType;
+    use rcgen::SerialNumber;
+    use time::macros::datetime;
+
+    use super::ProfileViolation as Breaks;
+    use super::*;
+
+    const KEY_ID: &[u8] = b"the key id of the authority";
+    const KEY_USAGE_OID: &[u64] = &[2, 5, 29, 15];
+    const BASIC_CONSTRAINTS_OID: &[u64] = &[2, 5, 29, 19];
+    /// A bit string with `digitalSignature`, and one with `keyCertSign`.
+    const DIGITAL_SIGNATURE: &[u8] = &[0x03, 0x02, 0x07, 0x80];
+    const KEY_CERT_SIGN: &[u8] = &[0x03, 0x02, 0x02, 0x04];
+    const CA_TRUE: &[u8] = &[0x30, 0x03, 0x01, 0x01, 0xff];
+
+    fn blank() -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.serial_number = Some(SerialNumber::from_slice(&[1; 16]));
+        params.not_before = datetime!(2026-11-22 12:00 UTC);
+        params.not_after = datetime!(2026-11-22 13:00 UTC);
+        params.key_identifier_method = KeyIdMethod::PreSpecified(KEY_ID.to_vec());
+        params
+    }
+
+    fn uri(text: &str) -> SanType {
+        SanType::URI(text.try_into().unwrap())
+    }
+
+    fn leaf() -> CertificateParams {
+        let mut leaf = blank();
+        leaf.subject_alt_names =
+            vec![uri("spiffe://example.org/web"), SanType::DnsName("web.test".try_into().unwrap())];
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        leaf.use_authority_key_identifier_extension = true;
+        leaf
+    }
+
+    fn own() -> CertificateParams {
+        let mut own = blank();
+        own.distinguished_name.push(DnType::CommonName, "authority");
+        own.subject_alt_names = vec![uri("spiffe://example.org")];
+        own.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        own.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        own
+    }
+
+    fn extension(oid: &[u64], content: &[u8], critical: bool) -> CustomExtension {
+        let mut extension = CustomExtension::from_oid_content(oid, content.to_vec());
+        extension.set_criticality(critical);
+        extension
+    }
+
+    fn signed(params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+        let issuer_key = KeyPair::generate().unwrap();
+        let issuer = own();
+        params.signed_by(key, &Issuer::from_params(&issuer, issuer_key)).unwrap().der().to_vec()
+    }
+
+    fn verdict_on_leaf(to_be_signed: &[u8]) -> Result<(), Breaks> {
+        let trust_domain = "example.org".parse().unwrap();
+        let not_after = UNIX_EPOCH + Duration::from_secs(1_795_352_400);
+        assert_eq!(datetime!(2026-11-22 13:00 UTC).unix_timestamp(), 1_795_352_400);
+        lint_leaf(to_be_signed, &IssuedBy { trust_domain: &trust_domain, key_id: KEY_ID, not_after })
+    }
+
+    fn leaf_with(change: impl FnOnce(&mut CertificateParams)) -> Result<(), Breaks> {
+        let mut params = leaf();
+        change(&mut params);
+        verdict_on_leaf(&to_be_signed(&signed(&params, &KeyPair::generate().unwrap())).unwrap())
+    }
+
+    fn authority_with(change: impl FnOnce(&mut CertificateParams)) -> Result<(), Breaks> {
+        let mut params = own();
+        change(&mut params);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        lint_authority(&to_be_signed(certificate.der()).unwrap(), &"example.org".parse().unwrap())
+    }
+
+    #[test]
+    fn the_profile_accepts_our_templates() {
+        assert_eq!(leaf_with(|_| {}), Ok(()));
+        assert_eq!(authority_with(|_| {}), Ok(()));
+    }
+
+    /// Attack 97: every row of the profile, broken alone.
+    #[test]
+    fn a_leaf_that_breaks_one_row_of_the_profile_is_named_by_that_row() {
+        let serial = |bytes: &[u8]| leaf_with(|leaf| leaf.serial_number = Some(SerialNumber::from_slice(bytes)));
+        assert_eq!(serial(&[0; 16]), Err(Breaks::Serial));
+        assert_eq!(serial(&[1; 7]), Err(Breaks::Serial));
+        assert_eq!(serial(&[1; 21]), Err(Breaks::Serial));
+
+        let names = |names: Vec<SanType>| leaf_with(|leaf| leaf.subject_alt_names = names);
+        assert_eq!(names(vec![]), Err(Breaks::UriNames));
+        assert_eq!(names(vec![SanType::DnsName("web.test".try_into().unwrap())]), Err(Breaks::UriNames));
+        let two = ["spiffe://example.org/web", "spiffe://example.org/web"];
+        assert_eq!(names(two.map(uri).to_vec()), Err(Breaks::UriNames));
+        assert_eq!(names(vec![uri("spiffe://example.org/web"), uri("https://example.org")]), Err(Breaks::UriNames));
+        assert_eq!(names(vec![uri("https://example.org/web")]), Err(Breaks::SpiffeId));
+        assert_eq!(names(vec![uri("spiffe://example.org")]), Err(Breaks::SpiffeId));
+        assert_eq!(names(vec![uri("spiffe://other.test/web")]), Err(Breaks::ForeignTrustDomain));
+        let named = |leaf: &mut CertificateParams| leaf.distinguished_name.push(DnType::CommonName, "web");
+        assert_eq!(leaf_with(named), Ok(()));
+
+        assert_eq!(leaf_with(|leaf| leaf.is_ca = IsCa::NoCa), Err(Breaks::BasicConstraints));
+        let unconstrained = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        assert_eq!(leaf_with(|leaf| leaf.is_ca = unconstrained), Err(Breaks::BasicConstraints));
+
+        let usage = |usages: Vec<KeyUsagePurpose>| leaf_with(|leaf| leaf.key_usages = usages);
+        assert_eq!(usage(vec![]), Err(Breaks::KeyUsage));
+        assert_eq!(usage(vec![KeyUsagePurpose::KeyEncipherment]), Err(Breaks::KeyUsage));
+        for extra in [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign] {
+            assert_eq!(usage(vec![KeyUsagePurpose::DigitalSignature, extra]), Err(Breaks::KeyUsage));
+        }
+        let uncritical_usage = |leaf: &mut CertificateParams| {
+            leaf.key_usages.clear();
+            leaf.custom_extensions.push(extension(KEY_USAGE_OID, DIGITAL_SIGNATURE, false));
+        };
+        assert_eq!(leaf_with(uncritical_usage), Err(Breaks::KeyUsage));
+        assert_eq!(leaf_with(|leaf| leaf.extended_key_usages.truncate(1)), Err(Breaks::ExtendedKeyUsage));
+        assert_eq!(leaf_with(|leaf| leaf.extended_key_usages.clear()), Err(Breaks::ExtendedKeyUsage));
+    }
+
+    #[test]
+    fn a_leaf_with_wrong_extensions_ids_or_times_is_refused() {
+        let twice = |leaf: &mut CertificateParams| {
+            leaf.custom_extensions.push(extension(KEY_USAGE_OID, DIGITAL_SIGNATURE, true));
+        };
+        assert_eq!(leaf_with(twice), Err(Breaks::Extensions));
+        let unknown = |critical| {
+            move |leaf: &mut CertificateParams| {
+                leaf.custom_extensions.push(extension(&[1, 3, 6, 1, 4, 1, 99_999], &[0x05, 0x00], critical));
+            }
+        };
+        assert_eq!(leaf_with(unknown(true)), Err(Breaks::UnknownCritical));
+        assert_eq!(leaf_with(unknown(false)), Ok(()));
+        let permitted_subtrees = vec![GeneralSubtree::DnsName("test".to_owned())];
+        let constraints = NameConstraints { permitted_subtrees, excluded_subtrees: vec![] };
+        assert_eq!(leaf_with(|leaf| leaf.name_constraints = Some(constraints)), Err(Breaks::NameConstraints));
+
+        let no_signer = |leaf: &mut CertificateParams| leaf.use_authority_key_identifier_extension = false;
+        assert_eq!(leaf_with(no_signer), Err(Breaks::AuthorityKeyId));
+        let no_own_id = |leaf: &mut CertificateParams| {
+            leaf.is_ca = IsCa::NoCa;
+            leaf.custom_extensions.push(extension(BASIC_CONSTRAINTS_OID, &[0x30, 0x00], true));
+        };
+        assert_eq!(leaf_with(no_own_id), Err(Breaks::SubjectKeyId));
+
+        let ends = |end| leaf_with(|leaf| leaf.not_after = end);
+        assert_eq!(ends(datetime!(2026-11-22 13:00:01 UTC)), Err(Breaks::OutlivesIssuer));
+        assert_eq!(ends(datetime!(2026-11-22 12:00 UTC)), Err(Breaks::Validity));
+        let big = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        assert_eq!(verdict_on_leaf(&to_be_signed(&signed(&leaf(), &big)).unwrap()), Ok(()));
+    }
+
+    /// What no builder writes, patched into the bytes.
+    #[test]
+    fn a_leaf_of_another_form_is_refused() {
+        let whole = signed(&leaf(), &KeyPair::generate().unwrap());
+        let good = to_be_signed(&whole).unwrap();
+        let patched = |from: &[u8], to: &[u8]| {
+            let at = good.windows(from.len()).position(|window| window == from).unwrap();
+            let mut bytes = good.clone();
+            bytes[at..at + to.len()].copy_from_slice(to);
+            verdict_on_leaf(&bytes)
+        };
+        assert_eq!(patched(&[0xa0, 0x03, 0x02, 0x01, 0x02], &[0xa0, 0x03, 0x02, 0x01, 0x01]), Err(Breaks::Version));
+        assert_eq!(patched(&[0x02, 0x10, 0x01, 0x01], &[0x02, 0x10, 0x81, 0x01]), Err(Breaks::Serial));
+        // The names' "critical", taken back: object id, then the boolean.
+        let names = [0x06, 0x03, 0x55, 0x1d, 0x11, 0x01, 0x01];
+        assert_eq!(
+            patched(&[names.as_slice(), &[0xff]].concat(), &[names.as_slice(), &[0x00]].concat()),
+            Err(Breaks::NamesNotCritical)
+        );
+        // The curve, exchanged for another: P-256's object id with another last number.
+        let curve = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01];
+        assert_eq!(
+            patched(&[curve.as_slice(), &[0x07]].concat(), &[curve.as_slice(), &[0x06]].concat()),
+            Err(Breaks::PublicKey)
+        );
+        assert_eq!(verdict_on_leaf(&good[..good.len() - 1]), Err(Breaks::Malformed));
+        assert_eq!(verdict_on_leaf(&[good.as_slice(), &[0]].concat()), Err(Breaks::Malformed));
+        assert_eq!(to_be_signed(&[whole.as_slice(), &[0]].concat()), Err(Breaks::Malformed));
+    }
+
+    #[test]
+    fn a_year_from_2050_on_is_written_in_the_long_form_and_an_earlier_one_in_the_short() {
+        let ends = |end| authority_with(|own| own.not_after = end);
+        assert_eq!(ends(datetime!(2049-12-31 23:59:59 UTC)), Ok(()));
+        assert_eq!(ends(datetime!(2050-01-01 00:00 UTC)), Ok(()));
+
+        // The beginning, 2026, written in the long form: two octets more in the time, its sequence and the whole.
+        let mut bytes = to_be_signed(&signed(&leaf(), &KeyPair::generate().unwrap())).unwrap();
+        let at = bytes.windows(4).position(|window| window == [0x30, 0x1e, 0x17, 0x0d]).unwrap();
+        bytes.splice(at..at + 4, [0x30, 0x20, 0x18, 0x0f, b'2', b'0']);
+        assert_eq!(bytes[..2], [0x30, 0x82]);
+        let length = u16::from_be_bytes([bytes[2], bytes[3]]) + 2;
+        bytes.splice(2..4, length.to_be_bytes());
+        assert_eq!(verdict_on_leaf(&bytes), Err(Breaks::Validity));
+    }
+
+    #[test]
+    fn a_signing_certificate_that_breaks_one_row_of_the_profile_is_named_by_that_row() {
+        assert_eq!(authority_with(|own| own.distinguished_name = DistinguishedName::new()), Err(Breaks::NoSubject));
+        let named = |text: &'static str| authority_with(|own| own.subject_alt_names = vec![uri(text)]);
+        assert_eq!(named("spiffe://example.org/"), Err(Breaks::SpiffeId));
+        assert_eq!(named("spiffe://example.org/ca"), Err(Breaks::SpiffeId));
+        assert_eq!(named("spiffe://other.test"), Err(Breaks::ForeignTrustDomain));
+        assert_eq!(authority_with(|own| own.subject_alt_names.clear()), Err(Breaks::UriNames));
+
+        assert_eq!(authority_with(|own| own.is_ca = IsCa::ExplicitNoCa), Err(Breaks::BasicConstraints));
+        let uncritical = |own: &mut CertificateParams| {
+            own.is_ca = IsCa::NoCa;
+            own.custom_extensions.push(extension(BASIC_CONSTRAINTS_OID, CA_TRUE, false));
+        };
+        assert_eq!(authority_with(uncritical), Err(Breaks::BasicConstraints));
+        let no_key_id = |own: &mut CertificateParams| {
+            own.is_ca = IsCa::NoCa;
+            own.custom_extensions.push(extension(BASIC_CONSTRAINTS_OID, CA_TRUE, true));
+        };
+        assert_eq!(authority_with(no_key_id), Err(Breaks::SubjectKeyId));
+
+        assert_eq!(authority_with(|own| own.key_usages = vec![KeyUsagePurpose::CrlSign]), Err(Breaks::KeyUsage));
+        let of_leaves =
+            [KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyAgreement];
+        for usage in of_leaves {
+            assert_eq!(authority_with(|own| own.key_usages.push(usage)), Err(Breaks::KeyUsage));
+        }
+        let uncritical = |own: &mut CertificateParams| {
+            own.key_usages.clear();
+            own.custom_extensions.push(extension(KEY_USAGE_OID, KEY_CERT_SIGN, false));
+        };
+        assert_eq!(authority_with(uncritical), Err(Breaks::KeyUsage));
+
+        let mut signed_by_another = own();
+        signed_by_another.distinguished_name.push(DnType::OrganizationName, "another name than its signer's");
+        let certificate = signed(&signed_by_another, &KeyPair::generate().unwrap());
+        let verdict = lint_authority(&to_be_signed(&certificate).unwrap(), &"example.org".parse().unwrap());
+        assert_eq!(verdict, Err(Breaks::AuthorityKeyId));
+    }
+}
