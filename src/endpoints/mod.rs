@@ -4,3 +4,6 @@ pub mod admin;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod refusals;
+pub mod transport;
+pub mod workload_api;

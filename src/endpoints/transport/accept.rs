@@ -1,0 +1,110 @@
+//! The accept loop of one door: whoever is over budget is refused by its uid alone, everyone else gets a task of its own,
+//! and when the daemon stops every task is waited for.
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinError;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::endpoints::transport::Peer;
+use crate::endpoints::transport::budgets::Budgets;
+use crate::endpoints::transport::budgets::ConnectionCharge;
+use crate::endpoints::transport::connection;
+use crate::endpoints::transport::door::Arrival;
+use crate::endpoints::transport::door::Door;
+use crate::endpoints::transport::door::Identified;
+use crate::endpoints::transport::wire::Secrets;
+use crate::endpoints::transport::wire::Wire;
+use crate::entitlement::door::Callers;
+
+/// How long the loop rests when the kernel cannot give a connection: it never spins.
+const REST: Duration = Duration::from_millis(50);
+
+/// What the connections of a door are served with.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    /// Where connections become callers.
+    pub callers: Arc<dyn Callers>,
+    /// The services behind the door.
+    pub routes: Routes,
+    /// The accounts of the door.
+    pub budgets: Budgets,
+    /// Stops it: nothing new is accepted, streams end, what has not ended at the drain limit is cut.
+    pub stop: CancellationToken,
+}
+
+/// Serves a door until it is stopped and every connection has ended.
+pub async fn serve(mut door: impl Door, transport: Transport) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = transport.stop.cancelled() => break,
+            Some(ended) = connections.join_next() => report(ended),
+            arrived = door.next() => match arrived {
+                Ok(arrival) => admit(arrival, &transport, &mut connections),
+                Err(error) => rest_after(&error, &transport.stop).await,
+            },
+        }
+    }
+    drop(door); // the name goes first, so that nobody comes in any more
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
+    }
+}
+
+/// SECURITY: the listen queue is shared by all users, so whoever has no budget left costs one system call here. The
+/// process is pinned before the loop goes on: the longer that waits, the more can happen to its number where the kernel
+/// gives no better handle. Everything else is the connection's own task.
+fn admit(arrival: Box<dyn Arrival>, transport: &Transport, connections: &mut JoinSet<()>) {
+    let Ok(uid) = arrival.uid() else { return };
+    let charge = match transport.budgets.connection(uid) {
+        Ok(charge) => charge,
+        Err(why) => return tracing::debug!(uid, %why, "connection refused"),
+    };
+    match arrival.identify() {
+        Ok(identified) => {
+            connections.spawn(converse(identified, charge, transport.clone()));
+        }
+        Err(why) => tracing::debug!(uid, %why, "connection refused"),
+    }
+}
+
+async fn converse(identified: Identified, mut charge: ConnectionCharge, transport: Transport) {
+    let Identified { stream, process } = identified;
+    let Ok(caller) = transport.callers.admit(process) else { return };
+    if let Err(why) = charge.charge_to(caller.key()) {
+        return tracing::debug!(key = ?caller.key(), %why, "connection refused");
+    }
+    let peer = Peer { caller, secrets: Secrets::default() };
+    let wire = Wire::new(stream, peer.caller.clone(), peer.secrets.clone());
+    connection::serve(wire, peer, transport.routes, transport.budgets, transport.stop).await;
+    drop(charge);
+}
+
+async fn rest_after(error: &io::Error, stop: &CancellationToken) {
+    tracing::warn!(%error, "a connection could not be accepted; the daemon may need a higher LimitNOFILE=");
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(REST) => {}
+    }
+}
+
+/// A panic ends its own connection and nothing else.
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        tracing::error!(what = panic_text(&*panic), "a connection's task panicked; this is a bug of the daemon");
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

@@ -1,0 +1,252 @@
+//! One connection from its first byte to its end: HTTP/2 with its limits, the clocks that close it, and every stream it
+//! carries, all in one task. Knows that requests exist, not what they ask.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use http::Request;
+use http::Response;
+use hyper::body::Body;
+use hyper::body::Frame;
+use hyper::body::Incoming;
+use hyper::body::SizeHint;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tower_service::Service as _;
+
+use crate::endpoints::refusals;
+use crate::endpoints::transport::Peer;
+use crate::endpoints::transport::budgets::Budgets;
+use crate::endpoints::transport::budgets::Limits;
+use crate::endpoints::transport::budgets::StreamCharge;
+use crate::endpoints::transport::wire::Wire;
+use crate::entitlement::door::Ended;
+
+const HEADER_LIST: u32 = 8 * 1024;
+/// Above the largest request, so that one never waits for a window.
+const STREAM_WINDOW: u32 = 80 * 1024;
+const CONNECTION_WINDOW: u32 = 160 * 1024;
+/// What the engine buffers of a stream beyond the message it was given last: a slow reader costs one update.
+const SEND_BUFFER: usize = 8 * 1024;
+const PENDING_RESETS: usize = 20;
+const LOCAL_ERROR_RESETS: usize = 128;
+/// How long a connection whose caller has gone may take to say why; with the signal's own way it stays under 100 ms.
+const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// Serves one connection until either side ends it, a limit is reached, or `stop`.
+pub(super) async fn serve(wire: Wire, peer: Peer, routes: Routes, budgets: Budgets, stop: CancellationToken) {
+    let limits = budgets.limits().clone();
+    let ended = peer.caller.ended();
+    let traffic = Arc::new(watch::Sender::new(Traffic::AwaitingFirstRequest));
+    let streams = Streams::default();
+    let requests = Requests { peer, routes, budgets, traffic: traffic.clone() };
+    let mut http = pin!(engine(&streams, &limits).serve_connection(TokioIo::new(wire), requests));
+    let mut running = FuturesUnordered::new();
+    let linger = tokio::select! {
+        biased;
+        ended = ended => if ended == Ended::Stopping { limits.drain } else { LAST_WORD },
+        () = stop.cancelled() => limits.drain,
+        () = fell_silent(&traffic, &limits) => Duration::ZERO,
+        result = poll_fn(|cx| drive(http.as_mut(), &streams, &mut running, cx)) => return log_end(result),
+    };
+    http.as_mut().graceful_shutdown();
+    let rest = poll_fn(|cx| drive(http.as_mut(), &streams, &mut running, cx));
+    if let Ok(result) = tokio::time::timeout(linger, rest).await {
+        log_end(result);
+    }
+}
+
+fn engine(streams: &Streams, limits: &Limits) -> http2::Builder<Streams> {
+    let mut engine = http2::Builder::new(streams.clone());
+    engine
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_LIST)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_ERROR_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .auto_date_header(false);
+    engine
+}
+
+/// Resolves when nobody has asked anything for too long.
+async fn fell_silent(traffic: &watch::Sender<Traffic>, limits: &Limits) {
+    let mut traffic = traffic.subscribe();
+    let accepted = Instant::now();
+    loop {
+        let now = *traffic.borrow_and_update();
+        let deadline = match now {
+            Traffic::AwaitingFirstRequest => accepted + limits.first_request,
+            Traffic::Open(0) => Instant::now() + limits.idle,
+            Traffic::Open(_) => {
+                if traffic.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        if let Ok(Ok(())) = tokio::time::timeout_at(deadline, traffic.changed()).await {
+            continue;
+        }
+        return;
+    }
+}
+
+fn log_end(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(why = %error, cause = std::error::Error::source(&error).map(tracing::field::display), "connection ended");
+    }
+}
+
+/// Polls the HTTP/2 engine and the streams it has handed out.
+fn drive<C>(
+    mut http: Pin<&mut C>,
+    streams: &Streams,
+    running: &mut FuturesUnordered<BoxFuture<'static, ()>>,
+    cx: &mut Context<'_>,
+) -> Poll<hyper::Result<()>>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    loop {
+        if let Poll::Ready(result) = http.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        running.extend(streams.take());
+        if !matches!(running.poll_next_unpin(cx), Poll::Ready(Some(()))) {
+            return Poll::Pending;
+        }
+    }
+}
+
+/// Where the engine puts the streams it opens. No task is made for them: they live and die with the connection.
+#[derive(Debug, Clone, Default)]
+struct Streams(Arc<Mutex<Vec<Opened>>>);
+
+struct Opened(BoxFuture<'static, ()>);
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opened(..)")
+    }
+}
+
+impl Streams {
+    fn take(&self) -> impl Iterator<Item = BoxFuture<'static, ()>> + use<> {
+        let opened = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        opened.into_iter().map(|opened| opened.0)
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Opened(Box::pin(stream)));
+    }
+}
+
+/// What goes on on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    AwaitingFirstRequest,
+    /// How many streams are open.
+    Open(usize),
+}
+
+/// An open stream; counted until dropped.
+struct OpenStream {
+    traffic: Arc<watch::Sender<Traffic>>,
+    _charge: Option<StreamCharge>,
+}
+
+impl OpenStream {
+    fn count(traffic: &Arc<watch::Sender<Traffic>>, charge: Option<StreamCharge>) -> Self {
+        traffic.send_modify(|now| {
+            *now = Traffic::Open(if let Traffic::Open(streams) = *now { streams + 1 } else { 1 });
+        });
+        Self { traffic: traffic.clone(), _charge: charge }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.traffic.send_modify(|now| {
+            if let Traffic::Open(streams) = now {
+                *streams = streams.saturating_sub(1);
+            }
+        });
+    }
+}
+
+/// The requests of one connection.
+struct Requests {
+    peer: Peer,
+    routes: Routes,
+    budgets: Budgets,
+    traffic: Arc<watch::Sender<Traffic>>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Requests {
+    type Response = Response<Counted>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let charge = match self.budgets.stream(self.peer.caller.key()) {
+            Ok(charge) => charge,
+            Err(why) => {
+                let open = OpenStream::count(&self.traffic, None);
+                let refused = refusals::over_budget(why).into_http();
+                return Box::pin(std::future::ready(Ok(refused.map(|body| Counted { body, _open: open }))));
+            }
+        };
+        let open = OpenStream::count(&self.traffic, Some(charge));
+        request.extensions_mut().insert(self.peer.clone());
+        let answer = self.routes.clone().call(request);
+        Box::pin(async move { Ok(answer.await?.map(|body| Counted { body, _open: open })) })
+    }
+}
+
+/// A response body that holds its stream's charge.
+struct Counted {
+    body: tonic::body::Body,
+    _open: OpenStream,
+}
+
+impl Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, tonic::Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

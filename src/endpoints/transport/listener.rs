@@ -1,0 +1,314 @@
+//! A Unix socket under its name: below directories that only root or the daemon may change, replaced only where it is
+//! the daemon's own and nobody listens, and taken away at the end only if it is still the one that was bound.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Component;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rustix::fs::AtFlags;
+use rustix::fs::FileType;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
+use rustix::fs::Stat;
+use rustix::io::Errno;
+use rustix::net::AddressFamily;
+use rustix::net::SocketAddrUnix;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+use tokio::net::UnixListener;
+
+/// The most bytes a socket's path may have (`sun_path` without its end).
+pub const MAX_PATH: usize = 107;
+
+/// As many as the kernel allows (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+const OTHERS_MAY_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Why a socket was not bound.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBound {
+    /// A relative or abstract name, `..`, or none.
+    #[error("{path:?} is not the absolute path of a socket; write one, for example \"/run/bonafide/workload.sock\"")]
+    NotAbsolute {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// More than [`MAX_PATH`] bytes.
+    #[error("the path {path:?} has {bytes} bytes; a socket's path has at most 107, so choose a shorter one")]
+    PathTooLong {
+        /// What was given.
+        path: PathBuf,
+        /// How many it has.
+        bytes: usize,
+    },
+    /// A directory above the socket is a symlink, or no directory.
+    #[error("{path:?} is a symlink or no directory; name the directory itself, so that nobody can redirect it")]
+    NotADirectory {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A directory above the socket belongs to neither root nor the daemon.
+    #[error("the directory {path:?} belongs to uid {uid}, who could replace the socket; chown it to root")]
+    ForeignDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Whose.
+        uid: u32,
+    },
+    /// Others may write to a directory above the socket.
+    #[error(
+        "the directory {path:?} can be written by others (mode {mode:04o}), who could replace the socket; run: chmod go-w {path:?}"
+    )]
+    WritableByOthers {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Something that is not the daemon's own socket has the name.
+    #[error("{path:?} is there and is not the daemon's own socket; remove it if nobody needs it")]
+    NameTaken {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Another daemon listens under the name.
+    #[error("another daemon listens on {path:?}; stop it, or give this one another socket")]
+    AlreadyServed {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The kernel refused a step.
+    #[error("could not {step} {path:?}: {source}")]
+    Kernel {
+        /// Which step.
+        step: &'static str,
+        /// Of what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A bound and listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    path: PathBuf,
+    mode: u32,
+    socket: UnixListener,
+    bound: Inode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Inode {
+    device: u64,
+    inode: u64,
+}
+
+impl Listener {
+    /// Binds `path` with the permission bits of `mode`, making missing directories. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`NotBound`]
+    pub fn bind(path: &Path, mode: u32) -> Result<Self, NotBound> {
+        let (socket, bound) = bind(path, mode)?;
+        Ok(Self { path: path.to_owned(), mode, socket, bound })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The socket, to accept from. `SO_PASSCRED` is set on it, and accepted sockets inherit that.
+    #[must_use]
+    pub fn socket(&self) -> &UnixListener {
+        &self.socket
+    }
+
+    /// Binds again if the name was deleted.
+    ///
+    /// # Errors
+    /// [`NotBound`], as long as something else has the name.
+    pub fn keep_name(&mut self) -> Result<(), NotBound> {
+        if inode_at(&self.path) != Some(self.bound) {
+            (self.socket, self.bound) = bind(&self.path, self.mode)?;
+            tracing::warn!(path = ?self.path, "the socket's name was deleted; it is bound again");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // RACE: between the look and the removal only root or another daemon of the same user could put a socket of its
+        // own here, for the directory is closed to everyone else; that daemon binds again within two seconds.
+        if inode_at(&self.path) == Some(self.bound)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = ?self.path, %error, "the socket could not be removed");
+        }
+    }
+}
+
+fn inode_at(path: &Path) -> Option<Inode> {
+    rustix::fs::lstat(path).ok().map(|found| Inode { device: found.st_dev, inode: found.st_ino })
+}
+
+/// SECURITY: the socket is bound under a name that no client knows, gets its mode there, listens, and only then is moved
+/// over its real name. Nobody can connect before the mode is set, and a name that is served never goes missing.
+fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Inode), NotBound> {
+    let failed = |step| move |errno: Errno| NotBound::Kernel { step, path: path.to_owned(), source: errno.into() };
+    let name = check_path(path)?;
+    let directory = open_parents(path)?;
+    check_name(&directory, name, path)?;
+    let temporary = temporary_name(path, name);
+    remove_leftover(&directory, &temporary).map_err(failed("remove what was left beside"))?;
+
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(failed("make a socket for"))?;
+    rustix::net::sockopt::set_socket_passcred(&socket, true).map_err(failed("have writers named on"))?;
+    let address = SocketAddrUnix::new(path.with_file_name(&temporary)).map_err(failed("name"))?;
+    rustix::net::bind(&socket, &address).map_err(failed("bind"))?;
+    rustix::fs::chmodat(&directory, &temporary, Mode::from_raw_mode(mode), AtFlags::empty())
+        .map_err(failed("set the mode of"))?;
+    rustix::net::listen(&socket, BACKLOG).map_err(failed("listen on"))?;
+    let bound = rustix::fs::statat(&directory, &temporary, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at"))?;
+    rustix::fs::renameat(&directory, &temporary, &directory, name).map_err(failed("give its name to"))?;
+    let socket = UnixListener::from_std(socket.into()).map_err(|source| NotBound::Kernel {
+        step: "wait on",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((socket, Inode { device: bound.st_dev, inode: bound.st_ino }))
+}
+
+fn check_path(path: &Path) -> Result<&OsStr, NotBound> {
+    let bytes = path.as_os_str().len();
+    if bytes > MAX_PATH {
+        return Err(NotBound::PathTooLong { path: path.to_owned(), bytes });
+    }
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    match path.file_name() {
+        Some(name) if path.is_absolute() && plain && !path.as_os_str().as_bytes().contains(&0) => Ok(name),
+        _ => Err(NotBound::NotAbsolute { path: path.to_owned() }),
+    }
+}
+
+/// Opens the directory of `path`, having checked every one above it from the root down, and made what is missing.
+fn open_parents(path: &Path) -> Result<OwnedFd, NotBound> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let mut so_far = PathBuf::from("/");
+    let failed = |path: &Path, errno: Errno| NotBound::Kernel {
+        step: "open the directory",
+        path: path.to_owned(),
+        source: errno.into(),
+    };
+    let mut directory = open_directory(rustix::fs::CWD, OsStr::new("/")).map_err(|errno| failed(&so_far, errno))?;
+    let parts: Vec<&OsStr> = parent.iter().skip(1).collect();
+    check_directory(&directory, &so_far, parts.is_empty())?;
+    for (index, part) in parts.iter().enumerate() {
+        so_far.push(part);
+        let mut opened = open_directory(directory.as_fd(), part);
+        if matches!(opened, Err(Errno::NOENT)) {
+            make_directory(&directory, part).map_err(|errno| failed(&so_far, errno))?;
+            opened = open_directory(directory.as_fd(), part);
+        }
+        directory = match opened {
+            Err(Errno::LOOP | Errno::NOTDIR) => return Err(NotBound::NotADirectory { path: so_far }),
+            opened => opened.map_err(|errno| failed(&so_far, errno))?,
+        };
+        check_directory(&directory, &so_far, index + 1 == parts.len())?;
+    }
+    Ok(directory)
+}
+
+fn open_directory(above: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(
+        above,
+        name,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+fn make_directory(above: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdirat(above, name, mode) {
+        Ok(()) => rustix::fs::chmodat(above, name, mode, AtFlags::empty()), // whatever the umask took away
+        Err(Errno::EXIST) => Ok(()), // somebody was faster; the checks that follow judge it
+        Err(errno) => Err(errno),
+    }
+}
+
+fn check_directory(directory: &OwnedFd, path: &Path, holds_socket: bool) -> Result<(), NotBound> {
+    let found = rustix::fs::fstat(directory).map_err(|errno| NotBound::Kernel {
+        step: "look at",
+        path: path.to_owned(),
+        source: errno.into(),
+    })?;
+    if found.st_uid != 0 && !is_ours(&found) {
+        return Err(NotBound::ForeignDirectory { path: path.to_owned(), uid: found.st_uid });
+    }
+    let sticky_of_root = found.st_uid == 0 && found.st_mode & STICKY != 0 && !holds_socket;
+    if found.st_mode & OTHERS_MAY_WRITE != 0 && !sticky_of_root {
+        return Err(NotBound::WritableByOthers { path: path.to_owned(), mode: found.st_mode & 0o7777 });
+    }
+    Ok(())
+}
+
+fn is_ours(found: &Stat) -> bool {
+    found.st_uid == rustix::process::geteuid().as_raw()
+}
+
+/// The name is free, or has our own socket with nobody listening.
+fn check_name(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), NotBound> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(NotBound::Kernel { step: "look at", path: path.to_owned(), source: errno.into() }),
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Socket && is_ours(&found) => {
+            match probe(path) {
+                Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
+                Ok(()) | Err(Errno::AGAIN) => Err(NotBound::AlreadyServed { path: path.to_owned() }),
+                Err(errno) => Err(NotBound::Kernel { step: "probe", path: path.to_owned(), source: errno.into() }),
+            }
+        }
+        Ok(_) => Err(NotBound::NameTaken { path: path.to_owned() }),
+    }
+}
+
+fn probe(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+}
+
+/// `.name`; where that would be a byte too long, without the name's last byte.
+fn temporary_name(path: &Path, name: &OsStr) -> PathBuf {
+    let mut bytes = [b".", name.as_bytes()].concat();
+    if path.as_os_str().len() == MAX_PATH {
+        bytes.pop();
+    }
+    PathBuf::from(OsStr::from_bytes(&bytes))
+}
+
+/// A daemon that died between binding and moving left its socket under the temporary name.
+fn remove_leftover(directory: &OwnedFd, name: &Path) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    }
+}

@@ -1,0 +1,150 @@
+//! The SPIFFE Workload API, gRPC health and reflection: a codec. It turns requests into questions to a caller, and what
+//! the caller has into messages; it decides nothing and never learns why.
+
+mod health;
+mod messages;
+pub mod proto;
+mod security_header;
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::endpoints::refusals;
+use crate::endpoints::transport::Peer;
+use crate::endpoints::workload_api::health::Health;
+use crate::endpoints::workload_api::proto::JwtBundlesRequest;
+use crate::endpoints::workload_api::proto::JwtBundlesResponse;
+use crate::endpoints::workload_api::proto::JwtsvidRequest;
+use crate::endpoints::workload_api::proto::JwtsvidResponse;
+use crate::endpoints::workload_api::proto::ValidateJwtsvidRequest;
+use crate::endpoints::workload_api::proto::ValidateJwtsvidResponse;
+use crate::endpoints::workload_api::proto::WitBundlesRequest;
+use crate::endpoints::workload_api::proto::WitBundlesResponse;
+use crate::endpoints::workload_api::proto::WitsvidRequest;
+use crate::endpoints::workload_api::proto::WitsvidResponse;
+use crate::endpoints::workload_api::proto::X509BundlesRequest;
+use crate::endpoints::workload_api::proto::X509BundlesResponse;
+use crate::endpoints::workload_api::proto::X509svidRequest;
+use crate::endpoints::workload_api::proto::X509svidResponse;
+use crate::endpoints::workload_api::proto::spiffe_workload_api_server::SpiffeWorkloadApi;
+use crate::endpoints::workload_api::proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use crate::endpoints::workload_api::security_header::require_security_header;
+use crate::entitlement::door::Caller;
+use crate::readiness::Readiness;
+
+/// The name of the service on the wire.
+pub const SERVICE: &str = "SpiffeWorkloadAPI";
+/// The largest request, in bytes.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// The services of the workload socket.
+///
+/// # Errors
+/// The compiled definitions are not definitions; a build that is broken.
+pub fn routes(readiness: &Readiness) -> Result<Routes, tonic_reflection::server::Error> {
+    let workload_api = SpiffeWorkloadApiServer::new(WorkloadApi).max_decoding_message_size(MAX_REQUEST);
+    let health = HealthServer::new(Health::of(SERVICE, readiness)).max_decoding_message_size(MAX_REQUEST);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST);
+    let v1alpha = reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST);
+    Ok(Routes::new(InterceptedService::new(workload_api, require_security_header))
+        .add_service(InterceptedService::new(health, require_security_header))
+        .add_service(InterceptedService::new(v1, require_security_header))
+        .add_service(InterceptedService::new(v1alpha, require_security_header))
+        .prepare())
+}
+
+#[derive(Debug, Clone, Copy)]
+struct WorkloadApi;
+
+type Messages<T> = BoxStream<'static, Result<T, Status>>;
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for WorkloadApi {
+    type FetchX509SVIDStream = Messages<X509svidResponse>;
+    type FetchX509BundlesStream = Messages<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Messages<JwtBundlesResponse>;
+    type FetchWITSVIDStream = Messages<WitsvidResponse>;
+    type FetchWITBundlesStream = Messages<WitBundlesResponse>;
+
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        let Peer { caller, secrets } = peer(&request)?;
+        let updates = caller.x509_svids().map(move |update| {
+            let update = update.map_err(refusals::ended)?;
+            secrets.handed_over();
+            Ok(messages::x509_svids(update))
+        });
+        Ok(Response::new(updates.boxed()))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        let updates = peer(&request)?.caller.x509_bundles();
+        let messages = updates.map(|update| Ok(messages::x509_bundles(update.map_err(refusals::ended)?)));
+        Ok(Response::new(messages.boxed()))
+    }
+
+    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        let Peer { caller, secrets } = peer(&request)?;
+        let asked = messages::JwtQuestion::try_from(request.into_inner())?;
+        let svids = caller.jwt_svids(asked.audiences, asked.id).await.map_err(refusals::ended)?;
+        secrets.handed_over();
+        Ok(Response::new(messages::jwt_svids(svids)))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        let updates = peer(&request)?.caller.jwt_bundles();
+        let messages = updates.map(|update| Ok(messages::jwt_bundles(update.map_err(refusals::ended)?)));
+        Ok(Response::new(messages.boxed()))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        let caller: Arc<dyn Caller> = peer(&request)?.caller;
+        let (audience, token) = messages::token_to_validate(request.into_inner())?;
+        let valid = caller.validate_jwt(audience, token).await.map_err(refusals::not_validated)?;
+        Ok(Response::new(messages::valid_token(valid)))
+    }
+
+    async fn fetch_witsvid(&self, _: Request<WitsvidRequest>) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
+        Err(no_wit())
+    }
+
+    async fn fetch_wit_bundles(
+        &self,
+        _: Request<WitBundlesRequest>,
+    ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
+        Err(no_wit())
+    }
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    request.extensions().get().cloned().ok_or_else(|| Status::internal("the transport names no caller"))
+}
+
+/// SPEC: Workload API §7: an endpoint without the profile answers so on both.
+fn no_wit() -> Status {
+    Status::unimplemented("WIT-SVIDs are not supported")
+}

@@ -1,0 +1,13 @@
+//! The Workload API and its transport, seen from the client's end of a real Unix socket.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "support/callers.rs"]
+mod callers;
+
+#[path = "workload_api/answers.rs"]
+mod answers;
+#[path = "workload_api/door.rs"]
+mod door;
+#[path = "workload_api/ends.rs"]
+mod ends;

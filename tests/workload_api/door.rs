@@ -1,0 +1,68 @@
+//! A daemon's workload door in the test's own process, and clients of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bonafide::endpoints::transport::accept;
+use bonafide::endpoints::transport::accept::Transport;
+use bonafide::endpoints::transport::budgets::Budgets;
+use bonafide::endpoints::transport::budgets::Limits;
+use bonafide::endpoints::transport::door::UnixDoor;
+use bonafide::endpoints::transport::listener::Listener;
+use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::readiness::Readiness;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::transport::Endpoint;
+
+use crate::callers::FakeCallers;
+use crate::callers::identify;
+
+/// A served door; its socket lies in a directory of its own.
+pub(crate) struct Door {
+    pub(crate) path: PathBuf,
+    pub(crate) budgets: Budgets,
+    pub(crate) readiness: Readiness,
+    pub(crate) stop: CancellationToken,
+    pub(crate) served: JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits::for_descriptors(1024)
+}
+
+pub(crate) fn open(callers: &FakeCallers, limits: Limits) -> Door {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("workload.sock");
+    let readiness = Readiness::default();
+    let listener = Listener::bind(&path, 0o666).unwrap();
+    let door = UnixDoor::new(listener, identify(), readiness.clone()).unwrap();
+    let (budgets, stop) = (Budgets::new(limits), CancellationToken::new());
+    let transport = Transport {
+        callers: Arc::new(callers.clone()),
+        routes: bonafide::endpoints::workload_api::routes(&readiness).unwrap(),
+        budgets: budgets.clone(),
+        stop: stop.clone(),
+    };
+    let served = tokio::spawn(accept::serve(door, transport));
+    Door { path, budgets, readiness, stop, served, _directory: directory }
+}
+
+impl Door {
+    pub(crate) async fn channel(&self) -> Channel {
+        Endpoint::try_from(format!("unix:{}", self.path.display())).unwrap().connect().await.unwrap()
+    }
+
+    pub(crate) async fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
+        SpiffeWorkloadApiClient::new(self.channel().await)
+    }
+}
+
+/// A request with the security header.
+pub(crate) fn asking<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+    request
+}
