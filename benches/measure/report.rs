@@ -1,0 +1,105 @@
+//! What a figure is, and how it is told: ours, the machine's own limit beside it, what was promised, and whether it was
+//! kept.
+
+use std::time::Duration;
+
+/// One measured number. INVARIANT: `ours` and `limit` are in `unit`.
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    pub(crate) unit: &'static str,
+    pub(crate) ours: f64,
+    pub(crate) limit: Option<f64>,
+    pub(crate) promise: Promise,
+}
+
+/// What the README promises of a figure.
+#[derive(Clone, Copy)]
+pub(crate) enum Promise {
+    /// Nothing; it is shown to be seen.
+    Nothing,
+    /// At most this much, in the figure's unit.
+    AtMost(f64),
+    /// At most so many times the machine's own limit.
+    AtMostTimesTheLimit(f64),
+    /// At least this share of the machine's own limit.
+    AtLeastOfTheLimit(f64),
+}
+
+impl Figure {
+    pub(crate) fn new(name: impl Into<String>, unit: &'static str, ours: f64, promise: Promise) -> Self {
+        Self { name: name.into(), unit, ours, limit: None, promise }
+    }
+
+    pub(crate) fn beside(self, limit: f64) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        self.limit.map(|limit| self.ours / limit)
+    }
+
+    /// `None` where nothing was promised.
+    fn is_met(&self) -> Option<bool> {
+        match (self.promise, self.ratio()) {
+            (Promise::AtMost(most), _) => Some(self.ours <= most),
+            (Promise::AtMostTimesTheLimit(most), Some(ratio)) => Some(ratio <= most),
+            (Promise::AtLeastOfTheLimit(least), Some(ratio)) => Some(ratio >= least),
+            _ => None,
+        }
+    }
+
+    fn promised(&self) -> String {
+        match self.promise {
+            Promise::Nothing => "-".to_owned(),
+            Promise::AtMost(most) => format!("<= {most} {}", self.unit),
+            Promise::AtMostTimesTheLimit(most) => format!("<= {most} x"),
+            Promise::AtLeastOfTheLimit(least) => format!(">= {:.0} %", least * 100.0),
+        }
+    }
+
+    /// One line for people, or one JSON object for programs.
+    pub(crate) fn print(&self, as_json: bool) {
+        let verdict = self.is_met().map(|met| if met { "met" } else { "missed" });
+        if as_json {
+            let line = serde_json::json!({
+                "name": self.name, "unit": self.unit, "ours": self.ours, "limit": self.limit,
+                "ratio": self.ratio(), "promised": self.promised(), "verdict": verdict,
+            });
+            println!("{line}");
+            return;
+        }
+        let limit = self.limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit:.1}"));
+        let ratio = self.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        println!(
+            "{:<58} {:>10.1} {limit:>10} {:<5} {ratio:>7} {:>12} {}",
+            self.name,
+            self.ours,
+            self.unit,
+            self.promised(),
+            verdict.unwrap_or("-"),
+        );
+    }
+}
+
+pub(crate) fn print_heading() {
+    println!("{:<58} {:>10} {:>10} {:<5} {:>7} {:>12}", "figure", "ours", "limit", "unit", "ratio", "promised");
+}
+
+/// The value below which `share` of the samples lie.
+pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
+    assert!(!samples.is_empty(), "nothing was measured");
+    samples.sort_by(f64::total_cmp);
+    samples[((samples.len() - 1) as f64 * share).round() as usize]
+}
+
+pub(crate) fn median(samples: &mut [f64]) -> f64 {
+    percentile(samples, 0.5)
+}
+
+pub(crate) fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+pub(crate) fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
