@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Level;
+use crate::attestation::kernel::Unanswered;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Undecided;
 
@@ -20,12 +21,31 @@ pub struct ImageEpoch {
     pub device: u64,
     /// Inode of the executable.
     pub inode: u64,
-    /// SHA-256 of the auxiliary vector, which holds 16 random bytes of the kernel's and random addresses.
+    /// SHA-256 of the auxiliary vector, which holds the random addresses at which program and loader were put.
     pub auxv: [u8; 32],
     /// Address of the stack's start.
     pub stack_start: u64,
     /// Inodes of the user, mount and PID namespaces.
     pub namespaces: [u64; 3],
+    /// The cgroup it was in: not part of the image, but decided for all the same.
+    pub cgroup: CgroupMark,
+}
+
+/// What tells one cgroup from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CgroupMark {
+    /// The id of a group in the unified hierarchy.
+    Unified(u64),
+    /// SHA-256 of the deciding path.
+    Path([u8; 32]),
+}
+
+impl ImageEpoch {
+    /// Whether both are one image, wherever it was moved meanwhile.
+    #[must_use]
+    pub fn is_same_image(&self, other: &Self) -> bool {
+        Self { cgroup: other.cgroup, ..*self } == *other
+    }
 }
 
 /// The caller was alive, and the same process with the same image, before *and after* its facts were read.
@@ -84,6 +104,16 @@ pub enum NotAttested {
     Undecided(#[from] Undecided),
 }
 
+impl From<Unanswered> for NotAttested {
+    /// A living process has each thing that attestation asks for, so that one without it is on its way out.
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Gone | Unanswered::Absent => Self::No(Contradiction::ProcessGone),
+            Unanswered::Undecided(undecided) => Self::Undecided(undecided),
+        }
+    }
+}
+
 /// What about a caller makes it nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +130,9 @@ pub enum Contradiction {
     /// The process runs another program than when it connected.
     #[error("the process became another program after it connected")]
     ImageChanged,
+    /// It is in another cgroup than when it was decided what it gets.
+    #[error("the process was moved to another cgroup")]
+    Moved,
     /// A message came from another process than the one that connected.
     #[error("another process wrote to the connection")]
     ForeignWriter,
@@ -118,7 +151,14 @@ impl Attested {
         Self {
             peer: Credentials { pid: 4121, uid: 1000, gid: 1000 },
             level,
-            epoch: ImageEpoch { device: 1, inode: 2, auxv: [3; 32], stack_start: 4, namespaces: [5, 6, 7] },
+            epoch: ImageEpoch {
+                device: 1,
+                inode: 2,
+                auxv: [3; 32],
+                stack_start: 4,
+                namespaces: [5, 6, 7],
+                cgroup: CgroupMark::Unified(8),
+            },
             evidence,
             at: SystemTime::UNIX_EPOCH,
         }

@@ -2,6 +2,7 @@
 //! asks a model of one.
 
 use std::fmt;
+use std::path::Path;
 use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
@@ -34,6 +35,14 @@ pub enum Unanswered {
     /// The question could not be put.
     #[error(transparent)]
     Undecided(#[from] Undecided),
+}
+
+impl Unanswered {
+    /// Sorts an error of the kernel: about the process, or a cause on our side.
+    #[must_use]
+    pub fn from_errno(errno: i32) -> Self {
+        Undecided::from_errno(errno).map_or(Self::Gone, Self::Undecided)
+    }
 }
 
 /// The credentials with which a socket was connected, or a message was written.
@@ -130,6 +139,20 @@ pub struct FileIdentity {
     pub mode: u32,
 }
 
+impl FileIdentity {
+    /// Whether both are one file, whatever it looked like at either time.
+    #[must_use]
+    pub const fn is_same_file(&self, other: &Self) -> bool {
+        self.device == other.device && self.inode == other.inode
+    }
+
+    /// Major number of the device.
+    #[must_use]
+    pub const fn major(&self) -> u32 {
+        libc::major(self.device)
+    }
+}
+
 /// One process, held by a handle that never comes to mean another.
 ///
 /// INVARIANT: between attestations an implementation keeps nothing open but the pidfd.
@@ -164,7 +187,7 @@ pub trait Process: Send + Sync + fmt::Debug {
 
 /// An open `/proc/PID`: after the process's death every read fails, and never meets another process.
 pub trait ProcDirectory: Send + Sync {
-    /// Reads a whole file of at most 64 KiB.
+    /// Reads a file, whole or its first 64 KiB and one byte more, by which a reader knows that it is too long.
     ///
     /// # Errors
     /// [`Unanswered`]
@@ -182,7 +205,13 @@ pub trait ProcDirectory: Send + Sync {
     /// [`Unanswered::Absent`] for a kernel thread or a zombie.
     fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered>;
 
-    /// Opens the running executable itself for hashing, together with what its file system is.
+    /// The `f_type` of the running executable's file system. May wait for that file system.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    fn executable_file_system(&self) -> Result<i64, Unanswered>;
+
+    /// Opens the running executable itself for hashing. May wait for its file system.
     ///
     /// # Errors
     /// [`Unanswered`]
@@ -196,8 +225,15 @@ pub struct Executable {
     pub file: std::fs::File,
     /// Its identity, asked of the open file.
     pub identity: FileIdentity,
-    /// `f_type` of its file system.
-    pub file_system: i64,
+}
+
+/// Whether a look-up may wait for a file system, which may never answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Only what the kernel has at hand.
+    None,
+    /// As long as it takes: never on a thread that serves others.
+    Any,
 }
 
 /// The host that callers are compared with: PID 1's view, found once at start.
@@ -212,15 +248,19 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// is none.
     ///
     /// # Errors
-    /// [`Undecided`]
-    fn file_at(&self, path: &std::path::Path) -> Result<Option<FileIdentity>, Undecided>;
+    /// [`Undecided`]; with [`Patience::None`] [`Undecided::TimedOut`] when it would have to wait.
+    fn file_at(&self, path: &Path, patience: Patience) -> Result<Option<FileIdentity>, Undecided>;
 
-    /// The absolute path from the root of the hierarchy for a path that `/proc/PID/cgroup` showed us, proven by the
-    /// inode of the directory. `None` where it cannot be proven.
+    /// The absolute path from the root of the hierarchy for a path that `/proc/PID/cgroup` showed us. `cgroup` is the
+    /// caller's cgroup id, where the path is that of the unified hierarchy and the kernel says. `None` where the path cannot
+    /// be proven.
     ///
     /// # Errors
     /// [`Undecided`]
     fn anchored_cgroup(&self, shown: &str, cgroup: Option<u64>) -> Result<Option<String>, Undecided>;
+
+    /// The path of the system manager's own root in the hierarchy, without a trailing `/`: empty on an ordinary machine.
+    fn manager_root(&self) -> &str;
 
     /// The inode of the nearest ancestor of this v2 cgroup that root owns; 0 where it is not known.
     fn charged_cgroup(&self, shown: &str) -> u64;

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 /// The most bytes a selector's text may have: a cgroup path may reach 4,096.
-pub const MAX_SELECTOR: usize = 4096 + 64;
+pub const MAX_SELECTOR: usize = MAX_PATH + 64;
+
+/// The most bytes of a path, as the kernel counts them (`PATH_MAX`).
+const MAX_PATH: usize = 4096;
 
 /// One fact about a workload that an entry can ask for.
 ///
@@ -166,6 +169,18 @@ impl Selector {
             Self::Cgroup(_) => SelectorKind::Cgroup,
             Self::Host => SelectorKind::Host,
         }
+    }
+
+    /// `unix:path:` for a path as the kernel shows it; `None` when no selector may have that text.
+    #[must_use]
+    pub fn path(path: &str) -> Option<Self> {
+        (path != "/" && path.len() <= MAX_PATH && is_plain_path(path)).then(|| Self::UnixPath(path.into()))
+    }
+
+    /// `cgroup:` for a path from the root of the hierarchy; `None` when no selector may have that text.
+    #[must_use]
+    pub fn cgroup(path: &str) -> Option<Self> {
+        (path.len() <= MAX_PATH && is_plain_path(path)).then(|| Self::Cgroup(path.into()))
     }
 
     /// Whether this fact alone tells a workload from the others on its node (SPEC: product contract §4). Slices, paths,

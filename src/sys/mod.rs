@@ -2,5 +2,8 @@
 
 #![allow(unsafe_code, reason = "the one room for it")]
 
+pub mod allocator;
+pub mod passed_descriptors;
 pub mod peer_groups;
+pub mod pidfd;
 pub mod readable;

@@ -1,0 +1,213 @@
+//! Which facts follow from what was read, each by its own condition, and what is withheld and why.
+
+use crate::attestation::host::cgroup::Group;
+use crate::attestation::kernel::Credentials;
+use crate::attestation::kernel::FileIdentity;
+use crate::evidence::Accounts;
+use crate::evidence::EvidenceSet;
+use crate::evidence::Grade;
+use crate::evidence::Selector;
+use crate::evidence::SelectorKind;
+use crate::evidence::Source;
+use crate::evidence::WithheldBecause;
+
+/// Whether a process is in the host's own namespaces of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostNamespaces {
+    /// Its user namespace is the host's.
+    pub user: bool,
+    /// Its PID namespace is the host's.
+    pub pid: bool,
+    /// Its cgroup namespace is the host's.
+    pub cgroup: bool,
+}
+
+/// The cgroup of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The path from the root of the hierarchy, and what it stands for.
+    Anchored {
+        /// The path.
+        path: String,
+        /// What it stands for.
+        group: Group,
+    },
+    /// The path could not be proven, or hierarchies without rank show several.
+    NotAnchored {
+        /// The path that was shown, where one decides.
+        shown: Option<String>,
+    },
+}
+
+impl Place {
+    /// Whether the process is in a container, or may be: where the cgroup proves nothing, that is no proof of the host.
+    #[must_use]
+    pub const fn is_container(&self) -> bool {
+        matches!(self, Self::Anchored { group: Group::Container { .. }, .. })
+    }
+}
+
+/// What was read of one process, checked against itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Its credentials, on which socket, pidfd and `/proc` agree.
+    pub peer: Credentials,
+    /// Its supplementary groups.
+    pub groups: &'a [u32],
+    /// Where its namespaces are the host's.
+    pub namespaces: HostNamespaces,
+    /// Its cgroup.
+    pub place: &'a Place,
+}
+
+/// Everything but path and hash, which cost more and are looked for only when an entry could use them.
+#[must_use]
+pub fn facts(seen: &Seen<'_>, accounts: &Accounts) -> EvidenceSet {
+    let mut evidence = EvidenceSet::default();
+    let Seen { peer, groups, .. } = *seen;
+    let mut prove = |selector, source| evidence.prove(selector, Grade::Kernel, source);
+    prove(Selector::UnixUid(peer.uid), Source::Credentials);
+    prove(Selector::UnixGid(peer.gid), Source::Credentials);
+    for gid in groups {
+        prove(Selector::UnixSupplementaryGid(*gid), Source::Status);
+    }
+    names(&mut evidence, seen, accounts);
+    cgroup(&mut evidence, seen);
+    host(&mut evidence, seen);
+    evidence
+}
+
+fn names(evidence: &mut EvidenceSet, seen: &Seen<'_>, accounts: &Accounts) {
+    if let Some(because) = not_on_the_host(seen) {
+        for kind in [SelectorKind::UnixUser, SelectorKind::UnixGroup, SelectorKind::UnixSupplementaryGroup] {
+            evidence.withhold(kind, None, because);
+        }
+        return;
+    }
+    let mut prove = |selector, source| evidence.prove(selector, Grade::Kernel, source);
+    for name in accounts.user_names(seen.peer.uid) {
+        prove(Selector::UnixUser(name.clone()), Source::Credentials);
+    }
+    for name in accounts.group_names(seen.peer.gid) {
+        prove(Selector::UnixGroup(name.clone()), Source::Credentials);
+    }
+    for name in seen.groups.iter().flat_map(|gid| accounts.group_names(*gid)) {
+        prove(Selector::UnixSupplementaryGroup(name.clone()), Source::Status);
+    }
+}
+
+fn cgroup(evidence: &mut EvidenceSet, seen: &Seen<'_>) {
+    let units = [SelectorKind::SystemdId, SelectorKind::SystemdSlice];
+    let (path, group) = match seen.place {
+        Place::Anchored { group: Group::Container { .. }, path } => {
+            for kind in units.into_iter().chain([SelectorKind::Cgroup]) {
+                evidence.withhold(kind, Some(path.clone()), WithheldBecause::Container);
+            }
+            return;
+        }
+        Place::NotAnchored { shown } => {
+            for kind in units.into_iter().chain([SelectorKind::Cgroup]) {
+                evidence.withhold(kind, shown.clone(), WithheldBecause::CgroupNotAnchored);
+            }
+            return;
+        }
+        Place::Anchored { path, group } => (path, group),
+    };
+    match Selector::cgroup(path) {
+        Some(selector) => evidence.prove(selector, Grade::Kernel, Source::Cgroup),
+        None => evidence.withhold(SelectorKind::Cgroup, Some(path.clone()), WithheldBecause::NotPrintable),
+    }
+    match group {
+        Group::Unit { id, slice } => {
+            evidence.prove(Selector::SystemdId(id.as_str().into()), Grade::Kernel, Source::Cgroup);
+            evidence.prove(Selector::SystemdSlice(slice.as_str().into()), Grade::Kernel, Source::Cgroup);
+        }
+        Group::Plain | Group::Container { .. } => {
+            for kind in units {
+                evidence.withhold(kind, Some(path.clone()), WithheldBecause::NotAUnit);
+            }
+        }
+    }
+}
+
+fn host(evidence: &mut EvidenceSet, seen: &Seen<'_>) {
+    let HostNamespaces { user, pid, cgroup } = seen.namespaces;
+    let because = match seen.place {
+        Place::Anchored { group: Group::Container { .. }, .. } => WithheldBecause::Container,
+        _ if !(user && pid && cgroup) => WithheldBecause::NotHostNamespaces,
+        Place::NotAnchored { .. } => WithheldBecause::CgroupNotAnchored,
+        Place::Anchored { .. } => return evidence.prove(Selector::Host, Grade::Kernel, Source::Namespaces),
+    };
+    evidence.withhold(SelectorKind::Host, None, because);
+}
+
+/// Why facts that a process can forge from its own user namespace, or that belong to a container's image, do not count.
+#[must_use]
+pub fn not_on_the_host(seen: &Seen<'_>) -> Option<WithheldBecause> {
+    if seen.place.is_container() {
+        Some(WithheldBecause::Container)
+    } else if seen.namespaces.user {
+        None
+    } else {
+        // SECURITY: with a user namespace of its own a process can put any file behind its executable's link
+        // (`PR_SET_MM_MAP`), and any file at any path (mounts).
+        Some(WithheldBecause::ForeignUserNamespace)
+    }
+}
+
+/// Whether the path of the executable's link counts. `at_path` is the file that PID 1 sees there.
+///
+/// SECURITY: a deleted file is known by its count of names. Its link ends in ` (deleted)`, and a file can be called that.
+///
+/// # Errors
+/// Why it does not count.
+pub fn path(link: &str, running: &FileIdentity, at_path: Option<&FileIdentity>) -> Result<Selector, WithheldBecause> {
+    if running.links == 0 {
+        let anonymous = link.starts_with("/memfd:");
+        return Err(if anonymous { WithheldBecause::Anonymous } else { WithheldBecause::Deleted });
+    }
+    if !at_path.is_some_and(|there| there.is_same_file(running)) {
+        return Err(WithheldBecause::PathIsAnotherFile);
+    }
+    Selector::path(link).ok_or(WithheldBecause::NotPrintable)
+}
+
+/// File systems whose bytes only their owner and root can change, by `f_type` (SPEC: statfs(2)): ext2 to ext4, xfs, btrfs,
+/// f2fs, erofs, squashfs, tmpfs, zfs, bcachefs.
+const LOCAL: [i64; 9] =
+    [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0xE0F5_E1E2, 0x7371_7368, 0x0102_1994, 0x2FC1_2FC1, 0xCA45_1A4E];
+const OVERLAY: i64 = 0x794C_7630;
+
+/// Major numbers of block devices whose bytes live in a file (loop) or on another machine (nbd).
+const BORROWED_DEVICES: [u32; 2] = [7, 43];
+
+/// Largest executable that is hashed.
+pub const MAX_HASHED: u64 = 512 << 20;
+
+/// Why the hash of this file proves nothing for this caller; `None` when it counts.
+///
+/// SECURITY: bytes that the caller can change after they ran prove nothing of what ran. A write bit for a group counts as
+/// the caller's, for an access list hides behind it. The upper file of an overlay can be swapped after the exec by whoever
+/// owns the upper directory. Root can do all of that anyway.
+#[must_use]
+pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<WithheldBecause> {
+    let root = uid == 0;
+    let overlay = file_system == OVERLAY;
+    let borrowed = BORROWED_DEVICES.contains(&file.major());
+    if !(LOCAL.contains(&file_system) || overlay && root) || (borrowed && !root) {
+        Some(WithheldBecause::ForeignFileSystem)
+    } else if !root && (file.uid == uid || file.mode & 0o022 != 0) {
+        Some(WithheldBecause::WritableByCaller)
+    } else if file.size > MAX_HASHED {
+        Some(WithheldBecause::TooLarge)
+    } else {
+        None
+    }
+}
+
+/// Whether what the file looks like tells its bytes, so that its digest may be remembered. Not on an overlay or in the
+/// hands of the caller, where bytes change behind their looks.
+#[must_use]
+pub fn hash_is_stable(uid: u32, file: &FileIdentity) -> bool {
+    file.major() != 0 && hash_withheld(uid, file, LOCAL[0]).is_none()
+}

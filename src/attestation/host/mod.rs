@@ -1,0 +1,22 @@
+//! What the files of `/proc/PID` say, and which facts follow from it for a process of the host. Pure: text in, facts out.
+
+pub mod cgroup;
+pub mod facts;
+pub mod stat;
+pub mod status;
+
+/// The most bytes of a `/proc` file that are looked at; a longer one is refused.
+pub const MAX_FILE: usize = 64 * 1024;
+
+/// The text is not what the kernel writes, or longer than [`MAX_FILE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not what the kernel writes")]
+pub struct NotKernelText;
+
+/// A decimal number as the kernel writes it: digits alone.
+fn number<T: std::str::FromStr>(digits: &[u8]) -> Result<T, NotKernelText> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(NotKernelText);
+    }
+    std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or(NotKernelText)
+}

@@ -1,0 +1,122 @@
+//! `/proc/PID/stat`.
+
+use crate::attestation::host::MAX_FILE;
+use crate::attestation::host::NotKernelText;
+use crate::attestation::host::number;
+
+/// The fields of `stat` that attestation uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Process id.
+    pub pid: u32,
+    /// State of the first thread: `R`, `S`, `D`, `Z` and so on.
+    pub state: u8,
+    /// Start of the process in clock ticks since boot. SECURITY: not an identity. A process can be allocated early and
+    /// take its number late, so two processes of one number can show the same tick.
+    pub started: u64,
+    /// Address of the stack's start: 0 or 1 for a reader without the right to trace the process.
+    pub stack_start: u64,
+}
+
+/// Fields after the name since Linux 3.5 (SPEC: proc_pid_stat(5)).
+const FIELDS: usize = 50;
+
+impl Stat {
+    /// Reads the fields after the *last* parenthesis: the name before it is the process's own choice and may hold any
+    /// byte, while the fields after it are numbers and one letter.
+    ///
+    /// # Errors
+    /// [`NotKernelText`]
+    pub fn parse(text: &[u8]) -> Result<Self, NotKernelText> {
+        if text.len() > MAX_FILE {
+            return Err(NotKernelText);
+        }
+        let close = text.iter().rposition(|byte| *byte == b')').ok_or(NotKernelText)?;
+        let (before, after) = text.split_at(close);
+        let open = before.iter().position(|byte| *byte == b'(').ok_or(NotKernelText)?;
+        let pid = before.get(..open).and_then(|pid| pid.strip_suffix(b" ")).ok_or(NotKernelText)?;
+        let after = after.strip_prefix(b") ").and_then(|fields| fields.strip_suffix(b"\n")).ok_or(NotKernelText)?;
+        let fields: Vec<&[u8]> = after.split(|byte| *byte == b' ').collect();
+        match fields.as_slice() {
+            [[state], rest @ ..] if fields.len() >= FIELDS && state.is_ascii_alphabetic() => Ok(Self {
+                pid: number(pid)?,
+                state: *state,
+                started: number(rest.get(18).ok_or(NotKernelText)?)?,
+                stack_start: number(rest.get(24).ok_or(NotKernelText)?)?,
+            }),
+            _ => Err(NotKernelText),
+        }
+    }
+
+    /// Whether the first thread has exited, be it that others still run.
+    #[must_use]
+    pub const fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(name: &[u8]) -> Vec<u8> {
+        let mut line = b"4711 (".to_vec();
+        line.extend_from_slice(name);
+        line.extend_from_slice(b") S 1 4711 4711 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 2 3 4 5 6 140721111 ");
+        line.extend_from_slice(b"0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 8 9 10 11 12 13 14 0\n");
+        line
+    }
+
+    #[test]
+    fn the_start_and_the_stack_are_the_22nd_and_28th_field() {
+        let stat = Stat::parse(&line(b"bash")).unwrap();
+        assert_eq!(stat, Stat { pid: 4711, state: b'S', started: 987_654, stack_start: 140_721_111 });
+    }
+
+    #[test]
+    fn a_name_made_of_parentheses_and_fields_changes_nothing() {
+        for name in [&b") R 1 ("[..], b")", b"(((", b"a b) Z 1 1", b"\n", b"\xff\xfe"] {
+            assert_eq!(Stat::parse(&line(name)), Stat::parse(&line(b"bash")), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_write_is_refused() {
+        let good = line(b"x");
+        for bad in [
+            good.strip_suffix(b" 0\n").unwrap(),
+            good.strip_suffix(b"\n").unwrap(),
+            b"4711 (x)",
+            b"(x) S",
+            b"",
+            &b"4711 x S 1 "[..],
+        ] {
+            assert_eq!(Stat::parse(bad), Err(NotKernelText), "{}", String::from_utf8_lossy(bad));
+        }
+        assert_eq!(Stat::parse(&line(&vec![b'('; MAX_FILE])), Err(NotKernelText));
+    }
+
+    #[test]
+    fn a_first_thread_that_has_exited_is_dead_and_one_that_is_stopped_is_not() {
+        let state = |state: &str| {
+            let text = String::from_utf8(line(b"x")).unwrap().replace(") S ", &format!(") {state} "));
+            Stat::parse(text.as_bytes()).unwrap().is_dead()
+        };
+        assert!(state("Z") && state("X"));
+        assert!(!state("R") && !state("S") && !state("D") && !state("T") && !state("t"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_name_is_the_fields_stay_the_same(name in prop::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert_eq!(Stat::parse(&line(&name)), Stat::parse(&line(b"bash")));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+            let _ = Stat::parse(&bytes);
+        }
+    }
+}

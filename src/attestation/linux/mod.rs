@@ -1,0 +1,131 @@
+//! The real kernel. Owns every look at `/proc`, at pidfds and at the file system that attestation takes; refuses to know
+//! what a fact is worth.
+
+mod cgroups;
+mod files;
+mod process;
+mod reference;
+
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
+
+pub use process::LinuxProcess;
+pub use reference::Reference;
+pub use reference::Unfit;
+
+use crate::attestation::kernel::FileIdentity;
+use crate::attestation::kernel::Host;
+use crate::attestation::kernel::Level;
+use crate::attestation::kernel::Namespace;
+use crate::attestation::kernel::Patience;
+use crate::attestation::kernel::Unanswered;
+use crate::attestation::linux::cgroups::Hierarchy;
+use crate::attestation::linux::reference::Namespaces;
+use crate::evidence::Undecided;
+
+/// This machine, looked at once at start: `/proc`, PID 1's root and namespaces, the cgroup hierarchy.
+#[derive(Debug)]
+pub struct Linux {
+    proc: Arc<OwnedFd>,
+    root: OwnedFd,
+    level: Level,
+    reference: Reference,
+    namespaces: Namespaces,
+    cgroups: Hierarchy,
+}
+
+impl Linux {
+    /// Looks at the machine and makes sure that what the daemon sees of other processes is the truth.
+    ///
+    /// # Errors
+    /// [`Unfit`]: where it is not, or where this kernel gives less than `minimum`.
+    pub fn open(minimum: Level) -> Result<Self, Unfit> {
+        let proc = reference::proc_directory()?;
+        let level = reference::level(minimum)?;
+        let reference::Found { reference, namespaces, root } = reference::find(&proc)?;
+        let cgroups = Hierarchy::open(&proc, &root, namespaces.shares_cgroups())?;
+        Ok(Self { proc: Arc::new(proc), root, level, reference, namespaces, cgroups })
+    }
+
+    /// The process behind an accepted socket. Takes one descriptor, and keeps it for as long as the process is held.
+    ///
+    /// # Errors
+    /// [`Unanswered::Gone`] when the process has exited already; [`Unanswered::Absent`] when, at [`Level::Reduced`], it is
+    /// outside our PID namespace.
+    pub fn peer(&self, socket: BorrowedFd<'_>) -> Result<LinuxProcess, Unanswered> {
+        LinuxProcess::connected(self.proc.clone(), socket, self.level)
+    }
+
+    /// What callers are compared with.
+    #[must_use]
+    pub fn reference(&self) -> Reference {
+        self.reference
+    }
+
+    /// Whether a caller's cgroup can be told for certain; without it there are no selectors for units and cgroups.
+    #[must_use]
+    pub fn anchors_cgroups(&self) -> bool {
+        self.cgroups.is_anchored()
+    }
+}
+
+impl Host for Linux {
+    fn level(&self) -> Level {
+        self.level
+    }
+
+    fn namespace(&self, namespace: Namespace) -> Option<u64> {
+        self.namespaces.of(namespace)
+    }
+
+    fn file_at(&self, path: &Path, patience: Patience) -> Result<Option<FileIdentity>, Undecided> {
+        let Ok(below) = path.strip_prefix("/") else { return Ok(None) };
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        if patience == Patience::None {
+            // SECURITY: a path can lead into a file system that its owner answers for, and never answers.
+            resolve |= ResolveFlags::CACHED;
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat2(&self.root, below, flags, Mode::empty(), resolve) {
+            Ok(file) => match files::identity(&file) {
+                Ok(identity) => Ok(Some(identity)),
+                Err(errno) => Err(Undecided::from_errno(errno.raw_os_error()).unwrap_or(Undecided::Kernel)),
+            },
+            // RESOLVE_CACHED answers EAGAIN when it would have to wait, and EINVAL below Linux 5.12.
+            Err(Errno::AGAIN | Errno::INVAL) if patience == Patience::None => Err(Undecided::TimedOut),
+            Err(Errno::MFILE | Errno::NFILE) => Err(Undecided::OutOfDescriptors),
+            Err(Errno::NOMEM) => Err(Undecided::OutOfMemory),
+            Err(Errno::NOSYS) => Err(Undecided::Kernel),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn anchored_cgroup(&self, shown: &str, cgroup: Option<u64>) -> Result<Option<String>, Undecided> {
+        self.cgroups.anchored(shown, cgroup)
+    }
+
+    fn manager_root(&self) -> &str {
+        self.cgroups.manager_root()
+    }
+
+    fn charged_cgroup(&self, shown: &str) -> u64 {
+        self.cgroups.charged(shown)
+    }
+}
+
+/// Reads a file below an open directory of `/proc`.
+fn read(directory: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
+    let file = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    files::read_whole(&File::from(file))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! One process, held by its pidfd.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::event::poll;
+use rustix::fs::AtFlags;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::process::PidfdFlags;
+use rustix::process::pidfd_open;
+
+use crate::attestation::host::stat::Stat;
+use crate::attestation::kernel::Credentials;
+use crate::attestation::kernel::Executable;
+use crate::attestation::kernel::FileIdentity;
+use crate::attestation::kernel::Ids;
+use crate::attestation::kernel::Level;
+use crate::attestation::kernel::Namespace;
+use crate::attestation::kernel::PidfdFacts;
+use crate::attestation::kernel::ProcDirectory;
+use crate::attestation::kernel::ProcFile;
+use crate::attestation::kernel::Process;
+use crate::attestation::kernel::Unanswered;
+use crate::attestation::linux::files;
+use crate::attestation::linux::read;
+use crate::evidence::Undecided;
+use crate::sys;
+
+/// How often a process is asked whether it lives where the kernel has no room for one more wait.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A process of this machine.
+#[derive(Debug)]
+pub struct LinuxProcess {
+    proc: Arc<OwnedFd>,
+    pidfd: Arc<OwnedFd>,
+    peer: Credentials,
+    level: Level,
+    /// Start time at [`Level::Reduced`], where the pidfd came after the number.
+    started: Option<u64>,
+}
+
+impl LinuxProcess {
+    pub(super) fn connected(proc: Arc<OwnedFd>, socket: BorrowedFd<'_>, level: Level) -> Result<Self, Unanswered> {
+        let credentials = getsockopt(&socket, sockopt::PeerCredentials).map_err(unanswered_nix)?;
+        let peer = Credentials {
+            // SECURITY: a process outside our PID namespace has the number 0, and is nobody.
+            pid: u32::try_from(credentials.pid()).unwrap_or(0),
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+        };
+        if level == Level::Reduced {
+            return Self::opened_by_number(proc, peer);
+        }
+        let pidfd = match getsockopt(&socket, sockopt::PeerPidfd) {
+            Ok(pidfd) => Arc::new(pidfd),
+            // Linux before 6.16 has no pidfd to give for a process that was reaped.
+            Err(nix::Error::EINVAL | nix::Error::ESRCH) => return Err(Unanswered::Gone),
+            Err(errno) => return Err(unanswered_nix(errno)),
+        };
+        Ok(Self { proc, pidfd, peer, level, started: None })
+    }
+
+    /// SECURITY: the number may have come to mean another process before we asked, and nothing here can tell. What can be
+    /// told is that it did not change its meaning *while* we asked: one start time before and after.
+    fn opened_by_number(proc: Arc<OwnedFd>, peer: Credentials) -> Result<Self, Unanswered> {
+        let pid = i32::try_from(peer.pid).ok().and_then(Pid::from_raw).ok_or(Unanswered::Absent)?;
+        let started = start_time(&open_directory(&proc, peer.pid)?)?;
+        let pidfd = Arc::new(pidfd_open(pid, PidfdFlags::empty()).map_err(unanswered)?);
+        let process = Self { proc, pidfd, peer, level: Level::Reduced, started: Some(started) };
+        process.open_directory().map(|_| process)
+    }
+
+    /// Opens the process's directory, and proves by the living pidfd that the number still means this process.
+    fn open_directory(&self) -> Result<OwnedFd, Unanswered> {
+        let directory = open_directory(&self.proc, self.peer.pid)?;
+        if let Some(started) = self.started
+            && start_time(&directory)? != started
+        {
+            return Err(Unanswered::Gone);
+        }
+        self.alive()?;
+        Ok(directory)
+    }
+}
+
+impl Process for LinuxProcess {
+    fn peer(&self) -> Credentials {
+        self.peer
+    }
+
+    fn level(&self) -> Level {
+        self.level
+    }
+
+    fn alive(&self) -> Result<(), Unanswered> {
+        let mut pidfd = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        match poll(&mut pidfd, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Unanswered::Gone),
+            Err(errno) => Err(unanswered(errno)),
+        }
+    }
+
+    fn pidfd_facts(&self) -> Result<Option<PidfdFacts>, Unanswered> {
+        if self.level != Level::Full {
+            return Ok(None);
+        }
+        let info = sys::pidfd::info(self.pidfd.as_fd())
+            .map_err(|error| Unanswered::from_errno(error.raw_os_error().unwrap_or_default()))?;
+        Ok(Some(PidfdFacts {
+            pid: info.pid,
+            uids: Ids { real: info.ruid, effective: info.euid, saved: info.suid, fs: info.fsuid },
+            gids: Ids { real: info.rgid, effective: info.egid, saved: info.sgid, fs: info.fsgid },
+            cgroup: info.cgroup,
+        }))
+    }
+
+    fn directory(&self) -> Result<Box<dyn ProcDirectory>, Unanswered> {
+        Ok(Box::new(Directory(self.open_directory()?)))
+    }
+
+    fn exited(&self) -> BoxFuture<'static, ()> {
+        let pidfd = self.pidfd.clone();
+        Box::pin(async move {
+            if sys::pidfd::exited(pidfd.clone()).await.is_ok() {
+                return;
+            }
+            // No room for one more wait: ask, and keep asking.
+            let mut answer = [PollFd::new(&pidfd, PollFlags::IN)];
+            while !matches!(poll(&mut answer, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1)) {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        })
+    }
+}
+
+/// An open `/proc/PID`.
+#[derive(Debug)]
+struct Directory(OwnedFd);
+
+impl ProcDirectory for Directory {
+    fn read(&self, file: ProcFile) -> Result<Vec<u8>, Unanswered> {
+        let name = match file {
+            ProcFile::Status => "status",
+            ProcFile::Stat => "stat",
+            ProcFile::Cgroup => "cgroup",
+            ProcFile::Auxv => "auxv",
+        };
+        read(&self.0, name).map_err(unanswered)
+    }
+
+    fn namespace(&self, namespace: Namespace) -> Result<u64, Unanswered> {
+        namespace_of(&self.0, namespace).map_err(unanswered)
+    }
+
+    fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered> {
+        let identity = files::identity_at(&self.0, "exe", AtFlags::empty()).map_err(unanswered_link)?;
+        let link = match rustix::fs::readlinkat(&self.0, "exe", Vec::with_capacity(256)) {
+            Ok(link) => PathBuf::from(OsString::from_vec(link.into_bytes())),
+            // Longer than any path that can be typed: no path at all.
+            Err(Errno::NAMETOOLONG) => PathBuf::new(),
+            Err(errno) => return Err(unanswered_link(errno)),
+        };
+        Ok((identity, link))
+    }
+
+    fn executable_file_system(&self) -> Result<i64, Unanswered> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0, "exe", flags, Mode::empty()).map_err(unanswered_link)?;
+        Ok(rustix::fs::fstatfs(file).map_err(unanswered)?.f_type)
+    }
+
+    fn open_executable(&self) -> Result<Executable, Unanswered> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.0, "exe", flags, Mode::empty()).map_err(unanswered_link)?;
+        let identity = files::identity(&file).map_err(unanswered)?;
+        Ok(Executable { file: File::from(file), identity })
+    }
+}
+
+/// The inode of a namespace, by the link below an open `/proc/PID`.
+pub(super) fn namespace_of(directory: &OwnedFd, namespace: Namespace) -> Result<u64, Errno> {
+    let name = match namespace {
+        Namespace::User => "ns/user",
+        Namespace::Mount => "ns/mnt",
+        Namespace::Pid => "ns/pid",
+        Namespace::Cgroup => "ns/cgroup",
+    };
+    let mut buffer = [0; 64];
+    let length = rustix::fs::readlinkat_raw(directory, name, &mut buffer[..])?;
+    let link = buffer.get(..length).and_then(|link| std::str::from_utf8(link).ok());
+    let inode = link.and_then(|link| link.split_once(":[")?.1.strip_suffix(']')?.parse().ok());
+    inode.ok_or(Errno::INVAL)
+}
+
+pub(super) fn open_directory(proc: &OwnedFd, pid: u32) -> Result<OwnedFd, Unanswered> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(proc, pid.to_string(), flags, Mode::empty()).map_err(unanswered)
+}
+
+fn start_time(directory: &OwnedFd) -> Result<u64, Unanswered> {
+    let text = read(directory, "stat").map_err(unanswered)?;
+    Stat::parse(&text).map(|stat| stat.started).map_err(|_| Unanswered::Undecided(Undecided::Kernel))
+}
+
+fn unanswered(errno: Errno) -> Unanswered {
+    Unanswered::from_errno(errno.raw_os_error())
+}
+
+fn unanswered_nix(errno: nix::Error) -> Unanswered {
+    Unanswered::from_errno(errno as i32)
+}
+
+/// A link of a living process can be missing, too: a kernel thread runs no file, and a first thread that exited no more.
+fn unanswered_link(errno: Errno) -> Unanswered {
+    if errno == Errno::NOENT { Unanswered::Absent } else { unanswered(errno) }
+}

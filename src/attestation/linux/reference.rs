@@ -1,0 +1,285 @@
+//! Is what the daemon sees of other processes the truth? Looked at once, at start, and refused with a reason if not.
+
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+
+use nix::sys::socket::AddressFamily;
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::SockType;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::socketpair;
+use nix::sys::socket::sockopt;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::PidfdFlags;
+use rustix::process::getpid;
+use rustix::process::pidfd_open;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::attestation::kernel::Level;
+use crate::attestation::kernel::Namespace;
+use crate::attestation::kernel::Unanswered;
+use crate::attestation::linux::process::namespace_of;
+use crate::attestation::linux::process::open_directory;
+use crate::attestation::linux::read;
+use crate::sys;
+
+/// Inodes of the namespaces that the kernel starts with (SPEC: linux/proc_ns.h).
+const INITIAL_USER: u64 = 4_026_531_837;
+const INITIAL_CGROUP: u64 = 4_026_531_835;
+
+/// `f_type` of `/proc`.
+const PROC: i64 = 0x9FA0;
+
+/// The line of a user or group map that maps every id to itself.
+const IDENTITY: [&str; 3] = ["0", "0", "4294967295"];
+
+/// Whose root and namespaces callers are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reference {
+    /// PID 1's.
+    FirstProcess,
+    /// The daemon's own, because PID 1's may not be read.
+    OwnRoot,
+}
+
+/// Why the daemon cannot work here: what, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Something else is mounted there.
+    #[error(
+        "/proc is not the kernel's process file system; unmount what covers it, or mount it: mount -t proc proc /proc"
+    )]
+    NotProc,
+    /// It shows the processes of another PID namespace.
+    #[error(
+        "/proc shows the processes of another PID namespace than the daemon's own; \
+         start the daemon in the host's PID namespace (hostPID: true, or no --pid), or mount /proc anew"
+    )]
+    ForeignProc,
+    /// `hidepid`, or `ProtectProc=` without the right to see through it.
+    #[error(
+        "/proc hides other users' processes from the daemon (hidepid= or ProtectProc=); \
+         give it CAP_SYS_PTRACE, or mount /proc without hidepid"
+    )]
+    HiddenProc,
+    /// Not PID 1's user namespace.
+    #[error(
+        "the daemon's user namespace ({own}) is not that of PID 1 or of the host ({reference}), so it cannot tell users \
+         apart; start it without PrivateUsers=, --userns or unshare --user"
+    )]
+    UserNamespace {
+        /// Ours.
+        own: u64,
+        /// The reference.
+        reference: u64,
+    },
+    /// Ids are mapped.
+    #[error(
+        "the daemon's user namespace maps ids ({map} is not the identity), so different users look the same; \
+         start it in the host's user namespace"
+    )]
+    MappedIds {
+        /// `uid_map` or `gid_map`.
+        map: &'static str,
+    },
+    /// Not PID 1's PID namespace.
+    #[error(
+        "the daemon's PID namespace ({own}) is not that of PID 1 ({reference}), so callers outside it have no number; \
+         start it in the host's PID namespace (hostPID: true, --pid=host)"
+    )]
+    PidNamespace {
+        /// Ours.
+        own: u64,
+        /// The reference.
+        reference: u64,
+    },
+    /// No pidfds at all.
+    #[error("this kernel has no pidfd_open (Linux 5.3); bonafide proves callers by it: use a newer kernel")]
+    KernelTooOld,
+    /// Less proof than configured.
+    #[error(
+        "this kernel gives the level \"{}\", below the configured minimum \"{}\"; \
+         use Linux 6.5 (pinned) or 6.13 (full), or lower [attest] minimum", name(*.found), name(*.minimum)
+    )]
+    BelowMinimum {
+        /// What it gives.
+        found: Level,
+        /// What is configured.
+        minimum: Level,
+    },
+    /// A call failed that should not.
+    #[error(
+        "{doing} failed: {error}; the kernel, or a filter around the daemon, does not allow it: run `bonafide doctor`"
+    )]
+    Kernel {
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        error: Errno,
+    },
+}
+
+impl Unfit {
+    pub(super) fn kernel(doing: &'static str) -> impl Fn(Errno) -> Self {
+        move |error| Self::Kernel { doing, error }
+    }
+}
+
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::Reduced => "reduced",
+        Level::Pinned => "pinned",
+        Level::Full => "full",
+    }
+}
+
+/// The namespaces that callers are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Namespaces {
+    user: u64,
+    pid: u64,
+    mount: Option<u64>,
+    /// `None` when it is not known, or not the daemon's own.
+    cgroup: Option<u64>,
+}
+
+impl Namespaces {
+    pub(super) fn of(&self, namespace: Namespace) -> Option<u64> {
+        match namespace {
+            Namespace::User => Some(self.user),
+            Namespace::Pid => Some(self.pid),
+            Namespace::Mount => self.mount,
+            Namespace::Cgroup => self.cgroup,
+        }
+    }
+
+    /// Whether a path in `/proc/PID/cgroup` begins where PID 1's does.
+    pub(super) fn shares_cgroups(&self) -> bool {
+        self.cgroup.is_some()
+    }
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) reference: Reference,
+    pub(super) namespaces: Namespaces,
+    pub(super) root: OwnedFd,
+}
+
+/// Opens `/proc`, once for the life of the daemon, and makes sure that it is the kernel's and about us.
+pub(super) fn proc_directory() -> Result<OwnedFd, Unfit> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(|_| Unfit::NotProc)?;
+    let file_system = rustix::fs::fstatfs(&proc).map_err(Unfit::kernel("looking at /proc"))?;
+    if file_system.f_type != PROC {
+        return Err(Unfit::NotProc);
+    }
+    let status = read(&proc, "self/status").map_err(|_| Unfit::ForeignProc)?;
+    if is_alone_at_its_number(&status, getpid().as_raw_pid()) { Ok(proc) } else { Err(Unfit::ForeignProc) }
+}
+
+/// Whether a `status` shows one number, ours: seen from outside its PID namespace, a process has several.
+fn is_alone_at_its_number(status: &[u8], pid: i32) -> bool {
+    let expected = format!("NSpid:\t{pid}");
+    status.split(|byte| *byte == b'\n').any(|line| line == expected.as_bytes())
+}
+
+/// PID 1, as `/proc` shows it.
+pub(super) fn first_process(proc: &OwnedFd) -> Result<OwnedFd, Unfit> {
+    let first = open_directory(proc, 1).map_err(hidden)?;
+    read(&first, "status").map_err(|_| Unfit::HiddenProc)?;
+    Ok(first)
+}
+
+fn hidden(unanswered: Unanswered) -> Unfit {
+    match unanswered {
+        Unanswered::Undecided(crate::evidence::Undecided::OutOfDescriptors) => {
+            Unfit::Kernel { doing: "opening /proc/1", error: Errno::MFILE }
+        }
+        _ => Unfit::HiddenProc,
+    }
+}
+
+/// The level of this kernel, which must not be below `minimum`.
+pub(super) fn level(minimum: Level) -> Result<Level, Unfit> {
+    let (one, _other) =
+        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).map_err(|errno| {
+            Unfit::Kernel { doing: "making a socket pair", error: Errno::from_raw_os_error(errno as i32) }
+        })?;
+    let own = pidfd_open(getpid(), PidfdFlags::empty());
+    let peer_pidfd =
+        getsockopt(&one, sockopt::PeerPidfd).map(drop).map_err(|errno| Errno::from_raw_os_error(errno as i32));
+    let info = match &own {
+        Ok(own) => {
+            sys::pidfd::info(own.as_fd()).map(drop).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        }
+        Err(errno) => Err(*errno),
+    };
+    let found = level_from(own.map(drop), peer_pidfd, info)?;
+    if found < minimum { Err(Unfit::BelowMinimum { found, minimum }) } else { Ok(found) }
+}
+
+/// What the answers to `pidfd_open`, `SO_PEERPIDFD` and `PIDFD_GET_INFO` mean.
+fn level_from(open: Result<(), Errno>, peer_pidfd: Result<(), Errno>, info: Result<(), Errno>) -> Result<Level, Unfit> {
+    match (open, peer_pidfd, info) {
+        (Err(Errno::NOSYS), _, _) => Err(Unfit::KernelTooOld),
+        (Err(error), _, _) => Err(Unfit::Kernel { doing: "pidfd_open", error }),
+        (_, Err(Errno::NOPROTOOPT), _) => Ok(Level::Reduced),
+        (_, Err(error), _) => Err(Unfit::Kernel { doing: "SO_PEERPIDFD", error }),
+        (_, _, Err(Errno::NOTTY | Errno::INVAL)) => Ok(Level::Pinned),
+        (_, _, Err(error)) => Err(Unfit::Kernel { doing: "PIDFD_GET_INFO", error }),
+        (Ok(()), Ok(()), Ok(())) => Ok(Level::Full),
+    }
+}
+
+/// Finds what callers are compared with.
+pub(super) fn find(proc: &OwnedFd) -> Result<Found, Unfit> {
+    for map in ["uid_map", "gid_map"] {
+        let text = read(proc, &format!("self/{map}")).map_err(Unfit::kernel("reading the daemon's own id maps"))?;
+        if !std::str::from_utf8(&text).is_ok_and(|text| text.split_whitespace().eq(IDENTITY)) {
+            return Err(Unfit::MappedIds { map });
+        }
+    }
+    let own_directory = open_directory(proc, getpid().as_raw_pid().unsigned_abs()).map_err(hidden)?;
+    let own = links(&own_directory).map_err(Unfit::kernel("reading the daemon's own namespaces"))?;
+    let first = first_process(proc)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let first_root = rustix::fs::openat(&first, "root", flags, Mode::empty());
+    match (links(&first), first_root) {
+        (Ok(first), Ok(root)) => {
+            Ok(Found { reference: Reference::FirstProcess, namespaces: compared(own, Some(first))?, root })
+        }
+        (Err(Errno::ACCESS | Errno::PERM), _) | (_, Err(Errno::ACCESS | Errno::PERM)) => {
+            let root = rustix::fs::open("/", flags, Mode::empty()).map_err(Unfit::kernel("opening /"))?;
+            Ok(Found { reference: Reference::OwnRoot, namespaces: compared(own, None)?, root })
+        }
+        (Err(error), _) | (_, Err(error)) => Err(Unfit::Kernel { doing: "reading PID 1's namespaces", error }),
+    }
+}
+
+/// Namespace inodes of one process: user, PID, mount, cgroup.
+type Links = [u64; 4];
+
+fn links(directory: &OwnedFd) -> Result<Links, Errno> {
+    let of = |namespace| namespace_of(directory, namespace);
+    Ok([of(Namespace::User)?, of(Namespace::Pid)?, of(Namespace::Mount)?, of(Namespace::Cgroup)?])
+}
+
+/// The daemon must share PID 1's user and PID namespace. Where PID 1 may not be read, its own user namespace must be the
+/// one that the kernel started with; that its PID namespace is that of `/proc` is proven already.
+fn compared(own: Links, first: Option<Links>) -> Result<Namespaces, Unfit> {
+    let [own_user, own_pid, own_mount, own_cgroup] = own;
+    let [user, pid, mount, cgroup] = first.unwrap_or([INITIAL_USER, own_pid, own_mount, INITIAL_CGROUP]);
+    if own_user != user {
+        return Err(Unfit::UserNamespace { own: own_user, reference: user });
+    }
+    if own_pid != pid {
+        return Err(Unfit::PidNamespace { own: own_pid, reference: pid });
+    }
+    Ok(Namespaces { user, pid, mount: Some(mount), cgroup: (own_cgroup == cgroup).then_some(cgroup) })
+}
