@@ -1,13 +1,9 @@
-//! What a pidfd says of its process, and waiting for its end.
+//! `PIDFD_GET_INFO`: what a pidfd says of its process.
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use rustix::ioctl;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 const WITH_PID: u64 = 1 << 0;
 const WITH_CREDENTIALS: u64 = 1 << 1;
@@ -59,15 +55,4 @@ pub fn info(pidfd: BorrowedFd<'_>) -> io::Result<PidfdInfo> {
     unsafe { ioctl::ioctl(pidfd, ioctl::Updater::<PIDFD_GET_INFO, _>::new(&mut info))? };
     let all = WITH_PID | WITH_CREDENTIALS | WITH_CGROUP;
     if info.mask & all == all { Ok(info) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
-}
-
-/// Resolves when the process has exited. A pidfd has one wait at a time.
-///
-/// # Errors
-/// Any error of `epoll_ctl(2)`: a second wait on the same pidfd (`EEXIST`), or no room for one more.
-pub async fn exited(pidfd: Arc<OwnedFd>) -> io::Result<()> {
-    // SAFETY: the `Arc` keeps this very descriptor open for as long as the registration lives, and an `Arc<OwnedFd>` that
-    // is never taken apart answers the same number each time it is asked.
-    let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)?;
-    registered.readable().await.map(drop)
 }

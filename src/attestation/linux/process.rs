@@ -139,7 +139,7 @@ impl Process for LinuxProcess {
     fn exited(&self) -> BoxFuture<'static, ()> {
         let pidfd = self.pidfd.clone();
         Box::pin(async move {
-            if sys::pidfd::exited(pidfd.clone()).await.is_ok() {
+            if sys::readable::readable(pidfd.as_fd()).await.is_ok() {
                 return;
             }
             // No room for one more wait: ask, and keep asking.
