@@ -3,10 +3,13 @@
 
 pub mod config;
 pub mod demo;
+pub mod operator;
 pub mod run;
 pub mod screen;
 pub mod sockets;
 pub mod version;
+mod words;
+pub mod workload;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,7 +17,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::Subcommand;
 
+use crate::cli::operator::explain;
+use crate::cli::operator::reload;
+use crate::cli::operator::status;
 use crate::cli::screen::Screen;
+use crate::cli::workload::healthcheck;
 
 /// An identity for every process of this machine, proven by the kernel and not by a secret.
 #[derive(Debug, Parser)]
@@ -29,6 +36,10 @@ enum Command {
     Run(run::Arguments),
     Demo(demo::Arguments),
     Config(config::Arguments),
+    Explain(explain::Arguments),
+    Status(status::Arguments),
+    Healthcheck(healthcheck::Arguments),
+    Reload(reload::Arguments),
     Version(version::Arguments),
 }
 
@@ -43,6 +54,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(arguments) => return run::run(arguments),
         Command::Demo(arguments) => return demo::run(arguments),
         Command::Config(arguments) => config::run(&arguments, screen),
+        Command::Explain(arguments) => explain::run(&arguments, screen),
+        Command::Status(arguments) => status::run(&arguments, screen),
+        Command::Healthcheck(arguments) => healthcheck::run(&arguments, screen),
+        Command::Reload(arguments) => reload::run(&arguments, screen),
         Command::Version(arguments) => version::run(&arguments, screen),
     };
     screen.finish(answer)

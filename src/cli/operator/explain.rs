@@ -1,0 +1,187 @@
+//! `bonafide explain`: everything a decision rests on.
+
+use http::Method;
+
+use crate::cli::operator::client::Answer;
+use crate::cli::operator::client::ask;
+use crate::cli::screen::Exit;
+use crate::cli::screen::Failure;
+use crate::cli::screen::Format;
+use crate::cli::screen::OutputArguments;
+use crate::cli::screen::Screen;
+use crate::cli::sockets::AdminSocket;
+use crate::cli::words::printable;
+use crate::cli::words::word;
+use crate::cli::words::wrap;
+use crate::endpoints::admin::reports::ExplainReport;
+use crate::endpoints::admin::reports::Outcome;
+use crate::endpoints::admin::reports::Problem;
+use crate::evidence::Selector;
+use crate::policy::Considered;
+
+/// Show why a process gets an identity, or none
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true))]
+pub struct Arguments {
+    /// The process, as it is now
+    #[arg(group = "whom")]
+    pid: Option<u32>,
+    /// A decision that was made: the d-... that a refused caller was told
+    #[arg(long, value_name = "ID", group = "whom")]
+    denial: Option<String>,
+    #[command(flatten)]
+    socket: AdminSocket,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+    let question = match (&arguments.denial, arguments.pid) {
+        (Some(id), _) => format!("/v1/explain?denial={}", decision_id(id)?),
+        (None, pid) => format!("/v1/explain?pid={}", pid.unwrap_or_default()),
+    };
+    let report: ExplainReport = match ask(&arguments.socket.path()?, Method::GET, &question)? {
+        Answer::Report(report) => report,
+        Answer::Problem(problem) => return Err(not_explained(problem)),
+    };
+    match arguments.output.output {
+        Format::Json => screen.json(&report),
+        Format::Text => screen.text(&text(&report)),
+    }
+    Ok(match report.result {
+        _ if arguments.denial.is_some() => Exit::Fine,
+        Outcome::Permitted { .. } => Exit::Fine,
+        Outcome::Denied { .. } => Exit::Denied,
+        Outcome::Undecided { .. } => Exit::No,
+    })
+}
+
+/// The id, if it has the form of one.
+fn decision_id(text: &str) -> Result<&str, Failure> {
+    let digits = text.strip_prefix("d-").unwrap_or_default();
+    if !digits.is_empty() && digits.len() <= 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(text);
+    }
+    Err(Failure::new(
+        Exit::Usage,
+        format!("{text:?} is not the id of a decision"),
+        "an id is d- and hexadecimal digits, as the refused caller was told",
+        "bonafide explain --denial d-7f31c2a90b4e",
+    ))
+}
+
+fn not_explained(problem: Problem) -> Failure {
+    let next = match problem.error.as_str() {
+        "no_such_process" => "pgrep NAME",
+        "unknown_decision" => "journalctl -u bonafide | grep d-..., or bonafide explain PID while it runs",
+        _ => "bonafide status",
+    };
+    Failure::new(Exit::No, "there is nothing to explain", printable(&problem.detail), next)
+}
+
+fn text(report: &ExplainReport) -> String {
+    let peer = report.peer;
+    let mut text =
+        format!("process {}, uid {}, gid {}, pinned {}\n", peer.pid, peer.uid, peer.gid, word(&report.level));
+    if let Some(decision) = &report.decision {
+        text += &format!("decision {}\n", printable(decision));
+    }
+    text += "\nEvidence\n";
+    for fact in report.evidence.facts() {
+        let selector = printable(&fact.selector.to_string());
+        text += &format!("  {selector:<45} {:<8} {}\n", word(&fact.grade), word(&fact.source).replace('_', " "));
+    }
+    for withheld in report.evidence.withheld() {
+        let seen = withheld.seen.as_deref().map(|seen| format!(" {}", printable(seen))).unwrap_or_default();
+        let line = format!("{}{seen} withheld: {}", withheld.kind.as_str(), withheld.because);
+        text += &format!("  {}\n", wrap(&line, 2, 4));
+    }
+    text += "\nEntries\n";
+    for entry in &report.considered {
+        text += &considered(entry);
+    }
+    if report.considered.is_empty() {
+        text += "  none rests on what is known of this process\n";
+    }
+    text += &format!("\nResult\n  {}\n", wrap(&printable(&result(&report.result)), 2, 2));
+    if let Some(nearest) = &report.nearest_miss {
+        text += &format!("\nNearest miss\n{}", considered(nearest));
+    }
+    if let Some(suggestion) = &report.suggestion {
+        text += "\nAn entry for this process\n";
+        for line in suggestion.lines() {
+            text += &format!("  {}\n", printable(line));
+        }
+    }
+    text
+}
+
+fn considered(entry: &Considered) -> String {
+    let list = |selectors: &[Selector]| {
+        selectors.iter().map(|selector| printable(&selector.to_string())).collect::<Vec<_>>().join(", ")
+    };
+    let verdict = match entry.refused {
+        Some(aside) => format!("set aside: {aside}"),
+        None if entry.lacking.is_empty() => "matches".to_owned(),
+        None => format!("lacks {}", list(&entry.lacking)),
+    };
+    let origin = printable(&entry.origin.to_string());
+    format!("  {} ({origin})\n      {}\n", printable(&entry.id), wrap(&verdict, 6, 8))
+}
+
+fn result(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Permitted { ids } => format!("permitted: {}", ids.join(", ")),
+        Outcome::Denied { detail, .. } => format!("denied: {detail}"),
+        Outcome::Undecided { detail, .. } => format!("undecided: {detail}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::words::COLUMNS;
+
+    #[test]
+    fn a_denial_shows_evidence_what_was_withheld_every_entry_and_the_way_out() {
+        let report: ExplainReport = serde_json::from_value(json!({
+            "decision": "d-7f31c2a90b4e", "decided_at": 1_700_000_000.0,
+            "peer": { "pid": 4121, "uid": 1000, "gid": 1000 }, "level": "full",
+            "evidence": {
+                "facts": [{ "selector": "unix:uid:1000", "grade": "kernel", "source": "credentials" }],
+                "withheld": [{ "kind": "UnixPath", "seen": "/tmp/\u{202e}x", "because": "path_is_another_file" }]
+            },
+            "considered": [{ "id": "spiffe://example.org/web", "origin": { "file": "/etc/b.toml", "line": 9 },
+                             "lacking": ["unix:path:/usr/bin/web"], "refused": null }],
+            "result": { "outcome": "denied", "why": "no_entry", "detail": "no entry matches" },
+            "nearest_miss": { "id": "spiffe://example.org/web", "origin": { "file": "/etc/b.toml", "line": 9 },
+                             "lacking": ["unix:path:/usr/bin/web"], "refused": null },
+            "suggestion": "[[workload]]\nid = \"/web\"\nselectors = [\"unix:uid:1000\"]\n"
+        }))
+        .unwrap();
+        let text = text(&report);
+        assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
+        for said in [
+            "process 4121, uid 1000, gid 1000, pinned full",
+            "decision d-7f31c2a90b4e",
+            "unix:uid:1000                                 kernel   credentials",
+            "unix:path /tmp/\\u{202e}x withheld: this path on the host is not the file",
+            "spiffe://example.org/web (/etc/b.toml:9)\n      lacks unix:path:/usr/bin/web\n",
+            "Result\n  denied: no entry matches\n",
+            "Nearest miss\n  spiffe://example.org/web",
+            "  id = \"/web\"\n",
+        ] {
+            assert!(text.contains(said), "{said:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_none_never_reaches_the_daemon() {
+        for text in ["", "d-", "7f31", "d-xyz", "d-1&pid=1", "d-1 HTTP/1.1"] {
+            assert_eq!(decision_id(text).unwrap_err().exit, Exit::Usage, "{text}");
+        }
+        assert_eq!(decision_id("d-7f31c2a90b4e"), Ok("d-7f31c2a90b4e"));
+    }
+}

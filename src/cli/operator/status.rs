@@ -1,0 +1,225 @@
+//! `bonafide status`: the daemon on one screen.
+
+use std::time::Duration;
+
+use http::Method;
+
+use crate::attestation::kernel::Level;
+use crate::cli::operator::client::Answer;
+use crate::cli::operator::client::ask;
+use crate::cli::screen::Exit;
+use crate::cli::screen::Failure;
+use crate::cli::screen::Format;
+use crate::cli::screen::OutputArguments;
+use crate::cli::screen::Screen;
+use crate::cli::sockets::AdminSocket;
+use crate::cli::words::count;
+use crate::cli::words::from_now;
+use crate::cli::words::printable;
+use crate::cli::words::row;
+use crate::cli::words::span;
+use crate::cli::words::word;
+use crate::endpoints::admin::reports::AttestorStatus;
+use crate::endpoints::admin::reports::BundleStatus;
+use crate::endpoints::admin::reports::ReloadState;
+use crate::endpoints::admin::reports::State;
+use crate::endpoints::admin::reports::StatusReport;
+
+/// Show the state of the daemon
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    socket: AdminSocket,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+    let report: StatusReport = match ask(&arguments.socket.path()?, Method::GET, "/v1/status")? {
+        Answer::Report(report) => report,
+        Answer::Problem(problem) => {
+            return Err(Failure::new(Exit::No, "there is no status", problem.detail, "journalctl -u bonafide"));
+        }
+    };
+    let exit = match report.state {
+        State::Healthy => Exit::Fine,
+        State::Degraded => Exit::Stale,
+        State::NotReady => Exit::No,
+    };
+    match arguments.output.output {
+        Format::Json => screen.json(&report),
+        Format::Text => {
+            let state = screen.coloured(&word(&report.state).replace('_', " "), exit);
+            screen.text(&(state + &text(&report)));
+        }
+    }
+    Ok(exit)
+}
+
+/// The screen, but for its first word.
+fn text(report: &StatusReport) -> String {
+    let StatusReport { sampled_at: now, .. } = *report;
+    let up = span(Duration::from_secs(report.uptime_seconds));
+    let mut text = format!(" - bonafide {}, trust domain {}, up {up}\n\n", report.version, report.trust_domain);
+    let authority = &report.authority;
+    text += &row("authority", &format!("{}, ends {}", printable(&authority.kind), from_now(authority.not_after, now)));
+    text += &row("kernel", level(report.level));
+    text += &row("identities", &identities(report));
+    text += &row("refused", &refused(report));
+    for bundle in &report.bundles {
+        text += &row("bundle", &bundle_line(bundle));
+    }
+    for attestor in &report.attestors {
+        text += &row("attestor", &attestor_line(attestor));
+    }
+    let configuration = &report.configuration;
+    let in_force = match configuration.state {
+        ReloadState::Current => "as on disk",
+        ReloadState::LastGood => "as last accepted, for the files are bad",
+        ReloadState::HeldBack => "as before a change that waits for bonafide reload",
+    };
+    let accepted = from_now(configuration.accepted_at, now);
+    text += &row("config", &format!("{}, {in_force}, accepted {accepted}", printable(&configuration.file)));
+    for socket in &report.sockets {
+        let mode = socket.mode.as_deref().map(|mode| format!(", mode {mode}")).unwrap_or_default();
+        text += &row("socket", &format!("{} {}{mode}", socket.door, printable(&socket.address)));
+    }
+    let notes = notes(report);
+    if !notes.is_empty() {
+        text += "\nNotes\n";
+        for (title, note) in notes {
+            text += &row(&title, &printable(&note));
+        }
+    }
+    text
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Full => "full: callers are pinned, their facts come from the pin",
+        Level::Pinned => "pinned: callers are pinned, their facts are read between two checks",
+        Level::Reduced => "reduced: callers are pinned late; path and hash prove too little",
+    }
+}
+
+fn identities(report: &StatusReport) -> String {
+    let identities = &report.identities;
+    let connections = count(identities.connections as u64, "connection", "connections");
+    let entries = count(identities.entries as u64, "entry", "entries");
+    let mut text = format!("{} live on {connections}, from {entries}", identities.live);
+    if let Some(at) = identities.next_renewal_at {
+        text += &format!("; next renewal {}", from_now(at, report.sampled_at));
+    }
+    text
+}
+
+fn refused(report: &StatusReport) -> String {
+    let denials = count(report.last_hour.denials, "denial", "denials");
+    let undecided: u64 = report.last_hour.undecided.values().sum();
+    let mut text = format!("{denials} and {undecided} undecided in the last hour");
+    for (cause, number) in &report.last_hour.undecided {
+        text += &format!("; {} {number}", printable(cause));
+    }
+    text
+}
+
+fn bundle_line(bundle: &BundleStatus) -> String {
+    let certificates = count(bundle.x509_authorities as u64, "certificate", "certificates");
+    let keys = count(bundle.jwt_authorities as u64, "token key", "token keys");
+    let mut text = format!("{}, {certificates}, {keys}", bundle.trust_domain);
+    if let Some(sequence) = bundle.sequence {
+        text += &format!(", sequence {sequence}");
+    }
+    if let Some(problem) = &bundle.problem {
+        text += &format!("; the last good one is served: {}", printable(problem));
+    }
+    text
+}
+
+fn attestor_line(attestor: &AttestorStatus) -> String {
+    let mut text = printable(&attestor.name);
+    text += &attestor.problem.as_deref().map_or_else(|| ", ready".to_owned(), |why| format!(": {}", printable(why)));
+    if let (Some(median), Some(worst)) = (attestor.median_microseconds, attestor.worst_microseconds) {
+        text += &format!(", median {median} us, worst {worst} us");
+    }
+    text
+}
+
+/// Everything that is not as it should be, and what the operator may want to know.
+fn notes(report: &StatusReport) -> Vec<(String, String)> {
+    let mut notes: Vec<_> = report.reasons.iter().map(|reason| (reason.name.clone(), reason.detail.clone())).collect();
+    if report.identities.renewals_failed > 0 {
+        let failed = count(report.identities.renewals_failed, "renewal", "renewals");
+        notes.push(("renewal".to_owned(), format!("{failed} failed since the start; what was issued is still served")));
+    }
+    if report.log.dropped_lines > 0 {
+        let lines = count(report.log.dropped_lines, "line was", "lines were");
+        notes.push(("log".to_owned(), format!("{lines} dropped, because standard output did not take them")));
+    }
+    if report.log.suppressed_records > 0 {
+        let refusals = count(report.log.suppressed_records, "refusal was", "refusals were");
+        notes.push(("log".to_owned(), format!("{refusals} counted in another record instead of written")));
+    }
+    notes.extend(report.notes.iter().map(|note| (String::new(), note.clone())));
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::words::COLUMNS;
+
+    fn report(change: impl FnOnce(&mut serde_json::Value)) -> StatusReport {
+        let mut report = json!({
+            "state": "healthy", "version": "0.1.0", "trust_domain": "example.org",
+            "sampled_at": 1_700_000_000.0, "uptime_seconds": 11_520, "level": "full",
+            "authority": { "kind": "embedded", "not_after": 1_700_603_000.0 },
+            "bundles": [{ "trust_domain": "example.org", "x509_authorities": 1, "jwt_authorities": 2, "sequence": 3,
+                          "problem": null }],
+            "identities": { "entries": 12, "connections": 40, "live": 42, "next_renewal_at": 1_700_000_180.0,
+                            "next_expiry_at": null, "renewals_failed": 0 },
+            "attestors": [{ "name": "host", "problem": null, "median_microseconds": 61, "worst_microseconds": 410 }],
+            "last_hour": { "denials": 3, "undecided": {} },
+            "configuration": { "file": "/etc/bonafide/bonafide.toml", "state": "current",
+                               "accepted_at": 1_699_989_000.0 },
+            "sockets": [{ "door": "workload", "address": "unix:/run/bonafide/workload.sock", "mode": "0666" }],
+            "log": { "dropped_lines": 0, "suppressed_records": 0 },
+            "reasons": [], "notes": []
+        });
+        change(&mut report);
+        serde_json::from_value(report).unwrap()
+    }
+
+    #[test]
+    fn all_is_on_one_screen() {
+        assert_eq!(
+            text(&report(|_| ())),
+            " - bonafide 0.1.0, trust domain example.org, up 3h 12m\n\n\
+             authority   embedded, ends in 6d 23h\n\
+             kernel      full: callers are pinned, their facts come from the pin\n\
+             identities  42 live on 40 connections, from 12 entries; next renewal in 3m 0s\n\
+             refused     3 denials and 0 undecided in the last hour\n\
+             bundle      example.org, 1 certificate, 2 token keys, sequence 3\n\
+             attestor    host, ready, median 61 us, worst 410 us\n\
+             config      /etc/bonafide/bonafide.toml, as on disk, accepted 3h 3m ago\n\
+             socket      workload unix:/run/bonafide/workload.sock, mode 0666\n"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_stands_in_the_notes_and_keeps_to_the_screen() {
+        let text = text(&report(|report| {
+            report["reasons"] = json!([{ "name": "configuration", "severity": "degraded",
+                "detail": "bonafide.toml:3:1: unknown key \"trustdomain\"; did you mean trust_domain? ".repeat(3) }]);
+            report["log"]["dropped_lines"] = 7.into();
+            report["identities"]["renewals_failed"] = 1.into();
+            report["bundles"][0]["problem"] = "no JSON\u{1b}[2J".into();
+        }));
+        assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
+        for said in ["configuration", "7 lines were dropped", "1 renewal failed", "no JSON\\u{1b}[2J"] {
+            assert!(text.contains(said), "{said:?} in\n{text}");
+        }
+    }
+}

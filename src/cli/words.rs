@@ -1,0 +1,96 @@
+//! Numbers, spans and foreign texts as a person reads them on a terminal of 80 columns.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// The width that every screen keeps to.
+pub(in crate::cli) const COLUMNS: usize = 80;
+
+/// The two largest units of a span: `3h 12m`.
+pub(in crate::cli) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// From `now` to `then`, both in seconds since 1970: `in 3m 2s`, `3m 2s ago`.
+pub(in crate::cli) fn from_now(then: f64, now: f64) -> String {
+    let between = span(Duration::try_from_secs_f64((then - now).abs()).unwrap_or_default());
+    if then >= now { format!("in {between}") } else { format!("{between} ago") }
+}
+
+/// `1 entry`, `2 entries`.
+pub(in crate::cli) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// The word that stands for `value` in JSON.
+pub(in crate::cli) fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Text from elsewhere, for a terminal.
+///
+/// SECURITY: a process chooses the name of its file, and could hide in it what rewrites the screen or turns the
+/// direction of text. What is neither printable ASCII nor a letter or digit is shown by its number.
+pub(in crate::cli) fn printable(text: &str) -> String {
+    let shown = |c: char| matches!(c, ' '..='~') || c.is_alphanumeric();
+    text.chars().map(|c| if shown(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+}
+
+/// `text` in lines of at most [`COLUMNS`], broken at blanks, every line but the first begun with `indent` blanks; the
+/// first line already has `used` columns.
+pub(in crate::cli) fn wrap(text: &str, used: usize, indent: usize) -> String {
+    let (mut wrapped, mut column) = (String::new(), used);
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        let fresh = wrapped.is_empty() || column == indent;
+        if !fresh && column + 1 + width > COLUMNS {
+            wrapped.push('\n');
+            wrapped.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else if !fresh {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped.push_str(word);
+        column += width;
+    }
+    wrapped
+}
+
+/// A line of a screen: a title in twelve columns, and what there is to say, wrapped below itself.
+pub(in crate::cli) fn row(title: &str, text: &str) -> String {
+    format!("{title:<12}{}\n", wrap(text, 12, 12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_told_in_its_two_largest_units() {
+        let told = |seconds| span(Duration::from_secs(seconds));
+        assert_eq!([told(0), told(59), told(60), told(3599)], ["0s", "59s", "1m 0s", "59m 59s"]);
+        assert_eq!([told(3600), told(86_399), told(86_400 * 7)], ["1h 0m", "23h 59m", "7d 0h"]);
+        assert_eq!([from_now(70.0, 10.0), from_now(10.0, 70.0)], ["in 1m 0s", "1m 0s ago"]);
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_screen_unless_a_word_is() {
+        let text = "word ".repeat(100);
+        assert!(row("title", &text).lines().all(|line| line.len() <= COLUMNS), "{}", row("title", &text));
+        assert!(row("title", &"x".repeat(200)).starts_with("title       xxx"));
+    }
+
+    #[test]
+    fn what_could_rewrite_the_screen_is_shown_by_its_number() {
+        assert_eq!(printable("Käse \u{1b}[2J\n\u{202e}"), "Käse \\u{1b}[2J\\u{a}\\u{202e}");
+    }
+}
