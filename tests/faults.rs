@@ -7,3 +7,6 @@ mod fuzz_targets;
 
 #[path = "faults/corpus.rs"]
 mod corpus;
+
+#[path = "faults/configuration.rs"]
+mod configuration;

@@ -27,6 +27,14 @@ const CODEC_WORDS: &[&str] = &["endpoints", "entitlement", "identity", "readines
 
 /// Files that decide. They see no clock, no file, no socket and no runtime.
 const PURE: &[&str] = &[
+    "agent/config/duration",
+    "agent/config/mod",
+    "agent/config/overlap",
+    "agent/config/problem",
+    "agent/config/reader",
+    "agent/config/sections/",
+    "agent/config/syntax",
+    "agent/config/workload",
     "attestation/host/",
     "endpoints/transport/authority_filter",
     "entitlement/machine",

@@ -1,5 +1,7 @@
 //! The whole daemon, built from one configuration: starts what is below in order, and stops it with one deadline.
 
+pub mod config;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

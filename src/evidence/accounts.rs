@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 /// Names by id. An id can have several names, and a name that no entry uses is not here: nothing on the request path ever
 /// asks the system's name service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
     /// User names by uid.
     pub users: BTreeMap<u32, Vec<Arc<str>>>,

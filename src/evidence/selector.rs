@@ -195,7 +195,7 @@ impl Selector {
             | Self::UnixSupplementaryGid(_)
             | Self::UnixSupplementaryGroup(_)
             | Self::SystemdId(_) => true,
-            Self::Cgroup(path) => **path != *"/",
+            Self::Cgroup(path) => **path != *"/" && !path.ends_with(".slice"),
             Self::UnixPath(_) | Self::UnixSha256(_) | Self::SystemdSlice(_) | Self::Host => false,
         }
     }

@@ -1,0 +1,76 @@
+//! Who the users and groups of a configuration are. Asked once when it is loaded, each name once, on a thread of its own
+//! with a time limit: a name service may be slow or hang, and nobody who connects shall wait for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::unistd::Group;
+use nix::unistd::User;
+
+use crate::agent::config::duration::show;
+use crate::agent::config::problem::Findings;
+use crate::agent::config::problem::Place;
+use crate::agent::config::problem::Problem;
+use crate::agent::config::workload::AccountNames;
+use crate::evidence::Accounts;
+
+/// Finds the ids of `names`. What cannot be found is a problem at the name's place.
+pub(in crate::agent::config) fn look_up(names: &AccountNames, within: Duration, findings: &mut Findings) -> Accounts {
+    if names.users.is_empty() && names.groups.is_empty() {
+        return Accounts::default();
+    }
+    let (send, answer) = mpsc::channel();
+    let asked = names.clone();
+    // A name service that hangs keeps this thread; it holds nothing, and dies with the process.
+    let started = std::thread::Builder::new().name("names".to_owned()).spawn(move || send.send(ask(&asked)));
+    let first =
+        names.users.iter().map(|name| ("user", name)).chain(names.groups.iter().map(|name| ("group", name))).next();
+    match (started.map(|_| answer.recv_timeout(within)), first) {
+        (Ok(Ok((accounts, problems))), _) => {
+            problems.into_iter().for_each(|problem| findings.problem(problem));
+            accounts
+        }
+        (_, Some((kind, (name, place)))) => {
+            let told = format!(
+                "the system did not say within {} who its users and groups are ({kind} {name:?} is the first of them); try \
+                 getent, or name ids with unix:uid or unix:gid",
+                show(within)
+            );
+            findings.problem(place.problem(told));
+            Accounts::default()
+        }
+        (_, None) => Accounts::default(),
+    }
+}
+
+fn ask(names: &AccountNames) -> (Accounts, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let user = |name: &str| User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
+    let group = |name: &str| Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
+    let users = ids("user", &names.users, user, &mut problems);
+    let groups = ids("group", &names.groups, group, &mut problems);
+    (Accounts { users, groups }, problems)
+}
+
+fn ids(
+    kind: &str,
+    names: &BTreeMap<Arc<str>, Place>,
+    ask: impl Fn(&str) -> nix::Result<Option<u32>>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<u32, Vec<Arc<str>>> {
+    let mut found: BTreeMap<u32, Vec<Arc<str>>> = BTreeMap::new();
+    for (name, place) in names {
+        match ask(name) {
+            Ok(Some(id)) => found.entry(id).or_default().push(Arc::clone(name)),
+            Ok(None) => {
+                problems.push(
+                    place.problem(format!("there is no {kind} {name:?} on this machine; create it, or write another")),
+                );
+            }
+            Err(error) => problems.push(place.problem(format!("{kind} {name:?} could not be looked up: {error}"))),
+        }
+    }
+    found
+}

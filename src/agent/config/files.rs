@@ -1,0 +1,245 @@
+//! From names of files to their text. Refuses files that others than root and the daemon's own user could have written:
+//! who writes here decides who gets which identity. Knows nothing of meaning but `include`.
+
+use std::fs;
+use std::fs::File;
+use std::fs::Metadata;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::agent::config::problem;
+use crate::agent::config::problem::Findings;
+use crate::agent::config::problem::Problem;
+use crate::agent::config::problem::shown;
+use crate::agent::config::reader::Reader;
+use crate::agent::config::reader::Section;
+use crate::agent::config::syntax;
+
+/// The most bytes of all files together.
+pub const MAX_BYTES: u64 = 8 << 20;
+
+/// The most files that may be included.
+const MAX_FILES: usize = 10_000;
+
+/// The text of a configuration, as it was read: once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The main file first, then what it includes, in order.
+    pub files: Vec<Source>,
+    /// The directories in which a file could appear, change or vanish.
+    pub folders: Vec<PathBuf>,
+}
+
+/// The text of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its name.
+    pub file: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+/// Reads the main file and everything that it includes. What cannot be read is a problem and left out.
+pub fn read(main: &Path) -> (Sources, Findings) {
+    let mut reading = Reading { left: MAX_BYTES, ..Reading::default() };
+    reading.add(main);
+    if let Some(text) = reading.sources.files.first().map(|source| source.text.clone()) {
+        for file in included(main, &text, &mut reading) {
+            reading.add(&file);
+        }
+    }
+    (reading.sources, reading.findings)
+}
+
+#[derive(Default)]
+struct Reading {
+    sources: Sources,
+    findings: Findings,
+    left: u64,
+}
+
+impl Reading {
+    fn add(&mut self, file: &Path) {
+        match read_one(file, &mut self.left) {
+            Ok(text) => {
+                self.watch(folder_of(file));
+                self.sources.files.push(Source { file: file.to_owned(), text });
+            }
+            Err(why) => self.findings.problem(Problem::of_file(file, why)),
+        }
+    }
+
+    fn watch(&mut self, folder: &Path) {
+        if !self.sources.folders.iter().any(|known| known == folder) {
+            self.sources.folders.push(folder.to_owned());
+        }
+    }
+}
+
+fn read_one(path: &Path, left: &mut u64) -> Result<String, String> {
+    let folder = fs::metadata(folder_of(path)).map_err(|error| format!("cannot be read: {error}"))?;
+    trust(&folder, Trusted::Directory)?;
+    // Without O_NONBLOCK a FIFO in this place would hold up the daemon.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = file.map_err(|error| format!("cannot be read: {error}"))?;
+    // SECURITY: what is judged is the open file, not the name, which could mean another file by now.
+    let metadata = file.metadata().map_err(|error| format!("cannot be read: {error}"))?;
+    if !metadata.is_file() {
+        return Err("is not a regular file".to_owned());
+    }
+    trust(&metadata, Trusted::File)?;
+    let bytes = read_at_most(file, *left).map_err(|error| format!("cannot be read: {error}"))?;
+    let bytes = bytes
+        .ok_or_else(|| format!("the configuration has more than {} MiB in all; make it shorter", MAX_BYTES >> 20))?;
+    *left -= bytes.len() as u64;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("is not UTF-8 in line {line}; TOML is")
+    })
+}
+
+fn read_at_most(file: File, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Trusted {
+    File,
+    Directory,
+}
+
+/// Refuses what others could have written. A group may write where that is no widening: root's group, and the daemon's
+/// own group on files of its own user (the private group of a person who tries things out).
+fn trust(metadata: &Metadata, kind: Trusted) -> Result<(), String> {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let name = if kind == Trusted::Directory { "its directory " } else { "" };
+    if metadata.uid() != 0 && metadata.uid() != uid {
+        return Err(format!(
+            "{name}belongs to uid {}; a configuration belongs to root or to the user who runs the daemon (uid {uid}): chown it",
+            metadata.uid()
+        ));
+    }
+    // In a sticky directory nobody can replace the files of others.
+    let sticky = kind == Trusted::Directory && metadata.mode() & 0o1000 != 0;
+    let group_may = metadata.gid() == 0 || (metadata.uid() == uid && metadata.gid() == gid);
+    let told =
+        |who, bits| format!("{name}can be written by {who} (mode {:04o}): chmod {bits}", metadata.mode() & 0o7777);
+    match metadata.mode() {
+        _ if sticky => Ok(()),
+        mode if mode & 0o002 != 0 => Err(told("everybody", "o-w")),
+        mode if mode & 0o020 != 0 && !group_may => Err(told("its group", "g-w")),
+        _ => Ok(()),
+    }
+}
+
+/// The files that the main file includes, in order: pattern by pattern, by name within one.
+fn included(main: &Path, text: &str, reading: &mut Reading) -> Vec<PathBuf> {
+    let file = problem::File::new(main, text);
+    let Some(tree) = syntax::parse(&file, &mut Findings::default()) else { return Vec::new() };
+    let section = Section { file: &file, table: &tree, name: "", at: 0 };
+    let patterns = Reader::new(Some(section), &mut Findings::default()).strings("include").unwrap_or_default();
+    let mut files = Vec::new();
+    for pattern in patterns {
+        // What is wrong with a pattern is reported with everything else that the text means, too.
+        let Ok(split) = split_pattern(pattern.value) else { continue };
+        match expand(folder_of(main), split, reading) {
+            Ok(found) => files.extend(found),
+            Err(why) => {
+                let at = pattern.span.start;
+                reading.findings.problem(file.problem(at, format!("include has {}; {why}", shown(pattern.value))));
+            }
+        }
+        if files.len() > MAX_FILES {
+            let told = format!("it includes more than {MAX_FILES} files; put several entries into one");
+            reading.findings.problem(file.problem(pattern.span.start, told));
+            return Vec::new();
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    files.retain(|file| seen.insert(file.clone()));
+    files
+}
+
+/// Splits a pattern into the directory below the main file's and the names in it.
+///
+/// # Errors
+/// What to write instead.
+pub(in crate::agent::config) fn split_pattern(pattern: &str) -> Result<(&str, &str), &'static str> {
+    let (folder, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+    let inside = !pattern.starts_with('/') && pattern.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if !inside || pattern.chars().any(char::is_control) {
+        return Err("write a name below the directory of this file, for example \"entries.d/*.toml\"");
+    }
+    if folder.contains(['*', '?']) || pattern.contains(['[', ']', '{', '}']) {
+        return Err("only * and ? are understood, and only in the last part");
+    }
+    Ok((folder, name))
+}
+
+fn expand(base: &Path, (folder, name): (&str, &str), reading: &mut Reading) -> Result<Vec<PathBuf>, String> {
+    let folder = if folder.is_empty() { base.to_owned() } else { base.join(folder) };
+    reading.watch(&folder);
+    if !name.contains(['*', '?']) {
+        return Ok(vec![folder.join(name)]);
+    }
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(format!("{} cannot be read: {error}", folder.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries.take(MAX_FILES * 2) {
+        let entry = entry.map_err(|error| format!("{} cannot be read: {error}", folder.display()))?;
+        let found = entry.file_name().into_string().unwrap_or_default();
+        // An editor's own files, and names that cannot be told.
+        let passed_over = found.is_empty() || found.starts_with('.') || found.ends_with('~');
+        if !passed_over && matches(name.as_bytes(), found.as_bytes()) {
+            names.push(found);
+        }
+    }
+    names.sort();
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Whether `*` (any bytes) and `?` (one byte) of the pattern can stand for the name's bytes.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut last_star: Option<(usize, usize)> = None;
+    while let Some(byte) = name.get(n) {
+        match pattern.get(p) {
+            Some(b'*') => {
+                last_star = Some((p, n));
+                p += 1;
+            }
+            Some(wanted) if *wanted == b'?' || wanted == byte => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((star, taken)) = last_star else { return false };
+                last_star = Some((star, taken + 1));
+                p = star + 1;
+                n = taken + 1;
+            }
+        }
+    }
+    pattern.iter().skip(p).all(|byte| *byte == b'*')
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

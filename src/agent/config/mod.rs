@@ -1,0 +1,328 @@
+//! The configuration: one reader, which `run`, `reload` and `config check` share. [`files`] reads text, [`accounts`] asks
+//! for names; everything else is a pure function from text to meaning that finds every problem at once. Nothing else in
+//! the crate reads the configuration, and nothing here reads the environment.
+
+pub mod accounts;
+mod duration;
+pub mod files;
+mod overlap;
+pub mod problem;
+mod reader;
+pub mod sections;
+mod syntax;
+pub mod workload;
+
+use core::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+use toml::de::DeTable;
+
+use crate::agent::config::files::Sources;
+use crate::agent::config::problem::File;
+use crate::agent::config::problem::Findings;
+use crate::agent::config::problem::Problem;
+use crate::agent::config::problem::shown;
+use crate::agent::config::reader::Reader;
+use crate::agent::config::reader::Section;
+use crate::agent::config::sections::attest::Attest;
+use crate::agent::config::sections::authority::Authority;
+use crate::agent::config::sections::doors::Admin;
+use crate::agent::config::sections::doors::Listen;
+use crate::agent::config::sections::doors::WorkloadApi;
+use crate::agent::config::sections::federation::Federation;
+use crate::agent::config::sections::limits::Limits;
+use crate::agent::config::sections::log::Log;
+use crate::agent::config::workload::AccountNames;
+use crate::agent::config::workload::Surroundings;
+use crate::evidence::Accounts;
+use crate::identity::TrustDomain;
+use crate::policy::Rules;
+use crate::registration::Entry;
+use crate::registration::EntryIndex;
+use crate::registration::entry::EntryOrder;
+
+/// The most entries of one node.
+pub const MAX_ENTRIES: usize = 100_000;
+
+/// How long the system may take to say who the users and groups are.
+const NAMES_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the operator's files mean: complete, and without a contradiction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The trust domain that this node issues for.
+    pub trust_domain: TrustDomain,
+    /// `[workload_api]`
+    pub workload_api: WorkloadApi,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[authority]`
+    pub authority: Authority,
+    /// `[attest]`
+    pub attest: Attest,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[health]`; off where absent.
+    pub health: Option<SocketAddr>,
+    /// `[metrics]`; off where absent.
+    pub metrics: Option<Listen>,
+    /// `[log]`
+    pub log: Log,
+    /// `[[federation]]`, in order.
+    pub federation: Vec<Federation>,
+    /// `[[workload]]`, in order, with the defaults of `[svid]` filled in.
+    pub entries: Vec<Entry>,
+    /// The names of users and groups that have to be known.
+    pub names: AccountNames,
+    /// What looks wrong and is allowed.
+    pub warnings: Vec<Problem>,
+}
+
+/// What was accepted, and enough to accept it again when the files have become bad or the name service is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// All files, as they were read.
+    pub sources: Sources,
+    /// The accounts behind the names in them.
+    pub accounts: Accounts,
+}
+
+/// Reads the configuration at `main` with everything that it includes, and asks who its users and groups are. Blocks for
+/// as long as the disk and the name service take, at most some seconds: never on the request path.
+///
+/// # Errors
+/// [`Findings`]: every problem at once.
+pub fn load(main: &Path) -> Result<(Config, Accepted), Findings> {
+    let (sources, mut findings) = files::read(main);
+    let config = match Config::from_sources(&sources) {
+        Ok(config) => config,
+        Err(found) => {
+            findings.merge(found);
+            return Err(findings);
+        }
+    };
+    let accounts = accounts::look_up(&config.names, NAMES_WITHIN, &mut findings);
+    if findings.problems.is_empty() {
+        return Ok((config, Accepted { sources, accounts }));
+    }
+    findings.warnings.extend(config.warnings);
+    Err(findings)
+}
+
+impl Accepted {
+    /// What was accepted, read again.
+    ///
+    /// # Errors
+    /// [`Findings`] when this version does not accept it any more.
+    pub fn config(&self) -> Result<Config, Findings> {
+        Config::from_sources(&self.sources)
+    }
+}
+
+impl Config {
+    /// What the text of all files means. Pure: the same text always means the same.
+    ///
+    /// # Errors
+    /// [`Findings`]: every problem at once.
+    pub fn from_sources(sources: &Sources) -> Result<Self, Findings> {
+        let mut findings = Findings::default();
+        let files: Vec<_> = sources.files.iter().map(|source| File::new(&source.file, &source.text)).collect();
+        let trees: Vec<_> = files.iter().map(|file| syntax::parse(file, &mut findings)).collect();
+        let mut documents = files.iter().zip(&trees).map(|(file, tree)| Document { file, tree: tree.as_ref() });
+        let Some(main) = documents.next() else { return Err(findings) };
+        let included: Vec<_> = documents.collect();
+        let config = read_all(main, &included, &mut findings);
+        match config {
+            Some(mut config) if findings.problems.is_empty() => {
+                overlap::warn_of(&config.entries, &mut findings);
+                findings.warnings.sort();
+                config.warnings = findings.warnings;
+                Ok(config)
+            }
+            _ => {
+                findings.sort();
+                Err(findings)
+            }
+        }
+    }
+
+    /// The entries with the accounts behind their names, as one value to decide by.
+    #[must_use]
+    pub fn entry_index(&self, accounts: Accounts, epoch: u64) -> EntryIndex {
+        EntryIndex::new(self.entries.clone(), epoch).with_accounts(accounts)
+    }
+
+    /// What holds for all entries together.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules { minimum: self.attest.minimum }
+    }
+
+    /// The gid of the group that may use the admin socket.
+    #[must_use]
+    pub fn admin_gid(&self, accounts: &Accounts) -> Option<u32> {
+        let group = self.admin.group.as_ref()?;
+        accounts.groups.iter().find(|(_, names)| names.contains(group)).map(|(gid, _)| *gid)
+    }
+
+    /// The keys in which `new` differs so that only a restart can apply it.
+    #[must_use]
+    pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("trust_domain", self.trust_domain != new.trust_domain),
+            ("workload_api", self.workload_api != new.workload_api),
+            ("admin.socket", self.admin.socket != new.admin.socket),
+            ("authority", self.authority != new.authority),
+        ];
+        changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
+/// One file and what could be parsed of it.
+#[derive(Clone, Copy)]
+struct Document<'a> {
+    file: &'a File<'a>,
+    tree: Option<&'a DeTable<'a>>,
+}
+
+/// The tables of all files that every file may have.
+#[derive(Default)]
+struct Lists<'a> {
+    federation: Vec<Section<'a>>,
+    workload: Vec<Section<'a>>,
+}
+
+impl<'a> Document<'a> {
+    fn top(self) -> Option<Section<'a>> {
+        Some(Section { file: self.file, table: self.tree?, name: "", at: 0 })
+    }
+}
+
+impl<'a> Lists<'a> {
+    fn take(&mut self, top: &mut Reader<'a, '_>) {
+        self.federation.extend(top.sections("federation", "[[federation]]"));
+        self.workload.extend(top.sections("workload", "[[workload]]"));
+    }
+}
+
+fn read_all(main: Document<'_>, included: &[Document<'_>], findings: &mut Findings) -> Option<Config> {
+    let mut names = AccountNames::default();
+    let mut top = Reader::new(Some(main.top()?), findings);
+    if top.place_of_key("trust_domain").is_none() {
+        top.problem(0, "there is no trust_domain; add one at the top, for example trust_domain = \"example.org\"");
+    }
+    let trust_domain = top.parsed::<TrustDomain>("trust_domain").map(|(trust_domain, _)| trust_domain);
+    for pattern in top.strings("include").unwrap_or_default() {
+        if let Err(told) = files::split_pattern(pattern.value) {
+            top.problem(pattern.span.start, format!("include has {}; {told}", shown(pattern.value)));
+        }
+    }
+    let workload_api = sections::doors::workload_api(&mut top);
+    let admin = sections::doors::admin(&mut top, &mut names);
+    let authority = sections::authority::read(&mut top);
+    let defaults = sections::svid::read(&mut top, authority.ca_ttl);
+    let attest = sections::attest::read(&mut top);
+    let limits = sections::limits::read(&mut top);
+    let health = sections::doors::health(&mut top);
+    let metrics = sections::doors::metrics(&mut top);
+    let log = sections::log::read(&mut top);
+    top.not_built_yet("node", "cloud evidence, [node.*],");
+    top.not_built_yet("experimental", "[experimental]");
+    let mut lists = Lists::default();
+    lists.take(&mut top);
+    check_sockets(&mut top, &workload_api, &admin, metrics.as_ref());
+    top.finish();
+    included.iter().filter_map(|document| document.top()).for_each(|top| read_included(top, &mut lists, findings));
+
+    let federation = read_federation(&lists.federation, trust_domain.as_ref(), findings);
+    let foreign = federation.iter().map(|federation| federation.trust_domain.clone()).collect();
+    let ca_ttl = authority.ca_ttl;
+    let around = Surroundings { trust_domain: trust_domain.as_ref(), foreign: &foreign, ca_ttl, defaults };
+    let entries = read_workloads(&lists.workload, &around, &mut names, findings);
+    Some(Config {
+        trust_domain: trust_domain?,
+        workload_api,
+        admin,
+        authority,
+        attest,
+        limits,
+        health,
+        metrics,
+        log,
+        federation,
+        entries,
+        names,
+        warnings: Vec::new(),
+    })
+}
+
+fn check_sockets(top: &mut Reader<'_, '_>, workload_api: &WorkloadApi, admin: &Admin, metrics: Option<&Listen>) {
+    let metrics = match metrics {
+        Some(Listen::Unix(path)) => Some(path),
+        _ => None,
+    };
+    if workload_api.socket == admin.socket
+        || metrics.is_some_and(|path| [&workload_api.socket, &admin.socket].contains(&path))
+    {
+        top.problem(0, "two doors have the same socket; write a name of its own for each");
+    }
+}
+
+/// An included file adds to the lists, and to nothing else.
+fn read_included<'a>(section: Section<'a>, lists: &mut Lists<'a>, findings: &mut Findings) {
+    const MAIN_FILE_ONLY: [&str; 13] = [
+        "trust_domain",
+        "include",
+        "workload_api",
+        "admin",
+        "authority",
+        "svid",
+        "attest",
+        "limits",
+        "health",
+        "metrics",
+        "log",
+        "node",
+        "experimental",
+    ];
+    let mut top = Reader::new(Some(section), findings);
+    lists.take(&mut top);
+    for key in MAIN_FILE_ONLY {
+        top.belongs_elsewhere(key, "the main file");
+    }
+    top.finish();
+}
+
+fn read_federation(sections: &[Section<'_>], own: Option<&TrustDomain>, findings: &mut Findings) -> Vec<Federation> {
+    let mut all: Vec<Federation> = Vec::new();
+    for section in sections {
+        let Some(federation) = sections::federation::read(*section, own, findings) else { continue };
+        if let Some(first) = all.iter().find(|earlier| earlier.trust_domain == federation.trust_domain) {
+            let text = format!("{} has its [[federation]] at {} already; keep one", first.trust_domain, first.origin);
+            findings.problem(section.file.problem(section.at, text));
+        } else {
+            all.push(federation);
+        }
+    }
+    all
+}
+
+fn read_workloads(
+    sections: &[Section<'_>],
+    around: &Surroundings<'_>,
+    names: &mut AccountNames,
+    findings: &mut Findings,
+) -> Vec<Entry> {
+    if let Some(section) = sections.get(MAX_ENTRIES) {
+        let text = format!("{} entries; at most {MAX_ENTRIES} are allowed", sections.len());
+        findings.problem(section.file.problem(section.at, text));
+        return Vec::new();
+    }
+    let read = |(order, section): (u32, &Section<'_>)| {
+        workload::read(Reader::new(Some(*section), findings), around, EntryOrder(order), names)
+    };
+    (0..).zip(sections).filter_map(read).collect()
+}

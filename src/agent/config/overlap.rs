@@ -1,0 +1,53 @@
+//! Which entries a process gets together although their author may not have meant it.
+
+use crate::agent::config::problem::Findings;
+use crate::agent::config::problem::Position;
+use crate::agent::config::problem::Problem;
+use crate::evidence::EvidenceSet;
+use crate::evidence::Grade;
+use crate::evidence::Source;
+use crate::registration::Entry;
+use crate::registration::EntryIndex;
+
+/// After so many comparisons the search ends: it only warns, and must not hold up a start.
+const MAX_COMPARISONS: usize = 1_000_000;
+
+/// Warns of every entry whose selectors contain those of another one: whoever matches the first matches the second.
+pub(in crate::agent::config) fn warn_of(entries: &[Entry], findings: &mut Findings) {
+    let index = EntryIndex::new(entries.to_vec(), 0);
+    let mut comparisons = 0;
+    for entry in entries {
+        // The entry's own selectors, taken as facts, find the entries that they satisfy.
+        let mut facts = EvidenceSet::default();
+        for selector in &entry.selectors {
+            facts.prove(selector.clone(), Grade::Kernel, Source::Credentials);
+        }
+        for other in index.candidates(&facts) {
+            comparisons += 1;
+            let another = other.order != entry.order && other.selectors.iter().all(|wanted| facts.holds(wanted));
+            // Of two entries with the same selectors, the later one is told.
+            let same = other.selectors.len() == entry.selectors.len();
+            if another && !(same && other.order > entry.order) {
+                findings.warn(warning(entry, other, same));
+            }
+        }
+        if comparisons > MAX_COMPARISONS {
+            return;
+        }
+    }
+}
+
+fn warning(entry: &Entry, other: &Entry, same: bool) -> Problem {
+    let (id, other_id) = (entry.id.path(), other.id.path());
+    let text = match (entry.id == other.id, same) {
+        (true, true) => format!("entry {id:?} repeats the one at {}; remove one of them", other.origin),
+        (true, false) => {
+            format!("whoever matches this entry {id:?} matches the one of the same id at {}", other.origin)
+        }
+        (false, _) => {
+            format!("whoever matches entry {id:?} matches {other_id:?} at {}, too, and gets both", other.origin)
+        }
+    };
+    let position = Some(Position { line: entry.origin.line, column: 1 });
+    Problem { file: entry.origin.file.clone(), position, text }
+}

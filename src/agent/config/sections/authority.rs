@@ -1,0 +1,47 @@
+//! `[authority]`: who signs, and where it keeps its keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::agent::config::problem::shown;
+use crate::agent::config::reader::Reader;
+use crate::agent::config::sections::svid::LONGEST_LIFETIME;
+use crate::agent::config::sections::svid::warn_if_short;
+
+/// The shortest life of an authority: twice two of the shortest SVIDs.
+pub const SHORTEST_AUTHORITY: Duration = Duration::from_secs(40);
+
+/// The embedded authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// Its directory: keys, certificates, the last accepted configuration.
+    pub data_dir: PathBuf,
+    /// How long one of its certificates lives.
+    pub ca_ttl: Duration,
+}
+
+pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Authority {
+    let mut authority = top.table("authority", "[authority]");
+    authority.word("kind", &[("embedded", ())], &["disk", "spire"]);
+    let data_dir = authority.string("data_dir").and_then(|text| {
+        let plain = is_plain_absolute(text.value);
+        if !plain {
+            let told = "write an absolute path without \"..\", for example \"/var/lib/bonafide\"";
+            authority.problem(text.span.start, format!("data_dir is {}; {told}", shown(text.value)));
+        }
+        plain.then(|| PathBuf::from(text.value))
+    });
+    let least = (SHORTEST_AUTHORITY, "the shortest authority lives 40s");
+    let ca_ttl = authority.duration("ca_ttl", least, LONGEST_LIFETIME);
+    warn_if_short(&mut authority, "ca_ttl", ca_ttl);
+    authority.finish();
+    Authority {
+        data_dir: data_dir.unwrap_or_else(|| "/var/lib/bonafide".into()),
+        ca_ttl: ca_ttl.map_or(Duration::from_secs(168 * 3600), |(length, _)| length),
+    }
+}
+
+/// An absolute path that means what it says: no `..`, no control characters.
+pub(in crate::agent::config) fn is_plain_absolute(path: &str) -> bool {
+    path.starts_with('/') && path.split('/').all(|part| part != "..") && !path.chars().any(char::is_control)
+}

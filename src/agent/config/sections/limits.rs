@@ -1,0 +1,40 @@
+//! `[limits]`: what one node and one caller may use of the workload socket.
+
+use std::time::Duration;
+
+use crate::agent::config::reader::Reader;
+
+/// What may be used at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of all callers together; `None`: 40 % of the descriptor limit, for each takes two descriptors.
+    pub connections: Option<u32>,
+    /// Connections of one caller.
+    pub connections_per_caller: u32,
+    /// Streams on one connection.
+    pub streams_per_connection: u32,
+    /// How long a connection may take to its first request.
+    pub first_request: Duration,
+    /// How long a connection may be without a request.
+    pub idle: Duration,
+}
+
+const LEAST_WAIT: (Duration, &str) = (Duration::from_secs(1), "write at least \"1s\"");
+
+pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Limits {
+    let mut limits = top.table("limits", "[limits]");
+    let mut count = |key, most| limits.integer(key, 1..=most).and_then(|count| u32::try_from(count).ok());
+    let connections = count("connections", 1_000_000);
+    let connections_per_caller = count("connections_per_caller", 1_000_000).unwrap_or(1024);
+    let streams_per_connection = count("streams_per_connection", 100_000).unwrap_or(100);
+    let first_request = limits.duration("first_request", LEAST_WAIT, Duration::from_secs(3600));
+    let idle = limits.duration("idle", LEAST_WAIT, Duration::from_secs(86_400));
+    limits.finish();
+    Limits {
+        connections,
+        connections_per_caller,
+        streams_per_connection,
+        first_request: first_request.map_or(Duration::from_secs(5), |(length, _)| length),
+        idle: idle.map_or(Duration::from_secs(120), |(length, _)| length),
+    }
+}

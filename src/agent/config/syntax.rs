@@ -1,0 +1,120 @@
+//! From text to a tree in which every key and value knows its place; syntax and nothing else.
+
+use toml::de::DeTable;
+
+use crate::agent::config::problem::File;
+use crate::agent::config::problem::Findings;
+
+/// How deep brackets may nest. Checked before the parser sees the text, so that no depth can cost it its stack.
+const MAX_DEPTH: usize = 32;
+
+/// Parses one file. Every syntax error becomes a problem; a file with any has no tree.
+pub(in crate::agent::config) fn parse<'a>(file: &File<'a>, findings: &mut Findings) -> Option<DeTable<'a>> {
+    if let Some(at) = first_too_deep(file.text) {
+        findings.problem(file.problem(at, format!("brackets nest deeper than {MAX_DEPTH}; write it flat")));
+        return None;
+    }
+    let (table, errors) = DeTable::parse_recoverable(file.text);
+    for error in &errors {
+        let at = error.span().map_or(0, |span| span.start);
+        findings.problem(file.problem(at, format!("this is not TOML: {}", error.message())));
+    }
+    errors.is_empty().then(|| table.into_inner())
+}
+
+/// The offset of the first bracket that is nested too deep. Brackets in strings and comments do not count.
+fn first_too_deep(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut depth: usize = 0;
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Some(at);
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'#' => at = end_of_line(bytes, at),
+            b'"' | b'\'' => at = end_of_string(bytes, at, *byte),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+fn end_of_line(bytes: &[u8], from: usize) -> usize {
+    bytes.iter().skip(from).position(|byte| *byte == b'\n').map_or(bytes.len(), |length| from + length)
+}
+
+/// The offset of the quote that ends the string beginning at `from`: three quotes end what three began, and a string of
+/// one quote ends with its line at the latest.
+fn end_of_string(bytes: &[u8], from: usize, quote: u8) -> usize {
+    let is_long = |at: usize| bytes.get(at..at + 3) == Some(&[quote; 3]);
+    let long = is_long(from);
+    let mut at = from + if long { 3 } else { 1 };
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if quote == b'"' => at += 1,
+            b'\n' if !long => return at,
+            _ if long && is_long(at) => return at + 2,
+            _ if !long && *byte == quote => return at,
+            _ => {}
+        }
+        at += 1;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let mut findings = Findings::default();
+        let file = File::new(Path::new("b.toml"), text);
+        assert_eq!(parse(&file, &mut findings).is_some(), findings.problems.is_empty());
+        findings.problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn brackets_nest_to_32_and_no_deeper() {
+        let nested = |depth| format!("a = {}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(problems(&nested(32)).is_empty());
+        assert_eq!(problems(&nested(33)), ["b.toml:1:37: brackets nest deeper than 32; write it flat"]);
+        assert_eq!(problems(&nested(1_000_000)).len(), 1);
+        assert_eq!(problems(&"a = {".repeat(33)).len(), 1);
+    }
+
+    #[test]
+    fn brackets_in_strings_and_comments_are_not_nesting() {
+        let many = "[".repeat(50);
+        for text in [
+            format!("# {many}\n"),
+            format!("a = \"\\\"{many}\"\n"),
+            format!("a = '{many}\\'\n"),
+            format!("a = \"\"\"\n{many}\"\n\"\"\"\n"),
+            format!("a = '''\n{many}'\n'''\n"),
+        ] {
+            assert!(problems(&text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_syntax_error_is_named_with_its_place() {
+        let found = problems("a = 1\na = 2\nb = \nc = 5m\n");
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("b.toml:2:1: this is not TOML: duplicate key"), "{found:?}");
+    }
+
+    #[test]
+    fn dotted_keys_nested_without_end_are_refused_and_do_not_exhaust_the_stack() {
+        let key = vec!["a"; 100_000].join(".");
+        assert_eq!(problems(&format!("{key} = 1\n")).len(), 1);
+        assert_eq!(problems(&format!("[{key}]\n")).len(), 1);
+    }
+}
