@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -209,6 +210,129 @@ fn new_p256() -> Option<(PrivateKey, Bytes)> {
 }
 
 /// A life that is longer than the calendar ends with its beginning: the authority refuses that, rather than sign for ever.
-fn end_of(now: SystemTime, ttl: std::time::Duration) -> SystemTime {
+fn end_of(now: SystemTime, ttl: Duration) -> SystemTime {
     now.checked_add(ttl).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering;
+
+    use futures_util::future::FutureExt;
+    use x509_parser::certificate::X509Certificate;
+    use x509_parser::prelude::FromDer;
+
+    use super::*;
+    use crate::attestation::Attested;
+    use crate::attestation::kernel::Level;
+    use crate::authority::embedded::Embedded;
+    use crate::authority::embedded::RELEASE_DATE;
+    use crate::authority::embedded::Settings;
+    use crate::evidence::EvidenceSet;
+    use crate::evidence::Grade;
+    use crate::evidence::Source;
+    use crate::policy::decide::Rules;
+    use crate::policy::decide::decide;
+    use crate::randomness::SystemRandomness;
+    use crate::registration::Entry;
+    use crate::registration::EntryIndex;
+
+    const CALLER: CallerKey = CallerKey { uid: 1000, cgroup: 0 };
+    const EPOCH: u64 = 7;
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + RELEASE_DATE
+    }
+
+    /// What `decide` gives to uid 1000, whose entry says `/web` with a hint and a DNS name.
+    fn permit() -> Permit {
+        let mut entry = Entry::example(0, "/web", &["unix:uid:1000"]);
+        entry.hint = Some("internal".to_owned());
+        entry.terms.dns = vec!["web.internal".to_owned()];
+        let mut evidence = EvidenceSet::default();
+        evidence.prove("unix:uid:1000".parse().unwrap(), Grade::Kernel, Source::Credentials);
+        let caller = Attested::example(Level::Full, evidence);
+        let rules = Rules { minimum: Level::Reduced };
+        let decision = decide(&caller, &EntryIndex::new(vec![entry], EPOCH), &rules, now());
+        decision.outcome.unwrap().remove(0)
+    }
+
+    /// An issuer whose authority lives for `ca_ttl`, and the epoch of the entries in force.
+    fn issuer(ca_ttl: Duration) -> (Issuer, Arc<AtomicU64>) {
+        let settings = Settings { trust_domain: "example.org".parse().unwrap(), ca_ttl, jwt_issuer: None };
+        let authority = Embedded::in_memory(settings, now(), Arc::new(SystemRandomness)).unwrap();
+        let epoch = Arc::new(AtomicU64::new(EPOCH));
+        let current = Arc::clone(&epoch);
+        let current_epoch = Box::new(move || current.load(Ordering::Relaxed));
+        (Issuer::new(Arc::new(authority), current_epoch, Arc::new(SystemRandomness)), epoch)
+    }
+
+    #[tokio::test]
+    async fn a_permit_becomes_an_svid_on_the_terms_of_its_entry() {
+        let (issuer, _) = issuer(HOUR * 168);
+        let svid = issuer.x509_svid(CALLER, permit(), now()).await.unwrap();
+        assert_eq!(svid.id.as_str(), "spiffe://example.org/web");
+        assert_eq!(svid.hint.as_deref(), Some("internal"));
+        assert_eq!((svid.issued, svid.not_after), (now(), now() + HOUR));
+        let (_, leaf) = X509Certificate::from_der(&svid.chain[0]).unwrap();
+        assert!(format!("{:?}", leaf.subject_alternative_name().unwrap().unwrap().value).contains("web.internal"));
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, svid.key.expose_pkcs8()).unwrap();
+        assert_eq!(leaf.public_key().subject_public_key.data.as_ref(), key.public_key().as_ref());
+    }
+
+    #[tokio::test]
+    async fn no_two_svids_share_a_key_a_serial_or_a_token_id() {
+        let (issuer, _) = issuer(HOUR * 168);
+        let first = issuer.x509_svid(CALLER, permit(), now()).await.unwrap();
+        let second = issuer.x509_svid(CALLER, permit(), now()).await.unwrap();
+        assert_ne!(first.key.expose_pkcs8(), second.key.expose_pkcs8());
+        assert_ne!(first.serial, second.serial);
+        let audiences = || vec!["ledger".to_owned()];
+        let first = issuer.jwt_svid(CALLER, permit(), audiences(), now()).await.unwrap();
+        let second = issuer.jwt_svid(CALLER, permit(), audiences(), now()).await.unwrap();
+        assert_ne!(first.token_id, second.token_id);
+        assert_eq!(first.token_id.len(), 32);
+        assert_eq!(first.not_after, now() + Duration::from_secs(300));
+    }
+
+    #[tokio::test]
+    async fn a_permit_of_entries_that_are_no_more_issues_nothing() {
+        let (issuer, epoch) = issuer(HOUR * 168);
+        epoch.store(EPOCH + 1, Ordering::Relaxed);
+        let refused = issuer.x509_svid(CALLER, permit(), now()).await.unwrap_err();
+        assert_eq!(refused, IssueError::StalePermit);
+        let refused = issuer.jwt_svid(CALLER, permit(), vec!["ledger".to_owned()], now()).await.unwrap_err();
+        assert_eq!(refused, IssueError::StalePermit);
+        assert_eq!((issuer.metrics().issued(), issuer.metrics().failed()), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn entries_that_change_while_a_caller_waits_for_its_turn_count() {
+        let (issuer, epoch) = issuer(HOUR * 168);
+        let turn = issuer.turns.take(CALLER).await;
+        let mut waiting = Box::pin(issuer.x509_svid(CALLER, permit(), now()));
+        assert!((&mut waiting).now_or_never().is_none());
+        epoch.store(EPOCH + 1, Ordering::Relaxed);
+        drop(turn);
+        assert_eq!(waiting.await.unwrap_err(), IssueError::StalePermit);
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_cannot_sign_is_never_a_no_to_the_caller() {
+        let (issuer, _) = issuer(HOUR * 168);
+        let refused = issuer.x509_svid(CALLER, permit(), now() - HOUR).await.unwrap_err();
+        assert!(matches!(refused, IssueError::Refused(Refused::OutsideLife(_))), "{refused}");
+        assert_eq!(refused.undecided(), Undecided::Authority);
+        assert_eq!(issuer.metrics().failed(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_svid_that_the_authoritys_end_cuts_short_is_counted() {
+        let (issuer, _) = issuer(Duration::from_secs(60));
+        let svid = issuer.x509_svid(CALLER, permit(), now()).await.unwrap();
+        assert_eq!(svid.not_after, now() + Duration::from_secs(60));
+        assert_eq!((issuer.metrics().issued(), issuer.metrics().clamped()), (1, 1));
+    }
 }
