@@ -1,0 +1,97 @@
+//! What this program does as a process of its own: serve nothing, or fetch once and say how long it took.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bonafide::time::Clock as _;
+use bonafide::time::SystemClock;
+use tokio::net::UnixListener;
+use tokio::process::Child;
+use tokio::process::Command;
+use tokio::time::Instant;
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::client;
+
+/// The longest that a child lives, whatever becomes of its parent.
+const LONGEST_LIFE: Duration = Duration::from_secs(600);
+
+/// What a child does.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Serves a gRPC service that does nothing.
+    EmptyServer,
+    /// Connects, calls the empty service, prints the nanoseconds it took.
+    EmptyCall,
+    /// Connects, fetches one X509-SVID, prints the nanoseconds it took.
+    FirstSvid,
+    /// Fetches X509-SVIDs on one new connection after the other; prints begin and length of each, in nanoseconds.
+    Stranger,
+}
+
+pub(crate) async fn run(role: Role, socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    match role {
+        Role::EmptyServer => tokio::time::timeout(LONGEST_LIFE, serve_nothing(socket)).await??,
+        Role::EmptyCall => println!("{}", client::first_empty_call(socket).await?.as_nanos()),
+        Role::FirstSvid => println!("{}", client::first_svid(socket).await?.as_nanos()),
+        Role::Stranger => be_a_stranger(socket).await?,
+    }
+    Ok(())
+}
+
+/// Starts this program again in another role.
+pub(crate) fn spawn(role: Role, socket: &Path) -> Child {
+    let name = clap::ValueEnum::to_possible_value(&role).expect("no role is hidden");
+    Command::new(std::env::current_exe().expect("this program has a path"))
+        .args(["--role", name.get_name(), "--socket"])
+        .arg(socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("this program can be started again")
+}
+
+/// The empty service in a process of its own, which ends with this value.
+pub(crate) struct EmptyServer {
+    pub(crate) process: Child,
+    pub(crate) socket: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl EmptyServer {
+    /// Returns once it has answered, with the time that this took.
+    pub(crate) async fn start() -> (Self, Duration) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let socket = directory.path().join("empty.sock");
+        let begin = Instant::now();
+        let process = spawn(Role::EmptyServer, &socket);
+        while client::first_empty_call(&socket).await.is_err() {
+            assert!(begin.elapsed() < Duration::from_secs(10), "the empty service does not start");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        (Self { process, socket, _directory: directory }, begin.elapsed())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id().expect("it runs as long as this value lives")
+    }
+}
+
+async fn serve_nothing(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let (_reporter, service) = tonic_health::server::health_reporter();
+    let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
+    Ok(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await?)
+}
+
+async fn be_a_stranger(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let begin = Instant::now();
+    while begin.elapsed() < LONGEST_LIFE {
+        let at = SystemClock.now().duration_since(std::time::UNIX_EPOCH)?;
+        let took = client::first_svid(socket).await?;
+        println!("{} {}", at.as_nanos(), took.as_nanos());
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The daemon under load: a throw-away one of our own, or whatever already serves a socket.
+
+use std::fs;
+use std::fs::File;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use tokio::process::Child;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use crate::client;
+use crate::meters::Meter;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_bonafide");
+
+/// What is measured: a socket and the process that serves it.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) socket: PathBuf,
+    pub(crate) pid: u32,
+}
+
+impl Target {
+    pub(crate) fn meter(&self) -> Meter {
+        Meter::of(self.pid)
+    }
+}
+
+/// A daemon with a directory of its own. It ends with this value, and the directory with it.
+pub(crate) struct Node {
+    daemon: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Node {
+    /// Starts a daemon with as many entries, of which one is this user's, and waits until that is served.
+    pub(crate) async fn start(entries: u32) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let at = directory.path();
+        fs::create_dir(at.join("entries.d")).expect("a folder");
+        fs::write(at.join("bonafide.toml"), configuration(at)).expect("a file");
+        fs::write(at.join("entries.d/others.toml"), others(entries - 1)).expect("a file");
+        fs::write(at.join("entries.d/load.toml"), our_entry("")).expect("a file");
+        let mut node = Self { daemon: spawn_daemon(at), directory };
+        node.first_svid_since(Instant::now()).await;
+        node
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target { socket: self.directory.path().join("workload.sock"), pid: self.daemon.id().expect("it is not reaped") }
+    }
+
+    /// Ends the daemon by `signal`, starts it again, and tells how long it took from there to the first X509-SVID.
+    pub(crate) async fn restart_by(&mut self, signal: Signal) -> Duration {
+        kill(Pid::from_raw(self.target().pid as i32), signal).expect("the daemon runs");
+        let killed = Instant::now();
+        self.daemon.wait().await.expect("a child can be waited for");
+        // An orderly stop is none of the start; a killed daemon is away from the moment it is killed.
+        let begin = if signal == Signal::SIGKILL { killed } else { Instant::now() };
+        self.daemon = spawn_daemon(self.directory.path());
+        self.first_svid_since(begin).await
+    }
+
+    async fn first_svid_since(&mut self, begin: Instant) -> Duration {
+        let socket = self.target().socket;
+        while client::first_svid(&socket).await.is_err() {
+            if let Ok(Some(status)) = self.daemon.try_wait() {
+                panic!("the daemon ended with {status}:\n{}", self.log());
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "the daemon serves nothing:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        begin.elapsed()
+    }
+
+    /// Adds a line to the entry that all streams rest on, and has it read.
+    async fn change_entry(&self, line: &str) {
+        let entries = self.directory.path().join("entries.d");
+        fs::write(entries.join(".load.toml"), our_entry(line)).expect("a file");
+        fs::rename(entries.join(".load.toml"), entries.join("load.toml")).expect("a file can be renamed");
+        let admin = self.directory.path().join("admin.sock");
+        succeed(Command::new(BINARY).args(["reload", "--admin-socket"]).arg(admin)).await;
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// How the entry that all streams rest on is changed.
+pub(crate) enum EntryChange<'a> {
+    /// In the drop-in file of our own daemon.
+    File(&'a Node),
+    /// By a program, which gets the key (`hint` or `dns`) and its new value, and returns once it is done.
+    Program(PathBuf),
+}
+
+impl EntryChange<'_> {
+    pub(crate) async fn make(&self, key: &str, value: &str) {
+        match self {
+            Self::File(node) if key == "dns" => node.change_entry(&format!("dns = [{value:?}]")).await,
+            Self::File(node) => node.change_entry(&format!("{key} = {value:?}")).await,
+            Self::Program(program) => succeed(Command::new(program).args([key, value])).await,
+        }
+    }
+}
+
+async fn succeed(command: &mut Command) {
+    let output = command.output().await.expect("the program can be started");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn spawn_daemon(directory: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(directory.join("log")).expect("a file");
+    let errors = log.try_clone().expect("a descriptor");
+    Command::new(BINARY)
+        .args(["run", "--config"])
+        .arg(directory.join("bonafide.toml"))
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the daemon can be started")
+}
+
+/// The default limits, but the one for each caller: all load comes from one user.
+fn configuration(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "trust_domain = \"load.test\"\n\
+         include = [\"entries.d/*.toml\"]\n\
+         [workload_api]\n\
+         socket = \"{directory}/workload.sock\"\n\
+         [admin]\n\
+         socket = \"{directory}/admin.sock\"\n\
+         [authority]\n\
+         kind = \"embedded\"\n\
+         data_dir = \"{directory}/data\"\n\
+         [limits]\n\
+         connections_per_caller = 8000\n"
+    )
+}
+
+fn our_entry(line: &str) -> String {
+    let uid = nix::unistd::getuid();
+    format!("[[workload]]\nid = \"/load\"\nselectors = [\"unix:uid:{uid}\"]\n{line}\n")
+}
+
+/// Entries of users that nobody is.
+fn others(count: u32) -> String {
+    let entry = |n: u32| {
+        let uid = 1_000_000 + n;
+        format!("[[workload]]\nid = \"/other/{n}\"\nselectors = [\"unix:uid:{uid}\", \"unix:gid:{uid}\"]\n")
+    };
+    (0..count).map(entry).collect()
+}
