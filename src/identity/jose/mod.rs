@@ -3,9 +3,11 @@
 
 pub mod algorithm;
 pub mod json;
+pub mod jws;
 pub mod public_key;
 
 pub use algorithm::Algorithm;
 pub use json::InvalidJson;
+pub use jws::InvalidToken;
 pub use public_key::PublicKey;
 pub use public_key::UnusableKey;
