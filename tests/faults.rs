@@ -4,9 +4,12 @@
 
 #[path = "fuzz/targets.rs"]
 mod fuzz_targets;
-
-#[path = "faults/corpus.rs"]
-mod corpus;
+#[path = "support/kernel.rs"]
+mod kernel;
 
 #[path = "faults/configuration.rs"]
 mod configuration;
+#[path = "faults/corpus.rs"]
+mod corpus;
+#[path = "faults/processes.rs"]
+mod processes;

@@ -1,0 +1,162 @@
+//! Processes that change under our eyes, and a kernel that has no answer: on a model of one.
+
+use std::time::SystemTime;
+
+use bonafide::attestation::Attested;
+use bonafide::attestation::Attestor;
+use bonafide::attestation::Contradiction;
+use bonafide::attestation::NotAttested;
+use bonafide::attestation::PinnedProcess;
+use bonafide::attestation::kernel::Level;
+use bonafide::evidence::Accounts;
+use bonafide::evidence::Undecided;
+use bonafide::evidence::Wants;
+use bonafide::evidence::WithheldBecause;
+
+use crate::kernel::FakeKernel;
+use crate::kernel::FakePid;
+use crate::kernel::FakeProcess;
+
+const LEVELS: [Level; 3] = [Level::Reduced, Level::Pinned, Level::Full];
+
+struct Node {
+    kernel: FakeKernel,
+    attestor: Attestor,
+}
+
+impl Node {
+    fn at(level: Level) -> Self {
+        let kernel = FakeKernel::at(level);
+        Self { attestor: Attestor::new(kernel.host()), kernel }
+    }
+
+    fn web(&self) -> (FakePid, PinnedProcess) {
+        let web = self.kernel.spawn(FakeProcess::default());
+        let pinned = self.attestor.pin(self.kernel.connect(&web)).unwrap();
+        (web, pinned)
+    }
+
+    async fn attest(&self, pinned: &PinnedProcess) -> Result<Attested, NotAttested> {
+        let everything = |_: &_| Wants { path: true, sha256: true };
+        self.attestor.attest(pinned, &everything, &Accounts::default(), SystemTime::UNIX_EPOCH).await
+    }
+}
+
+fn texts(attested: &Attested) -> Vec<String> {
+    attested.evidence().facts().iter().map(|fact| fact.selector.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_unit_of_the_host_has_every_fact_at_every_level() {
+    for level in LEVELS {
+        let node = Node::at(level);
+        let (_, pinned) = node.web();
+        let attested = node.attest(&pinned).await.unwrap();
+        let mut texts = texts(&attested);
+        texts.retain(|text| !text.starts_with("unix:sha256:"));
+        assert_eq!(
+            texts,
+            [
+                "unix:uid:1000",
+                "unix:gid:1000",
+                "unix:supplementary_gid:1000",
+                "unix:path:/usr/bin/web",
+                "systemd:id:web.service",
+                "systemd:slice:system.slice",
+                "cgroup:/system.slice/web.service",
+                "host:true"
+            ]
+        );
+        assert_eq!(pinned.unchanged(attested.epoch()), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn every_change_of_a_process_is_noticed_before_the_next_secret_leaves() {
+    type Change = fn(&FakePid);
+    let changes: [(Change, Contradiction); 5] = [
+        (|web| web.exec("/usr/bin/other"), Contradiction::ImageChanged),
+        (|web| web.exec("/usr/bin/web"), Contradiction::ImageChanged),
+        (|web| web.setuid(0), Contradiction::CredentialsDisagree),
+        (|web| web.move_to("/system.slice/other.service"), Contradiction::Moved),
+        (FakePid::exit, Contradiction::ProcessGone),
+    ];
+    for level in LEVELS {
+        for (change, contradiction) in changes {
+            let node = Node::at(level);
+            let (web, pinned) = node.web();
+            let before = node.attest(&pinned).await.unwrap();
+            change(&web);
+            assert_eq!(pinned.unchanged(before.epoch()), Err(NotAttested::No(contradiction)), "{level:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_was_moved_is_attested_where_it_is_now() {
+    let node = Node::at(Level::Full);
+    let (web, pinned) = node.web();
+    web.move_to("/system.slice/other.service");
+    let attested = node.attest(&pinned).await.unwrap();
+    assert!(texts(&attested).contains(&"systemd:id:other.service".to_owned()));
+    assert_eq!(pinned.unchanged(attested.epoch()), Ok(()));
+}
+
+#[tokio::test]
+async fn the_next_owner_of_a_number_inherits_nothing() {
+    let node = Node::at(Level::Full);
+    let (web, pinned) = node.web();
+    web.exit();
+    let heir = node.kernel.reuse(&web, FakeProcess { uid: 0, ..FakeProcess::default() });
+    assert_eq!(node.attest(&pinned).await.unwrap_err(), NotAttested::No(Contradiction::ProcessGone));
+    let honest = node.attestor.pin(node.kernel.connect(&heir)).unwrap();
+    assert!(texts(&node.attest(&honest).await.unwrap()).contains(&"unix:uid:0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_cause_on_our_side_is_never_a_no() {
+    for cause in [Undecided::OutOfDescriptors, Undecided::OutOfMemory, Undecided::TimedOut, Undecided::NotPermitted] {
+        let node = Node::at(Level::Full);
+        let (web, pinned) = node.web();
+        let epoch = pinned.epoch();
+        node.kernel.fail(cause);
+        let undecided = NotAttested::Undecided(cause);
+        assert_eq!(node.attest(&pinned).await.unwrap_err(), undecided);
+        assert_eq!(pinned.unchanged(epoch), Err(undecided));
+        assert_eq!(node.attestor.pin(node.kernel.connect(&web)).unwrap_err(), undecided);
+        node.kernel.heal();
+        assert!(node.attest(&pinned).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_package_upgrade_takes_the_path_away_and_nothing_else() {
+    let node = Node::at(Level::Full);
+    let (_, pinned) = node.web();
+    let before = node.attest(&pinned).await.unwrap();
+    node.kernel.replace("/usr/bin/web", b"the next version");
+    assert_eq!(pinned.unchanged(before.epoch()), Ok(()), "the same image still runs");
+    let after = node.attest(&pinned).await.unwrap();
+    let because = after.evidence().withheld().iter().map(|withheld| withheld.because).collect::<Vec<_>>();
+    assert_eq!(because, [WithheldBecause::Deleted]);
+}
+
+#[tokio::test]
+async fn a_user_namespace_of_its_own_costs_a_process_what_it_could_forge_there() {
+    let node = Node::at(Level::Full);
+    let rootless = node.kernel.spawn(FakeProcess { own_user_namespace: true, ..FakeProcess::default() });
+    let pinned = node.attestor.pin(node.kernel.connect(&rootless)).unwrap();
+    let texts = texts(&node.attest(&pinned).await.unwrap());
+    assert!(texts.contains(&"systemd:id:web.service".to_owned()));
+    assert!(texts.iter().all(|text| !text.starts_with("unix:path") && !text.starts_with("unix:sha256")), "{texts:?}");
+    assert!(!texts.contains(&"host:true".to_owned()));
+}
+
+#[test]
+fn only_who_connected_may_write() {
+    let node = Node::at(Level::Full);
+    let (web, pinned) = node.web();
+    let other = node.kernel.spawn(FakeProcess::default());
+    assert_eq!(pinned.wrote(web.credentials()), Ok(()));
+    assert_eq!(pinned.wrote(other.credentials()), Err(NotAttested::No(Contradiction::ForeignWriter)));
+}
