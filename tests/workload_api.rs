@@ -11,3 +11,9 @@ mod answers;
 mod door;
 #[path = "workload_api/ends.rs"]
 mod ends;
+#[path = "workload_api/hostile.rs"]
+mod hostile;
+#[path = "workload_api/security_header.rs"]
+mod security_header;
+#[path = "workload_api/socket.rs"]
+mod socket;

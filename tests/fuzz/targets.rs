@@ -1,18 +1,41 @@
 //! One plain function per parser of what comes from outside. Each holds an oracle: what must be true of the answer,
 //! whatever the input was. Shared by the fuzzers and by the replay of their corpus.
 
+use bonafide::endpoints::transport::authority_filter::AuthorityFilter;
+use bonafide::endpoints::transport::authority_filter::Violation;
 use bonafide::evidence::Selector;
 use bonafide::identity::SpiffeId;
 
 type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub(crate) const TARGETS: &[(&str, Target)] = &[("selector", selector), ("spiffe_id", spiffe_id)];
+pub(crate) const TARGETS: &[(&str, Target)] =
+    &[("authority_filter", authority_filter), ("selector", selector), ("spiffe_id", spiffe_id)];
 
 /// Hands `input` to the target called `name`.
 pub(crate) fn run(name: &str, input: &[u8]) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target of this name");
     target(input);
+}
+
+/// How the input is cut makes no difference, what has passed once passes again unchanged, and nothing grows beyond what
+/// Huffman coding can hide.
+fn authority_filter(input: &[u8]) {
+    let Some((cut, bytes)) = input.split_first() else { return };
+    let whole = filtered(&[bytes]);
+    let pieces: Vec<_> = bytes.chunks(usize::from(*cut).max(1)).collect();
+    assert_eq!(whole, filtered(&pieces), "cut every {cut} bytes");
+    let (output, violation) = whole;
+    assert!(output.len() <= bytes.len() * 8 / 5 + 16, "{} bytes became {}", bytes.len(), output.len());
+    if violation.is_none() {
+        assert_eq!(filtered(&[&output]), (output.clone(), None));
+    }
+}
+
+fn filtered(pieces: &[&[u8]]) -> (Vec<u8>, Option<Violation>) {
+    let (mut filter, mut output) = (AuthorityFilter::default(), Vec::new());
+    let violation = pieces.iter().find_map(|piece| filter.feed(piece, &mut output).err());
+    (output, violation)
 }
 
 /// Exactly the SPIFFE IDs of a naive reading of the standard are accepted, and nothing is changed on the way.

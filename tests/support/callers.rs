@@ -49,6 +49,7 @@ struct State {
     ended: watch::Sender<Option<Ended>>,
     image_changed: AtomicBool,
     writers_checked: AtomicUsize,
+    updates_made: AtomicUsize,
 }
 
 impl FakeCallers {
@@ -68,6 +69,7 @@ impl FakeCallers {
             ended: watch::Sender::new(None),
             image_changed: AtomicBool::new(false),
             writers_checked: AtomicUsize::new(0),
+            updates_made: AtomicUsize::new(0),
         }))
     }
 
@@ -89,6 +91,10 @@ impl FakeCallers {
 
     pub(crate) fn writers_checked(&self) -> usize {
         self.0.writers_checked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn updates_made(&self) -> usize {
+        self.0.updates_made.load(Ordering::SeqCst)
     }
 }
 
@@ -128,8 +134,12 @@ impl FakeCaller {
         take: impl Fn(X509Update) -> T + Send + 'static,
     ) -> BoxStream<'static, Result<T, Ended>> {
         let mut over = false;
+        let state = self.state.clone();
         WatchStream::new(self.state.holding.subscribe())
             .take_while(move |holding| std::future::ready(!std::mem::replace(&mut over, holding.is_err())))
+            .inspect(move |_| {
+                state.updates_made.fetch_add(1, Ordering::SeqCst);
+            })
             .map(move |holding| holding.map(&take))
             .boxed()
     }

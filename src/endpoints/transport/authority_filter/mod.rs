@@ -107,7 +107,7 @@ impl AuthorityFilter {
                     }
                     self.payload = Payload::None;
                     if end {
-                        self.release(output);
+                        self.release(output)?;
                     }
                 }
             }
@@ -146,13 +146,15 @@ impl AuthorityFilter {
     }
 
     /// Lets a complete header block go, rewritten where it must be.
-    fn release(&mut self, output: &mut Vec<u8>) {
+    fn release(&mut self, output: &mut Vec<u8>) -> Result<(), Violation> {
         let held = std::mem::take(&mut self.held); // its memory goes, too: an idle connection holds none
         self.open_block = None;
         match rewritten(&held) {
+            Some(frame) if frame.len() > MAX_HEADER_BLOCK => return Err(Violation::HeaderBlockTooLarge),
             Some(frame) => output.extend_from_slice(&frame),
             None => output.extend_from_slice(&held),
         }
+        Ok(())
     }
 }
 
@@ -186,4 +188,103 @@ fn split_frame(bytes: &[u8]) -> Option<(FrameHeader, &[u8], &[u8])> {
     let header = FrameHeader::parse(*header);
     let (payload, rest) = rest.split_at_checked(header.length)?;
     Some((header, payload, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader { length: payload.len(), kind, flags, stream: 1 };
+        [&header.bytes()[..], payload].concat()
+    }
+
+    /// `:method: POST`, an authority of fewer than 127 bytes, and something that refers to the table.
+    fn block(authority: &[u8]) -> Vec<u8> {
+        [&[0x83, 0x41, authority.len() as u8][..], authority, &[0xbe]].concat()
+    }
+
+    fn filtered(input: &[&[u8]]) -> Result<Vec<u8>, Violation> {
+        let (mut filter, mut output) = (AuthorityFilter::default(), Vec::new());
+        filter.feed(PREFACE, &mut output)?;
+        input.iter().try_for_each(|piece| filter.feed(piece, &mut output).map(drop))?;
+        Ok(output.split_off(PREFACE.len()))
+    }
+
+    #[test]
+    fn padding_priority_and_continuations_become_one_frame_with_the_same_headers() {
+        let block = block(b"run/w.sock");
+        let flags = kind::PADDED | kind::PRIORITY | kind::END_STREAM;
+        let first = [&[3][..], b"prior", &block[..4], &[0; 3]].concat();
+        let input = [
+            frame(kind::HEADERS, flags, &first),
+            frame(kind::CONTINUATION, 0, &block[4..7]),
+            frame(kind::CONTINUATION, kind::END_HEADERS, &block[7..]),
+        ];
+        let whole = [&b"prior"[..], &super::tests::block(b"run-w.sock")].concat();
+        let flags = kind::PRIORITY | kind::END_STREAM | kind::END_HEADERS;
+        assert_eq!(filtered(&[&input.concat()]).unwrap(), frame(kind::HEADERS, flags, &whole));
+    }
+
+    #[test]
+    fn a_block_with_a_legal_authority_passes_byte_for_byte_however_it_is_framed() {
+        let block = block(b"localhost");
+        let padded = [&[2][..], &block[..5], &[0; 2]].concat();
+        let input =
+            [frame(kind::HEADERS, kind::PADDED, &padded), frame(kind::CONTINUATION, kind::END_HEADERS, &block[5..])];
+        assert_eq!(filtered(&[&input.concat()]).unwrap(), input.concat());
+    }
+
+    #[test]
+    fn what_the_engine_would_have_to_buffer_without_end_is_a_violation() {
+        let open = frame(kind::HEADERS, 0, &[0x83]);
+        let more = frame(kind::CONTINUATION, 0, &[]);
+        let flood = [&open[..], &more.repeat(9)].concat();
+        assert_eq!(filtered(&[&flood]), Err(Violation::TooManyContinuations));
+        assert_eq!(
+            filtered(&[&frame(kind::HEADERS, 0, &[0x83; MAX_HEADER_BLOCK])[..9]]),
+            Err(Violation::HeaderBlockTooLarge)
+        );
+        assert_eq!(filtered(&[&open, &frame(6, 0, &[0; 8])]), Err(Violation::HeaderBlockInterrupted));
+        assert_eq!(AuthorityFilter::default().feed(b"GET / HTTP/1.1", &mut Vec::new()), Err(Violation::NotHttp2));
+    }
+
+    #[test]
+    fn control_frames_and_resets_are_counted() {
+        let frames = [frame(4, 0, &[]), frame(kind::RST_STREAM, 0, &[0; 4]), frame(kind::DATA, 0, &[])];
+        let useful = [frame(kind::HEADERS, kind::END_HEADERS, &[0x83]), frame(kind::DATA, kind::END_STREAM, &[])];
+        let (mut filter, mut output) = (AuthorityFilter::default(), Vec::new());
+        let passed = filter.feed(&[PREFACE, &frames.concat(), &useful.concat()].concat(), &mut output);
+        assert_eq!(passed, Ok(Passed { control: 3, resets: 1 }));
+    }
+
+    proptest! {
+        /// Frames of every kind around requests with and without a legal authority.
+        #[test]
+        fn the_output_is_the_input_with_legal_authorities_wherever_it_is_cut(
+            parts in proptest::collection::vec((0_u8..12, proptest::collection::vec(any::<u8>(), 0..40), any::<bool>()), 0..12),
+            authority in proptest::collection::vec(b'!'..b'~', 1..120),
+            cuts in proptest::collection::vec(1_usize..50, 1..20),
+        ) {
+            let legal = http::uri::Authority::try_from(authority.as_slice()).is_ok();
+            let host: Vec<u8> = authority.iter().map(|b| if b.is_ascii_alphanumeric() || *b == b'.' { *b } else { b'-' }).collect();
+            let (mut input, mut expected) = (Vec::new(), Vec::new());
+            for (kind, payload, with_authority) in &parts {
+                let headers = *kind == kind::HEADERS;
+                let (sent, seen) = match (headers, with_authority) {
+                    (true, true) => (block(&authority), block(if legal { &authority } else { &host })),
+                    (true, false) => (block(b"localhost"), block(b"localhost")),
+                    (false, _) => (payload.clone(), payload.clone()),
+                };
+                let flags = if headers { kind::END_HEADERS } else { 0 };
+                input.extend(frame(*kind, flags, &sent));
+                expected.extend(frame(*kind, flags, &seen));
+            }
+            let mut rest = input.as_slice();
+            let pieces: Vec<_> = cuts.iter().cycle().map_while(|cut| (!rest.is_empty()).then(|| take(&mut rest, *cut))).collect();
+            prop_assert_eq!(filtered(&pieces).unwrap(), expected);
+        }
+    }
 }
