@@ -5,17 +5,34 @@
 #[allow(dead_code, reason = "the other program uses the rest")]
 mod measure;
 
+use std::fs;
 use std::hint::black_box;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bonafide::evidence::EvidenceSet;
-use bonafide::evidence::Grade;
-use bonafide::evidence::Source;
+use bonafide::attestation::Attested;
+use bonafide::attestation::Attestor;
+use bonafide::attestation::kernel::Level;
+use bonafide::attestation::linux::Linux;
+use bonafide::authority::embedded::Embedded;
+use bonafide::authority::embedded::Settings;
+use bonafide::evidence::CallerKey;
+use bonafide::issuance::Issuer;
+use bonafide::policy::Permit;
+use bonafide::policy::Rules;
+use bonafide::policy::decide;
+use bonafide::randomness::SystemRandomness;
 use bonafide::registration::Entry;
 use bonafide::registration::EntryIndex;
 use bonafide::registration::entry::EntryOrder;
 use bonafide::registration::entry::Origin;
 use bonafide::registration::entry::Terms;
+use bonafide::time::Clock as _;
+use bonafide::time::SystemClock;
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
 
 use crate::measure::raw;
 use crate::measure::report;
@@ -23,16 +40,28 @@ use crate::measure::report::Figure;
 use crate::measure::report::Promise;
 use crate::measure::report::median;
 use crate::measure::report::micros;
+use crate::measure::report::percentile;
 
 const ROUNDS: usize = 5;
 const PER_ROUND: u32 = 2_000;
-/// Entries that share a uid: the rarest selector that they have.
+/// One round more than is counted: the first one warms up.
+const IN_ALL: u32 = (ROUNDS as u32 + 1) * PER_ROUND;
+/// Entries that share a uid, which is the rarest selector that they have.
 const OF_ONE_USER: u32 = 100;
+const RULES: Rules = Rules { minimum: Level::Reduced };
 
 fn main() {
     report::print_heading();
+    let ourselves = Ourselves::new();
+    for figure in ourselves.attestation() {
+        figure.print(false);
+    }
+    let attested = ourselves.attest();
     for entries in [10, 1_000, 100_000] {
-        matching(entries).print(false);
+        matching(&attested, entries).print(false);
+    }
+    for figure in issuance(&attested) {
+        figure.print(false);
     }
 }
 
@@ -49,22 +78,148 @@ fn in_turns(mut ours: impl FnMut(), mut limit: impl FnMut()) -> (f64, f64) {
     (median(&mut our_rounds), median(&mut limit_rounds))
 }
 
-fn matching(entries: u32) -> Figure {
-    let index = EntryIndex::new((0..entries).map(entry).collect(), 1);
-    let mut caller = EvidenceSet::default();
-    for fact in ["unix:uid:1000", "unix:gid:1000", "unix:supplementary_gid:100", "host:true"] {
-        caller.prove(fact.parse().unwrap(), Grade::Kernel, Source::Credentials);
-    }
-    let (ours, _) = in_turns(|| drop(black_box(index.candidates(black_box(&caller)))), || ());
-    Figure::new(format!("matching one process, {entries} entries"), "us", ours, Promise::AtMost(20.0))
+/// This process as its own caller, over a pair of sockets.
+struct Ourselves {
+    machine: Arc<Linux>,
+    attestor: Attestor,
+    entries: EntryIndex,
+    socket: UnixStream,
 }
 
-fn entry(n: u32) -> Entry {
-    let uid = 1_000 + n / OF_ONE_USER;
+impl Ourselves {
+    fn new() -> Self {
+        let machine = Arc::new(Linux::open(Level::Reduced).expect("a machine that can attest"));
+        let path = std::env::current_exe().expect("this program has a path");
+        let selectors = [our_uid(0), format!("unix:path:{}", path.display())];
+        Self {
+            attestor: Attestor::new(machine.clone()),
+            machine,
+            entries: EntryIndex::new(vec![entry(0, &selectors)], 1),
+            socket: UnixStream::pair().expect("a pair of sockets").0,
+        }
+    }
+
+    /// All of what the daemon does with an accepted connection until it can decide; the entry wants the path as well.
+    fn attest(&self) -> Attested {
+        let process = self.machine.peer(self.socket.as_fd()).expect("we live");
+        let pinned = self.attestor.pin(Arc::new(process)).expect("we are ourselves");
+        let wants = |evidence: &_| self.entries.wants(evidence);
+        let attesting = self.attestor.attest(&pinned, &wants, self.entries.accounts(), SystemClock.now());
+        attesting.now_or_never().expect("the path is known without waiting").expect("we are ourselves")
+    }
+
+    /// A thousand times a second, as a busy node would, beside the bare reading of the same files.
+    fn attestation(&self) -> [Figure; 2] {
+        let (mut p50s, mut p99s, mut limits) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let (mut ours, mut limit) = (Vec::new(), Vec::new());
+            for _ in 0..PER_ROUND {
+                std::thread::sleep(Duration::from_millis(1));
+                let begin = Instant::now();
+                let _ = black_box(self.attest());
+                let between = Instant::now();
+                read_the_same_files();
+                ours.push(micros(between - begin));
+                limit.push(micros(between.elapsed()));
+            }
+            p50s.push(percentile(&mut ours, 0.5));
+            p99s.push(percentile(&mut ours, 0.99));
+            limits.push(percentile(&mut limit, 0.5));
+        }
+        let name = "attestation of a host process, warm, 1,000/s";
+        [
+            Figure::new(format!("{name}, p50"), "us", median(&mut p50s), Promise::AtMost(100.0))
+                .beside(median(&mut limits)),
+            Figure::new(format!("{name}, p99"), "us", median(&mut p99s), Promise::AtMost(1_000.0)),
+        ]
+    }
+}
+
+fn read_the_same_files() {
+    for file in ["status", "stat", "cgroup", "auxv"] {
+        black_box(fs::read(format!("/proc/self/{file}")).expect("a file of our own"));
+    }
+    for link in ["exe", "ns/user", "ns/mnt", "ns/pid"] {
+        black_box(fs::metadata(format!("/proc/self/{link}")).expect("a link of our own"));
+    }
+}
+
+/// Among entries of this user, and of many others, that lack a group which all of them want.
+fn matching(caller: &Attested, entries: u32) -> Figure {
+    let selectors = |n: u32| [our_uid(n / OF_ONE_USER), "unix:gid:4294967294".to_owned()];
+    let mut all: Vec<Entry> = (1..entries).map(|n| entry(n, &selectors(n))).collect();
+    all.push(entry(0, &[our_uid(0)]));
+    let index = EntryIndex::new(all, 1);
+    let now = SystemClock.now();
+    let (ours, _) = in_turns(
+        || {
+            let decision = black_box(decide(black_box(caller), &index, &RULES, now));
+            assert_eq!(decision.outcome.map_or(0, |permits| permits.len()), 1);
+        },
+        || (),
+    );
+    let name = format!("deciding, {entries} entries, {} candidates", index.candidates(caller.evidence()).len());
+    Figure::new(name, "us", ours, Promise::AtMost(20.0))
+}
+
+fn issuance(caller: &Attested) -> [Figure; 2] {
+    let settings = Settings {
+        trust_domain: "load.test".parse().expect("a trust domain"),
+        ca_ttl: Duration::from_secs(604_800),
+        jwt_issuer: None,
+    };
+    let now = SystemClock.now();
+    let authority = Embedded::in_memory(settings, now, Arc::new(SystemRandomness)).expect("an authority");
+    let issuer = Issuer::new(Arc::new(authority), Box::new(|| 1), Arc::new(SystemRandomness));
+    let index = EntryIndex::new(vec![entry(0, &[our_uid(0)])], 1);
+    let permits = || -> Vec<Permit> {
+        (0..IN_ALL).flat_map(|_| decide(caller, &index, &RULES, now).outcome.expect("an entry of ours")).collect()
+    };
+    let (whom, signer) = (CallerKey { uid: caller.peer().uid, cgroup: 0 }, raw::Signer::new());
+
+    let mut left = permits();
+    let (x509, key_and_signature) = in_turns(
+        || {
+            let issuing = issuer.x509_svid(whom, left.pop().expect("one for each"), now);
+            black_box(issuing.now_or_never().expect("nobody else waits").expect("an SVID"));
+        },
+        || signer.key_and_signature(),
+    );
+    let mut left = permits();
+    let (jwt, signature) = in_turns(
+        || {
+            let permit = left.pop().expect("one for each");
+            let issuing = issuer.jwt_svid(whom, permit, vec!["ledger".to_owned()], now);
+            black_box(issuing.now_or_never().expect("nobody else waits").expect("an SVID"));
+        },
+        || signer.sign(),
+    );
+    let per_second = |micros: f64| 1e6 / micros;
+    [
+        Figure::new("X509-SVIDs, P-256, on one core", "/s", per_second(x509), Promise::AtLeastOfTheLimit(0.8))
+            .beside(per_second(key_and_signature)),
+        Figure::new("JWT-SVIDs, ES256, on one core", "/s", per_second(jwt), Promise::Nothing)
+            .beside(per_second(signature)),
+    ]
+}
+
+fn our_uid(further: u32) -> String {
+    format!("unix:uid:{}", nix::unistd::getuid().as_raw() + further)
+}
+
+fn entry(n: u32, selectors: &[String]) -> Entry {
+    let mut selectors: Vec<_> = selectors.iter().map(|text| text.parse().expect("a selector")).collect();
+    selectors.sort();
+    let terms = Terms {
+        x509_ttl: Duration::from_secs(3600),
+        jwt_ttl: Duration::from_secs(300),
+        dns: Vec::new(),
+        audiences: None,
+    };
     Entry {
-        id: format!("spiffe://load.test/{n}").parse().unwrap(),
-        selectors: vec!["unix:gid:1000".parse().unwrap(), format!("unix:uid:{uid}").parse().unwrap()],
-        terms: terms(),
+        id: format!("spiffe://load.test/{n}").parse().expect("a SPIFFE ID"),
+        selectors,
+        terms,
         federates_with: Vec::new(),
         hint: None,
         priority: 0,
@@ -72,8 +227,4 @@ fn entry(n: u32) -> Entry {
         order: EntryOrder(n),
         origin: Origin { file: "load.toml".into(), line: n },
     }
-}
-
-fn terms() -> Terms {
-    Terms { x509_ttl: Duration::from_secs(3600), jwt_ttl: Duration::from_secs(300), dns: Vec::new(), audiences: None }
 }
