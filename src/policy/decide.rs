@@ -133,7 +133,8 @@ pub enum SetAside {
 /// image of that process, under these entries, and no longer.
 #[must_use]
 pub fn decide(caller: &Attested, entries: &EntryIndex, rules: &Rules, now: SystemTime) -> Decision {
-    let judgement = judge(caller.level(), caller.evidence(), entries, rules);
+    let candidates = entries.candidates(caller.evidence());
+    let judgement = judge(caller.level(), caller.evidence(), &candidates, rules, MAX_MISSES);
     let permit = |granted| Permit { granted, entries_epoch: entries.epoch(), image: caller.epoch(), at: now };
     Decision {
         outcome: judgement.verdict.map(|all| all.into_iter().map(permit).collect()),
@@ -143,7 +144,7 @@ pub fn decide(caller: &Attested, entries: &EntryIndex, rules: &Rules, now: Syste
             evidence: caller.evidence().clone(),
             at: now,
             entries_epoch: entries.epoch(),
-            looked_at: judgement.looked_at,
+            looked_at: candidates.len(),
             considered: judgement.considered,
         },
     }
@@ -154,18 +155,28 @@ pub fn decide(caller: &Attested, entries: &EntryIndex, rules: &Rules, now: Syste
 /// # Errors
 /// The [`Denial`] that `decide` would give.
 pub fn redecide(trace: &Trace, entries: &EntryIndex, rules: &Rules) -> Verdict {
-    judge(trace.level, &trace.evidence, entries, rules).verdict
+    verdict(trace.level, &trace.evidence, entries, rules)
 }
 
-struct Judgement {
-    verdict: Verdict,
-    looked_at: usize,
-    considered: Vec<Considered>,
+/// The verdict on some evidence.
+pub(in crate::policy) fn verdict(level: Level, evidence: &EvidenceSet, entries: &EntryIndex, rules: &Rules) -> Verdict {
+    judge(level, evidence, &entries.candidates(evidence), rules, 0).verdict
 }
 
-fn judge(level: Level, evidence: &EvidenceSet, entries: &EntryIndex, rules: &Rules) -> Judgement {
-    let candidates = entries.candidates(evidence);
-    let looked_at = candidates.len();
+pub(in crate::policy) struct Judgement {
+    pub(in crate::policy) verdict: Verdict,
+    pub(in crate::policy) considered: Vec<Considered>,
+}
+
+/// Decides on evidence alone, asking each of `candidates` in order, and keeps the first `max_misses` of those that do
+/// not match.
+pub(in crate::policy) fn judge(
+    level: Level,
+    evidence: &EvidenceSet,
+    candidates: &[&Arc<Entry>],
+    rules: &Rules,
+    max_misses: usize,
+) -> Judgement {
     let mut granted: Vec<Granted> = Vec::new();
     let mut considered = Vec::new();
     let mut misses = 0;
@@ -182,7 +193,7 @@ fn judge(level: Level, evidence: &EvidenceSet, entries: &EntryIndex, rules: &Rul
         } else {
             misses += 1;
         }
-        if weighed.matches() || misses <= MAX_MISSES {
+        if weighed.matches() || misses <= max_misses {
             considered.push(weighed);
         }
     }
@@ -191,11 +202,11 @@ fn judge(level: Level, evidence: &EvidenceSet, entries: &EntryIndex, rules: &Rul
         none if none.is_empty() => Err(Denial::NoEntry),
         granted => Ok(granted),
     };
-    Judgement { verdict, looked_at, considered }
+    Judgement { verdict, considered }
 }
 
 /// What one entry lacks for this evidence, by itself.
-pub(in crate::policy) fn weigh(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considered {
+fn weigh(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considered {
     let lacking: Vec<Selector> = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).cloned().collect();
     // SECURITY: below Linux 6.5 the pidfd is opened by number after the accept, and an exec in between gives the caller
     // the path and the hash of another program, not its user.

@@ -1,9 +1,14 @@
 //! Who gets what: [`decide`](decide::decide) is a pure function of what is proven, the entries, the rules and the time,
 //! and always says why. A [`Permit`] can come from nowhere else.
 
+pub mod changes;
 pub mod decide;
+pub mod explain;
 pub mod tokens;
 
+pub use changes::HeldBack;
+pub use changes::concerns;
+pub use changes::held_back;
 pub use decide::Considered;
 pub use decide::Decision;
 pub use decide::Denial;
@@ -15,3 +20,6 @@ pub use decide::Trace;
 pub use decide::Verdict;
 pub use decide::decide;
 pub use decide::redecide;
+pub use explain::Explanation;
+pub use explain::explain;
+pub use tokens::permits_for_tokens;

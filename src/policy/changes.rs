@@ -1,0 +1,198 @@
+//! Whom a new set of entries concerns, found from what was recorded of each live caller, without asking the kernel again.
+
+use std::collections::BTreeSet;
+
+use crate::evidence::Accounts;
+use crate::evidence::EvidenceSet;
+use crate::evidence::Fact;
+use crate::evidence::Selector;
+use crate::evidence::SelectorKind;
+use crate::identity::SpiffeId;
+use crate::policy::decide::Granted;
+use crate::policy::decide::Rules;
+use crate::policy::decide::Trace;
+use crate::policy::decide::Verdict;
+use crate::policy::decide::redecide;
+use crate::policy::decide::verdict;
+use crate::registration::EntryIndex;
+
+/// A change that was merely seen on disk, and would end so many identities that it waits for the operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBack {
+    /// The SPIFFE IDs that would end, sorted, once for each holder.
+    pub ending: Vec<SpiffeId>,
+    /// How many identities are live.
+    pub live: usize,
+}
+
+/// Whether a caller has to be attested and decided again under `new`: it would get another outcome, or `new` could use a
+/// fact about it that nobody has looked for. A caller whom the change does not concern must not be woken.
+#[must_use]
+pub fn concerns(trace: &Trace, old: &EntryIndex, new: &EntryIndex, rules: &Rules) -> bool {
+    let evidence = renamed(&trace.evidence, new);
+    new.wants(&evidence).anything() || {
+        let after = verdict(trace.level, &evidence, new, rules);
+        !same(&redecide(trace, old, rules), &after)
+    }
+}
+
+/// Holds a change back when it would end more than 10 % of the live identities, and at least two. A file cut in half
+/// between two tables is valid TOML. `live` has one trace for each caller; what only a new attestation can tell counts
+/// as going on.
+#[must_use]
+pub fn held_back<'t>(
+    live: impl IntoIterator<Item = &'t Trace>,
+    old: &EntryIndex,
+    new: &EntryIndex,
+    rules: &Rules,
+) -> Option<HeldBack> {
+    let mut held = HeldBack { ending: Vec::new(), live: 0 };
+    for trace in live {
+        let before = redecide(trace, old, rules).unwrap_or_default();
+        held.live += before.len();
+        let evidence = renamed(&trace.evidence, new);
+        if new.wants(&evidence).anything() {
+            continue;
+        }
+        let after = verdict(trace.level, &evidence, new, rules).unwrap_or_default();
+        let kept: BTreeSet<_> = after.iter().map(|granted| &granted.entry.id).collect();
+        held.ending.extend(before.iter().map(|granted| &granted.entry.id).filter(|id| !kept.contains(id)).cloned());
+    }
+    held.ending.sort();
+    (held.ending.len() >= 2 && held.ending.len() * 10 > held.live).then_some(held)
+}
+
+/// The evidence with the account names of another index: names are looked up for an index, not for a process.
+fn renamed(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
+    let mut renamed = EvidenceSet::default();
+    for withheld in evidence.withheld() {
+        renamed.withhold(withheld.kind, withheld.seen.clone(), withheld.because);
+    }
+    for Fact { selector, grade, source } in evidence.facts() {
+        for name in names_of(selector, index.accounts()) {
+            if evidence.withheld_because(name.kind()).is_none() {
+                renamed.prove(name, *grade, *source);
+            }
+        }
+        let is_name = matches!(
+            selector.kind(),
+            SelectorKind::UnixUser | SelectorKind::UnixGroup | SelectorKind::UnixSupplementaryGroup
+        );
+        if !is_name {
+            renamed.prove(selector.clone(), *grade, *source);
+        }
+    }
+    renamed
+}
+
+fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
+    let users = |uid| accounts.user_names(uid).iter().cloned();
+    let groups = |gid| accounts.group_names(gid).iter().cloned();
+    match selector {
+        Selector::UnixUid(uid) => users(*uid).map(Selector::UnixUser).collect(),
+        Selector::UnixGid(gid) => groups(*gid).map(Selector::UnixGroup).collect(),
+        Selector::UnixSupplementaryGid(gid) => groups(*gid).map(Selector::UnixSupplementaryGroup).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a caller would notice no difference.
+fn same(before: &Verdict, after: &Verdict) -> bool {
+    let alike = |a: &Granted, b: &Granted| a.hint == b.hint && a.entry.grants_the_same_as(&b.entry);
+    match (before, after) {
+        (Ok(before), Ok(after)) => before.len() == after.len() && before.iter().zip(after).all(|(a, b)| alike(a, b)),
+        (before, after) => before == after,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::attestation::Attested;
+    use crate::attestation::kernel::Level;
+    use crate::evidence::Grade;
+    use crate::evidence::Source;
+    use crate::evidence::WithheldBecause;
+    use crate::policy::decide::decide;
+    use crate::registration::Entry;
+
+    const RULES: Rules = Rules { minimum: Level::Reduced };
+
+    /// The trace of a process of `uid` whose path nobody wanted, decided by `entries`.
+    fn caller(uid: u32, entries: &EntryIndex) -> Trace {
+        let mut evidence = EvidenceSet::default();
+        evidence.prove(Selector::UnixUid(uid), Grade::Kernel, Source::Credentials);
+        evidence.withhold(SelectorKind::UnixPath, None, WithheldBecause::NotWanted);
+        decide(&Attested::example(Level::Full, evidence), entries, &RULES, SystemTime::UNIX_EPOCH).trace
+    }
+
+    fn web_and_db() -> Vec<Entry> {
+        vec![Entry::example(0, "/web", &["unix:uid:1"]), Entry::example(1, "/db", &["unix:uid:2"])]
+    }
+
+    fn concerned(change: impl Fn(&mut Vec<Entry>)) -> [bool; 2] {
+        let old = EntryIndex::new(web_and_db(), 1);
+        let mut entries = web_and_db();
+        change(&mut entries);
+        let new = EntryIndex::new(entries, 2);
+        [1, 2].map(|uid| concerns(&caller(uid, &old), &old, &new, &RULES))
+    }
+
+    #[test]
+    fn a_change_concerns_those_whose_identity_it_changes_and_nobody_else() {
+        assert_eq!(concerned(|_| {}), [false, false]);
+        assert_eq!(concerned(|entries| entries[0].hint = Some("x".to_owned())), [true, false]);
+        assert_eq!(concerned(|entries| entries[0].terms.dns = vec!["web.internal".to_owned()]), [true, false]);
+        assert_eq!(concerned(|entries| drop(entries.remove(1))), [false, true]);
+        assert_eq!(concerned(|entries| entries.push(Entry::example(2, "/more", &["unix:uid:2"]))), [false, true]);
+        assert_eq!(concerned(|entries| entries.push(Entry::example(2, "/more", &["unix:uid:3"]))), [false, false]);
+    }
+
+    #[test]
+    fn moving_an_entry_to_another_line_concerns_nobody() {
+        let moved = concerned(|entries| {
+            entries[0].origin.line = 99;
+            entries[0].order.0 = 7;
+        });
+        assert_eq!(moved, [false, false]);
+    }
+
+    #[test]
+    fn an_entry_that_could_use_a_fact_nobody_looked_for_concerns_those_who_might_have_it() {
+        let wants_path = |entries: &mut Vec<Entry>| {
+            entries.push(Entry::example(2, "/path", &["unix:uid:2", "unix:path:/usr/bin/db"]));
+        };
+        assert_eq!(concerned(wants_path), [false, true]);
+    }
+
+    #[test]
+    fn a_user_name_that_came_into_use_concerns_its_user() {
+        let old = EntryIndex::new(web_and_db(), 1);
+        let mut entries = web_and_db();
+        entries.push(Entry::example(2, "/named", &["unix:user:db"]));
+        let accounts = Accounts { users: [(2, vec!["db".into()])].into(), ..Accounts::default() };
+        let new = EntryIndex::new(entries, 2).with_accounts(accounts);
+        assert!(!concerns(&caller(1, &old), &old, &new, &RULES));
+        assert!(concerns(&caller(2, &old), &old, &new, &RULES));
+    }
+
+    fn held(callers: u32, ended: u32) -> Option<HeldBack> {
+        let entry = |uid| Entry::example(uid, &format!("/u{uid}"), &[&format!("unix:uid:{uid}")]);
+        let old = EntryIndex::new((0..callers).map(entry).collect(), 1);
+        let new = EntryIndex::new((ended..callers).map(entry).collect(), 2);
+        let live: Vec<_> = (0..callers).map(|uid| caller(uid, &old)).collect();
+        held_back(&live, &old, &new, &RULES)
+    }
+
+    #[test]
+    fn a_change_that_ends_more_than_a_tenth_and_at_least_two_is_held_back() {
+        assert_eq!(held(1, 1), None);
+        assert_eq!(held(5, 1), None);
+        assert_eq!(held(20, 2), None);
+        let halved = held(19, 2).unwrap();
+        assert_eq!(halved.live, 19);
+        assert_eq!(halved.ending.iter().map(SpiffeId::path).collect::<Vec<_>>(), ["/u0", "/u1"]);
+    }
+}

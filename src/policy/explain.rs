@@ -1,0 +1,136 @@
+//! Why a process gets what it gets: every entry with what it lacks, the nearest miss, and the entry that would fit.
+
+use std::cmp::Reverse;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::attestation::kernel::Level;
+use crate::evidence::EvidenceSet;
+use crate::evidence::Selector;
+use crate::policy::decide::Considered;
+use crate::policy::decide::Rules;
+use crate::policy::decide::judge;
+use crate::registration::EntryIndex;
+
+/// How many entries are shown with what they lack.
+pub const MAX_SHOWN: usize = 200;
+
+/// What could be, beside what is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// How many entries there are.
+    pub entries: usize,
+    /// All of them, nearest first: those that match, then those that lack least; at most [`MAX_SHOWN`].
+    pub considered: Vec<Considered>,
+    /// The entry that does not match and lacks least.
+    pub nearest_miss: Option<Considered>,
+    /// A `[[workload]]` that would match exactly this process.
+    pub suggestion: String,
+}
+
+/// Looks at every entry, which deciding never does: this answers a person.
+#[must_use]
+pub fn explain(evidence: &EvidenceSet, level: Level, entries: &EntryIndex, rules: &Rules) -> Explanation {
+    let all: Vec<_> = entries.entries().iter().collect();
+    let considered = judge(level, evidence, &all, rules, usize::MAX).considered;
+    // Of those that lack equally much, the one of which more holds is nearer; among equals the order of the entries stays.
+    let mut considered: Vec<_> = considered.into_iter().zip(&all).collect();
+    considered.sort_by_key(|(one, entry)| (!one.matches(), one.lacking.len(), Reverse(entry.selectors.len())));
+    let mut considered: Vec<_> = considered.into_iter().map(|(one, _)| one).collect();
+    let nearest_miss = considered.iter().find(|one| !one.matches()).cloned();
+    considered.truncate(MAX_SHOWN);
+    Explanation { entries: all.len(), considered, nearest_miss, suggestion: suggestion(evidence, level) }
+}
+
+/// An entry of the facts that last as long as the workload and tell it from others: its unit, its user, its program.
+fn suggestion(evidence: &EvidenceSet, level: Level) -> String {
+    let unit = evidence.facts().iter().any(|fact| matches!(fact.selector, Selector::SystemdId(_)));
+    let lasting = |selector: &&Selector| match selector {
+        Selector::SystemdId(_) | Selector::UnixUid(_) => true,
+        Selector::UnixPath(_) => level != Level::Reduced,
+        Selector::Host => !unit,
+        _ => false,
+    };
+    let mut selectors: Vec<_> = evidence.facts().iter().map(|fact| &fact.selector).filter(lasting).collect();
+    selectors.sort_by_key(|selector| !matches!(selector, Selector::SystemdId(_)));
+    let id = format!("/{}", name(&selectors));
+    let selectors: Vec<_> = selectors.into_iter().map(|selector| quoted(&selector.to_string())).collect();
+    format!("[[workload]]\nid = {}\nselectors = [{}]\n", quoted(&id), selectors.join(", "))
+}
+
+/// A path segment that an operator would choose: the unit's name, the program's, or the user's number.
+fn name(selectors: &[&Selector]) -> String {
+    let named = selectors.iter().filter_map(|selector| match selector {
+        Selector::SystemdId(unit) => Some((0, unit.rsplit_once('.').map_or(&**unit, |(name, _)| name).to_owned())),
+        Selector::UnixPath(path) => Some((1, path.rsplit('/').next().unwrap_or_default().to_owned())),
+        Selector::UnixUid(uid) => Some((2, format!("uid-{uid}"))),
+        _ => None,
+    });
+    let named = named.min().map(|(_, name)| name);
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' };
+    let segment: String = named.unwrap_or_default().chars().map(allowed).take(128).collect();
+    if matches!(segment.as_str(), "" | "." | "..") { "workload".to_owned() } else { segment }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::Grade;
+    use crate::evidence::Source;
+    use crate::policy::decide::SetAside;
+    use crate::registration::Entry;
+
+    const RULES: Rules = Rules { minimum: Level::Reduced };
+
+    fn explained(level: Level, held: &[&str], entries: Vec<Entry>) -> Explanation {
+        let mut evidence = EvidenceSet::default();
+        for text in held {
+            evidence.prove(text.parse().unwrap(), Grade::Kernel, Source::Credentials);
+        }
+        explain(&evidence, level, &EntryIndex::new(entries, 1), &RULES)
+    }
+
+    #[test]
+    fn every_entry_is_shown_with_what_it_lacks_nearest_first() {
+        let entries = vec![
+            Entry::example(0, "/far", &["unix:uid:2", "unix:gid:2"]),
+            Entry::example(1, "/one-of-one", &["unix:uid:3"]),
+            Entry::example(2, "/near", &["unix:uid:1", "unix:gid:1", "systemd:id:web.service"]),
+            Entry::example(3, "/match", &["unix:uid:1"]),
+        ];
+        let explanation = explained(Level::Full, &["unix:uid:1", "unix:gid:1"], entries);
+        let ids: Vec<_> = explanation.considered.iter().map(|one| one.id.rsplit('/').next().unwrap()).collect();
+        assert_eq!(ids, ["match", "near", "one-of-one", "far"]);
+        let miss = explanation.nearest_miss.unwrap();
+        assert_eq!(miss.lacking, ["systemd:id:web.service".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_entry_set_aside_is_a_miss_with_its_reason() {
+        let entries = vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])];
+        let explanation = explained(Level::Reduced, &["unix:uid:1", "unix:path:/usr/bin/web"], entries);
+        assert_eq!(explanation.nearest_miss.unwrap().refused, Some(SetAside::ReducedLevel));
+    }
+
+    #[test]
+    fn the_suggestion_names_unit_user_and_program_and_is_toml() {
+        let facts = ["unix:uid:1000", "unix:gid:1000", "unix:path:/opt/a\"b", "systemd:id:pay@1.service", "host:true"];
+        let suggestion = explained(Level::Full, &facts, Vec::new()).suggestion;
+        let expected = "[[workload]]\nid = \"/pay-1\"\nselectors = [\"systemd:id:pay@1.service\", \"unix:uid:1000\", \
+                        'unix:path:/opt/a\"b']\n";
+        assert_eq!(suggestion, expected);
+        assert!(toml::from_str::<toml::Table>(&suggestion).is_ok());
+    }
+
+    #[test]
+    fn the_suggestion_says_host_where_no_unit_does_and_no_path_that_would_not_count() {
+        let facts = ["unix:uid:0", "unix:path:/usr/bin/web", "host:true"];
+        let suggestion = explained(Level::Reduced, &facts, Vec::new()).suggestion;
+        assert_eq!(suggestion, "[[workload]]\nid = \"/uid-0\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n");
+    }
+}
