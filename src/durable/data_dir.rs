@@ -352,6 +352,20 @@ mod tests {
         assert_eq!(names, ["authority.state"]);
     }
 
+    /// Attack 126. A umask belongs to a whole process, so the test above runs again in a process of its own.
+    #[test]
+    fn whatever_the_umask_lets_through_they_are_private() {
+        let again = "durable::data_dir::tests::a_directory_made_by_us_is_private_and_so_are_its_files";
+        let ran = std::process::Command::new("sh")
+            .args(["-c", "umask 000; exec \"$0\" --exact \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(again)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+    }
+
     #[test]
     fn a_second_owner_is_refused_with_the_name_of_the_first_until_that_has_gone() {
         let path = private();

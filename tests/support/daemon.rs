@@ -79,9 +79,24 @@ impl Daemon {
 
     /// `kill -9`, and at once a new daemon on the same files.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// `kill -9`: what the daemon owns stays as it is.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// A new daemon on the files of one that has ended. Returns once it serves.
+    pub(crate) fn restart(&mut self) {
         self.child = launch(self.folder.path());
+    }
+
+    /// A new daemon on the files of one that has ended, which is not waited for.
+    pub(crate) fn begin_restart(&mut self) {
+        self.child = spawn(self.folder.path(), &self.configuration(), &[]);
     }
 
     /// Runs a client command of the binary against this daemon.
@@ -111,17 +126,7 @@ fn launch(folder: &Path) -> Child {
     let _none_yet = fs::remove_file(&notify);
     let ready = UnixDatagram::bind(&notify).unwrap();
     ready.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bonafide"))
-        .args(["run", "--config"])
-        .arg(folder.join("bonafide.toml"))
-        .env_clear()
-        .env("NOTIFY_SOCKET", &notify)
-        .stdin(Stdio::null())
-        .stderr(log.try_clone().unwrap())
-        .stdout(log)
-        .spawn()
-        .unwrap();
+    let mut child = spawn(folder, &folder.join("bonafide.toml"), &[("NOTIFY_SOCKET", &notify)]);
     let mut message = [0; 1024];
     for _ in 0..PATIENCE.as_millis() / 100 {
         let length = ready.recv(&mut message).unwrap_or_default();
@@ -134,4 +139,18 @@ fn launch(folder: &Path) -> Child {
     }
     child.kill().unwrap();
     panic!("the daemon did not serve in time:\n{}", fs::read_to_string(folder.join("log")).unwrap());
+}
+
+fn spawn(folder: &Path, configuration: &Path, environment: &[(&str, &Path)]) -> Child {
+    let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_bonafide"))
+        .args(["run", "--config"])
+        .arg(configuration)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stderr(log.try_clone().unwrap())
+        .stdout(log)
+        .spawn()
+        .unwrap()
 }

@@ -10,6 +10,7 @@ mod tokens;
 
 pub use life::RELEASE_DATE;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -60,7 +61,7 @@ pub enum OpenError {
     )]
     Contradiction {
         /// The state file.
-        file: String,
+        file: PathBuf,
         /// What is wrong in it.
         why: &'static str,
     },
@@ -71,7 +72,7 @@ pub enum OpenError {
     )]
     ForeignTrustDomain {
         /// The state file.
-        file: String,
+        file: PathBuf,
         /// Its trust domain.
         found: String,
         /// The configured one.
@@ -109,7 +110,7 @@ pub enum Note {
     #[error("{path} takes no writes ({why}): issuing goes on, rotation is postponed; make room or make it writable")]
     NotWritable {
         /// The data directory.
-        path: String,
+        path: PathBuf,
         /// What the system said.
         why: String,
     },
@@ -136,15 +137,12 @@ impl Embedded {
         now: SystemTime,
         randomness: Arc<dyn Randomness>,
     ) -> Result<(Self, Vec<Note>), OpenError> {
-        let file = data_dir.file(Name::Authority).display().to_string();
+        let file = data_dir.file(Name::Authority);
         let mut notes = Vec::new();
         let state = match data_dir.load(Name::Authority)? {
             Some(bytes) => {
                 if let Err(error) = data_dir.probe() {
-                    notes.push(Note::NotWritable {
-                        path: data_dir.path().display().to_string(),
-                        why: error.to_string(),
-                    });
+                    notes.push(Note::NotWritable { path: data_dir.path().to_owned(), why: error.to_string() });
                 }
                 State::parse(&bytes).map_err(|why| OpenError::Contradiction { file: file.clone(), why })?
             }
@@ -171,7 +169,7 @@ impl Embedded {
     pub fn in_memory(settings: Settings, now: SystemTime, randomness: Arc<dyn Randomness>) -> Result<Self, OpenError> {
         let state = State::make(&settings, now, &*randomness)?;
         Self::with(&state, settings, randomness, None)
-            .map_err(|why| OpenError::Contradiction { file: "memory".to_owned(), why })
+            .map_err(|why| OpenError::Contradiction { file: PathBuf::from("memory"), why })
     }
 
     fn with(
