@@ -1,15 +1,36 @@
-//! The public keys of one trust domain.
+//! The public keys of one trust domain, and the documents that carry them. Refuses to know where a document came from.
+
+mod pem;
+pub mod root;
+mod spiffe_json;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::identity::bundle::root::NotARoot;
 use crate::identity::jose::Algorithm;
+use crate::identity::jose::InvalidJson;
 use crate::identity::jose::PublicKey;
+use crate::identity::jose::UnusableKey;
 use crate::identity::trust_domain::TrustDomain;
+
+/// The most bytes that a bundle document may have.
+pub const MAX_BUNDLE: usize = 1024 * 1024;
+
+/// The most keys that a bundle document may have: a trust domain with a hundred signing servers, two keys of each kind per
+/// server, and some room.
+pub const MAX_KEYS: usize = 512;
 
 /// The most bytes that a `kid` may have.
 pub const MAX_KEY_ID: usize = 128;
+
+/// Bundles by trust domain.
+pub type Bundles = BTreeMap<TrustDomain, Arc<Bundle>>;
 
 /// What verifies the SVIDs of one trust domain (SPEC: Trust Domain and Bundle §3, §4). The name is never taken from
 /// content.
@@ -49,6 +70,130 @@ pub enum InvalidJwtAuthority {
     Algorithm,
 }
 
+/// Why a document is no bundle at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotABundle {
+    /// Too large, or not JSON that can be read in one way only.
+    #[error("{0}")]
+    Json(#[from] InvalidJson),
+    /// It begins neither as JSON nor has it a PEM section.
+    #[error("it is neither a SPIFFE bundle, which begins with {{, nor PEM certificates")]
+    Neither,
+    /// `keys` is missing or not an array.
+    #[error("it is no SPIFFE bundle: \"keys\" is missing or not an array")]
+    NoKeys,
+    /// More than [`MAX_KEYS`].
+    #[error("it has {keys} keys or more; at most {MAX_KEYS} are allowed")]
+    TooManyKeys {
+        /// How many were counted.
+        keys: usize,
+    },
+    /// A PEM section does not end, or is not base64.
+    #[error("a PEM section is broken")]
+    Pem,
+    /// PEM without a usable CA certificate.
+    #[error("it has no usable CA certificate")]
+    NoCertificates,
+}
+
+/// One element of a bundle document that was not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{element}: {why}")]
+pub struct Ignored {
+    /// Which.
+    pub element: Element,
+    /// Why.
+    pub why: Because,
+}
+
+/// A place in a bundle document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// An element of `keys`, from 0.
+    Key(usize),
+    /// A member at the top.
+    Member(&'static str),
+    /// A section of a PEM file, from 1.
+    Section(usize),
+}
+
+/// Why an element was not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Because {
+    /// Not an object.
+    #[error("it is not an object")]
+    NotAnObject,
+    /// `use` is missing, unknown, or in another case.
+    #[error("its use is none of x509-svid, jwt-svid and wit-svid")]
+    Use,
+    /// It is for another kind of SVID, which nothing here verifies.
+    #[error("it verifies WIT-SVIDs, which are not in use here")]
+    WitSvid,
+    /// `x5c` is missing or empty.
+    #[error("it has no certificate in x5c")]
+    NoCertificate,
+    /// A certificate is not in standard base64.
+    #[error("its certificate is not standard base64 without line breaks")]
+    CertificateEncoding,
+    /// The certificate is no root.
+    #[error("{0}")]
+    Root(#[from] NotARoot),
+    /// The key beside the certificate is not the certificate's.
+    #[error("its key is not that of its certificate")]
+    OtherKey,
+    /// More than one certificate: the first was used.
+    #[error("it has more than one certificate; only the first was used")]
+    SurplusCertificates,
+    /// The key cannot be used.
+    #[error("{0}")]
+    Key(#[from] UnusableKey),
+    /// A key for tokens without a name.
+    #[error("it has no kid")]
+    NoKeyId,
+    /// Two keys for tokens have the same name; neither was used.
+    #[error("another key has the same kid; none of them is used")]
+    SharedKeyId,
+    /// `alg` is none of the nine.
+    #[error("its alg is none that a JWT-SVID may have")]
+    Algorithm,
+    /// Name, key and algorithm do not go together.
+    #[error("{0}")]
+    JwtAuthority(#[from] InvalidJwtAuthority),
+    /// A number is no integer of 64 bits that is not negative.
+    #[error("it is not an integer")]
+    NotAnInteger,
+    /// A number was out of bounds.
+    #[error("it is out of bounds; {used} is used")]
+    Clamped {
+        /// What was taken instead.
+        used: u64,
+    },
+    /// A PEM section of another kind.
+    #[error("it is not a certificate")]
+    NotACertificate,
+    /// A private key lies in a file of public ones.
+    #[error("it is a private key; take it out, and replace that key wherever it is in use")]
+    PrivateKeyInFile,
+}
+
+impl Because {
+    /// Whether somebody has to do something: all but keys of a kind that is merely not in use here.
+    #[must_use]
+    pub fn is_a_fault(self) -> bool {
+        self != Self::WitSvid
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(index) => write!(f, "keys[{index}]"),
+            Self::Member(name) => f.write_str(name),
+            Self::Section(number) => write!(f, "PEM section {number}"),
+        }
+    }
+}
+
 impl Bundle {
     /// An empty bundle: nothing of this trust domain verifies.
     #[must_use]
@@ -60,6 +205,44 @@ impl Bundle {
             sequence: None,
             refresh_hint: None,
         }
+    }
+
+    /// Reads a bundle from a file's content: a SPIFFE bundle where it begins with `{`, else PEM certificates.
+    ///
+    /// # Errors
+    /// [`NotABundle`]: nothing of it can be used, and what was believed before should be kept.
+    pub fn from_document(trust_domain: TrustDomain, bytes: &[u8]) -> Result<(Self, Vec<Ignored>), NotABundle> {
+        if bytes.trim_ascii_start().starts_with(b"{") {
+            Self::from_spiffe_json(trust_domain, bytes)
+        } else if bytes.windows(10).any(|window| window == b"-----BEGIN") {
+            Self::from_pem(trust_domain, bytes)
+        } else {
+            Err(NotABundle::Neither)
+        }
+    }
+
+    /// Reads a SPIFFE bundle (SPEC: Trust Domain and Bundle §4) of at most [`MAX_BUNDLE`] bytes and [`MAX_KEYS`] keys.
+    /// A single element that cannot be used is ignored and reported. An empty set is a bundle: nobody of that trust
+    /// domain is to be believed.
+    ///
+    /// # Errors
+    /// [`NotABundle`]
+    pub fn from_spiffe_json(trust_domain: TrustDomain, bytes: &[u8]) -> Result<(Self, Vec<Ignored>), NotABundle> {
+        spiffe_json::read(trust_domain, bytes)
+    }
+
+    /// Reads the CA certificates of a PEM file, within the same limits.
+    ///
+    /// # Errors
+    /// [`NotABundle`], also where there is not one usable certificate.
+    pub fn from_pem(trust_domain: TrustDomain, bytes: &[u8]) -> Result<(Self, Vec<Ignored>), NotABundle> {
+        pem::read(trust_domain, bytes)
+    }
+
+    /// As a SPIFFE bundle document, the form in which other trust domains read it.
+    #[must_use]
+    pub fn to_spiffe_json(&self) -> Bytes {
+        spiffe_json::write(self)
     }
 
     /// The root certificates, DER, one after the other: the form of the Workload API.
