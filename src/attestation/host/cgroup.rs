@@ -172,11 +172,12 @@ const RUNTIME_ROOTS: [&str; 9] =
     ["docker", "garden", "k8s.io", "kubepods", "kubepods.slice", "libpod_parent", "lxc", "machine.slice", "payload"];
 
 fn container(parts: &[&str]) -> Option<Group> {
-    let pod = parts.iter().find_map(|part| pod_uid(part));
-    if let Some(id) = parts.iter().find_map(|part| container_id(part)) {
-        return Some(Group::Container { id: id.to_owned(), pod });
+    let pod_of = |parts: &[&str]| parts.iter().find_map(|part| pod_uid(part));
+    if let Some((at, id)) = parts.iter().enumerate().find_map(|(at, part)| Some((at, container_id(part)?))) {
+        // SECURITY: inside a container anyone can make a group that is called like a pod.
+        return Some(Group::Container { id: id.to_owned(), pod: pod_of(parts.get(..at).unwrap_or_default()) });
     }
-    if let Some(pod) = pod {
+    if let Some(pod) = pod_of(parts) {
         return Some(Group::Container { id: pod.clone(), pod: Some(pod) });
     }
     // SPEC: systemd-nspawn(1): the container's processes are in `payload` below the unit that runs it.
@@ -242,4 +243,223 @@ fn is_unit(name: &str) -> bool {
 
 fn is_unit_name(name: &str) -> bool {
     name.len() < 256 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    const POD: &str = "11111111-2222-3333-4444-555555555555";
+    const POD_: &str = "11111111_2222_3333_4444_555555555555";
+
+    fn unit(id: &str, slice: &str) -> Group {
+        Group::Unit { id: id.to_owned(), slice: slice.to_owned() }
+    }
+
+    fn container(id: &str, pod: Option<&str>) -> Group {
+        Group::Container { id: id.to_owned(), pod: pod.map(str::to_owned) }
+    }
+
+    /// The group of a process whose path is the same in each hierarchy of a hybrid machine.
+    fn decide(text: &str) -> Result<Group, Contradictory> {
+        let lines = Cgroups::parse(text.as_bytes()).unwrap();
+        let (path, _) = lines.deciding().unwrap();
+        lines.group(path, "")
+    }
+
+    #[test]
+    fn units_are_told_by_the_chain_of_slices_from_the_root() {
+        for (path, expected) in [
+            ("/system.slice/probe.service", unit("probe.service", "system.slice")),
+            ("/system.slice/system-tpl.slice/tpl@blue.service", unit("tpl@blue.service", "system-tpl.slice")),
+            ("/team.slice/team-web.slice/probe-dyn.service", unit("probe-dyn.service", "team-web.slice")),
+            ("/system.slice/run-p176-i205326.service", unit("run-p176-i205326.service", "system.slice")),
+            ("/system.slice/scope-y.scope", unit("scope-y.scope", "system.slice")),
+            ("/system.slice/dbus.socket", unit("dbus.socket", "system.slice")),
+            ("/init.scope", unit("init.scope", "-.slice")),
+            ("/user.slice/user-1000.slice/session-3.scope", unit("session-3.scope", "user-1000.slice")),
+            ("/system.slice/_cpu.service", unit("cpu.service", "system.slice")),
+            (
+                r"/system.slice/system-serial\x2dgetty.slice/serial-getty@ttyS0.service",
+                unit("serial-getty@ttyS0.service", r"system-serial\x2dgetty.slice"),
+            ),
+            // What is below a unit is the unit's own affair: a delegated group, a user's own manager.
+            ("/system.slice/web.service/worker", unit("web.service", "system.slice")),
+            ("/system.slice/web.service/system.slice/sshd.service", unit("web.service", "system.slice")),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service",
+                unit("user@1000.service", "user-1000.slice"),
+            ),
+        ] {
+            assert_eq!(Group::of(path, ""), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_unit_is_none() {
+        for path in [
+            "/",
+            "/system.slice",
+            "/team/system.slice/web.service",
+            "/team-web.slice/web.service",
+            "/system.slice/team-web.slice/web.service",
+            "/system.slice/.service",
+            "/system.slice/web.service\u{fffd}",
+            "/system.slice/we b.service",
+            "/process_api/dbc85efffa8f5fe2d02600d38d7a548f",
+            "/user-1000.slice/x.service",
+            "/-.slice/x.service",
+            "/a-.slice/x.service",
+        ] {
+            assert_eq!(Group::of(path, ""), Group::Plain, "{path}");
+        }
+    }
+
+    #[test]
+    fn containers_of_every_runtime_are_recognised() {
+        for (path, id, pod) in [
+            (format!("/libpod_parent/libpod-{ID}"), ID, None),
+            (format!("/machine.slice/team-a/libpod-{ID}"), ID, None),
+            (format!("/machine.slice/libpod-{ID}.scope"), ID, None),
+            (format!("/machine.slice/libpod-{ID}.scope/container"), ID, None),
+            (format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"), ID, None),
+            (format!("/docker/{ID}"), ID, None),
+            (format!("/system.slice/docker-{ID}.scope"), ID, None),
+            (format!("/team-a/{ID}"), ID, None),
+            (format!("/k8s.io/{ID}"), ID, None),
+            (format!("/kubepods/besteffort/pod{POD}/{ID}"), ID, Some(POD)),
+            (format!("/kubepods/burstable/pod{POD}/{ID}"), ID, Some(POD)),
+            (format!("/kubepods/pod{POD}/{ID}"), ID, Some(POD)),
+            (
+                format!(
+                    "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{POD_}.slice/cri-containerd-{ID}.scope"
+                ),
+                ID,
+                Some(POD),
+            ),
+            (format!("/kubepods.slice/kubepods-pod{POD_}.slice/crio-{ID}.scope/container"), ID, Some(POD)),
+            (format!("/kubepods.slice/kubepods-pod{POD_}.slice/crio-conmon-{ID}.scope"), ID, Some(POD)),
+            (format!("/system.slice/containerd.service/kubepods-pod{POD_}.slice:cri-containerd:{ID}"), ID, Some(POD)),
+            (format!("/kubepods/pod{POD}"), POD, Some(POD)),
+            // The outermost one: inside a container anyone can make groups.
+            (format!("/docker/{ID}/kubepods/pod{POD}"), ID, None),
+            (format!("/docker/{ID}/docker/{}", ID.replace('0', "f")), ID, None),
+        ] {
+            let path = path.as_str();
+            // A slice and its container in one name: the pod's UID is not read from there.
+            let pod = pod.filter(|_| !path.contains(":cri-containerd:"));
+            assert_eq!(Group::of(path, ""), container(id, pod), "{path}");
+        }
+    }
+
+    #[test]
+    fn machines_without_an_id_are_containers_by_where_they_are() {
+        for path in [
+            "/lxc/web",
+            "/lxc.payload.web/system.slice/nginx.service",
+            "/system.slice/lxc.payload.web/init.scope",
+            "/machine.slice/machine-web.scope/payload/system.slice/nginx.service",
+            "/machine.slice/machine-web.scope",
+            "/system.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
+            "/docker/buildx",
+        ] {
+            assert!(matches!(Group::of(path, ""), Group::Container { .. }), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_manager_that_is_not_at_the_root_has_units_below_its_own() {
+        let web = unit("web.service", "system.slice");
+        assert_eq!(Group::of("/payload/system.slice/web.service", "/payload"), web);
+        assert_eq!(Group::of("/system.slice/web.service", "/payload"), Group::Plain);
+        assert_eq!(Group::of("/payloads/system.slice/web.service", "/payload"), Group::Plain);
+    }
+
+    #[test]
+    fn the_unified_line_decides_then_systemds_then_the_only_one() {
+        for (text, expected) in [
+            ("9:name=systemd:/a\n4:memory:/b\n0::/c\n", Some(("/c", true))),
+            ("9:name=systemd:/a\n4:memory:/b\n0::/\n", Some(("/a", false))),
+            ("9:name=systemd:/\n4:memory:/b\n3:cpu:/\n0::/\n", Some(("/b", false))),
+            ("9:name=systemd:/\n4:memory:/b\n3:cpu:/b\n0::/\n", Some(("/b", false))),
+            ("9:name=systemd:/\n4:memory:/b\n3:cpu:/c\n0::/\n", None),
+            ("9:name=systemd:/\n4:memory:/\n0::/\n", Some(("/", true))),
+            ("4:memory:/\n", Some(("/", false))),
+            ("0::/a:b::c\n", Some(("/a:b::c", true))),
+        ] {
+            assert_eq!(Cgroups::parse(text.as_bytes()).unwrap().deciding(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_names_something_else_refuses_and_one_that_names_nothing_does_not() {
+        let other = ID.replace('0', "f");
+        for (text, expected) in [
+            (format!("4:memory:/docker/{ID}\n0::/docker/{ID}\n"), Ok(container(ID, None))),
+            (format!("4:memory:/\n0::/docker/{ID}\n"), Ok(container(ID, None))),
+            (format!("4:memory:/docker/{ID}\n0::/docker/{other}\n"), Err(Contradictory::Disagree)),
+            (format!("4:memory:/docker/{ID}\n0::/user.slice/user-1000.slice/session-1.scope\n"),
+             Err(Contradictory::Disagree)),
+            (format!("4:memory:/system.slice/web.service\n0::/docker/{ID}\n"), Err(Contradictory::Disagree)),
+            (format!("4:memory:/kubepods/pod{POD}\n0::/kubepods/pod{POD}/{ID}\n"), Ok(container(ID, Some(POD)))),
+            (format!("4:memory:/kubepods/pod{}/{ID}\n0::/kubepods/pod{POD}/{ID}\n", POD.replace('1', "9")),
+             Err(Contradictory::Disagree)),
+            ("9:name=systemd:/system.slice/a.service\n0::/system.slice/b.service\n".to_owned(),
+             Err(Contradictory::Disagree)),
+            ("9:name=systemd:/system.slice/a.service\n4:memory:/system.slice\n3:cpu:/\n0::/system.slice/a.service/x\n"
+                .to_owned(), Ok(unit("a.service", "system.slice"))),
+            ("4:memory:/process_api/dbc85efffa8f5fe2d02600d38d7a548f\n0::/\n".to_owned(), Ok(Group::Plain)),
+        ] {
+            assert_eq!(decide(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_was_removed_or_lies_outside_our_view_proves_nothing() {
+        for text in [
+            "0::/gone2 (deleted)\n",
+            "4:memory:/gone (deleted)\n0::/system.slice/a.service\n",
+            "0::/../peerbox/inner\n",
+            "0::/..\n",
+            "0::/system.slice/../docker\n",
+        ] {
+            assert_eq!(decide(text), Err(Contradictory::Removed), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_write_is_refused() {
+        for text in
+            ["", "\n", "0::/", "0::/\n\n", "0:/\n", "0::a\n", "x::/\n", "1::/\n", "0::/a\n0::/b\n", "-1:cpu:/\n"]
+        {
+            assert_eq!(Cgroups::parse(text.as_bytes()), Err(NotKernelText), "{text:?}");
+        }
+        let long = format!("0::/{}\n", "a".repeat(MAX_FILE));
+        assert_eq!(Cgroups::parse(long.as_bytes()), Err(NotKernelText));
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_below_a_unit_makes_it_another_unit(below in "[^\\n/]{1,40}(/[^\\n/]{1,40}){0,4}") {
+            let group = Group::of(&format!("/system.slice/web.service/{below}"), "");
+            let lost = matches!(group, Group::Container { .. });
+            prop_assert!(lost || group == unit("web.service", "system.slice"));
+        }
+
+        #[test]
+        fn no_name_below_a_container_makes_it_anything_else(below in "[^\\n/]{1,40}(/[^\\n/]{1,40}){0,4}") {
+            let group = Group::of(&format!("/docker/{ID}/{below}"), "");
+            prop_assert_eq!(group, container(ID, None));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            if let Ok(lines) = Cgroups::parse(&bytes) && let Some((path, _)) = lines.deciding() {
+                let _ = lines.group(path, "");
+            }
+        }
+    }
 }

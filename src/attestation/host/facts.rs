@@ -205,9 +205,175 @@ pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<
     }
 }
 
-/// Whether what the file looks like tells its bytes, so that its digest may be remembered. Not on an overlay or in the
-/// hands of the caller, where bytes change behind their looks.
+/// Whether what the file looks like tells its bytes, so that its digest may be remembered and found again without asking
+/// its file system anything.
+///
+/// SECURITY: not in the hands of the caller, who may change bytes behind their looks, and not on a device without a name
+/// (overlay, tmpfs, btrfs, FUSE), whose number the next file system gets: one that its owner answers for could then show
+/// whatever looks were remembered.
 #[must_use]
 pub fn hash_is_stable(uid: u32, file: &FileIdentity) -> bool {
     file.major() != 0 && hash_withheld(uid, file, LOCAL[0]).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: HostNamespaces = HostNamespaces { user: true, pid: true, cgroup: true };
+
+    fn place(path: &str) -> Place {
+        Place::Anchored { path: path.to_owned(), group: Group::of(path, "") }
+    }
+
+    fn accounts() -> Accounts {
+        Accounts {
+            users: [(1000, vec!["web".into()])].into(),
+            groups: [(1000, vec!["web".into()]), (27, vec!["sudo".into()])].into(),
+        }
+    }
+
+    fn texts(place: &Place, namespaces: HostNamespaces) -> Vec<String> {
+        let peer = Credentials { pid: 7, uid: 1000, gid: 1000 };
+        let evidence = facts(&Seen { peer, groups: &[27], namespaces, place }, &accounts());
+        evidence.facts().iter().map(|fact| fact.selector.to_string()).collect()
+    }
+
+    fn file() -> FileIdentity {
+        FileIdentity {
+            device: libc::makedev(8, 1),
+            inode: 5,
+            size: 100,
+            ctime: 1,
+            mtime: 1,
+            links: 1,
+            uid: 0,
+            gid: 0,
+            mode: 0o100_755,
+        }
+    }
+
+    const EXT4: i64 = 0xEF53;
+
+    #[test]
+    fn a_unit_of_the_host_has_its_names_and_its_unit() {
+        assert_eq!(
+            texts(&place("/system.slice/web.service"), HOST),
+            [
+                "unix:uid:1000",
+                "unix:gid:1000",
+                "unix:user:web",
+                "unix:group:web",
+                "unix:supplementary_gid:27",
+                "unix:supplementary_group:sudo",
+                "systemd:id:web.service",
+                "systemd:slice:system.slice",
+                "cgroup:/system.slice/web.service",
+                "host:true"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_container_has_numbers_and_nothing_else() {
+        let id = "0123456789abcdef".repeat(4);
+        let numbers = ["unix:uid:1000", "unix:gid:1000", "unix:supplementary_gid:27"];
+        assert_eq!(texts(&place(&format!("/docker/{id}")), HOST), numbers);
+        assert_eq!(texts(&place(&format!("/system.slice/docker-{id}.scope")), HOST), numbers);
+    }
+
+    #[test]
+    fn a_user_namespace_of_its_own_takes_the_names_but_not_the_unit() {
+        let own = HostNamespaces { user: false, ..HOST };
+        let texts = texts(&place("/system.slice/web.service"), own);
+        assert!(texts.contains(&"systemd:id:web.service".to_owned()));
+        assert!(
+            texts.iter().all(|text| !text.contains("user") && !text.contains("group:") || text.starts_with("cgroup:"))
+        );
+        assert!(!texts.contains(&"host:true".to_owned()));
+    }
+
+    #[test]
+    fn the_host_is_all_of_its_namespaces() {
+        let plain = place("/");
+        for namespaces in [
+            HostNamespaces { user: false, ..HOST },
+            HostNamespaces { pid: false, ..HOST },
+            HostNamespaces { cgroup: false, ..HOST },
+        ] {
+            assert!(!texts(&plain, namespaces).contains(&"host:true".to_owned()), "{namespaces:?}");
+        }
+        assert!(texts(&plain, HOST).contains(&"host:true".to_owned()));
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_anchored_proves_neither_unit_nor_path_nor_host() {
+        let texts = texts(&Place::NotAnchored { shown: Some("/web.service".to_owned()) }, HOST);
+        assert!(texts.iter().all(|text| text.starts_with("unix:")), "{texts:?}");
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_printed_is_no_selector() {
+        let texts = texts(&place("/a\u{1b}[31m"), HOST);
+        assert!(!texts.iter().any(|text| text.starts_with("cgroup:")), "{texts:?}");
+    }
+
+    #[test]
+    fn a_path_counts_only_when_the_host_has_the_running_file_there() {
+        let same = path("/usr/bin/web", &file(), Some(&file()));
+        assert_eq!(same, Ok("unix:path:/usr/bin/web".parse().unwrap()));
+        let touched = FileIdentity { ctime: 2, links: 2, ..file() };
+        assert!(path("/usr/bin/web", &file(), Some(&touched)).is_ok());
+        for other in [
+            None,
+            Some(FileIdentity { inode: 6, ..file() }),
+            Some(FileIdentity { device: libc::makedev(8, 2), ..file() }),
+        ] {
+            assert_eq!(path("/usr/bin/web", &file(), other.as_ref()), Err(WithheldBecause::PathIsAnotherFile));
+        }
+    }
+
+    #[test]
+    fn a_deleted_file_is_known_by_its_names_and_not_by_its_text() {
+        let deleted = FileIdentity { links: 0, ..file() };
+        assert_eq!(path("/tmp/x (deleted)", &deleted, Some(&deleted)), Err(WithheldBecause::Deleted));
+        assert_eq!(path("/memfd:/usr/bin/nginx (deleted)", &deleted, None), Err(WithheldBecause::Anonymous));
+        let called_so = path("/tmp/x (deleted)", &file(), Some(&file()));
+        assert_eq!(called_so.map(|selector| selector.to_string()), Ok("unix:path:/tmp/x (deleted)".to_owned()));
+    }
+
+    #[test]
+    fn a_hash_counts_only_for_bytes_that_the_caller_cannot_change() {
+        let owned = FileIdentity { uid: 1000, ..file() };
+        let mode = |mode: u32| FileIdentity { mode: 0o100_000 | mode, ..file() };
+        let on_loop = FileIdentity { device: libc::makedev(7, 0), ..file() };
+        let large = FileIdentity { size: MAX_HASHED + 1, ..file() };
+        let (writable, foreign) = (WithheldBecause::WritableByCaller, WithheldBecause::ForeignFileSystem);
+        for (uid, file, file_system, expected) in [
+            (1000, file(), EXT4, None),
+            (1000, owned, EXT4, Some(writable)),
+            (1000, mode(0o775), EXT4, Some(writable)),
+            (1000, mode(0o757), EXT4, Some(writable)),
+            (1000, file(), OVERLAY, Some(foreign)),
+            (1000, on_loop, EXT4, Some(foreign)),
+            (1000, file(), 0x6573_5546, Some(foreign)),
+            (1000, file(), 0x6969, Some(foreign)),
+            (1000, large, EXT4, Some(WithheldBecause::TooLarge)),
+            (0, file(), OVERLAY, None),
+            (0, mode(0o777), EXT4, None),
+            (0, on_loop, EXT4, None),
+            (0, file(), 0x6573_5546, Some(foreign)),
+            (0, large, EXT4, Some(WithheldBecause::TooLarge)),
+        ] {
+            assert_eq!(hash_withheld(uid, &file, file_system), expected, "{uid} {file:?} {file_system:#x}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_remembered_only_where_looks_tell_bytes_and_devices_keep_their_numbers() {
+        assert!(hash_is_stable(1000, &file()));
+        assert!(!hash_is_stable(1000, &FileIdentity { uid: 1000, ..file() }));
+        // Numbers of unnamed devices are given out anew: to a FUSE file system after a tmpfs.
+        assert!(!hash_is_stable(0, &FileIdentity { device: libc::makedev(0, 50), ..file() }));
+    }
 }

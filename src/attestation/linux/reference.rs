@@ -283,3 +283,83 @@ fn compared(own: Links, first: Option<Links>) -> Result<Namespaces, Unfit> {
     }
     Ok(Namespaces { user, pid, mount: Some(mount), cgroup: (own_cgroup == cgroup).then_some(cgroup) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_is_what_the_kernel_answers() {
+        let no = |errno| Err(errno);
+        for (peer_pidfd, info, level) in [
+            (Ok(()), Ok(()), Level::Full),
+            (Ok(()), no(Errno::NOTTY), Level::Pinned),
+            (Ok(()), no(Errno::INVAL), Level::Pinned),
+            (no(Errno::NOPROTOOPT), no(Errno::NOTTY), Level::Reduced),
+            (no(Errno::NOPROTOOPT), Ok(()), Level::Reduced),
+        ] {
+            assert_eq!(level_from(Ok(()), peer_pidfd, info), Ok(level));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_means_no_level_is_a_refusal_and_never_a_lower_level() {
+        assert_eq!(level_from(Err(Errno::NOSYS), Ok(()), Ok(())), Err(Unfit::KernelTooOld));
+        for (open, peer_pidfd, info) in [
+            (Err(Errno::PERM), Ok(()), Ok(())),
+            (Ok(()), Err(Errno::PERM), Ok(())),
+            (Ok(()), Err(Errno::MFILE), Ok(())),
+            (Ok(()), Ok(()), Err(Errno::PERM)),
+        ] {
+            let refused = level_from(open, peer_pidfd, info);
+            assert!(matches!(refused, Err(Unfit::Kernel { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn the_daemon_must_share_the_user_and_pid_namespace_of_pid_1() {
+        let own = [INITIAL_USER, 20, 30, 40];
+        let shared = compared(own, Some([INITIAL_USER, 20, 99, 40])).unwrap();
+        assert_eq!(shared.of(Namespace::Mount), Some(99), "the mount namespace is PID 1's, whichever is ours");
+        assert!(shared.shares_cgroups());
+        assert!(!compared(own, Some([INITIAL_USER, 20, 30, 41])).unwrap().shares_cgroups());
+        let other_user = compared(own, Some([11, 20, 30, 40]));
+        assert_eq!(other_user, Err(Unfit::UserNamespace { own: INITIAL_USER, reference: 11 }));
+        let other_pid = compared(own, Some([INITIAL_USER, 21, 30, 40]));
+        assert_eq!(other_pid, Err(Unfit::PidNamespace { own: 20, reference: 21 }));
+    }
+
+    #[test]
+    fn where_pid_1_may_not_be_read_the_daemons_user_namespace_must_be_the_first() {
+        assert!(compared([INITIAL_USER, 20, 30, INITIAL_CGROUP], None).unwrap().shares_cgroups());
+        assert!(!compared([INITIAL_USER, 20, 30, 40], None).unwrap().shares_cgroups());
+        let own = compared([11, 20, 30, INITIAL_CGROUP], None);
+        assert_eq!(own, Err(Unfit::UserNamespace { own: 11, reference: INITIAL_USER }));
+    }
+
+    #[test]
+    fn a_proc_of_an_outer_pid_namespace_shows_more_than_one_number() {
+        assert!(is_alone_at_its_number(b"Name:\tx\nNSpid:\t42\n", 42));
+        assert!(!is_alone_at_its_number(b"Name:\tx\nNSpid:\t4711\t42\n", 42));
+        assert!(!is_alone_at_its_number(b"Name:\tx\nNSpid:\t43\n", 42));
+        assert!(!is_alone_at_its_number(b"Name:\tNSpid:\t42\n", 42));
+    }
+
+    #[test]
+    fn every_refusal_says_what_is_wrong_and_what_to_do() {
+        for unfit in [
+            Unfit::NotProc,
+            Unfit::ForeignProc,
+            Unfit::HiddenProc,
+            Unfit::UserNamespace { own: 1, reference: 2 },
+            Unfit::MappedIds { map: "uid_map" },
+            Unfit::PidNamespace { own: 1, reference: 2 },
+            Unfit::KernelTooOld,
+            Unfit::BelowMinimum { found: Level::Reduced, minimum: Level::Full },
+            Unfit::Kernel { doing: "SO_PEERPIDFD", error: Errno::PERM },
+        ] {
+            let text = unfit.to_string();
+            assert!(text.contains("; ") || text.contains(": "), "{text}");
+        }
+    }
+}
