@@ -21,7 +21,9 @@ use crate::cli::operator::explain;
 use crate::cli::operator::reload;
 use crate::cli::operator::status;
 use crate::cli::screen::Screen;
+use crate::cli::workload::fetch;
 use crate::cli::workload::healthcheck;
+use crate::cli::workload::validate;
 
 /// An identity for every process of this machine, proven by the kernel and not by a secret.
 #[derive(Debug, Parser)]
@@ -38,6 +40,8 @@ enum Command {
     Config(config::Arguments),
     Explain(explain::Arguments),
     Status(status::Arguments),
+    Fetch(fetch::Arguments),
+    Validate(validate::Arguments),
     Healthcheck(healthcheck::Arguments),
     Reload(reload::Arguments),
     Version(version::Arguments),
@@ -56,6 +60,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(arguments) => config::run(&arguments, screen),
         Command::Explain(arguments) => explain::run(&arguments, screen),
         Command::Status(arguments) => status::run(&arguments, screen),
+        Command::Fetch(arguments) => fetch::run(&arguments, screen),
+        Command::Validate(arguments) => validate::run(&arguments, screen),
         Command::Healthcheck(arguments) => healthcheck::run(&arguments, screen),
         Command::Reload(arguments) => reload::run(&arguments, screen),
         Command::Version(arguments) => version::run(&arguments, screen),

@@ -1,8 +1,12 @@
 //! Numbers, spans and foreign texts as a person reads them on a terminal of 80 columns.
 
 use std::time::Duration;
+use std::time::SystemTime;
 
 use serde::Serialize;
+
+use crate::time::Clock;
+use crate::time::SystemClock;
 
 /// The width that every screen keeps to.
 pub(in crate::cli) const COLUMNS: usize = 80;
@@ -23,6 +27,11 @@ pub(in crate::cli) fn span(span: Duration) -> String {
 pub(in crate::cli) fn from_now(then: f64, now: f64) -> String {
     let between = span(Duration::try_from_secs_f64((then - now).abs()).unwrap_or_default());
     if then >= now { format!("in {between}") } else { format!("{between} ago") }
+}
+
+/// Seconds since 1970.
+pub(in crate::cli) fn now() -> f64 {
+    SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// `1 entry`, `2 entries`.

@@ -2,13 +2,10 @@
 //! question.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +13,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
+use futures_util::stream::unfold;
 use http::Response;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -28,11 +26,13 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::TcpListenerStream;
-use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::endpoints::transport::listener::Listener as UnixSocket;
 
 /// A whole answer.
 pub(in crate::endpoints) type Answer = Response<Full<Bytes>>;
@@ -46,56 +46,29 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 /// After a failed accept (no descriptor left), so that the loop does not spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Where a door for this machine listens: a loopback address or a Unix socket, never anywhere else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// `127.0.0.1:9090` or `[::1]:9090`
-    Loopback(SocketAddr),
-    /// `unix:/run/bonafide/metrics.sock`
-    Unix(PathBuf),
-}
+/// Looks for the name of a Unix socket, so that it is back within two seconds.
+const NAME_CHECK: Duration = Duration::from_secs(1);
 
-/// Why a text is not a [`ListenAddress`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidListenAddress {
-    /// Neither form.
-    #[error("is no address; write \"127.0.0.1:9090\" or \"unix:/run/bonafide/metrics.sock\"")]
-    Form,
-    /// An address that other machines reach.
-    #[error("is reached by other machines; write a loopback address, for example \"127.0.0.1:9090\"")]
-    NotLoopback,
-}
-
-impl FromStr for ListenAddress {
-    type Err = InvalidListenAddress;
-
-    fn from_str(text: &str) -> Result<Self, InvalidListenAddress> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-            let absolute = path.starts_with('/') && !path.starts_with("//");
-            return if absolute { Ok(Self::Unix(path.into())) } else { Err(InvalidListenAddress::Form) };
-        }
-        let address: SocketAddr = text.parse().map_err(|_| InvalidListenAddress::Form)?;
-        if address.ip().is_loopback() { Ok(Self::Loopback(address)) } else { Err(InvalidListenAddress::NotLoopback) }
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Loopback(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// A bound [`ListenAddress`].
+/// Where a door for this machine listens.
 #[derive(Debug)]
 pub enum Listener {
     /// On loopback.
-    Tcp(TcpListener),
-    /// On a Unix socket, which whoever bound it also removes.
-    Unix(UnixListener),
+    Loopback(TcpListener),
+    /// On a Unix socket.
+    Unix(UnixSocket),
+}
+
+impl Listener {
+    /// Listens on a loopback address.
+    ///
+    /// # Errors
+    /// What the kernel says; and `InvalidInput` for an address that other machines reach.
+    pub async fn loopback(address: SocketAddr) -> io::Result<Self> {
+        if !address.ip().is_loopback() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "other machines reach this address"));
+        }
+        TcpListener::bind(address).await.map(Self::Loopback)
+    }
 }
 
 /// Answers every connection on `listener` by `answer`; runs until it is dropped, and its connections with it.
@@ -106,13 +79,34 @@ where
 {
     let limit = HEAD_TIME * 2;
     match listener {
-        Listener::Tcp(listener) => {
+        Listener::Loopback(listener) => {
             accept(TcpListenerStream::new(listener).map_ok(|stream| one_request(stream, answer.clone(), limit))).await;
         }
         Listener::Unix(listener) => {
-            accept(UnixListenerStream::new(listener).map_ok(|stream| one_request(stream, answer.clone(), limit))).await;
+            accept(connections_on(listener).map_ok(|stream| one_request(stream, answer.clone(), limit))).await;
         }
     }
+}
+
+/// The connections that arrive at `listener`, whose name is kept.
+pub(in crate::endpoints) fn connections_on(listener: UnixSocket) -> impl Stream<Item = io::Result<UnixStream>> + Unpin {
+    let mut name_check = tokio::time::interval(NAME_CHECK);
+    name_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Box::pin(unfold((listener, name_check), |(mut listener, mut name_check)| async move {
+        loop {
+            tokio::select! {
+                biased;
+                _ = name_check.tick() => {
+                    if let Err(error) = listener.keep_name() {
+                        tracing::warn!(%error, "a socket of the operator has lost its name");
+                    }
+                }
+                accepted = listener.socket().accept() => {
+                    return Some((accepted.map(|(stream, _)| stream), (listener, name_check)));
+                }
+            }
+        }
+    }))
 }
 
 /// Runs every connection that comes in, so many at once; runs until it is dropped, and all connections with it.
@@ -168,22 +162,4 @@ pub(in crate::endpoints) fn answer(status: StatusCode, kind: &'static str, body:
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_door_for_this_machine_listens_nowhere_else() {
-        for text in ["127.0.0.1:9090", "[::1]:9090", "127.8.8.8:1", "unix:/run/a.sock"] {
-            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
-        }
-        for text in ["0.0.0.0:9090", "[::]:9090", "192.0.2.1:80", "[::ffff:127.0.0.1]:80"] {
-            assert_eq!(text.parse::<ListenAddress>(), Err(InvalidListenAddress::NotLoopback), "{text}");
-        }
-        for text in ["", "localhost:80", "9090", "127.0.0.1", "unix:", "unix:a.sock", "unix://run/a", "/run/a.sock"] {
-            assert_eq!(text.parse::<ListenAddress>(), Err(InvalidListenAddress::Form), "{text}");
-        }
-    }
 }

@@ -174,7 +174,7 @@ impl Config {
         let changed = [
             ("trust_domain", self.trust_domain != new.trust_domain),
             ("workload_api", self.workload_api != new.workload_api),
-            ("admin.socket", self.admin.socket != new.admin.socket),
+            ("admin", self.admin != new.admin),
             ("authority", self.authority != new.authority),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

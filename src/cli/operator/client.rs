@@ -45,7 +45,8 @@ pub(in crate::cli) fn ask<R: DeserializeOwned>(
 ) -> Result<Answer<R>, Failure> {
     let runtime = runtime()?;
     let timed = async { tokio::time::timeout(ANSWER_TIME, exchange(socket, method, question)).await };
-    let (status, body) = runtime.block_on(timed)?.map_err(|failed| failed.explain(socket))?;
+    let (status, body) =
+        runtime.block_on(timed).unwrap_or(Err(Failed::TooSlow)).map_err(|failed| failed.explain(socket))?;
     let unreadable = |error: serde_json::Error| Failed::NotAnswered(error.to_string()).explain(socket);
     if status == StatusCode::OK {
         serde_json::from_slice(&body).map(Answer::Report).map_err(unreadable)
@@ -67,18 +68,8 @@ pub(in crate::cli) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 enum Failed {
     Connect(io::Error),
     Closed,
+    TooSlow,
     NotAnswered(String),
-}
-
-impl From<tokio::time::error::Elapsed> for Failure {
-    fn from(_: tokio::time::error::Elapsed) -> Self {
-        Self::new(
-            Exit::Unreachable,
-            "the daemon does not answer",
-            format!("it took the question, but gave no answer within {} s", ANSWER_TIME.as_secs()),
-            "systemctl status bonafide",
-        )
-    }
 }
 
 impl Failed {
@@ -104,6 +95,12 @@ impl Failed {
                 format!("the daemon closed the connection at {socket} without an answer"),
                 only,
                 "sudo bonafide ..., or journalctl -u bonafide if that was root",
+            ),
+            Self::TooSlow => Failure::new(
+                Exit::Unreachable,
+                "the daemon does not answer",
+                format!("it took the question, but gave no answer within {} s", ANSWER_TIME.as_secs()),
+                "systemctl status bonafide",
             ),
             Self::NotAnswered(why) => Failure::new(
                 Exit::Unreachable,

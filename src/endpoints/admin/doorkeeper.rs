@@ -36,6 +36,13 @@ impl Peer {
 }
 
 impl Doorkeeper {
+    /// The mode of the socket. With a group everyone may connect, and whoever is not let in is sent away unread: giving
+    /// the socket to the group would need the right to change owners, and supplementary groups are checked here anyway.
+    #[must_use]
+    pub const fn mode(&self) -> u32 {
+        if self.group.is_some() { 0o666 } else { 0o600 }
+    }
+
     /// SECURITY: gid 0 opens nothing, not even where it is the configured group: many daemons and container processes
     /// run with it, and are nobody here.
     pub(in crate::endpoints::admin) fn lets_in(&self, peer: &Peer) -> bool {

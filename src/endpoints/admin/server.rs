@@ -9,9 +9,7 @@ use http::Method;
 use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
-use tokio::net::UnixListener;
 use tokio::net::UnixStream;
-use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::doorkeeper::Peer;
@@ -21,15 +19,17 @@ use crate::endpoints::admin::reports::Problem;
 use crate::endpoints::http::Answer;
 use crate::endpoints::http::accept;
 use crate::endpoints::http::answer;
+use crate::endpoints::http::connections_on;
 use crate::endpoints::http::one_request;
+use crate::endpoints::transport::listener::Listener;
 
 /// The longest question is a reload, which resolves names.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Serves the admin API on `listener` to those whom `doorkeeper` lets in; runs until it is dropped.
-pub async fn serve(listener: UnixListener, doorkeeper: Doorkeeper, operations: Arc<dyn Operations>) {
+pub async fn serve(listener: Listener, doorkeeper: Doorkeeper, operations: Arc<dyn Operations>) {
     let admitted = |stream| admit(stream, doorkeeper, Arc::clone(&operations));
-    accept(UnixListenerStream::new(listener).map_ok(admitted)).await;
+    accept(connections_on(listener).map_ok(admitted)).await;
 }
 
 fn admit(
@@ -121,7 +121,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let doorkeeper = Doorkeeper { own_uid: nix::unistd::getuid().as_raw(), group: None };
-        tokio::spawn(serve(UnixListener::bind(&path).unwrap(), doorkeeper, Arc::new(operations)));
+        tokio::spawn(serve(Listener::bind(&path, doorkeeper.mode()).unwrap(), doorkeeper, Arc::new(operations)));
         Door { _folder: folder, path }
     }
 

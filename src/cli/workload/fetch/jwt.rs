@@ -1,0 +1,110 @@
+//! `bonafide fetch jwt`.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::screen::Exit;
+use crate::cli::screen::Failure;
+use crate::cli::screen::Format;
+use crate::cli::screen::OutputArguments;
+use crate::cli::screen::Screen;
+use crate::cli::sockets::WorkloadSocket;
+use crate::cli::words::from_now;
+use crate::cli::words::now;
+use crate::cli::words::printable;
+use crate::cli::workload::client::Client;
+use crate::cli::workload::client::block_on;
+use crate::cli::workload::client::not_understood;
+use crate::cli::workload::fetch::ANSWER_TIME;
+use crate::endpoints::workload_api::proto::Jwtsvid;
+use crate::endpoints::workload_api::proto::JwtsvidRequest;
+
+/// JWT-SVIDs for an audience
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    socket: WorkloadSocket,
+    /// Whom the token is for; may be given up to eight times
+    #[arg(long, value_name = "AUDIENCE", required = true)]
+    audience: Vec<String>,
+    /// Only this identity
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<String>,
+    /// Print the tokens themselves
+    #[arg(long)]
+    show_token: bool,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    svids: Vec<Svid>,
+}
+
+#[derive(Serialize)]
+struct Svid {
+    spiffe_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    hint: String,
+    audience: Vec<String>,
+    not_after: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+    let socket = arguments.socket.path()?;
+    let request = JwtsvidRequest {
+        audience: arguments.audience.clone(),
+        spiffe_id: arguments.spiffe_id.clone().unwrap_or_default(),
+    };
+    let response = block_on(ANSWER_TIME, async {
+        let mut client = Client::connect(&socket).await?;
+        client.one(request, async |api, request| api.fetch_jwtsvid(request).await).await
+    })?;
+    let svids = response.svids.iter().map(|svid| shown(svid, arguments.show_token)).collect::<Result<_, _>>()?;
+    let shown = Shown { svids };
+    match arguments.output.output {
+        Format::Json => screen.json(&shown),
+        Format::Text => screen.text(&text(&shown)),
+    }
+    Ok(Exit::Fine)
+}
+
+/// What a token says of itself. Nothing is verified here: it comes from the daemon that signed it.
+fn shown(svid: &Jwtsvid, show_token: bool) -> Result<Svid, Failure> {
+    let payload = svid.svid.split('.').nth(1).unwrap_or_default();
+    let claims: Value = BASE64_URL_SAFE_NO_PAD
+        .decode(payload)
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok())
+        .ok_or_else(|| not_understood("a token"))?;
+    let audience = match &claims["aud"] {
+        Value::String(one) => vec![one.clone()],
+        Value::Array(some) => some.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => vec![],
+    };
+    Ok(Svid {
+        spiffe_id: svid.spiffe_id.clone(),
+        hint: svid.hint.clone(),
+        audience,
+        not_after: claims["exp"].as_f64().unwrap_or_default(),
+        token: show_token.then(|| svid.svid.clone()),
+    })
+}
+
+fn text(shown: &Shown) -> String {
+    let mut text = String::new();
+    for svid in &shown.svids {
+        let hint = if svid.hint.is_empty() { String::new() } else { format!(" (hint {})", printable(&svid.hint)) };
+        let (audience, end) = (printable(&svid.audience.join(", ")), from_now(svid.not_after, now()));
+        text += &format!("{}{hint}\n  for    {audience}\n  ends   {end}\n", printable(&svid.spiffe_id));
+        if let Some(token) = &svid.token {
+            text += &format!("{token}\n");
+        }
+    }
+    text
+}

@@ -1,0 +1,39 @@
+//! `bonafide fetch`: what this process itself gets from the workload socket.
+
+pub mod bundle;
+mod files;
+pub mod jwt;
+pub mod x509;
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use crate::cli::screen::Exit;
+use crate::cli::screen::Failure;
+use crate::cli::screen::Screen;
+
+/// How long the daemon may take; it waits for itself to become ready.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Get an identity as an ordinary client of the workload socket
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    X509(x509::Arguments),
+    Jwt(jwt::Arguments),
+    Bundle(bundle::Arguments),
+}
+
+pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+    match &arguments.what {
+        What::X509(arguments) => x509::run(arguments, screen),
+        What::Jwt(arguments) => jwt::run(arguments, screen),
+        What::Bundle(arguments) => bundle::run(arguments, screen),
+    }
+}

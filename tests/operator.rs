@@ -1,0 +1,8 @@
+//! What an operator relies on: commands and their exit codes, the reference configuration, the unit.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "operator/commands.rs"]
+mod commands;
+#[path = "operator/shipped_files.rs"]
+mod shipped_files;

@@ -1,0 +1,118 @@
+//! Commands as processes, with no daemon there.
+
+use std::io::Read;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+
+fn bonafide(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bonafide"));
+    command
+        .args(arguments)
+        .env_remove("SPIFFE_ENDPOINT_SOCKET")
+        .env_remove("BONAFIDE_ADMIN_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    bonafide(arguments).output().unwrap()
+}
+
+fn said(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [
+        &[][..],
+        &["frobnicate"],
+        &["status", "--frobnicate"],
+        &["status", "-o", "yaml"],
+        &["explain"],
+        &["explain", "1", "--denial", "d-1"],
+        &["explain", "-1"],
+        &["explain", "--denial", "7f31c2"],
+        &["status", "--admin-socket", "tcp://127.0.0.1:1"],
+        &["healthcheck", "--socket", "relative.sock"],
+        &["status", "--config", "/nonexistent/bonafide.toml"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output.stderr));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_not_there_ends_with_3_and_says_what_why_and_what_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = folder.path().join("nobody.sock");
+    drop(std::os::unix::net::UnixListener::bind(&nobody).unwrap());
+    for socket in [folder.path().join("none.sock"), nobody] {
+        let socket = socket.to_str().unwrap();
+        for arguments in [
+            &["status", "--admin-socket", socket][..],
+            &["explain", "1", "--admin-socket", socket],
+            &["reload", "--admin-socket", socket],
+            &["healthcheck", "--socket", socket],
+        ] {
+            let output = run(arguments);
+            let error = said(&output.stderr);
+            assert_eq!(output.status.code(), Some(3), "{arguments:?}: {error}");
+            assert!(error.contains(socket) && error.contains("\n  why:  ") && error.contains("\n  next: "), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_flag_comes_before_the_environment_and_the_environment_before_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bonafide.toml");
+    std::fs::write(&config, "[admin]\nsocket = \"/nonexistent/of-config.sock\"\n").unwrap();
+    let named_in = |arguments: &[&str], environment: Option<&str>| {
+        let mut command = bonafide(&["status", "--config", config.to_str().unwrap()]);
+        command.args(arguments).envs(environment.map(|socket| ("BONAFIDE_ADMIN_SOCKET", socket)));
+        said(&command.output().unwrap().stderr).lines().next().unwrap().rsplit(' ').next().unwrap().to_owned()
+    };
+    let environment = Some("unix:///nonexistent/of-environment.sock");
+    let flag = ["--admin-socket", "/nonexistent/of-flag.sock"];
+    assert_eq!(named_in(&flag, environment), "/nonexistent/of-flag.sock");
+    assert_eq!(named_in(&[], environment), "/nonexistent/of-environment.sock");
+    assert_eq!(named_in(&[], None), "/nonexistent/of-config.sock");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    for arguments in [&["version"][..], &["version", "-o", "json"], &["--help"]] {
+        let mut child = bonafide(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}: {error}");
+        assert_eq!(error, "");
+    }
+}
+
+#[test]
+fn help_fits_80_columns_and_offers_what_there_is() {
+    let commands =
+        ["run", "demo", "config", "explain", "status", "fetch", "validate", "healthcheck", "reload", "version"];
+    let help = said(&run(&["--help"]).stdout).to_owned();
+    for command in commands {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} in\n{help}");
+        let help = run(&[command, "--help"]);
+        assert_eq!(help.status.code(), Some(0), "{command}");
+        assert!(said(&help.stdout).lines().all(|line| line.chars().count() <= 80), "{}", said(&help.stdout));
+    }
+    assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+}
+
+#[test]
+fn version_names_the_standards() {
+    let version: serde_json::Value = serde_json::from_slice(&run(&["version", "-o", "json"]).stdout).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert!(version["standards"].as_array().unwrap().len() >= 5);
+}
