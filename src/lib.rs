@@ -23,6 +23,7 @@ pub mod policy;
 // 4
 pub mod attestation;
 pub mod authority;
+pub mod federation;
 // 3
 pub mod audit;
 pub mod registration;

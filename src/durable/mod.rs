@@ -5,7 +5,7 @@
 mod atomic_file;
 mod data_dir;
 mod disk;
-mod file_watch;
+pub mod file_watch;
 mod files;
 mod journal;
 #[cfg(test)]
@@ -16,8 +16,5 @@ pub use data_dir::LoadError;
 pub use data_dir::Name;
 pub use data_dir::OpenError;
 pub use data_dir::StoreError;
-pub use file_watch::FileWatch;
-pub use file_watch::Watched;
-pub use file_watch::is_drop_in;
 pub use files::Unreadable;
 pub use journal::Damage;
