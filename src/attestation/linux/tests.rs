@@ -1,12 +1,15 @@
 //! Attestation of real processes by the real kernel.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::SystemTime;
+
+use aws_lc_rs::digest;
 
 use super::*;
 use crate::attestation::Attested;
@@ -18,6 +21,10 @@ use crate::evidence::Accounts;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
 use crate::evidence::Wants;
+use crate::evidence::WithheldBecause;
+
+/// What the callers of these tests are written in.
+const PYTHON: &str = "/usr/bin/python3";
 
 const EVERYTHING: Wants = Wants { path: true, sha256: true };
 
@@ -38,8 +45,14 @@ fn here(test: &str) -> Option<Here> {
             return None;
         }
     };
+    if !Path::new(PYTHON).exists() {
+        eprintln!("skipped: {test}: needs {PYTHON}");
+        return None;
+    }
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder.path().join("s"), PermissionsExt::from_mode(0o777)).unwrap();
     Some(Here { attestor: Attestor::new(linux.clone()), linux, listener, folder })
 }
 
@@ -61,19 +74,30 @@ impl Here {
         (client, pinned.unwrap())
     }
 
-    /// Starts a shell that connects and then goes on as `script`; the connection is its descriptor 3.
-    fn connect_script(&self, script: &str) -> (Child, UnixStream, PinnedProcess) {
-        let connect = "import os, socket, sys\n\
-                       s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); os.dup2(s.fileno(), 3)\n\
-                       os.read(0, 1)\n";
-        let child = Command::new("python3")
-            .args(["-c", &format!("{connect}{script}")])
-            .arg(self.folder.path().join("s"))
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
+    /// Starts a process that runs `before`, connects, and once it may go on runs `after`; the connection is its
+    /// descriptor 3. It is started by the command `through`, if there is one.
+    fn start(&self, through: &[&str], before: &str, after: &str) -> Child {
+        let program = format!(
+            "import ctypes, os, signal, socket, sys, threading\n{before}\n\
+             s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); os.dup2(s.fileno(), 3)\n\
+             os.read(0, 1)\n{after}"
+        );
+        let command = through.iter().copied().chain([PYTHON, "-c", &program]).collect::<Vec<_>>();
+        let mut child = Command::new(command[0]);
+        child.args(&command[1..]).arg(self.folder.path().join("s")).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Starts such a process and pins it.
+    fn connect(&self, through: &[&str], before: &str, after: &str) -> Peer {
+        let child = self.start(through, before, after);
         let (socket, pinned) = self.accept();
-        (child, socket, pinned.unwrap())
+        Peer { child, socket, pinned: pinned.unwrap() }
+    }
+
+    /// The selectors of a process, or why it has none.
+    async fn selectors(&self, peer: &Peer) -> Result<Vec<String>, NotAttested> {
+        let attested = self.attest(&peer.pinned).await?;
+        Ok(attested.evidence().facts().iter().map(|fact| fact.selector.to_string()).collect())
     }
 
     async fn attest(&self, pinned: &PinnedProcess) -> Result<Attested, NotAttested> {
@@ -81,9 +105,38 @@ impl Here {
     }
 }
 
-/// Lets a script that waits on its standard input go on.
-fn go_on(child: &mut Child) {
-    drop(child.stdin.take());
+/// A process that connected, and our end of its connection. Dropping it ends it.
+struct Peer {
+    child: Child,
+    socket: UnixStream,
+    pinned: PinnedProcess,
+}
+
+impl Peer {
+    /// Lets it go on, and waits until it writes to its connection.
+    fn go_on(&mut self) {
+        drop(self.child.stdin.take());
+        std::io::Read::read_exact(&mut self.socket, &mut [0]).unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Becomes an ordinary user.
+const AS_USER: &str = "os.setgroups([1001]); os.setgid(1000); os.setuid(1000)";
+
+/// Whether a test may do what only root can; if not, that is said.
+fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: {test}: needs root");
+    }
+    root
 }
 
 fn open_descriptors() -> i64 {
@@ -117,37 +170,194 @@ async fn costly_facts_are_not_looked_for_when_no_entry_could_use_them() {
     let attested = here.attestor.attest(&pinned, &nothing, &Accounts::default(), SystemTime::UNIX_EPOCH).await.unwrap();
     for kind in [SelectorKind::UnixPath, SelectorKind::UnixSha256] {
         let because = attested.evidence().withheld_because(kind);
-        assert_eq!(because, Some(crate::evidence::WithheldBecause::NotWanted));
+        assert_eq!(because, Some(WithheldBecause::NotWanted));
     }
 }
 
 #[tokio::test]
 async fn a_process_that_has_exited_is_nobody_even_while_its_child_holds_the_connection() {
     let Some(here) = here("a_process_that_has_exited_is_nobody") else { return };
-    let (mut child, _socket, pinned) = here.connect_script("os._exit(0) if os.fork() else os.read(3, 1)");
-    let _ = here.attest(&pinned).await.unwrap();
-    go_on(&mut child);
-    pinned.process().exited().await;
-    assert_eq!(here.attest(&pinned).await.unwrap_err(), NotAttested::No(Contradiction::ProcessGone));
+    let mut peer = here.connect(&[], "", "os._exit(0) if os.fork() else (os.write(3, b'.'), os.read(3, 1))");
+    let before = here.attest(&peer.pinned).await.unwrap();
+    peer.go_on();
+    peer.pinned.process().exited().await;
+    let gone = NotAttested::No(Contradiction::ProcessGone);
+    assert_eq!(here.attest(&peer.pinned).await.unwrap_err(), gone, "not reaped");
+    peer.child.wait().unwrap();
+    assert_eq!(here.attest(&peer.pinned).await.unwrap_err(), gone, "reaped");
+    assert_eq!(peer.pinned.unchanged(before.epoch()), Err(gone));
+}
+
+#[tokio::test]
+async fn a_process_that_was_dead_at_the_accept_is_nobody() {
+    let Some(here) = here("a_process_that_was_dead_at_the_accept_is_nobody") else { return };
+    let mut child = here.start(&[], "", "");
+    drop(child.stdin.take());
     child.wait().unwrap();
-    assert_eq!(here.attest(&pinned).await.unwrap_err(), NotAttested::No(Contradiction::ProcessGone));
-    assert_eq!(pinned.unchanged(pinned.epoch()), Err(NotAttested::No(Contradiction::ProcessGone)));
+    assert_eq!(here.accept().1.unwrap_err(), NotAttested::No(Contradiction::ProcessGone));
+}
+
+#[tokio::test]
+async fn a_process_whose_first_thread_exited_is_nobody_though_it_lives() {
+    let Some(here) = here("a_process_whose_first_thread_exited_is_nobody_though_it_lives") else { return };
+    let rest = "import time\ndef rest():\n while open('/proc/self/stat').read().split(') ')[1][0] != 'Z': time.sleep(0.01)\n \
+                os.write(3, b'.'); os.read(3, 1)\nthreading.Thread(target=rest).start()\n\
+                ctypes.CDLL(None).syscall(60, 0)";
+    let mut peer = here.connect(&[], "", rest);
+    peer.go_on();
+    peer.pinned.process().alive().unwrap();
+    assert_eq!(here.attest(&peer.pinned).await.unwrap_err(), NotAttested::No(Contradiction::ProcessGone));
 }
 
 #[tokio::test]
 async fn a_process_that_becomes_another_program_is_no_longer_itself() {
     let Some(here) = here("a_process_that_becomes_another_program_is_no_longer_itself") else { return };
-    let script = "os.set_inheritable(3, True); os.execv('/bin/sh', ['sh', '-c', 'echo now >&3; read x <&3'])";
-    let (mut child, mut socket, pinned) = here.connect_script(script);
-    let before = here.attest(&pinned).await.unwrap();
-    pinned.unchanged(before.epoch()).unwrap();
-    go_on(&mut child);
-    let mut answer = [0; 4];
-    std::io::Read::read_exact(&mut socket, &mut answer).unwrap();
-    assert_eq!(pinned.unchanged(before.epoch()), Err(NotAttested::No(Contradiction::ImageChanged)));
-    assert_eq!(here.attest(&pinned).await.unwrap_err(), NotAttested::No(Contradiction::ImageChanged));
-    drop(socket);
+    let exec = "os.set_inheritable(3, True); os.execv('/bin/sh', ['sh', '-c', 'echo >&3; read x <&3'])";
+    let mut peer = here.connect(&[], "", exec);
+    let before = here.attest(&peer.pinned).await.unwrap();
+    peer.pinned.unchanged(before.epoch()).unwrap();
+    peer.go_on();
+    let changed = NotAttested::No(Contradiction::ImageChanged);
+    assert_eq!(peer.pinned.unchanged(before.epoch()), Err(changed));
+    assert_eq!(here.attest(&peer.pinned).await.unwrap_err(), changed);
+}
+
+#[tokio::test]
+async fn a_process_that_starts_its_own_program_anew_is_no_longer_itself() {
+    let Some(here) = here("a_process_that_starts_its_own_program_anew_is_no_longer_itself") else { return };
+    let exec = "os.set_inheritable(3, True)\n\
+                os.execv(sys.executable, ['python3', '-c', 'import os; os.write(3, b\".\"); os.read(3, 1)'])";
+    let mut peer = here.connect(&[], "", exec);
+    let before = here.attest(&peer.pinned).await.unwrap();
+    peer.go_on();
+    assert_eq!(peer.pinned.unchanged(before.epoch()), Err(NotAttested::No(Contradiction::ImageChanged)));
+}
+
+#[tokio::test]
+async fn a_name_full_of_parentheses_changes_nothing() {
+    let Some(here) = here("a_name_full_of_parentheses_changes_nothing") else { return };
+    let renamed = "ctypes.CDLL(None).prctl(15, b') R 1 (', 0, 0, 0)";
+    let peer = here.connect(&[], renamed, "");
+    here.selectors(&peer).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_has_the_ids_it_connected_with() {
+    const TEST: &str = "a_user_has_the_ids_it_connected_with";
+    let Some(here) = here(TEST).filter(|_| is_root(TEST)) else { return };
+    let peer = here.connect(&[], AS_USER, "");
+    let selectors = here.selectors(&peer).await.unwrap();
+    assert_eq!(selectors[..3], ["unix:uid:1000", "unix:gid:1000", "unix:supplementary_gid:1001"]);
+    assert_eq!(peer.pinned.key().uid, 1000);
+}
+
+#[tokio::test]
+async fn credentials_that_change_after_the_connect_make_a_process_nobody() {
+    const TEST: &str = "credentials_that_change_after_the_connect_make_a_process_nobody";
+    let Some(here) = here(TEST).filter(|_| is_root(TEST)) else { return };
+    for change in [AS_USER, "os.setresgid(7, 7, 7)", "os.setresuid(0, 0, 7)", "os.setresuid(7, 0, 0)"] {
+        let mut peer = here.connect(&[], "", &format!("{change}; os.write(3, b'.'); os.read(3, 1)"));
+        let before = here.attest(&peer.pinned).await.unwrap();
+        peer.go_on();
+        let disagree = NotAttested::No(Contradiction::CredentialsDisagree);
+        assert_eq!(here.attest(&peer.pinned).await.unwrap_err(), disagree, "{change}");
+        assert_eq!(peer.pinned.unchanged(before.epoch()), Err(disagree), "{change}");
+    }
+}
+
+#[tokio::test]
+async fn a_thread_with_credentials_of_its_own_makes_a_process_nobody() {
+    const TEST: &str = "a_thread_with_credentials_of_its_own_makes_a_process_nobody";
+    let Some(here) = here(TEST).filter(|_| is_root(TEST)) else { return };
+    // SYS_setresuid acts on one thread alone.
+    let thread = "def connect():\n ctypes.CDLL(None).syscall(117, 1234, 1234, 1234)\n \
+                  s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); os.read(0, 1)\n\
+                  t = threading.Thread(target=connect); t.start(); t.join(); os._exit(0)";
+    let mut child = here.start(&[], thread, "");
+    assert_eq!(here.accept().1.unwrap_err(), NotAttested::No(Contradiction::CredentialsDisagree));
+    drop(child.stdin.take());
     child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_private_mount_namespace_keeps_the_path_and_a_bind_mount_over_it_does_not() {
+    const TEST: &str = "a_private_mount_namespace_keeps_the_path_and_a_bind_mount_over_it_does_not";
+    let Some(here) = here(TEST).filter(|_| is_root(TEST)) else { return };
+    let python = std::fs::canonicalize(PYTHON).unwrap();
+    let path = format!("unix:path:{}", python.display());
+    let private = "mount --bind /etc /etc && mount -o remount,ro,bind /etc && exec \"$@\"";
+    let honest = here.connect(&["unshare", "-m", "sh", "-c", private, "sh"], "", "");
+    assert!(here.selectors(&honest).await.unwrap().contains(&path));
+    let copy = here.folder.path().join("copy");
+    std::fs::copy(&python, &copy).unwrap();
+    let over = format!("mount --bind {} {} && exec \"$@\"", copy.display(), python.display());
+    let liar = here.connect(&["unshare", "-m", "sh", "-c", &over, "sh"], "", "");
+    let attested = here.attest(&liar.pinned).await.unwrap();
+    let because = attested.evidence().withheld_because(SelectorKind::UnixPath);
+    assert_eq!(because, Some(WithheldBecause::PathIsAnotherFile));
+}
+
+#[tokio::test]
+async fn a_user_namespace_of_its_own_takes_path_hash_and_host_from_a_process() {
+    const TEST: &str = "a_user_namespace_of_its_own_takes_path_hash_and_host_from_a_process";
+    let Some(here) = here(TEST) else { return };
+    let peer = here.connect(&["unshare", "-Ur"], "", "");
+    let attested = here.attest(&peer.pinned).await.unwrap();
+    for kind in [SelectorKind::UnixPath, SelectorKind::UnixSha256, SelectorKind::UnixUser] {
+        let because = attested.evidence().withheld_because(kind);
+        assert_eq!(because, Some(WithheldBecause::ForeignUserNamespace), "{kind:?}");
+    }
+    assert!(!attested.evidence().holds(&Selector::Host));
+}
+
+#[tokio::test]
+async fn a_process_in_a_pid_namespace_of_its_own_is_known_by_our_number() {
+    const TEST: &str = "a_process_in_a_pid_namespace_of_its_own_is_known_by_our_number";
+    let Some(here) = here(TEST).filter(|_| is_root(TEST)) else { return };
+    let peer = here.connect(&["unshare", "-pf", "--kill-child"], "assert os.getpid() == 1", "");
+    let attested = here.attest(&peer.pinned).await.unwrap();
+    assert!(attested.peer().pid > 1);
+    assert!(!attested.evidence().holds(&Selector::Host));
+}
+
+#[tokio::test]
+async fn a_hash_that_the_caller_could_change_is_withheld_and_root_keeps_its_own() {
+    const TEST: &str = "a_hash_that_the_caller_could_change_is_withheld_and_root_keeps_its_own";
+    let Some(here) = here(TEST).filter(|_| is_root(TEST)) else { return };
+    let python = std::fs::canonicalize(PYTHON).unwrap();
+    let own = here.folder.path().join("own");
+    std::fs::copy(&python, &own).unwrap();
+    std::os::unix::fs::chown(&own, Some(1000), None).unwrap();
+    let owned = format!("exec -a python3 {} \"${{@:2}}\"", own.display());
+    let caller = here.connect(&["bash", "-c", &owned, "bash"], AS_USER, "");
+    let because = here.attest(&caller.pinned).await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256);
+    assert_eq!(because, Some(WithheldBecause::WritableByCaller));
+    let root = here.connect(&["bash", "-c", &owned, "bash"], "", "");
+    let bytes = digest::digest(&digest::SHA256, &std::fs::read(&own).unwrap());
+    let hash = Selector::UnixSha256(bytes.as_ref().try_into().unwrap());
+    assert!(here.attest(&root.pinned).await.unwrap().evidence().holds(&hash));
+}
+
+#[tokio::test]
+async fn a_file_of_an_overlay_has_a_hash_for_root_alone() {
+    const TEST: &str = "a_file_of_an_overlay_has_a_hash_for_root_alone";
+    let Some(here) = here(TEST).filter(|_| is_root(TEST)) else { return };
+    let python = std::fs::canonicalize(PYTHON).unwrap();
+    // On a tmpfs of its own, which can be the upper layer wherever the test runs.
+    let mount = format!(
+        "cd {} && mkdir -p m && mount -t tmpfs none m && cd m && mkdir l u w o && cp {} l/python3 && chmod -R a+rX . && \
+         mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w o && cd / && exec -a python3 {}/m/o/python3 \"${{@:2}}\"",
+        here.folder.path().display(),
+        python.display(),
+        here.folder.path().display(),
+    );
+    let through = ["unshare", "-m", "bash", "-c", &mount, "bash"];
+    let user = here.connect(&through, AS_USER, "");
+    let because = here.attest(&user.pinned).await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256);
+    assert_eq!(because, Some(WithheldBecause::ForeignFileSystem));
+    drop(user);
+    let root = here.connect(&through, "", "");
+    assert_eq!(here.attest(&root.pinned).await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256), None);
 }
 
 #[tokio::test]
