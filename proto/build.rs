@@ -13,6 +13,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("Cargo sets OUT_DIR")?);
     fs::write(out.join("workload_api.descriptors"), definitions.encode_to_vec())?;
     // `bytes`: one copy of a bundle is shared by every message that carries it.
-    tonic_prost_build::configure().bytes(".").btree_map(".").build_transport(false).compile_fds(definitions)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".")
+        .codec_path("crate::endpoints::workload_api::codec::SmallBuffers")
+        .build_transport(false)
+        .compile_fds(definitions)?;
     Ok(())
 }

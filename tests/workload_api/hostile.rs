@@ -29,7 +29,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&FrameHeader { length: payload.len(), kind, flags, stream }.bytes()[..], payload].concat()
 }
 
-fn hello() -> Vec<u8> {
+pub(crate) fn hello() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
 }
 
@@ -39,7 +39,7 @@ fn literal(name: &str, value: &[u8]) -> Vec<u8> {
 }
 
 /// A request for X.509 SVIDs with this `:authority`.
-fn request(stream: u32, authority: Option<&[u8]>, extra: &[u8]) -> Vec<u8> {
+pub(crate) fn request(stream: u32, authority: Option<&[u8]>, extra: &[u8]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86]; // POST, http
     block.extend(literal(":path", b"/SpiffeWorkloadAPI/FetchX509SVID"));
     block.extend(authority.map(|value| literal(":authority", value)).unwrap_or_default());

@@ -1,6 +1,7 @@
 //! The SPIFFE Workload API, gRPC health and reflection: a codec. It turns requests into questions to a caller, and what
 //! the caller has into messages; it decides nothing and never learns why.
 
+pub mod codec;
 mod health;
 mod messages;
 pub mod proto;
