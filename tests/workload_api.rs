@@ -4,9 +4,13 @@
 
 #[path = "support/callers.rs"]
 mod callers;
+#[path = "support/pipes.rs"]
+mod pipes;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
+#[path = "workload_api/clocks.rs"]
+mod clocks;
 #[path = "workload_api/door.rs"]
 mod door;
 #[path = "workload_api/ends.rs"]

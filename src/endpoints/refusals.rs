@@ -33,6 +33,12 @@ pub fn over_budget(why: OverBudget) -> Status {
     Status::unavailable(why.to_string())
 }
 
+/// The request's message did not arrive, or its answer could not be made, in time.
+#[must_use]
+pub fn too_slow() -> Status {
+    Status::unavailable("the request took too long")
+}
+
 fn no_identity_issued(id: DecisionId) -> String {
     format!("no identity issued ({id})")
 }

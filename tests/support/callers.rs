@@ -37,6 +37,8 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
 pub(crate) const DECISION: DecisionId = DecisionId([0x7f, 0x31, 0xc2, 0xa9, 0x0b, 0x4e]);
+/// A token that makes the caller panic.
+pub(crate) const PANICS: &str = "pan.i.c";
 pub(crate) const TOKEN: &str = "head.body.signature";
 
 /// Admits everyone, and gives everyone the same.
@@ -213,6 +215,7 @@ impl Caller for FakeCaller {
         token: String,
     ) -> BoxFuture<'static, Result<ValidToken, NotValidated>> {
         async move {
+            assert_ne!(token, PANICS);
             if token != TOKEN {
                 return Err(NotValidated::Invalid("the token has no signature".to_owned()));
             }
@@ -233,8 +236,9 @@ pub(crate) fn identify() -> Identify {
     })
 }
 
+/// A process of which nothing but its credentials is known.
 #[derive(Debug)]
-struct FakeProcess(Credentials);
+pub(crate) struct FakeProcess(pub(crate) Credentials);
 
 impl Process for FakeProcess {
     fn peer(&self) -> Credentials {

@@ -124,7 +124,8 @@ async fn a_connection_without_streams_is_closed_and_one_with_a_stream_is_not() {
     let callers = FakeCallers::holding(&[WEB]);
     let door = door::open(&callers, quick);
     let mut stays = streaming(&door).await;
-    drop(streaming(&door).await);
+    let mut idle = door.client().await; // held, so that it is not the client who closes
+    drop(idle.fetch_x509svid(asking(X509svidRequest {})).await.unwrap());
     let one_left = async {
         while door.budgets.usage().connections > 1 {
             tokio::task::yield_now().await;
@@ -139,7 +140,7 @@ async fn a_connection_without_streams_is_closed_and_one_with_a_stream_is_not() {
 async fn a_caller_over_its_budget_is_closed_at_once_and_the_next_one_in_time_is_served() {
     let door = door::open(
         &FakeCallers::holding(&[WEB]),
-        Limits { connections: 4, connections_per_caller: 2, ..door::limits() },
+        Limits { connections: 8, connections_per_caller: 2, ..door::limits() },
     );
     let held = [streaming(&door).await, streaming(&door).await];
     assert_eq!(until_closed(UnixStream::connect(&door.path).unwrap()).await, b"");

@@ -25,7 +25,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const SOON: Duration = Duration::from_secs(10);
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&FrameHeader { length: payload.len(), kind, flags, stream }.bytes()[..], payload].concat()
 }
 

@@ -2,7 +2,6 @@
 //! and when the daemon stops every task is waited for.
 
 use std::any::Any;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,14 +40,23 @@ pub struct Transport {
 /// Serves a door until it is stopped and every connection has ended.
 pub async fn serve(mut door: impl Door, transport: Transport) {
     let mut connections = JoinSet::new();
+    let mut starving = false;
     loop {
         tokio::select! {
             biased;
             () = transport.stop.cancelled() => break,
             Some(ended) = connections.join_next() => report(ended),
             arrived = door.next() => match arrived {
-                Ok(arrival) => admit(arrival, &transport, &mut connections),
-                Err(error) => rest_after(&error, &transport.stop).await,
+                Ok(arrival) => {
+                    starving = false;
+                    admit(arrival, &transport, &mut connections);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut starving, true) {
+                        tracing::warn!(%error, "connections cannot be accepted; LimitNOFILE= may be too low");
+                    }
+                    rest(&transport.stop).await;
+                }
             },
         }
     }
@@ -87,8 +95,7 @@ async fn converse(identified: Identified, mut charge: ConnectionCharge, transpor
     drop(charge);
 }
 
-async fn rest_after(error: &io::Error, stop: &CancellationToken) {
-    tracing::warn!(%error, "a connection could not be accepted; the daemon may need a higher LimitNOFILE=");
+async fn rest(stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep(REST) => {}

@@ -47,6 +47,8 @@ const CONNECTION_WINDOW: u32 = 160 * 1024;
 const SEND_BUFFER: usize = 8 * 1024;
 const PENDING_RESETS: usize = 20;
 const LOCAL_ERROR_RESETS: usize = 128;
+/// From a request's header to its answer's: its message has to arrive, and a unary answer has to be made.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long a connection whose caller has gone may take to say why; with the signal's own way it stays under 100 ms.
 const LAST_WORD: Duration = Duration::from_millis(50);
 
@@ -220,8 +222,14 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         };
         let open = OpenStream::count(&self.traffic, Some(charge));
         request.extensions_mut().insert(self.peer.clone());
-        let answer = self.routes.clone().call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Counted { body, _open: open })) })
+        let answer = tokio::time::timeout(ANSWER, self.routes.clone().call(request));
+        Box::pin(async move {
+            let response = match answer.await {
+                Ok(response) => response?,
+                Err(_) => refusals::too_slow().into_http(),
+            };
+            Ok(response.map(|body| Counted { body, _open: open }))
+        })
     }
 }
 

@@ -244,3 +244,39 @@ impl AsyncWrite for Attributed {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::ControlMessage;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_read_names_its_writer_and_descriptors_find_no_room() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        rustix::net::sockopt::set_socket_passcred(&ours, true).unwrap();
+        let send = |control: &[ControlMessage<'_>]| {
+            let parts = [io::IoSlice::new(b"hello")];
+            nix::sys::socket::sendmsg::<()>(theirs.as_raw_fd(), &parts, control, MsgFlags::empty(), None).unwrap();
+        };
+        let mut buffer = [0; 16];
+        send(&[]);
+        let (bytes, writer) = receive(&ours, &mut buffer).unwrap().unwrap();
+        assert_eq!((bytes, writer.pid), (5, std::process::id()));
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open();
+        send(&[ControlMessage::ScmRights(&[theirs.as_raw_fd(); 10])]);
+        assert!(receive(&ours, &mut buffer).is_err());
+        assert!(open() < before + 10, "descriptors reached our table");
+    }
+
+    #[tokio::test]
+    async fn bytes_without_a_writer_are_not_used() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.writable().await.unwrap();
+        theirs.try_write(b"hello").unwrap();
+        assert!(receive(&ours, &mut [0; 16]).is_err());
+        drop(theirs);
+        assert_eq!(receive(&ours, &mut [0; 16]).unwrap(), None);
+    }
+}

@@ -23,6 +23,8 @@ use rustix::net::SocketFlags;
 use rustix::net::SocketType;
 use tokio::net::UnixListener;
 
+use crate::sys::passed_descriptors;
+
 /// The most bytes a socket's path may have (`sun_path` without its end).
 pub const MAX_PATH: usize = 107;
 
@@ -180,6 +182,12 @@ fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Inode), NotBound> {
     )
     .map_err(failed("make a socket for"))?;
     rustix::net::sockopt::set_socket_passcred(&socket, true).map_err(failed("have writers named on"))?;
+    match passed_descriptors::refuse(socket.as_fd()) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => {
+            return Err(NotBound::Kernel { step: "refuse descriptors on", path: path.to_owned(), source: error });
+        }
+        _ => {} // below Linux 6.16 the reader leaves no room for them
+    }
     let address = SocketAddrUnix::new(path.with_file_name(&temporary)).map_err(failed("name"))?;
     rustix::net::bind(&socket, &address).map_err(failed("bind"))?;
     rustix::fs::chmodat(&directory, &temporary, Mode::from_raw_mode(mode), AtFlags::empty())

@@ -1,0 +1,159 @@
+//! A door of in-memory pipes: with it a whole node runs in one thread on a paused clock.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::io;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bonafide::attestation::kernel::Credentials;
+use bonafide::attestation::kernel::Process;
+use bonafide::attestation::kernel::Unanswered;
+use bonafide::endpoints::transport::door::Arrival;
+use bonafide::endpoints::transport::door::Door;
+use bonafide::endpoints::transport::door::Identified;
+use bonafide::endpoints::transport::door::Stream;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead as _;
+use tokio::io::AsyncWrite;
+use tokio::io::DuplexStream;
+use tokio::io::ReadBuf;
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+use tonic::transport::Endpoint;
+
+const PIPE: usize = 64 * 1024;
+
+/// The daemon's side.
+pub(crate) struct PipeDoor(mpsc::UnboundedReceiver<io::Result<Pipe>>);
+
+/// The clients' side.
+#[derive(Clone)]
+pub(crate) struct Street(mpsc::UnboundedSender<io::Result<Pipe>>);
+
+struct Pipe {
+    bytes: DuplexStream,
+    process: Arc<dyn Process>,
+    writer: Arc<Mutex<Credentials>>,
+}
+
+/// A connected client's end, and who the kernel says writes to it.
+pub(crate) struct Connected {
+    pub(crate) bytes: DuplexStream,
+    pub(crate) writer: Arc<Mutex<Credentials>>,
+}
+
+pub(crate) fn pipe_door() -> (PipeDoor, Street) {
+    let (street, door) = mpsc::unbounded_channel();
+    (PipeDoor(door), Street(street))
+}
+
+impl Street {
+    /// `process` connects. It is the writer of its bytes until the test says otherwise.
+    pub(crate) fn connect(&self, process: Arc<dyn Process>) -> Connected {
+        let (theirs, ours) = tokio::io::duplex(PIPE);
+        let writer = Arc::new(Mutex::new(process.peer()));
+        let _ = self.0.send(Ok(Pipe { bytes: ours, process, writer: writer.clone() })); // a closed door drops it
+        Connected { bytes: theirs, writer }
+    }
+
+    /// The next accept fails.
+    pub(crate) fn fail(&self, errno: i32) {
+        let _ = self.0.send(Err(io::Error::from_raw_os_error(errno)));
+    }
+}
+
+impl Connected {
+    /// A gRPC channel over this one connection.
+    pub(crate) async fn channel(self) -> Channel {
+        let once = Once(Some(self.bytes));
+        Endpoint::from_static("http://localhost").connect_with_connector(once).await.unwrap()
+    }
+}
+
+impl Door for PipeDoor {
+    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Arrival>>> {
+        async {
+            match self.0.recv().await {
+                Some(pipe) => Ok(Box::new(pipe?) as Box<dyn Arrival>),
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Arrival for Pipe {
+    fn uid(&self) -> io::Result<u32> {
+        Ok(self.process.peer().uid)
+    }
+
+    fn identify(self: Box<Self>) -> Result<Identified, Unanswered> {
+        let process = self.process.clone();
+        Ok(Identified { stream: self, process })
+    }
+}
+
+impl Stream for Pipe {
+    fn poll_read_from(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Option<Credentials>>> {
+        ready!(Pin::new(&mut self.bytes).poll_read(cx, buffer))?;
+        let writer = *self.writer.lock().unwrap();
+        Poll::Ready(Ok((!buffer.filled().is_empty()).then_some(writer)))
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.bytes.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(cx)
+    }
+}
+
+/// A connector that connects once; a second try fails, as it would at a closed socket.
+struct Once(Option<DuplexStream>);
+
+impl tower_service::Service<Uri> for Once {
+    type Response = TokioIo<DuplexStream>;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let pipe = self.0.take().map(TokioIo::new);
+        std::future::ready(pipe.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused)))
+    }
+}

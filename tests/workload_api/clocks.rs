@@ -1,0 +1,124 @@
+//! The accept loop and its clocks, on in-memory pipes and a paused clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bonafide::attestation::kernel::Credentials;
+use bonafide::attestation::kernel::Process;
+use bonafide::endpoints::transport::accept;
+use bonafide::endpoints::transport::accept::Transport;
+use bonafide::endpoints::transport::budgets::Budgets;
+use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::workload_api::proto::ValidateJwtsvidRequest;
+use bonafide::endpoints::workload_api::proto::X509svidRequest;
+use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::readiness::Readiness;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::callers::FakeCallers;
+use crate::callers::FakeProcess;
+use crate::callers::PANICS;
+use crate::door;
+use crate::door::asking;
+use crate::hostile;
+use crate::pipes::Connected;
+use crate::pipes::Street;
+use crate::pipes::pipe_door;
+
+const WEB: &str = "spiffe://example.org/web";
+
+/// A served street. It ends with the runtime.
+fn street() -> Street {
+    let (door, street) = pipe_door();
+    let transport = Transport {
+        callers: Arc::new(FakeCallers::holding(&[WEB])),
+        routes: bonafide::endpoints::workload_api::routes(&Readiness::default()).unwrap(),
+        budgets: Budgets::new(door::limits()),
+        stop: CancellationToken::new(),
+    };
+    tokio::spawn(accept::serve(door, transport));
+    street
+}
+
+fn process() -> Arc<dyn Process> {
+    Arc::new(FakeProcess(Credentials { pid: 7, uid: 1000, gid: 1000 }))
+}
+
+async fn client(street: &Street) -> SpiffeWorkloadApiClient<Channel> {
+    SpiffeWorkloadApiClient::new(street.connect(process()).channel().await)
+}
+
+/// How long the other side keeps the connection.
+async fn kept(mut connected: Connected) -> Duration {
+    let start = Instant::now();
+    let _ = connected.bytes.read_to_end(&mut Vec::new()).await; // a broken pipe is an end, too
+    start.elapsed()
+}
+
+fn about(expected: u64, measured: Duration) -> bool {
+    (Duration::from_secs(expected)..Duration::from_secs(expected) + Duration::from_millis(100)).contains(&measured)
+}
+
+/// Attack 72.
+#[tokio::test(start_paused = true)]
+async fn without_descriptors_the_loop_rests_and_serves_when_there_are_some_again() {
+    let (street, start) = (street(), Instant::now());
+    (0..100).for_each(|_| street.fail(libc::EMFILE));
+    client(&street).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(5), "100 failures in {:?}: it spins", start.elapsed());
+}
+
+/// Attack 73.
+#[tokio::test(start_paused = true)]
+async fn a_connection_has_five_seconds_for_its_first_request() {
+    let street = street();
+    assert!(about(5, kept(street.connect(process())).await));
+    let mut halfway = street.connect(process());
+    halfway.bytes.write_all(&hostile::hello()).await.unwrap();
+    assert!(about(5, kept(halfway).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_stays_for_two_minutes_without_a_stream() {
+    let mut idle = street().connect(process());
+    let request = hostile::request(1, None, &[]);
+    let cancel = hostile::frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
+    idle.bytes.write_all(&[hostile::hello(), request, cancel].concat()).await.unwrap();
+    assert!(about(120, kept(idle).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_message_never_comes_is_answered_after_half_a_minute() {
+    let mut halfway = street().connect(process());
+    let request = hostile::request(1, None, &[]);
+    let header_only = &request[..request.len() - 14];
+    halfway.bytes.write_all(&[&hostile::hello(), header_only].concat()).await.unwrap();
+    assert!(about(30 + 120, kept(halfway).await), "answered, and then idle");
+}
+
+/// Attack 84.
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_its_own_connection_and_no_other() {
+    let street = street();
+    let (mut theirs, mut ours) = (client(&street).await, client(&street).await);
+    let mut stream = ours.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
+    let crafted = ValidateJwtsvidRequest { audience: "a".to_owned(), svid: PANICS.to_owned() };
+    assert_ne!(theirs.validate_jwtsvid(asking(crafted)).await.unwrap_err().code(), Code::Ok);
+    stream.message().await.unwrap().unwrap();
+    client(&street).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_who_took_over_the_connection_is_cut() {
+    let mut taken = street().connect(process());
+    taken.bytes.write_all(&hostile::hello()).await.unwrap();
+    taken.bytes.read_u8().await.unwrap();
+    taken.writer.lock().unwrap().pid = 8;
+    taken.bytes.write_all(&hostile::request(1, None, &[])).await.unwrap();
+    assert_eq!(kept(taken).await, Duration::ZERO);
+}
