@@ -1,21 +1,15 @@
-//! The whole daemon, built from one configuration: starts what is below in order, and stops it with one deadline.
+//! The whole daemon, built from one configuration: [`start`] puts a [`node`] on this machine, [`reload`] swaps what it
+//! decides by, [`operations`] answers its operator, and [`lifecycle`] stops everything with one deadline.
 
+pub mod clock_watch;
 pub mod config;
+mod daemon;
+pub mod last_good;
+pub mod lifecycle;
+pub mod node;
+pub mod operations;
+pub mod reload;
+pub mod start;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
-
-/// How the daemon is to run.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Refuse to start from the last accepted configuration when the files are bad.
-    pub strict: bool,
-}
-
-/// Runs the daemon until it is told to stop.
-#[must_use]
-pub fn run(_options: RunOptions) -> ExitCode {
-    ExitCode::FAILURE
-}
+pub use start::RunOptions;
+pub use start::run;

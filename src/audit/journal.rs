@@ -39,6 +39,12 @@ impl Journal {
         Self { lines, format, metrics, refusals: Mutex::default() }
     }
 
+    /// What was counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// What was refused in the hour before `now`.
     #[must_use]
     pub fn last_hour(&self, now: Instant) -> Refusals {

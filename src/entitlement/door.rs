@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,6 +25,25 @@ impl fmt::Display for DecisionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("d-")?;
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Not the name of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a decision is d- and twelve hexadecimal digits, for example d-7f31c2a90b4e")]
+pub struct NotADecisionId;
+
+impl FromStr for DecisionId {
+    type Err = NotADecisionId;
+
+    fn from_str(text: &str) -> Result<Self, NotADecisionId> {
+        let digits = text.strip_prefix("d-").filter(|digits| digits.len() == 12).ok_or(NotADecisionId)?;
+        let mut id = [0; 6];
+        for (at, byte) in id.iter_mut().enumerate() {
+            let pair = digits.get(2 * at..2 * at + 2).ok_or(NotADecisionId)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADecisionId)?;
+        }
+        Ok(Self(id))
     }
 }
 

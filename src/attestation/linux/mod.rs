@@ -4,7 +4,7 @@
 mod cgroups;
 mod files;
 mod process;
-mod reference;
+pub mod reference;
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -62,6 +62,14 @@ impl Linux {
     /// outside our PID namespace.
     pub fn peer(&self, socket: BorrowedFd<'_>) -> Result<LinuxProcess, Unanswered> {
         LinuxProcess::connected(self.proc.clone(), socket, self.level)
+    }
+
+    /// The process that has this number now, for an operator who asks about it.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    pub fn numbered(&self, pid: u32) -> Result<LinuxProcess, Unanswered> {
+        LinuxProcess::numbered(self.proc.clone(), pid, self.level)
     }
 
     /// What callers are compared with.

@@ -26,6 +26,7 @@ use rustix::process::PidfdFlags;
 use rustix::process::pidfd_open;
 
 use crate::attestation::host::stat::Stat;
+use crate::attestation::host::status::Status;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Executable;
 use crate::attestation::kernel::FileIdentity;
@@ -75,6 +76,17 @@ impl LinuxProcess {
             Err(errno) => return Err(unanswered_nix(errno)),
         };
         Ok(Self { proc, pidfd, peer, level, started: None })
+    }
+
+    /// The process that has this number now, for an operator who asks about it: nothing may be handed to it.
+    pub(super) fn numbered(proc: Arc<OwnedFd>, pid: u32, level: Level) -> Result<Self, Unanswered> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Unanswered::Absent)?;
+        let pidfd = Arc::new(pidfd_open(number, PidfdFlags::empty()).map_err(unanswered)?);
+        let directory = open_directory(&proc, pid)?;
+        let status = Status::parse(&read(&directory, "status").map_err(unanswered)?).map_err(|_| Unanswered::Absent)?;
+        let peer = Credentials { pid, uid: status.uids.effective, gid: status.gids.effective };
+        let process = Self { proc, pidfd, peer, level, started: None };
+        process.alive().map(|()| process)
     }
 
     /// SECURITY: the number may have come to mean another process before we asked, and nothing here can tell. What can be

@@ -11,6 +11,9 @@ use crate::agent::config::sections::svid::warn_if_short;
 /// The shortest life of an authority: twice two of the shortest SVIDs.
 pub const SHORTEST_AUTHORITY: Duration = Duration::from_secs(40);
 
+/// Where it keeps its keys unless the configuration says otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/bonafide";
+
 /// The embedded authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
@@ -36,7 +39,7 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Authority {
     warn_if_short(&mut authority, "ca_ttl", ca_ttl);
     authority.finish();
     Authority {
-        data_dir: data_dir.unwrap_or_else(|| "/var/lib/bonafide".into()),
+        data_dir: data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
         ca_ttl: ca_ttl.map_or(Duration::from_secs(168 * 3600), |(length, _)| length),
     }
 }

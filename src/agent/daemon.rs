@@ -1,0 +1,238 @@
+//! The daemon while it runs: its doors, its tasks, its signals, and the end of all of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::config::Config;
+use crate::agent::config::sections::doors::Listen;
+use crate::agent::lifecycle::GRACE;
+use crate::agent::lifecycle::run_until_stopped;
+use crate::agent::node::Ground;
+use crate::agent::node::Node;
+use crate::agent::operations::Daemon;
+use crate::agent::reload::Cause;
+use crate::agent::reload::Reloader;
+use crate::agent::start::Machine;
+use crate::agent::start::NotRunning;
+use crate::attestation::kernel::Process;
+use crate::attestation::kernel::Unanswered;
+use crate::attestation::linux::Linux;
+use crate::endpoints::admin;
+use crate::endpoints::admin::doorkeeper::Doorkeeper;
+use crate::endpoints::admin::operations::Operations;
+use crate::endpoints::admin::reports::SocketStatus;
+use crate::endpoints::health;
+use crate::endpoints::http;
+use crate::endpoints::metrics;
+use crate::endpoints::transport::budgets::Budgets;
+use crate::endpoints::transport::budgets::Limits;
+use crate::endpoints::transport::door::UnixDoor;
+use crate::endpoints::transport::listener::Listener;
+use crate::endpoints::workload_api;
+use crate::readiness::Severity;
+
+/// The reason on the readiness board until the doors are open.
+const STARTING: &str = "starting";
+
+/// The mode of the metrics socket: it tells nothing that a group of scrapers may not know.
+const OWNER_AND_GROUP: u32 = 0o660;
+
+/// Serves until a signal or a failure.
+pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> {
+    let started = Instant::now();
+    let Machine { readiness, stop, .. } = &machine;
+    readiness.block(STARTING, Severity::NotReady, "the daemon is starting");
+    let config = machine.in_force.config.clone();
+    let doors = Doors::bind(&config, &machine).await?;
+    let foreign = tokio::sync::watch::channel(Arc::default()).1;
+    let ground = Ground {
+        host: machine.linux.clone(),
+        authority: machine.authority.clone(),
+        foreign,
+        audit: machine.journal.clone(),
+        clock: machine.clock.clone(),
+        randomness: machine.randomness.clone(),
+        stop: stop.clone(),
+    };
+    let mut node = Node::new(ground, machine.in_force.rulebook(0));
+    let reloader = Arc::new(Reloader::new(
+        machine.file.clone(),
+        machine.in_force.clone(),
+        node.entitlements.clone(),
+        readiness.clone(),
+        Some(machine.data_dir.clone()),
+    ));
+    let budgets = Budgets::new(limits(&config)?);
+    let operations: Arc<dyn Operations> = Arc::new(Arc::new(Daemon {
+        entitlements: node.entitlements.clone(),
+        reloader: reloader.clone(),
+        journal: machine.journal.clone(),
+        budgets: budgets.clone(),
+        readiness: readiness.clone(),
+        clock: machine.clock.clone(),
+        started,
+        sockets: doors.status.clone(),
+        find_process: find_process(&machine.linux),
+    }));
+    let routes = workload_api::routes(readiness)
+        .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
+    doors.open(&mut node, &machine, routes, budgets, operations)?;
+    follow_signals(&mut node, reloader.clone(), stop.clone())?;
+    let following = stop.clone();
+    node.run(async move { reloader.follow_files(following).await });
+    readiness.clear(STARTING);
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "ready");
+    let ended = run_until_stopped(std::mem::take(&mut node.tasks), stop.clone(), GRACE).await;
+    tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    Ok(ended?)
+}
+
+/// Bound sockets that nobody is served at yet.
+struct Doors {
+    workload: Listener,
+    admin: Listener,
+    doorkeeper: Doorkeeper,
+    health: Option<http::Listener>,
+    metrics: Option<http::Listener>,
+    status: Vec<SocketStatus>,
+}
+
+impl Doors {
+    async fn bind(config: &Config, machine: &Machine) -> Result<Self, NotRunning> {
+        let workload = Listener::bind(&config.workload_api.socket, config.workload_api.mode)?;
+        let doorkeeper = Doorkeeper {
+            own_uid: rustix::process::geteuid().as_raw(),
+            group: config.admin_gid(&machine.in_force.accepted.accounts),
+        };
+        let admin = Listener::bind(&config.admin.socket, doorkeeper.mode())?;
+        let mut status = vec![
+            unix_status("workload", &config.workload_api.socket, config.workload_api.mode),
+            unix_status("admin", &config.admin.socket, doorkeeper.mode()),
+        ];
+        let health = match config.health {
+            Some(address) => {
+                status.push(SocketStatus { door: "health".to_owned(), address: address.to_string(), mode: None });
+                let bound = http::Listener::loopback(address).await;
+                Some(bound.map_err(|why| refused("the health address could not be bound", &why))?)
+            }
+            None => None,
+        };
+        let metrics = match &config.metrics {
+            Some(Listen::Loopback(address)) => {
+                status.push(SocketStatus { door: "metrics".to_owned(), address: address.to_string(), mode: None });
+                let bound = http::Listener::loopback(*address).await;
+                Some(bound.map_err(|why| refused("the metrics address could not be bound", &why))?)
+            }
+            Some(Listen::Unix(path)) => {
+                status.push(unix_status("metrics", path, OWNER_AND_GROUP));
+                Some(http::Listener::Unix(Listener::bind(path, OWNER_AND_GROUP)?))
+            }
+            None => None,
+        };
+        Ok(Self { workload, admin, doorkeeper, health, metrics, status })
+    }
+
+    fn open(
+        self,
+        node: &mut Node,
+        machine: &Machine,
+        routes: tonic::service::Routes,
+        budgets: Budgets,
+        operations: Arc<dyn Operations>,
+    ) -> Result<(), NotRunning> {
+        let stop = &machine.stop;
+        let linux = machine.linux.clone();
+        let identify = Arc::new(move |socket: std::os::fd::BorrowedFd<'_>| {
+            linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>)
+        });
+        let door = UnixDoor::new(self.workload, identify, machine.readiness.clone())
+            .map_err(|why| refused("no descriptor is left", &why))?;
+        node.serve(door, routes, budgets);
+        node.run(until(stop.clone(), admin::server::serve(self.admin, self.doorkeeper, operations.clone())));
+        if let Some(listener) = self.health {
+            node.run(until(stop.clone(), health::serve(listener, machine.readiness.clone())));
+        }
+        if let Some(listener) = self.metrics {
+            let mut registry = Registry::default();
+            machine.metrics.register(&mut registry);
+            node.run(until(stop.clone(), metrics::serve(listener, registry, operations)));
+        }
+        let journal = machine.journal.clone();
+        node.run(until(stop.clone(), async move { journal.tell_of_the_suppressed().await }));
+        Ok(())
+    }
+}
+
+/// Runs a part that would never end until `stop`.
+async fn until(stop: CancellationToken, part: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = part => {}
+    }
+}
+
+fn follow_signals(node: &mut Node, reloader: Arc<Reloader>, stop: CancellationToken) -> Result<(), NotRunning> {
+    let listen = |kind| signal(kind).map_err(|why| refused("signals cannot be received", &why));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    node.run(async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = terminate.recv() => stop.cancel(),
+                _ = interrupt.recv() => stop.cancel(),
+                _ = hang_up.recv() => { reloader.reload(Cause::Asked).await; }
+            }
+        }
+    });
+    Ok(())
+}
+
+fn find_process(linux: &Arc<Linux>) -> crate::agent::operations::FindProcess {
+    let linux = linux.clone();
+    Arc::new(move |pid| -> Result<Arc<dyn Process>, Unanswered> { Ok(Arc::new(linux.numbered(pid)?)) })
+}
+
+fn limits(config: &Config) -> Result<Limits, NotRunning> {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
+    let defaults = Limits::for_descriptors(descriptors);
+    let asked = &config.limits;
+    let connections = asked.connections.map_or(defaults.connections, |it| it as usize);
+    Ok(Limits {
+        connections,
+        connections_per_caller: (asked.connections_per_caller as usize).min(connections),
+        streams_per_connection: asked.streams_per_connection,
+        first_request: asked.first_request,
+        idle: asked.idle,
+        drain: defaults.drain,
+    })
+}
+
+fn unix_status(door: &str, path: &Path, mode: u32) -> SocketStatus {
+    SocketStatus {
+        door: door.to_owned(),
+        address: format!("unix:{}", path.display()),
+        mode: Some(format!("{mode:04o}")),
+    }
+}
+
+fn refused(what: &'static str, why: &std::io::Error) -> NotRunning {
+    NotRunning::System { what, why: why.to_string() }
+}
+
+/// Without systemd there is nobody to tell.
+fn tell_systemd(what: &[sd_notify::NotifyState<'_>]) {
+    if let Err(why) = sd_notify::notify(what) {
+        tracing::warn!(%why, "systemd could not be told");
+    }
+}

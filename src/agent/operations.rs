@@ -1,0 +1,207 @@
+//! What the daemon answers its operator.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::agent::reload::Cause;
+use crate::agent::reload::Reloader;
+use crate::attestation::kernel::Process;
+use crate::attestation::kernel::Unanswered;
+use crate::audit::Journal;
+use crate::endpoints::admin::operations::NotExplained;
+use crate::endpoints::admin::operations::Operations;
+use crate::endpoints::admin::reports::AttestorStatus;
+use crate::endpoints::admin::reports::AuthorityStatus;
+use crate::endpoints::admin::reports::BundleStatus;
+use crate::endpoints::admin::reports::ConfigurationStatus;
+use crate::endpoints::admin::reports::ExplainReport;
+use crate::endpoints::admin::reports::IdentitiesStatus;
+use crate::endpoints::admin::reports::LastHour;
+use crate::endpoints::admin::reports::LogStatus;
+use crate::endpoints::admin::reports::Outcome;
+use crate::endpoints::admin::reports::ReloadReport;
+use crate::endpoints::admin::reports::SocketStatus;
+use crate::endpoints::admin::reports::State;
+use crate::endpoints::admin::reports::StatusReport;
+use crate::endpoints::transport::budgets::Budgets;
+use crate::entitlement::entitlements::Entitlements;
+use crate::entitlement::examine::Examination;
+use crate::entitlement::ledger::decisions::Verdict;
+use crate::entitlement::ledger::live::Stream;
+use crate::entitlement::ledger::records::denied_because;
+use crate::entitlement::ledger::records::seconds;
+use crate::entitlement::ledger::records::word;
+use crate::readiness::Readiness;
+use crate::readiness::Severity;
+use crate::time::Clock;
+
+/// Finds the process with a number, for an operator who knows no better name for it.
+pub type FindProcess = Arc<dyn Fn(u32) -> Result<Arc<dyn Process>, Unanswered> + Send + Sync>;
+
+/// The running daemon.
+pub struct Daemon {
+    /// The callers.
+    pub entitlements: Arc<Entitlements>,
+    /// The configuration.
+    pub reloader: Arc<Reloader>,
+    /// What was written down.
+    pub journal: Arc<Journal>,
+    /// What is charged.
+    pub budgets: Budgets,
+    /// Why it is not well.
+    pub readiness: Readiness,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// When it started.
+    pub started: Instant,
+    /// Its doors.
+    pub sockets: Vec<SocketStatus>,
+    /// Finds processes.
+    pub find_process: FindProcess,
+}
+
+impl fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Daemon").field("sockets", &self.sockets).finish_non_exhaustive()
+    }
+}
+
+impl Operations for Arc<Daemon> {
+    fn status(&self) -> StatusReport {
+        let in_force = self.reloader.in_force();
+        let reasons = self.readiness.watch().borrow().to_vec();
+        let worst = reasons.iter().map(|reason| reason.severity).max();
+        StatusReport {
+            state: match worst {
+                None => State::Healthy,
+                Some(Severity::Degraded) => State::Degraded,
+                Some(Severity::NotReady) => State::NotReady,
+            },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_domain: in_force.config.trust_domain.to_string(),
+            sampled_at: seconds(self.clock.now()),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            level: self.entitlements.attestor().host().level(),
+            authority: AuthorityStatus {
+                kind: "embedded".to_owned(),
+                not_after: seconds(self.entitlements.authority().not_after()),
+            },
+            bundles: self.bundles(),
+            identities: self.identities(),
+            attestors: vec![self.host_attestor()],
+            last_hour: self.last_hour(),
+            configuration: ConfigurationStatus {
+                file: self.reloader.file().display().to_string(),
+                state: in_force.state,
+                accepted_at: seconds(in_force.accepted_at),
+            },
+            sockets: self.sockets.clone(),
+            log: LogStatus {
+                dropped_lines: self.journal.metrics().dropped.get(),
+                suppressed_records: self.journal.metrics().suppressed.get(),
+            },
+            reasons,
+            notes: in_force.config.warnings.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn explain_pid(&self, pid: u32) -> BoxFuture<'static, Result<ExplainReport, NotExplained>> {
+        let daemon = Arc::clone(self);
+        async move {
+            let process = (daemon.find_process)(pid).map_err(|why| match why {
+                Unanswered::Gone | Unanswered::Absent => NotExplained::NoSuchProcess { pid },
+                Unanswered::Undecided(undecided) => NotExplained::Undecided(undecided),
+            })?;
+            Ok(daemon.report(None, daemon.entitlements.examine(process).await))
+        }
+        .boxed()
+    }
+
+    fn explain_denial(&self, id: &str) -> Option<ExplainReport> {
+        let refusal = self.entitlements.decisions().find(id.parse().ok()?)?;
+        Some(self.report(Some(id.to_owned()), Examination::from(refusal)))
+    }
+
+    fn reload(&self) -> BoxFuture<'static, ReloadReport> {
+        let reloader = Arc::clone(&self.reloader);
+        async move { reloader.reload(Cause::Asked).await }.boxed()
+    }
+}
+
+impl Daemon {
+    fn bundles(&self) -> Vec<BundleStatus> {
+        let board = self.entitlements.board();
+        board
+            .all()
+            .map(|bundle| BundleStatus {
+                trust_domain: bundle.trust_domain.to_string(),
+                x509_authorities: bundle.x509_authorities.len(),
+                jwt_authorities: bundle.jwt_authorities.len(),
+                sequence: bundle.sequence,
+                problem: None,
+            })
+            .collect()
+    }
+
+    fn identities(&self) -> IdentitiesStatus {
+        let streams = self.entitlements.live().snapshot();
+        let live = || streams.iter().flat_map(|stream: &Stream| stream.identities.iter());
+        IdentitiesStatus {
+            entries: self.entitlements.rulebook().entries.entries().len(),
+            connections: self.budgets.usage().connections,
+            live: live().count(),
+            next_renewal_at: first(live().map(|identity| identity.renew_at)),
+            next_expiry_at: first(live().map(|identity| identity.not_after)),
+            renewals_failed: self.entitlements.issuer().metrics().failed(),
+        }
+    }
+
+    fn host_attestor(&self) -> AttestorStatus {
+        let latencies = self.entitlements.latencies();
+        AttestorStatus {
+            name: "host".to_owned(),
+            problem: None,
+            median_microseconds: latencies.median(),
+            worst_microseconds: latencies.worst(),
+        }
+    }
+
+    fn last_hour(&self) -> LastHour {
+        let refusals = self.journal.last_hour(Instant::now());
+        LastHour { denials: refusals.denials, undecided: refusals.undecided }
+    }
+
+    fn report(&self, decision: Option<String>, examination: Examination) -> ExplainReport {
+        let nearest_miss = examination.considered.iter().filter(|it| !it.matches()).min_by_key(|it| it.lacking.len());
+        ExplainReport {
+            decision,
+            decided_at: examination.at,
+            peer: examination.peer,
+            level: examination.level,
+            evidence: examination.evidence,
+            nearest_miss: nearest_miss.cloned(),
+            considered: examination.considered,
+            result: outcome(examination.verdict),
+            suggestion: None,
+        }
+    }
+}
+
+fn outcome(verdict: Result<Vec<String>, Verdict>) -> Outcome {
+    match verdict {
+        Ok(ids) => Outcome::Permitted { ids },
+        Err(Verdict::Denied(denial)) => Outcome::Denied { why: denied_because(&denial), detail: denial.to_string() },
+        Err(Verdict::Undecided(undecided)) => {
+            Outcome::Undecided { cause: word(&undecided), detail: undecided.to_string() }
+        }
+    }
+}
+
+fn first(times: impl Iterator<Item = SystemTime>) -> Option<f64> {
+    times.min().map(seconds)
+}

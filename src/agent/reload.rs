@@ -1,0 +1,281 @@
+//! A configuration takes the place of another: whole or not at all, when somebody asks or when the files change.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use tokio::sync::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::config;
+use crate::agent::config::Accepted;
+use crate::agent::config::Config;
+use crate::agent::config::problem::Findings;
+use crate::agent::last_good;
+use crate::durable::DataDir;
+use crate::durable::file_watch::FileWatch;
+use crate::durable::file_watch::Watched;
+use crate::endpoints::admin::reports::EntryName;
+use crate::endpoints::admin::reports::ReloadReport;
+use crate::endpoints::admin::reports::ReloadState;
+use crate::entitlement::entitlements::Entitlements;
+use crate::entitlement::entitlements::Rulebook;
+use crate::identity::SpiffeId;
+use crate::readiness::Readiness;
+use crate::readiness::Severity;
+use crate::registration::Entry;
+use crate::time::Clock;
+
+/// The reason on the readiness board while the files are not what is in force.
+const REASON: &str = "configuration";
+
+/// Why a configuration is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Somebody typed `reload`, or sent `SIGHUP`.
+    Asked,
+    /// A file has changed. What would end many live identities is then held back: a file cut in half between two tables
+    /// is still a good file.
+    SeenOnDisk,
+}
+
+/// The configuration in force, and where the next one comes from.
+#[derive(Debug)]
+pub struct Reloader {
+    file: PathBuf,
+    entitlements: Arc<Entitlements>,
+    readiness: Readiness,
+    clock: Arc<dyn Clock>,
+    data_dir: Option<Arc<DataDir>>,
+    epoch: AtomicU64,
+    /// Held for a whole reload, so that two never interleave.
+    one_at_a_time: Mutex<()>,
+    in_force: watch::Sender<Arc<InForce>>,
+}
+
+/// A configuration in force.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    /// What it says.
+    pub config: Config,
+    /// The text it was read from.
+    pub accepted: Accepted,
+    /// How it relates to the files.
+    pub state: ReloadState,
+    /// When it was accepted.
+    pub accepted_at: SystemTime,
+}
+
+impl InForce {
+    /// What is decided by under this configuration. `epoch` tells it from every other one of this run.
+    #[must_use]
+    pub fn rulebook(&self, epoch: u64) -> Rulebook {
+        Rulebook { entries: self.config.entry_index(self.accepted.accounts.clone(), epoch), rules: self.config.rules() }
+    }
+}
+
+impl Reloader {
+    /// `in_force` is what `entitlements` decides by now, as epoch 0.
+    #[must_use]
+    pub fn new(
+        file: PathBuf,
+        in_force: InForce,
+        entitlements: Arc<Entitlements>,
+        readiness: Readiness,
+        data_dir: Option<Arc<DataDir>>,
+    ) -> Self {
+        let clock = entitlements.clock();
+        Self {
+            file,
+            entitlements,
+            readiness,
+            clock,
+            data_dir,
+            epoch: AtomicU64::new(0),
+            one_at_a_time: Mutex::default(),
+            in_force: watch::Sender::new(Arc::new(in_force)),
+        }
+    }
+
+    /// The main file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.borrow().clone()
+    }
+
+    /// Told of every configuration that comes into force.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<InForce>> {
+        self.in_force.subscribe()
+    }
+
+    /// Reads the files and puts what they say in force.
+    pub async fn reload(&self, cause: Cause) -> ReloadReport {
+        let _one = self.one_at_a_time.lock().await;
+        let file = self.file.clone();
+        // The disk and the name service may take seconds; serving must not wait for them.
+        let loaded = tokio::task::spawn_blocking(move || config::load(&file)).await;
+        match loaded {
+            Ok(Ok((config, accepted))) => self.swap(config, accepted, cause),
+            Ok(Err(findings)) => self.refuse(&findings),
+            Err(panic) => self.refuse_because(vec![format!("reading the configuration failed: {panic}")]),
+        }
+    }
+
+    /// Reads the files again whenever they change, until `stop`.
+    pub async fn follow_files(&self, stop: CancellationToken) {
+        let mut files = FileWatch::new(self.watched());
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = files.changed() => {}
+            }
+            self.reload(Cause::SeenOnDisk).await;
+            files.watch_instead(self.watched());
+        }
+    }
+
+    /// The main file and everything that it includes now.
+    fn watched(&self) -> Vec<Watched> {
+        let in_force = self.in_force();
+        let files = in_force.accepted.sources.files.iter().map(|source| Watched::File(source.file.clone()));
+        let folders = in_force.accepted.sources.folders.iter();
+        let folders = folders.map(|folder| Watched::Folder { folder: folder.clone(), suffix: ".toml".to_owned() });
+        files.chain([Watched::File(self.file.clone())]).chain(folders).collect()
+    }
+
+    /// Puts `config` in force, unless it needs a restart or has to be asked for.
+    pub fn swap(&self, config: Config, accepted: Accepted, cause: Cause) -> ReloadReport {
+        let before = self.in_force();
+        let restart_for = before.config.restart_needed(&config);
+        if !restart_for.is_empty() {
+            let keys = restart_for.join(", ");
+            return self.refuse_because(vec![format!(
+                "{}: a change of {keys} needs a restart; nothing was changed; type: systemctl restart bonafide",
+                self.file.display()
+            )]);
+        }
+        let in_force = InForce { config, accepted, state: ReloadState::Current, accepted_at: self.clock.now() };
+        let rulebook = in_force.rulebook(self.epoch.load(Ordering::Relaxed) + 1);
+        let mut report = compare(&before.config, &in_force.config);
+        let fate = self.entitlements.fate_under(&rulebook);
+        if cause == Cause::SeenOnDisk && ends_too_many(fate.ending.len(), fate.live) {
+            report.held_back = names(&before.config, &fate.ending);
+            self.hold_back(&report, &before);
+            return report;
+        }
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        let woken = self.entitlements.replace_rulebook(rulebook);
+        report.swapped = true;
+        let (added, removed, changed) = (report.added.len(), report.removed.len(), report.changed.len());
+        tracing::info!(added, removed, changed, woken, "configuration reloaded");
+        self.keep(&in_force.accepted);
+        self.in_force.send_replace(Arc::new(in_force));
+        self.readiness.clear(REASON);
+        report
+    }
+
+    /// Keeps what was accepted for a start with bad files. Without it the daemon serves all the same.
+    fn keep(&self, accepted: &Accepted) {
+        let Some(data_dir) = &self.data_dir else { return };
+        if let Err(why) = last_good::keep(data_dir, accepted) {
+            tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
+        }
+    }
+
+    fn hold_back(&self, report: &ReloadReport, before: &InForce) {
+        let ids: Vec<_> = report.held_back.iter().map(|entry| entry.id.as_str()).collect();
+        let detail = format!(
+            "a change of {} would end live identities ({}) and is held back; look at it and type: bonafide reload",
+            self.file.display(),
+            ids.join(", ")
+        );
+        tracing::warn!(%detail, "configuration held back");
+        self.readiness.block(REASON, Severity::Degraded, detail);
+        self.in_force.send_replace(Arc::new(InForce { state: ReloadState::HeldBack, ..before.clone() }));
+    }
+
+    fn refuse(&self, findings: &Findings) -> ReloadReport {
+        self.refuse_because(findings.problems.iter().map(ToString::to_string).collect())
+    }
+
+    fn refuse_because(&self, problems: Vec<String>) -> ReloadReport {
+        let detail = problems.join("\n");
+        tracing::error!(problems = %detail, "the configuration was not reloaded; the one before stays in force");
+        self.readiness.block(REASON, Severity::Degraded, detail);
+        let before = self.in_force();
+        self.in_force.send_replace(Arc::new(InForce { state: ReloadState::LastGood, ..InForce::clone(&before) }));
+        ReloadReport { problems, ..ReloadReport::default() }
+    }
+}
+
+/// More than a tenth of what is live, and at least two (SPEC: product contract §4).
+fn ends_too_many(ending: usize, live: usize) -> bool {
+    ending >= 2 && ending * 10 > live
+}
+
+/// What would change, by SPIFFE ID.
+fn compare(before: &Config, after: &Config) -> ReloadReport {
+    let by_id = |config: &Config| -> BTreeMap<SpiffeId, Vec<Entry>> {
+        let mut entries: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for entry in &config.entries {
+            entries.entry(entry.id.clone()).or_default().push(entry.clone());
+        }
+        entries
+    };
+    let (old, new) = (by_id(before), by_id(after));
+    let mut report =
+        ReloadReport { warnings: after.warnings.iter().map(ToString::to_string).collect(), ..ReloadReport::default() };
+    for (id, entries) in &new {
+        match old.get(id) {
+            None => report.added.extend(entries.iter().map(name)),
+            Some(before) if !same(before, entries) => report.changed.extend(entries.iter().map(name)),
+            Some(_) => {}
+        }
+    }
+    report.removed =
+        old.iter().filter(|(id, _)| !new.contains_key(id)).flat_map(|(_, gone)| gone.iter().map(name)).collect();
+    report
+}
+
+fn same(before: &[Entry], after: &[Entry]) -> bool {
+    let unmoved = |entry: &Entry, as_if: &Entry| {
+        Entry { order: as_if.order, origin: as_if.origin.clone(), ..entry.clone() } == *as_if
+    };
+    before.len() == after.len() && before.iter().zip(after).all(|(before, after)| unmoved(before, after))
+}
+
+fn name(entry: &Entry) -> EntryName {
+    EntryName { id: entry.id.to_string(), origin: entry.origin.clone() }
+}
+
+fn names(config: &Config, ids: &[SpiffeId]) -> Vec<EntryName> {
+    config.entries.iter().filter(|entry| ids.contains(&entry.id)).map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_seen_on_disk_waits_when_it_ends_more_than_a_tenth_and_at_least_two() {
+        assert!(!ends_too_many(0, 0));
+        assert!(!ends_too_many(1, 1));
+        assert!(ends_too_many(2, 2));
+        assert!(ends_too_many(2, 19));
+        assert!(!ends_too_many(2, 20));
+        assert!(ends_too_many(101, 1000));
+    }
+}

@@ -1,0 +1,251 @@
+//! The daemon on this machine: configuration, kernel, keys, sockets, and only then ready. Whatever stands in the way is
+//! said in three parts on standard error, and nothing is left half done.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::config;
+use crate::agent::config::Config;
+use crate::agent::config::problem::Findings;
+use crate::agent::config::sections::log::LogFormat;
+use crate::agent::daemon;
+use crate::agent::last_good;
+use crate::agent::lifecycle::Fatal;
+use crate::agent::reload::InForce;
+use crate::attestation::linux::Linux;
+use crate::attestation::linux::reference::Unfit;
+use crate::audit;
+use crate::audit::Journal;
+use crate::audit::daemon_log::DaemonLog;
+use crate::audit::lines::Lines;
+use crate::authority::embedded::Embedded;
+use crate::authority::embedded::Note;
+use crate::authority::embedded::OpenError;
+use crate::authority::embedded::Settings;
+use crate::durable;
+use crate::durable::DataDir;
+use crate::endpoints::admin::reports::ReloadState;
+use crate::endpoints::transport::listener::NotBound;
+use crate::randomness::SystemRandomness;
+use crate::readiness::Readiness;
+use crate::readiness::Severity;
+use crate::time::Clock;
+use crate::time::SystemClock;
+
+/// How long the last lines of the log may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How the daemon is to run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Refuse to start from the last accepted configuration when the files are bad.
+    pub strict: bool,
+}
+
+/// Why the daemon did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRunning {
+    /// The files are bad, and there is nothing to go on with.
+    #[error("{findings}\n{instead}")]
+    Configuration {
+        /// What is wrong with them.
+        findings: Findings,
+        /// Why the last accepted configuration does not take their place.
+        instead: String,
+    },
+    /// This machine does not let the daemon see the truth.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] durable::OpenError),
+    /// There is no authority.
+    #[error(transparent)]
+    Authority(#[from] OpenError),
+    /// A socket was not bound.
+    #[error(transparent)]
+    NotBound(#[from] NotBound),
+    /// The operating system refused something that every program needs.
+    #[error("{what}: {why}; give the daemon more room (LimitNOFILE=, TasksMax=, MemoryMax=) and start it again")]
+    System {
+        /// What was refused.
+        what: &'static str,
+        /// What it said.
+        why: String,
+    },
+    /// It ended although nobody asked.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+impl NotRunning {
+    /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::DataDir(durable::OpenError::Locked { .. })
+            | Self::NotBound(NotBound::AlreadyServed { .. })
+            | Self::System { .. }
+            | Self::Fatal(_) => 1,
+            Self::Configuration { .. } | Self::Unfit(_) | Self::DataDir(_) | Self::Authority(_) | Self::NotBound(_) => {
+                2
+            }
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+#[must_use]
+pub fn run(options: RunOptions) -> ExitCode {
+    match start(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("bonafide: {why}");
+            ExitCode::from(why.exit_code())
+        }
+    }
+}
+
+/// What the machine gave, before anything is served.
+pub(in crate::agent) struct Machine {
+    pub(in crate::agent) file: PathBuf,
+    pub(in crate::agent) in_force: InForce,
+    pub(in crate::agent) linux: Arc<Linux>,
+    pub(in crate::agent) data_dir: Arc<DataDir>,
+    pub(in crate::agent) authority: Arc<Embedded>,
+    pub(in crate::agent) journal: Arc<Journal>,
+    pub(in crate::agent) metrics: audit::metrics::Metrics,
+    pub(in crate::agent) readiness: Readiness,
+    pub(in crate::agent) clock: Arc<dyn Clock>,
+    pub(in crate::agent) randomness: Arc<SystemRandomness>,
+    pub(in crate::agent) stop: CancellationToken,
+}
+
+fn start(options: &RunOptions) -> Result<(), NotRunning> {
+    keep_secrets_in_memory()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let readiness = Readiness::default();
+    let (in_force, held) = configuration(options, &*clock, &readiness)?;
+    let (journal, metrics) = log(&in_force.config, &clock)?;
+    let linux = Arc::new(Linux::open(in_force.config.attest.minimum)?);
+    let data_dir = match held {
+        Some(data_dir) => data_dir,
+        None => DataDir::open(&in_force.config.authority.data_dir)?,
+    };
+    let data_dir = Arc::new(data_dir);
+    let randomness = Arc::new(SystemRandomness);
+    let authority = authority(&in_force.config, &data_dir, &*clock, &randomness, &readiness)?;
+    if in_force.state == ReloadState::Current
+        && let Err(why) = last_good::keep(&data_dir, &in_force.accepted)
+    {
+        tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
+    }
+    let machine = Machine {
+        file: options.config.clone(),
+        in_force,
+        linux,
+        data_dir,
+        authority: Arc::new(authority),
+        journal: journal.clone(),
+        metrics,
+        readiness,
+        clock,
+        randomness,
+        stop: CancellationToken::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|why| NotRunning::System { what: "no threads", why: why.to_string() })?;
+    let ended = runtime.block_on(daemon::serve(machine));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    journal.close(LAST_LINES);
+    ended
+}
+
+/// SECURITY: keys are in this memory. No core file is written of it, and no process of the same user may read it.
+fn keep_secrets_in_memory() -> Result<(), NotRunning> {
+    let refused = |what| move |why: rustix::io::Errno| NotRunning::System { what, why: why.to_string() };
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(refused("the memory could not be closed to others"))?;
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)
+        .map_err(refused("core files could not be forbidden"))
+}
+
+/// The configuration of the files; or, where they are bad, the one that was last accepted, with the data directory that
+/// it was found in.
+fn configuration(
+    options: &RunOptions,
+    clock: &dyn Clock,
+    readiness: &Readiness,
+) -> Result<(InForce, Option<DataDir>), NotRunning> {
+    let accepted_at = clock.now();
+    let findings = match config::load(&options.config) {
+        Ok((config, accepted)) => {
+            return Ok((InForce { config, accepted, state: ReloadState::Current, accepted_at }, None));
+        }
+        Err(findings) => findings,
+    };
+    let refused = |findings, instead: String| Err(NotRunning::Configuration { findings, instead });
+    if options.strict {
+        return refused(findings, "--strict: the last accepted configuration is not used; mend the files".to_owned());
+    }
+    let folder = last_good::data_dir_of(&options.config);
+    if !folder.is_dir() {
+        return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
+    }
+    let data_dir = DataDir::open(&folder)?;
+    match last_good::recall(&data_dir) {
+        Ok((config, accepted)) if config.authority.data_dir == folder => {
+            let detail = format!("serving the last accepted configuration, because the files are bad:\n{findings}");
+            eprintln!("bonafide: {detail}");
+            readiness.block("configuration", Severity::Degraded, detail);
+            Ok((InForce { config, accepted, state: ReloadState::LastGood, accepted_at }, Some(data_dir)))
+        }
+        Ok(_) => refused(findings, "the last accepted configuration has another data_dir; mend the files".to_owned()),
+        Err(why) => refused(findings, format!("{why}; mend the files and start again")),
+    }
+}
+
+fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::metrics::Metrics), NotRunning> {
+    let refused = |why: String| NotRunning::System { what: "the log could not be opened", why };
+    let format = match config.log.format {
+        LogFormat::Text => audit::Format::Text,
+        LogFormat::Json => audit::Format::Json,
+    };
+    let metrics = audit::metrics::Metrics::default();
+    let lines = Lines::to_standard_output(metrics.dropped.clone()).map_err(|why| refused(why.to_string()))?;
+    let lines = Arc::new(lines);
+    DaemonLog::new(lines.clone(), format, config.log.level, clock.clone())
+        .install()
+        .map_err(|why| refused(why.to_string()))?;
+    Ok((Arc::new(Journal::new(lines, format, metrics.clone())), metrics))
+}
+
+fn authority(
+    config: &Config,
+    data_dir: &Arc<DataDir>,
+    clock: &dyn Clock,
+    randomness: &Arc<SystemRandomness>,
+    readiness: &Readiness,
+) -> Result<Embedded, NotRunning> {
+    let settings =
+        Settings { trust_domain: config.trust_domain.clone(), ca_ttl: config.authority.ca_ttl, jwt_issuer: None };
+    let (authority, notes) = Embedded::open(data_dir.clone(), settings, clock.now(), randomness.clone())?;
+    for note in notes {
+        match note {
+            Note::New { .. } => tracing::info!("{note}"),
+            Note::NotWritable { .. } => {
+                tracing::warn!("{note}");
+                readiness.block("data_dir", Severity::Degraded, note.to_string());
+            }
+        }
+    }
+    Ok(authority)
+}

@@ -1,0 +1,302 @@
+//! What all callers share: how they are attested and decided, who issues, which bundles there are, and who is connected.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::attestation::Attestor;
+use crate::attestation::NotAttested;
+use crate::attestation::PinnedProcess;
+use crate::attestation::kernel::Process;
+use crate::audit;
+use crate::authority::Authority;
+use crate::entitlement::caller::LiveCaller;
+use crate::entitlement::door::Caller;
+use crate::entitlement::door::Callers;
+use crate::entitlement::door::DecisionId;
+use crate::entitlement::door::Ended;
+use crate::entitlement::examine::entries_under;
+use crate::entitlement::examine::outcome_differs;
+use crate::entitlement::ledger::decisions::Decisions;
+use crate::entitlement::ledger::decisions::Refusal;
+use crate::entitlement::ledger::decisions::Verdict;
+use crate::entitlement::ledger::latencies::Latencies;
+use crate::entitlement::ledger::live::Live;
+use crate::entitlement::ledger::records::seconds;
+use crate::entitlement::published::Board;
+use crate::evidence::CallerKey;
+use crate::issuance::Issuer;
+use crate::policy::decide::Permit;
+use crate::policy::decide::Rules;
+use crate::policy::decide::Trace;
+use crate::policy::decide::decide;
+use crate::randomness::Randomness;
+use crate::registration::EntryIndex;
+use crate::time::Clock;
+
+/// What is decided by, swapped whole at a reload.
+#[derive(Debug)]
+pub struct Rulebook {
+    /// The entries, with the accounts behind the names that they use.
+    pub entries: EntryIndex,
+    /// The rules beyond entries.
+    pub rules: Rules,
+}
+
+/// What the wiring gives.
+#[derive(Debug)]
+pub struct Parts {
+    /// Attests.
+    pub attestor: Attestor,
+    /// Signs.
+    pub authority: Arc<dyn Authority>,
+    /// Where records go.
+    pub audit: Arc<dyn audit::Sink>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Names decisions and spreads renewals.
+    pub randomness: Arc<dyn Randomness>,
+    /// Ends every stream.
+    pub stop: CancellationToken,
+}
+
+/// The shared state of all callers.
+#[derive(Debug)]
+pub struct Entitlements {
+    pub(in crate::entitlement) parts: Parts,
+    pub(in crate::entitlement) issuer: Issuer,
+    pub(in crate::entitlement) live: Arc<Live>,
+    pub(in crate::entitlement) decisions: Decisions,
+    latencies: Latencies,
+    rulebook: Arc<ArcSwap<Rulebook>>,
+    board: ArcSwap<Board>,
+    /// Grows with every change of rulebook or board, before anyone is woken for it.
+    generation: AtomicU64,
+}
+
+/// A permitted caller.
+#[derive(Debug)]
+pub(in crate::entitlement) struct Granted {
+    pub(in crate::entitlement) permits: Vec<Permit>,
+    pub(in crate::entitlement) trace: Arc<Trace>,
+}
+
+impl Entitlements {
+    /// Everything is decided by `rulebook` and served from `board` until they are replaced.
+    #[must_use]
+    pub fn new(parts: Parts, rulebook: Rulebook, board: Board) -> Self {
+        let rulebook = Arc::new(ArcSwap::from_pointee(rulebook));
+        let in_force = Arc::clone(&rulebook);
+        let current_epoch = Box::new(move || in_force.load().entries.epoch());
+        Self {
+            issuer: Issuer::new(Arc::clone(&parts.authority), current_epoch, Arc::clone(&parts.randomness)),
+            parts,
+            live: Arc::default(),
+            decisions: Decisions::default(),
+            latencies: Latencies::default(),
+            rulebook,
+            board: ArcSwap::from_pointee(board),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// What is decided by now.
+    #[must_use]
+    pub fn rulebook(&self) -> Arc<Rulebook> {
+        self.rulebook.load_full()
+    }
+
+    /// The bundles that are served now.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        self.board.load_full()
+    }
+
+    /// The open streams.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// What was issued and what was not.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// Who signs.
+    #[must_use]
+    pub fn authority(&self) -> &dyn Authority {
+        &*self.parts.authority
+    }
+
+    /// Who attests.
+    #[must_use]
+    pub fn attestor(&self) -> &Attestor {
+        &self.parts.attestor
+    }
+
+    /// The wall clock.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.parts.clock)
+    }
+
+    /// How long the last attestations took.
+    #[must_use]
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
+    }
+
+    /// The last refusals.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// Decides by `rulebook` from now on, and wakes the streams for which that makes a difference. Says how many.
+    pub fn replace_rulebook(&self, rulebook: Rulebook) -> usize {
+        let after = Arc::new(rulebook);
+        let before = self.rulebook.swap(Arc::clone(&after));
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.live.wake(|stream| stream.trace.as_ref().is_none_or(|trace| outcome_differs(trace, &before, &after)))
+    }
+
+    /// Serves these bundles from now on, and wakes the streams that see a difference. Says how many.
+    pub fn replace_board(&self, board: Board) -> usize {
+        let before = self.board.swap(Arc::new(board));
+        let after = self.board.load_full();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let rulebook = self.rulebook();
+        self.live.wake(|stream| {
+            stream.trace.as_ref().is_none_or(|trace| {
+                let entries = entries_under(trace, &rulebook);
+                let federates_with = || entries.iter().flat_map(|entry| entry.federates_with.iter());
+                before.view(federates_with()) != after.view(federates_with())
+            })
+        })
+    }
+
+    /// Wakes every stream, because the clock has stepped.
+    pub fn clock_stepped(&self) -> usize {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.live.wake(|_| true)
+    }
+
+    /// A number that differs from an earlier one if anything was replaced in between.
+    pub(in crate::entitlement) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    pub(in crate::entitlement) fn now(&self) -> SystemTime {
+        self.parts.clock.now()
+    }
+
+    /// Attests a caller now and decides; a refusal is kept and logged.
+    pub(in crate::entitlement) async fn decide(&self, process: &PinnedProcess) -> Result<Granted, Ended> {
+        self.decide_quietly(process).await.map_err(|(verdict, trace)| self.refuse(process, verdict, trace.as_ref()))
+    }
+
+    /// Attests a caller now and decides.
+    pub(in crate::entitlement) async fn decide_quietly(
+        &self,
+        process: &PinnedProcess,
+    ) -> Result<Granted, (Verdict, Option<Arc<Trace>>)> {
+        let rulebook = self.rulebook();
+        let wants = |evidence: &_| rulebook.entries.wants(evidence);
+        let begun = Instant::now();
+        let attested = self
+            .parts
+            .attestor
+            .attest(process, &wants, rulebook.entries.accounts(), self.now())
+            .await
+            .map_err(|why| (Verdict::from(why), None))?;
+        self.latencies.took(begun.elapsed());
+        let decision = decide(&attested, &rulebook.entries, &rulebook.rules, self.now());
+        let trace = Arc::new(decision.trace);
+        match decision.outcome {
+            Ok(permits) => Ok(Granted { permits, trace }),
+            Err(denial) => Err((Verdict::Denied(denial), Some(trace))),
+        }
+    }
+
+    /// Records that a caller could not be attested.
+    pub(in crate::entitlement) fn refuse_unattested(&self, process: &PinnedProcess, why: NotAttested) -> Ended {
+        self.refuse(process, why.into(), None)
+    }
+
+    /// Keeps and logs a refusal, and says what the caller may hear of it.
+    pub(in crate::entitlement) fn refuse(
+        &self,
+        process: &PinnedProcess,
+        verdict: Verdict,
+        trace: Option<&Arc<Trace>>,
+    ) -> Ended {
+        let denied = matches!(verdict, Verdict::Denied(_));
+        let id = self.keep(process, verdict, trace);
+        if denied { Ended::Denied(id) } else { Ended::Undecided(id) }
+    }
+
+    /// Keeps and logs a refusal under a name of its own.
+    pub(in crate::entitlement) fn keep(
+        &self,
+        process: &PinnedProcess,
+        verdict: Verdict,
+        trace: Option<&Arc<Trace>>,
+    ) -> DecisionId {
+        let refusal = self.refusal(&**process.process(), verdict, trace);
+        let id = self.name();
+        self.parts.audit.record(refusal.record(id));
+        self.decisions.keep(id, process.key(), refusal);
+        id
+    }
+
+    /// What the streams of a process end with that has exited. There is nobody left to explain it to, so only the end of
+    /// what it held is written down.
+    pub(in crate::entitlement) fn gone(&self) -> Ended {
+        Ended::Denied(self.name())
+    }
+
+    /// A random name for a decision. Without random bytes it repeats, and `explain` finds the latest of that name;
+    /// nothing is handed out by it.
+    pub(in crate::entitlement) fn name(&self) -> DecisionId {
+        let mut id = [0; 6];
+        if self.parts.randomness.fill(&mut id).is_err() {
+            tracing::error!("the kernel gave no random bytes; decisions share one name");
+        }
+        DecisionId(id)
+    }
+
+    fn refusal(&self, process: &dyn Process, verdict: Verdict, trace: Option<&Arc<Trace>>) -> Refusal {
+        Refusal {
+            verdict,
+            trace: trace.map(|trace| Trace::clone(trace)),
+            peer: process.peer(),
+            level: process.level(),
+            at: seconds(self.now()),
+        }
+    }
+}
+
+impl Callers for Arc<Entitlements> {
+    fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Caller>, Ended> {
+        if self.parts.stop.is_cancelled() {
+            return Err(Ended::Stopping);
+        }
+        match self.parts.attestor.pin(Arc::clone(&process)) {
+            Ok(process) => Ok(Arc::new(LiveCaller::new(Arc::clone(self), process))),
+            Err(why) => {
+                let refusal = self.refusal(&*process, why.into(), None);
+                let (id, denied) = (self.name(), matches!(refusal.verdict, Verdict::Denied(_)));
+                self.parts.audit.record(refusal.record(id));
+                self.decisions.keep(id, CallerKey { uid: process.peer().uid, cgroup: 0 }, refusal);
+                Err(if denied { Ended::Denied(id) } else { Ended::Undecided(id) })
+            }
+        }
+    }
+}

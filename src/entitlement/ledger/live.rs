@@ -1,0 +1,113 @@
+//! Every open stream: what it holds, what that rests on, and how to wake it. Read by status, metrics and reload; written
+//! by the streams themselves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+
+use crate::identity::SpiffeId;
+use crate::policy::decide::Trace;
+
+/// What one open stream looks like from outside.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// What its permits rest on; `None` before the first decision.
+    pub trace: Option<Arc<Trace>>,
+    /// The identities it serves.
+    pub identities: Vec<Identity>,
+    /// How many renewals in a row have failed.
+    pub failures: u32,
+    wake: Arc<Notify>,
+}
+
+/// One identity that a stream serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Whose.
+    pub id: SpiffeId,
+    /// The serial number.
+    pub serial: String,
+    /// When it ends.
+    pub not_after: SystemTime,
+    /// When it is to be renewed.
+    pub renew_at: SystemTime,
+}
+
+/// The open streams.
+#[derive(Debug, Default)]
+pub struct Live {
+    streams: Mutex<BTreeMap<u64, Stream>>,
+    next: AtomicU64,
+}
+
+impl Live {
+    /// Adds a stream, which stays until the registration is dropped.
+    #[must_use]
+    pub fn register(self: &Arc<Self>) -> Registration {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let wake = Arc::new(Notify::new());
+        let stream = Stream { trace: None, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
+        self.locked().insert(number, stream);
+        Registration { live: Arc::clone(self), number, wake }
+    }
+
+    /// Wakes every stream that `concerned` says is concerned, and says how many that were.
+    pub fn wake(&self, concerned: impl Fn(&Stream) -> bool) -> usize {
+        let woken: Vec<_> =
+            self.locked().values().filter(|stream| concerned(stream)).map(|s| Arc::clone(&s.wake)).collect();
+        woken.iter().for_each(|wake| wake.notify_one());
+        woken.len()
+    }
+
+    /// The open streams, in the order of their opening.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Stream> {
+        self.locked().values().cloned().collect()
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Stream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream's own place among the open streams.
+#[derive(Debug)]
+pub struct Registration {
+    live: Arc<Live>,
+    number: u64,
+    wake: Arc<Notify>,
+}
+
+impl Registration {
+    /// Writes down what the stream rests on.
+    pub fn rests_on(&self, trace: Arc<Trace>) {
+        if let Some(stream) = self.live.locked().get_mut(&self.number) {
+            stream.trace = Some(trace);
+        }
+    }
+
+    /// Writes down what the stream serves.
+    pub fn serves(&self, identities: Vec<Identity>, failures: u32) {
+        if let Some(stream) = self.live.locked().get_mut(&self.number) {
+            stream.identities = identities;
+            stream.failures = failures;
+        }
+    }
+
+    /// Waits to be woken. A wake-up that came before is not lost.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.live.locked().remove(&self.number);
+    }
+}

@@ -1,0 +1,277 @@
+//! What one stream of one caller holds, and what has to happen next. Pure: [`Entitlement::on`] takes what happened and
+//! the time, and says what to do; a driver does it and comes back with what happened then. Refuses to know how anything
+//! is attested, issued or sent.
+
+use std::time::Duration;
+use std::time::SystemTime;
+
+use crate::entitlement::door::DecisionId;
+use crate::entitlement::door::Ended;
+use crate::entitlement::published::View;
+use crate::identity::SpiffeId;
+use crate::identity::X509Svid;
+use crate::issuance::renewal;
+use crate::policy::decide::Permit;
+use crate::registration::entry::Terms;
+
+/// What a stream delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivers {
+    /// X509-SVIDs with the bundles that go with them.
+    X509Svids,
+    /// Bundles alone.
+    Bundles,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The stream was opened.
+    Opened,
+    /// Something may have changed: an entry, a bundle, the clock, or the time that was waited for has come.
+    Woken,
+    /// The caller was attested, and is entitled to this.
+    Permitted {
+        /// Default identity first; never empty.
+        permits: Vec<Permit>,
+        /// The bundles that it may see.
+        view: View,
+    },
+    /// A completed "no".
+    Denied(DecisionId),
+    /// A check could not be completed. `spread` draws the wait for the next try apart.
+    Undecided {
+        /// The name of the record.
+        id: DecisionId,
+        /// `0.0 ..= 1.0`
+        spread: f64,
+    },
+    /// The answers to the permits of [`Effect::Issue`], in their order.
+    Issued(Vec<Issued>),
+    /// The update of [`Effect::Serve`] was handed to the door.
+    Served,
+}
+
+/// The answer to one permit.
+#[derive(Debug)]
+pub enum Issued {
+    /// A new SVID; `spread` in `0.0 ..= 1.0` draws its renewal apart from that of its neighbours.
+    Svid {
+        /// The SVID.
+        svid: X509Svid,
+        /// `0.0 ..= 1.0`
+        spread: f64,
+    },
+    /// None, for a cause on our side; `spread` draws the wait for the next try apart.
+    Failed {
+        /// The name of the record.
+        id: DecisionId,
+        /// `0.0 ..= 1.0`
+        spread: f64,
+    },
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Attest the caller and decide.
+    Attest,
+    /// Issue for these permits.
+    Issue(Vec<Permit>),
+    /// Hand [`Entitlement::svids`] and [`Entitlement::view`] to the door.
+    Serve,
+    /// Wait for a change, at the longest until then.
+    Wait(SystemTime),
+    /// End the stream.
+    End(Ended),
+}
+
+/// One SVID that a stream holds.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The SVID as it is served.
+    pub svid: X509Svid,
+    /// When it is to be renewed.
+    pub renew_at: SystemTime,
+    terms: Terms,
+}
+
+/// A stream waits this long when nothing it holds ends: long enough to cost nothing, short enough that a timer of the
+/// runtime can hold it.
+const NOTHING_DUE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What one stream holds.
+#[derive(Debug)]
+pub struct Entitlement {
+    delivers: Delivers,
+    /// INVARIANT: in the order of the latest permits, at most one per SPIFFE ID.
+    held: Vec<Held>,
+    view: Option<View>,
+    /// What the permits that are being issued for are to become; parallel to the permits of [`Effect::Issue`].
+    awaited: Vec<Awaited>,
+    /// What the door has not been given yet.
+    unserved: bool,
+    failures: u32,
+    retry_at: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    id: SpiffeId,
+    place: usize,
+    hint: Option<String>,
+    terms: Terms,
+}
+
+impl Entitlement {
+    /// A stream that was not opened yet.
+    #[must_use]
+    pub fn new(delivers: Delivers) -> Self {
+        Self {
+            delivers,
+            held: Vec::new(),
+            view: None,
+            awaited: Vec::new(),
+            unserved: false,
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
+    /// What is held now, default identity first.
+    #[must_use]
+    pub fn svids(&self) -> &[Held] {
+        &self.held
+    }
+
+    /// Gives up everything held, because the stream has ended.
+    pub fn release(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// The bundles to serve with it.
+    #[must_use]
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// How many tries in a row have failed.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Takes in what happened and says what to do next.
+    pub fn on(&mut self, event: Event, now: SystemTime) -> Effect {
+        match event {
+            Event::Opened | Event::Woken => Effect::Attest,
+            Event::Permitted { permits, view } => self.permitted(permits, view, now),
+            Event::Denied(id) => Effect::End(Ended::Denied(id)),
+            Event::Undecided { id, spread } => self.undecided(id, spread, now),
+            Event::Issued(answers) => self.issued(answers, now),
+            Event::Served => {
+                self.unserved = false;
+                self.wait(now)
+            }
+        }
+    }
+
+    /// Keeps what still fits its permit and is not due, and asks for the rest.
+    fn permitted(&mut self, permits: Vec<Permit>, view: View, now: SystemTime) -> Effect {
+        if self.view.as_ref() != Some(&view) {
+            self.view = Some(view);
+            self.unserved = true;
+        }
+        if self.delivers == Delivers::Bundles {
+            self.recovered();
+            return self.settle(now);
+        }
+        let mut before = std::mem::take(&mut self.held);
+        let order_before: Vec<SpiffeId> = before.iter().map(|held| held.svid.id.clone()).collect();
+        self.unserved |= !order_before.iter().eq(permits.iter().map(|permit| &permit.entry().id));
+        self.awaited.clear();
+        let mut to_issue = Vec::new();
+        for (place, permit) in permits.into_iter().enumerate() {
+            let entry = permit.entry();
+            let (id, terms) = (entry.id.clone(), entry.terms.clone());
+            let hint = permit.hint().map(str::to_owned);
+            let mut kept = before.iter().position(|held| held.svid.id == id).map(|at| before.swap_remove(at));
+            let fresh = kept.as_ref().is_some_and(|held| held.terms == terms && now < held.renew_at);
+            if !fresh {
+                self.awaited.push(Awaited { id, place, hint: hint.clone(), terms });
+                to_issue.push(permit);
+            }
+            if let Some(held) = &mut kept {
+                self.unserved |= held.svid.hint != hint;
+                held.svid.hint = hint;
+            }
+            self.held.extend(kept);
+        }
+        if to_issue.is_empty() {
+            self.recovered();
+            return self.settle(now);
+        }
+        Effect::Issue(to_issue)
+    }
+
+    /// Puts new SVIDs in their places. Where one failed, what was held before stays until its own end.
+    fn issued(&mut self, answers: Vec<Issued>, now: SystemTime) -> Effect {
+        let mut failed = None;
+        for (awaited, answer) in std::mem::take(&mut self.awaited).into_iter().zip(answers) {
+            match answer {
+                Issued::Svid { mut svid, spread } => {
+                    svid.hint = awaited.hint;
+                    let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
+                    self.held.retain(|held| held.svid.id != awaited.id);
+                    let place = awaited.place.min(self.held.len());
+                    self.held.insert(place, Held { svid, renew_at, terms: awaited.terms });
+                    self.unserved = true;
+                }
+                Issued::Failed { id, spread } => failed = Some((id, spread)),
+            }
+        }
+        match failed {
+            Some((id, spread)) => {
+                let next = self.undecided(id, spread, now);
+                if self.unserved && matches!(next, Effect::Wait(_)) { Effect::Serve } else { next }
+            }
+            None => {
+                self.recovered();
+                self.settle(now)
+            }
+        }
+    }
+
+    /// Keeps what is held, tries again later, and ends once anything held has ended: what could not be checked gives
+    /// nothing new, and nothing past its end is ever served.
+    fn undecided(&mut self, id: DecisionId, spread: f64, now: SystemTime) -> Effect {
+        let holds_nothing = match self.delivers {
+            Delivers::X509Svids => self.held.is_empty(),
+            Delivers::Bundles => self.view.is_none(),
+        };
+        let first_end = self.held.iter().map(|held| held.svid.not_after).min().unwrap_or(now + NOTHING_DUE);
+        if holds_nothing || !renewal::is_servable(first_end, now) {
+            return Effect::End(Ended::Undecided(id));
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(renewal::retry_at(now, first_end, self.failures, spread));
+        self.wait(now)
+    }
+
+    fn recovered(&mut self) {
+        self.failures = 0;
+        self.retry_at = None;
+    }
+
+    fn settle(&self, now: SystemTime) -> Effect {
+        if self.unserved { Effect::Serve } else { self.wait(now) }
+    }
+
+    fn wait(&self, now: SystemTime) -> Effect {
+        let due = match self.retry_at {
+            Some(retry_at) => self.held.iter().map(|held| held.svid.not_after).chain([retry_at]).min(),
+            None => self.held.iter().map(|held| held.renew_at).min(),
+        };
+        Effect::Wait(due.unwrap_or(now + NOTHING_DUE))
+    }
+}

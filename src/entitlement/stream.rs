@@ -1,0 +1,202 @@
+//! The driver of one stream: does what the machine says and tells it what came of it. Runs only when the door asks for
+//! the next update, so that a slow reader costs one pending update.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::Stream;
+use futures_util::stream;
+use tokio::time::sleep;
+
+use crate::audit::What;
+use crate::entitlement::caller::LiveCaller;
+use crate::entitlement::door::Bundles;
+use crate::entitlement::door::Ended;
+use crate::entitlement::door::X509Update;
+use crate::entitlement::ledger::live::Identity;
+use crate::entitlement::ledger::live::Registration;
+use crate::entitlement::ledger::records::Credential;
+use crate::entitlement::machine::Delivers;
+use crate::entitlement::machine::Effect;
+use crate::entitlement::machine::Entitlement;
+use crate::entitlement::machine::Event;
+use crate::entitlement::machine::Held;
+use crate::entitlement::machine::Issued;
+use crate::entitlement::published::View;
+use crate::policy::decide::Permit;
+use crate::randomness::fraction;
+
+/// The caller's X.509 identities: now, and whenever they change.
+pub(in crate::entitlement) fn x509_svids(
+    caller: Arc<LiveCaller>,
+) -> impl Stream<Item = Result<X509Update, Ended>> + Send {
+    updates(caller, Delivers::X509Svids, |entitlement| {
+        entitlement.view().map(|view| X509Update {
+            svids: entitlement.svids().iter().map(|held| held.svid.clone()).collect(),
+            bundle: view.own_x509(),
+            federated: view.foreign_x509(),
+        })
+    })
+}
+
+/// The bundles that the caller may see: now, and whenever they change.
+pub(in crate::entitlement) fn bundles(
+    caller: Arc<LiveCaller>,
+    encode: impl Fn(&View) -> Bundles + Send,
+) -> impl Stream<Item = Result<Bundles, Ended>> + Send {
+    updates(caller, Delivers::Bundles, move |entitlement| entitlement.view().map(&encode))
+}
+
+fn updates<T>(
+    caller: Arc<LiveCaller>,
+    delivers: Delivers,
+    update: impl Fn(&Entitlement) -> Option<T> + Send,
+) -> impl Stream<Item = Result<T, Ended>> + Send {
+    let driver = Driver::new(caller, delivers);
+    stream::unfold(Some((driver, update)), async |state| {
+        let (mut driver, update) = state?;
+        match driver.next_update().await {
+            Ok(()) => update(&driver.entitlement).map(|next| (Ok(next), Some((driver, update)))),
+            Err(ended) => {
+                driver.record_end(ended);
+                Some((Err(ended), None))
+            }
+        }
+    })
+}
+
+struct Driver {
+    caller: Arc<LiveCaller>,
+    entitlement: Entitlement,
+    registration: Registration,
+    /// What happened since the door was given the last update.
+    next: Event,
+    /// The generation of rulebook and board that the last decision was made in.
+    generation: u64,
+}
+
+impl Driver {
+    fn new(caller: Arc<LiveCaller>, delivers: Delivers) -> Self {
+        let registration = caller.shared.live.register();
+        Self { caller, entitlement: Entitlement::new(delivers), registration, next: Event::Opened, generation: 0 }
+    }
+
+    /// Works until there is something to hand over.
+    async fn next_update(&mut self) -> Result<(), Ended> {
+        loop {
+            let event = std::mem::replace(&mut self.next, Event::Served);
+            let effect = self.entitlement.on(event, self.caller.shared.now());
+            self.next = match effect {
+                Effect::Attest => self.decide().await,
+                Effect::Issue(permits) => Event::Issued(self.issue(permits).await),
+                Effect::Wait(until) => self.wait(until).await?,
+                Effect::End(ended) => return Err(ended),
+                Effect::Serve => match self.hand_over() {
+                    Ok(()) => return Ok(()),
+                    Err(event) => event,
+                },
+            };
+        }
+    }
+
+    async fn decide(&mut self) -> Event {
+        let shared = &self.caller.shared;
+        self.generation = shared.generation();
+        let board = shared.board();
+        match shared.decide(&self.caller.process).await {
+            Ok(granted) => {
+                self.registration.rests_on(granted.trace);
+                let view = board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
+                Event::Permitted { permits: granted.permits, view }
+            }
+            Err(ended) => self.refused(ended),
+        }
+    }
+
+    async fn issue(&self, permits: Vec<Permit>) -> Vec<Issued> {
+        let mut answers = Vec::with_capacity(permits.len());
+        for permit in permits {
+            answers.push(match self.caller.issue_x509(permit).await {
+                Ok(svid) => Issued::Svid { svid, spread: self.spread() },
+                Err(id) => Issued::Failed { id, spread: self.spread() },
+            });
+        }
+        answers
+    }
+
+    /// The first of the two checks before a secret leaves; the transport makes the second at its first byte.
+    fn hand_over(&self) -> Result<(), Event> {
+        let caller = &self.caller;
+        caller
+            .process
+            .unchanged(caller.process.epoch())
+            .map_err(|why| self.refused(caller.shared.refuse_unattested(&caller.process, why)))?;
+        let identities = self.entitlement.svids().iter().map(Identity::from).collect();
+        self.registration.serves(identities, self.entitlement.failures());
+        Ok(())
+    }
+
+    /// RACE: whatever was replaced after the last decision began may have found no trace of it to wake by; the number
+    /// tells, and the decision is made again. Whatever is replaced after this comparison finds the trace.
+    async fn wait(&self, until: SystemTime) -> Result<Event, Ended> {
+        let shared = &self.caller.shared;
+        if shared.generation() != self.generation {
+            return Ok(Event::Woken);
+        }
+        let identities = self.entitlement.svids().iter().map(Identity::from).collect();
+        self.registration.serves(identities, self.entitlement.failures());
+        let time_left = until.duration_since(shared.now()).unwrap_or_default();
+        tokio::select! {
+            biased;
+            () = shared.parts.stop.cancelled() => Err(Ended::Stopping),
+            () = self.caller.process.process().exited() => Err(shared.gone()),
+            () = self.registration.woken() => Ok(Event::Woken),
+            () = sleep(time_left) => Ok(Event::Woken),
+        }
+    }
+
+    /// Writes down that what was held has ended, and with it why.
+    fn record_end(&mut self, ended: Ended) {
+        let why = match ended {
+            Ended::Denied(_) => "denied",
+            Ended::Undecided(_) => "undecided",
+            Ended::Stopping => "stopping",
+        };
+        for held in self.entitlement.release() {
+            self.caller.record(What::Ended, &Credential::of(&held.svid, None), Some(why));
+        }
+    }
+
+    fn refused(&self, ended: Ended) -> Event {
+        match ended {
+            Ended::Denied(id) => Event::Denied(id),
+            Ended::Undecided(id) => Event::Undecided { id, spread: self.spread() },
+            Ended::Stopping => Event::Woken,
+        }
+    }
+
+    /// Without random bytes everyone renews in the middle: less spread, nothing unsafe.
+    fn spread(&self) -> f64 {
+        fraction(&*self.caller.shared.parts.randomness).unwrap_or(0.5)
+    }
+}
+
+impl Drop for Driver {
+    /// A stream that is dropped before its end was closed by its caller.
+    fn drop(&mut self) {
+        for held in self.entitlement.release() {
+            self.caller.record(What::Ended, &Credential::of(&held.svid, None), Some("closed"));
+        }
+    }
+}
+
+impl From<&Held> for Identity {
+    fn from(held: &Held) -> Self {
+        Self {
+            id: held.svid.id.clone(),
+            serial: held.svid.serial.clone(),
+            not_after: held.svid.not_after,
+            renew_at: held.renew_at,
+        }
+    }
+}

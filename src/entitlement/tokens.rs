@@ -1,0 +1,81 @@
+//! JWT-SVIDs: newly signed for every request, and verified for whoever was handed one.
+
+use crate::audit::What;
+use crate::entitlement::caller::LiveCaller;
+use crate::entitlement::door::Ended;
+use crate::entitlement::door::NotValidated;
+use crate::entitlement::door::ValidToken;
+use crate::entitlement::ledger::decisions::Verdict;
+use crate::entitlement::ledger::records::Credential;
+use crate::entitlement::published::Board;
+use crate::entitlement::published::View;
+use crate::identity::JwtSvid;
+use crate::identity::SpiffeId;
+use crate::identity::jose::jws;
+use crate::policy::decide::Denial;
+use crate::policy::tokens::permits_for_tokens;
+
+/// Signs a token for `id`, or for every identity of the caller.
+pub(in crate::entitlement) async fn issue(
+    caller: &LiveCaller,
+    audiences: Vec<String>,
+    id: Option<SpiffeId>,
+) -> Result<Vec<JwtSvid>, Ended> {
+    let shared = &caller.shared;
+    let granted = shared.decide(&caller.process).await?;
+    let permits = permits_for_tokens(granted.permits, id.as_ref(), &audiences)
+        .map_err(|denial| shared.refuse(&caller.process, Verdict::Denied(denial), Some(&granted.trace)))?;
+    let mut svids = Vec::with_capacity(permits.len());
+    for permit in permits {
+        let origin = permit.entry().origin.clone();
+        let svid = shared
+            .issuer
+            .jwt_svid(caller.process.key(), permit, audiences.clone(), shared.now())
+            .await
+            .map_err(|why| Ended::Undecided(caller.not_issued(&why)))?;
+        caller.record(
+            What::Issued,
+            &Credential {
+                kind: "jwt",
+                id: svid.id.as_str(),
+                serial: &svid.token_id,
+                not_after: svid.not_after,
+                entry: Some(&origin),
+            },
+            None,
+        );
+        svids.push(svid);
+    }
+    // The first of the two checks before a secret leaves; the transport makes the second at its first byte.
+    caller.process.unchanged(caller.process.epoch()).map_err(|why| shared.refuse_unattested(&caller.process, why))?;
+    Ok(svids)
+}
+
+/// Verifies a token against the bundle of its subject's own trust domain: the own one for every live caller, a foreign
+/// one for those who federate with it.
+pub(in crate::entitlement) async fn validate(
+    caller: &LiveCaller,
+    audience: &str,
+    token: &str,
+) -> Result<ValidToken, NotValidated> {
+    let shared = &caller.shared;
+    let view = may_see(caller, &shared.board()).await.map_err(NotValidated::Ended)?;
+    let verified = jws::verify(token, audience, |trust_domain| view.bundle_of(trust_domain), shared.now())
+        .map_err(|invalid| NotValidated::Invalid(invalid.to_string()))?;
+    let own = view.is_own(verified.id.trust_domain());
+    let mut claims = verified.claims;
+    if !own {
+        // SPEC: SPIFFE-ID §4: what a foreign issuer claims beyond the standard is only as good as that issuer.
+        claims.retain(|name, _| matches!(name.as_str(), "sub" | "aud" | "exp"));
+    }
+    Ok(ValidToken { id: verified.id, claims })
+}
+
+/// Whoever has no identity may still have tokens of the own trust domain verified: verifying needs public keys alone.
+async fn may_see(caller: &LiveCaller, board: &Board) -> Result<View, Ended> {
+    match caller.shared.decide_quietly(&caller.process).await {
+        Ok(granted) => Ok(board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()))),
+        Err((Verdict::Denied(Denial::NoEntry), _)) => Ok(board.view(std::iter::empty())),
+        Err((verdict, trace)) => Err(caller.shared.refuse(&caller.process, verdict, trace.as_ref())),
+    }
+}
