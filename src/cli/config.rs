@@ -1,13 +1,86 @@
-//! `bonafide config`.
+//! `bonafide config check`: everything that is wrong with a configuration, before the daemon is asked to take it.
 
+use std::path::Path;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::agent::config::load;
+use crate::agent::config::problem::Findings;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
+use crate::cli::screen::Format;
+use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 
-/// Check the configuration
+/// Look at the configuration
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
 
-pub(in crate::cli) fn run(_arguments: &Arguments, _screen: &mut Screen) -> Result<Exit, Failure> {
-    Err(Failure::new(Exit::Usage, "nothing was checked", "this command has no reader yet", "bonafide --help"))
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(CheckArguments),
+}
+
+/// Print every problem at once, with its place and what to write
+#[derive(Debug, clap::Args)]
+struct CheckArguments {
+    /// The configuration file
+    #[arg(default_value = "/etc/bonafide/bonafide.toml")]
+    file: PathBuf,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+/// The answer of `config check -o json`.
+#[derive(Serialize)]
+struct Checked<'a> {
+    file: &'a Path,
+    accepted: bool,
+    entries: usize,
+    #[serde(flatten)]
+    findings: Findings,
+}
+
+pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+    let Command::Check(CheckArguments { file, output }) = &arguments.command;
+    let checked = match load(file) {
+        Ok((config, _)) => {
+            let findings = Findings { warnings: config.warnings, ..Findings::default() };
+            Checked { file, accepted: true, entries: config.entries.len(), findings }
+        }
+        Err(findings) => Checked { file, accepted: false, entries: 0, findings },
+    };
+    match output.output {
+        Format::Json => screen.json(&checked),
+        Format::Text => screen.text(&checked.text()),
+    }
+    Ok(if checked.accepted { Exit::Fine } else { Exit::Usage })
+}
+
+impl Checked<'_> {
+    fn text(&self) -> String {
+        let warnings = self.findings.warnings.iter().map(|warning| format!("{warning} (warning)\n"));
+        let mut text: String = warnings.collect();
+        if self.accepted {
+            text.push_str(&format!("{}: fine, {}\n", self.file.display(), counted(self.entries, "entry", "entries")));
+            return text;
+        }
+        let problems = self.findings.problems.len() + self.findings.more;
+        let counted = counted(problems, "problem", "problems");
+        text.push_str(&format!(
+            "{}\n{}: {counted}; the daemon would not take it\n",
+            self.findings,
+            self.file.display()
+        ));
+        text
+    }
+}
+
+fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
