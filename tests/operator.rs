@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "operator/admin_door.rs"]
+mod admin_door;
 #[path = "operator/commands.rs"]
 mod commands;
 #[path = "operator/shipped_files.rs"]

@@ -1,0 +1,175 @@
+//! Who is let in at the admin socket, with real processes of real users on the other side.
+
+use std::fs;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use bonafide::endpoints::admin::doorkeeper::Doorkeeper;
+use bonafide::endpoints::admin::operations::NotExplained;
+use bonafide::endpoints::admin::operations::Operations;
+use bonafide::endpoints::admin::reports::ExplainReport;
+use bonafide::endpoints::admin::reports::ReloadReport;
+use bonafide::endpoints::admin::reports::StatusReport;
+use bonafide::endpoints::admin::server;
+use bonafide::endpoints::transport::listener::Listener;
+use futures_util::future::BoxFuture;
+use serde_json::json;
+use tempfile::TempDir;
+
+const OWN_UID: u32 = 41_001;
+const GROUP: u32 = 42_000;
+
+/// Counts what it is asked.
+#[derive(Debug, Default)]
+struct Counting(AtomicUsize);
+
+impl Operations for Counting {
+    fn status(&self) -> StatusReport {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        serde_json::from_value(json!({
+            "state": "healthy", "version": "0.1.0", "trust_domain": "example.org", "sampled_at": 0.0,
+            "uptime_seconds": 0, "level": "full", "authority": { "kind": "embedded", "not_after": 0.0 }, "bundles": [],
+            "identities": { "entries": 0, "connections": 0, "live": 0, "renewals_failed": 0 }, "attestors": [],
+            "last_hour": { "denials": 0, "undecided": {} }, "sockets": [], "reasons": [], "notes": [],
+            "configuration": { "file": "", "state": "current", "accepted_at": 0.0 },
+            "log": { "dropped_lines": 0, "suppressed_records": 0 }
+        }))
+        .unwrap()
+    }
+
+    fn explain_pid(&self, pid: u32) -> BoxFuture<'static, Result<ExplainReport, NotExplained>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(Err(NotExplained::NoSuchProcess { pid })))
+    }
+
+    fn explain_denial(&self, _: &str) -> Option<ExplainReport> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        None
+    }
+
+    fn reload(&self) -> BoxFuture<'static, ReloadReport> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(ReloadReport { swapped: true, ..ReloadReport::default() }))
+    }
+}
+
+/// A door with a copy of the binary beside it, where every user can reach both.
+struct Door {
+    folder: TempDir,
+    operations: Arc<Counting>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Door {
+    fn open(group: Option<u32>, mode: u32) -> Self {
+        let folder = TempDir::with_prefix("bonafide-").unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_bonafide"), folder.path().join("bonafide")).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let operations = Arc::new(Counting::default());
+        let door = Self { folder, operations, runtime };
+        let listener = door.runtime.block_on(async { Listener::bind(&door.socket(), mode) }).unwrap();
+        let doorkeeper = Doorkeeper { own_uid: OWN_UID, group };
+        door.runtime.spawn(server::serve(listener, doorkeeper, door.operations.clone()));
+        door
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
+    }
+
+    /// The exit code of a command of the binary, run with these credentials.
+    fn ask(&self, credentials: &[&str], command: &[&str]) -> Option<i32> {
+        Command::new("setpriv")
+            .args(credentials)
+            .arg(self.folder.path().join("bonafide"))
+            .args(command)
+            .arg("--admin-socket")
+            .arg(self.socket())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .code()
+    }
+
+    fn questions(&self) -> usize {
+        self.operations.0.load(Ordering::SeqCst)
+    }
+}
+
+fn only_as_root(test: &str) -> bool {
+    let root = nix::unistd::getuid().is_root();
+    if !root {
+        eprintln!("skipped: {test}: only root can become other users");
+    }
+    root
+}
+
+#[test]
+fn root_the_own_user_and_the_group_come_in_and_nobody_else() {
+    if !only_as_root("root_the_own_user_and_the_group_come_in_and_nobody_else") {
+        return;
+    }
+    let door = Door::open(Some(GROUP), 0o666);
+    for inside in [
+        &["--reuid=0", "--regid=0", "--clear-groups"][..],
+        &["--reuid=0", "--regid=41000", "--clear-groups"],
+        &["--reuid=41001", "--regid=41001", "--clear-groups"],
+        &["--reuid=41000", "--regid=42000", "--clear-groups"],
+        &["--reuid=41000", "--regid=41000", "--groups=5,42000"],
+    ] {
+        assert_eq!(door.ask(inside, &["status"]), Some(0), "{inside:?}");
+    }
+    let asked = door.questions();
+    for outside in [
+        &["--reuid=41000", "--regid=41000", "--clear-groups"][..],
+        &["--reuid=41000", "--regid=0", "--clear-groups"],
+        &["--reuid=41000", "--regid=41000", "--groups=0,5"],
+        &["--reuid=42000", "--regid=41000", "--clear-groups"],
+    ] {
+        for command in [&["status"][..], &["explain", "1"], &["explain", "--denial", "d-00"], &["reload"]] {
+            assert_eq!(door.ask(outside, command), Some(4), "{outside:?} {command:?}");
+        }
+    }
+    assert_eq!(door.questions(), asked, "a stranger's question was read");
+}
+
+#[test]
+fn a_socket_that_its_mode_closes_says_whom_it_is_for() {
+    if !only_as_root("a_socket_that_its_mode_closes_says_whom_it_is_for") {
+        return;
+    }
+    let door = Door::open(None, Doorkeeper { own_uid: OWN_UID, group: None }.mode());
+    assert_eq!(door.ask(&["--reuid=0", "--regid=0", "--clear-groups"], &["status"]), Some(0));
+    assert_eq!(door.ask(&["--reuid=41000", "--regid=0", "--clear-groups"], &["status"]), Some(4));
+}
+
+#[test]
+fn strangers_who_stay_keep_nobody_out() {
+    if !only_as_root("strangers_who_stay_keep_nobody_out") {
+        return;
+    }
+    let door = Door::open(Some(GROUP), 0o666);
+    let connect = "import os,socket,sys\nos.setgroups([]); os.setgid(41000); os.setuid(41000)\nheld=[]\n\
+                   for _ in range(200):\n s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); held.append(s)\n\
+                   print('held', flush=True)\nsys.stdin.read()\n";
+    let mut stranger = Command::new("python3")
+        .args(["-c", connect])
+        .arg(door.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    std::io::Read::read_exact(stranger.stdout.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(door.ask(&["--reuid=0", "--regid=0", "--clear-groups"], &["status"]), Some(0));
+    drop(stranger.stdin.take());
+    assert!(stranger.wait().unwrap().success());
+}
