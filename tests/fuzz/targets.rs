@@ -1,16 +1,37 @@
 //! One plain function per parser of what comes from outside. Each holds an oracle: what must be true of the answer,
 //! whatever the input was. Shared by the fuzzers and by the replay of their corpus.
 
+use std::time::Duration;
+use std::time::SystemTime;
+
+use bonafide::agent::config::Config;
+use bonafide::agent::config::files::Source;
+use bonafide::agent::config::files::Sources;
+use bonafide::attestation::host::cgroup::Cgroups;
+use bonafide::attestation::host::cgroup::Group;
+use bonafide::attestation::host::stat::Stat;
+use bonafide::attestation::host::status::Status;
 use bonafide::endpoints::transport::authority_filter::AuthorityFilter;
 use bonafide::endpoints::transport::authority_filter::Violation;
 use bonafide::evidence::Selector;
+use bonafide::identity::Bundle;
 use bonafide::identity::SpiffeId;
+use bonafide::identity::jose::jws;
 
 type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub(crate) const TARGETS: &[(&str, Target)] =
-    &[("authority_filter", authority_filter), ("selector", selector), ("spiffe_id", spiffe_id)];
+pub(crate) const TARGETS: &[(&str, Target)] = &[
+    ("authority_filter", authority_filter),
+    ("bundle", bundle),
+    ("cgroup", cgroup),
+    ("configuration", configuration),
+    ("jwt", jwt),
+    ("proc_stat", proc_stat),
+    ("proc_status", proc_status),
+    ("selector", selector),
+    ("spiffe_id", spiffe_id),
+];
 
 /// Hands `input` to the target called `name`.
 pub(crate) fn run(name: &str, input: &[u8]) {
@@ -71,4 +92,114 @@ fn selector(input: &[u8]) {
     assert_eq!(selector.to_string(), text);
     assert!(text.starts_with(selector.kind().as_str()));
     assert!(!text.chars().any(char::is_control), "{text:?}");
+}
+
+const STATUS: &str =
+    "Name:\tNAME\nState:\tS (sleeping)\nTgid:\t4711\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
+const STAT: &str = " S 1 4711 4711 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 2 3 4 5 6 140721111 0 0 0 0 0 0 0 0 0 17 1 0 0 \
+                    0 0 0 8 9 10 11 12 13 14 0\n";
+
+/// As a whole file: what is read stands in a line of its own. As the name that a process gives itself: it changes nothing.
+fn proc_status(input: &[u8]) {
+    if let Ok(status) = Status::parse(input) {
+        let uids = status.uids;
+        let line = format!("Uid:\t{}\t{}\t{}\t{}", uids.real, uids.effective, uids.saved, uids.fs);
+        let as_the_kernel_spells = |text: &[u8]| {
+            let numbers = text.strip_prefix(b"Uid:\t").map(|ids| ids.split(|byte| *byte == b'\t'));
+            numbers.map(|ids| ids.map(without_zeros).collect::<Vec<_>>().join(&b'\t'))
+        };
+        let lines: Vec<_> = input.split(|byte| *byte == b'\n').filter_map(as_the_kernel_spells).collect();
+        assert_eq!(lines, [&line.as_bytes()[5..]]);
+    }
+    // The kernel writes line feeds and backslashes in a name as escapes.
+    let name = String::from_utf8_lossy(input).replace('\\', "\\\\").replace('\n', "\\n");
+    if name.len() < 1024 {
+        assert_eq!(Status::parse(STATUS.replace("NAME", &name).as_bytes()), Status::parse(STATUS.as_bytes()));
+    }
+}
+
+fn without_zeros(digits: &[u8]) -> &[u8] {
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    &digits[zeros.min(digits.len().saturating_sub(1))..]
+}
+
+/// As a whole file: it is read or refused. As the name that a process gives itself, where nothing is escaped: it changes
+/// nothing.
+fn proc_stat(input: &[u8]) {
+    let _any_bytes = Stat::parse(input);
+    if input.len() < 1024 {
+        let named = |name: &[u8]| Stat::parse(&[b"4711 (", name, b")", STAT.as_bytes()].concat());
+        assert_eq!(named(input), named(b"sh"));
+        assert!(named(input).is_ok());
+    }
+}
+
+/// As a whole file: the path that decides is that of a line. As what a service makes below itself: it is never another
+/// service.
+fn cgroup(input: &[u8]) {
+    if let Ok(lines) = Cgroups::parse(input)
+        && let Some((path, _)) = lines.deciding()
+    {
+        let text = String::from_utf8_lossy(input);
+        assert!(text.split('\n').any(|line| line.splitn(3, ':').nth(2) == Some(path)) || path == "/", "{path:?}");
+        let _any_verdict = lines.group(path, "");
+    }
+    let below = String::from_utf8_lossy(input);
+    match Group::of(&format!("/system.slice/web.service/{below}"), "") {
+        Group::Unit { id, slice } => assert_eq!((&*id, &*slice), ("web.service", "system.slice")),
+        Group::Container { .. } => {}
+        Group::Plain => panic!("a service left its unit by {below:?}"),
+    }
+}
+
+/// What was read means the same when it is written and read again, and then nothing of it is unusable.
+fn bundle(input: &[u8]) {
+    let trust_domain = || "example.org".parse().expect("a trust domain");
+    let Ok((bundle, _)) = Bundle::from_document(trust_domain(), input) else { return };
+    let (again, ignored) =
+        Bundle::from_spiffe_json(trust_domain(), &bundle.to_spiffe_json()).expect("what we write, we read");
+    assert_eq!(again, bundle);
+    assert!(ignored.is_empty(), "{ignored:?}");
+}
+
+/// A configuration is accepted with entries that can be held to, or refused with every problem at a place that exists.
+fn configuration(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let source = Source { file: "bonafide.toml".into(), text: text.to_owned() };
+    match Config::from_sources(&Sources { files: vec![source], folders: Vec::new() }) {
+        Ok(config) => {
+            for entry in &config.entries {
+                assert!(entry.id.is_member_of(&config.trust_domain), "{entry:?}");
+                assert!(entry.accept_weak || entry.selectors.iter().any(Selector::is_strong), "{entry:?}");
+                assert!(!entry.selectors.is_empty() && entry.selectors.is_sorted(), "{entry:?}");
+                assert!(entry.terms.x509_ttl.min(entry.terms.jwt_ttl) >= Duration::from_secs(10), "{entry:?}");
+            }
+        }
+        Err(findings) => {
+            assert!(!findings.problems.is_empty());
+            for problem in &findings.problems {
+                assert!(!problem.to_string().contains(char::is_control), "{problem:?}");
+                let Some(place) = problem.position else { continue };
+                let line = text.split('\n').nth(place.line as usize - 1);
+                assert!(line.is_some_and(|line| place.column as usize <= line.chars().count() + 1), "{problem:?}");
+            }
+        }
+    }
+}
+
+const KEY: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k","use":"jwt-svid",
+    "x":"-evkZBR8wQLZIyTQmdknwaUOQtV6CKEW_-wKKYGdjGU","y":"cLr30SiIkCpqDB1nrdEDEjyFmrab-OlDHJOEkw1Lfu4"}]}"#;
+/// The one header with claims that was ever signed with the key: `sub` spiffe://example.org/web, `aud` ledger.
+const SIGNED: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsiLCJ0eXAiOiJKV1QifQ.eyJzdWIiOiJzcGlmZmU6Ly9leGFtcGxlLm9yZy93ZWIiLC\
+                      JhdWQiOlsibGVkZ2VyIl0sImV4cCI6NDEwMjQ0NDgwMCwiaWF0IjoxNzAwMDAwMDAwLCJqdGkiOiJqIn0.";
+
+/// Only what was signed is valid.
+fn jwt(input: &[u8]) {
+    let Ok(token) = std::str::from_utf8(input) else { return };
+    let (bundle, _) =
+        Bundle::from_spiffe_json("example.org".parse().expect("a trust domain"), KEY.as_bytes()).expect("a bundle");
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    if jws::verify(token, "ledger", |_| Some(&bundle), now).is_ok() {
+        assert!(token.starts_with(SIGNED), "{token}");
+    }
 }
