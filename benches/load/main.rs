@@ -42,7 +42,7 @@ struct Load {
     /// The process that serves the socket
     #[arg(long, group = "measured")]
     pid: Option<u32>,
-    /// With --socket: a program that sets a key (hint or dns) of this user's entry to a value
+    /// With --socket: a program that gives this user's entry a hint and a DNS name, its two arguments
     #[arg(long, requires = "socket")]
     change: Option<PathBuf>,
     /// How many connections, with a stream each

@@ -79,10 +79,10 @@ impl Node {
         begin.elapsed()
     }
 
-    /// Adds a line to the entry that all streams rest on, and has it read.
-    async fn change_entry(&self, line: &str) {
+    /// Writes the entry that all streams rest on anew, and has it read.
+    async fn change_entry(&self, lines: &str) {
         let entries = self.directory.path().join("entries.d");
-        fs::write(entries.join(".load.toml"), our_entry(line)).expect("a file");
+        fs::write(entries.join(".load.toml"), our_entry(lines)).expect("a file");
         fs::rename(entries.join(".load.toml"), entries.join("load.toml")).expect("a file can be renamed");
         let admin = self.directory.path().join("admin.sock");
         succeed(Command::new(BINARY).args(["reload", "--admin-socket"]).arg(admin)).await;
@@ -97,16 +97,15 @@ impl Node {
 pub(crate) enum EntryChange<'a> {
     /// In the drop-in file of our own daemon.
     File(&'a Node),
-    /// By a program, which gets the key (`hint` or `dns`) and its new value, and returns once it is done.
+    /// By a program, which gets the hint and the DNS name that it shall have, and returns once it is done.
     Program(PathBuf),
 }
 
 impl EntryChange<'_> {
-    pub(crate) async fn make(&self, key: &str, value: &str) {
+    pub(crate) async fn make(&self, hint: &str, dns: &str) {
         match self {
-            Self::File(node) if key == "dns" => node.change_entry(&format!("dns = [{value:?}]")).await,
-            Self::File(node) => node.change_entry(&format!("{key} = {value:?}")).await,
-            Self::Program(program) => succeed(Command::new(program).args([key, value])).await,
+            Self::File(node) => node.change_entry(&format!("hint = {hint:?}\ndns = [{dns:?}]")).await,
+            Self::Program(program) => succeed(Command::new(program).args([hint, dns])).await,
         }
     }
 }
@@ -148,9 +147,9 @@ fn configuration(directory: &Path) -> String {
     )
 }
 
-fn our_entry(line: &str) -> String {
+fn our_entry(lines: &str) -> String {
     let uid = nix::unistd::getuid();
-    format!("[[workload]]\nid = \"/load\"\nselectors = [\"unix:uid:{uid}\"]\n{line}\n")
+    format!("[[workload]]\nid = \"/load\"\nselectors = [\"unix:uid:{uid}\"]\n{lines}\n")
 }
 
 /// Entries of users that nobody is.

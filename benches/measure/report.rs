@@ -96,6 +96,11 @@ pub(crate) fn median(samples: &mut [f64]) -> f64 {
     percentile(samples, 0.5)
 }
 
+/// The median of each column: one row for each round.
+pub(crate) fn medians<const COLUMNS: usize>(rounds: &[[f64; COLUMNS]]) -> [f64; COLUMNS] {
+    std::array::from_fn(|column| median(&mut rounds.iter().map(|round| round[column]).collect::<Vec<_>>()))
+}
+
 pub(crate) fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }

@@ -8,9 +8,11 @@ use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::time::Clock as _;
 use bonafide::time::SystemClock;
 use tokio::io::AsyncReadExt as _;
+use tokio::process::ChildStdout;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use x509_parser::extensions::GeneralName;
 
 use crate::child;
 use crate::child::Role;
@@ -18,7 +20,7 @@ use crate::client;
 use crate::measure::raw;
 use crate::measure::report::Figure;
 use crate::measure::report::Promise;
-use crate::measure::report::median;
+use crate::measure::report::medians;
 use crate::measure::report::millis;
 use crate::measure::report::percentile;
 use crate::node::EntryChange;
@@ -35,26 +37,29 @@ pub(crate) async fn measure(
     let (report, mut marks) = mpsc::unbounded_channel();
     let streams = open_streams(target, connections, &report).await;
     let mut stranger = child::spawn(Role::Stranger, &target.socket);
-    let (mut unsigned, mut signed, mut limits, mut spans) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let heard = tokio::spawn(everything_printed(stranger.stdout.take().expect("its output is a pipe")));
+    let mut entry = Mark { hint: "first".to_owned(), dns: "first.load.test".to_owned() };
+    reached_all(connections, &mut marks, &entry, change).await;
+    let (mut told, mut spans) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let before = SystemClock.now();
-        let mark = format!("hint-{round}");
-        unsigned.push(millis(reached_all(connections, &mut marks, &mark, change.make("hint", &mark)).await));
-        let mark = format!("round-{round}.load.test");
-        signed.push(millis(reached_all(connections, &mut marks, &mark, change.make("dns", &mark)).await));
+        entry.hint = format!("round-{round}");
+        let unsigned = reached_all(connections, &mut marks, &entry, change).await;
+        entry.dns = format!("round-{round}.load.test");
+        let signed = reached_all(connections, &mut marks, &entry, change).await;
         spans.push((before, SystemClock.now()));
-        limits.push(millis(raw::keys_and_signatures_on_all_cores(connections as u32)));
+        let limit = raw::keys_and_signatures_on_all_cores(connections as u32);
+        told.push([unsigned, signed, limit].map(millis));
     }
+    let [unsigned, signed, limit] = medians(&told);
     stranger.start_kill().expect("it runs");
-    let mut printed = String::new();
-    stranger.stdout.take().expect("its output is a pipe").read_to_string(&mut printed).await.expect("it can be read");
-    let mut meanwhile: Vec<f64> = printed.lines().filter_map(|line| during(line, &spans)).collect();
+    let heard = heard.await.expect("a task that does not panic");
+    let mut meanwhile: Vec<f64> = heard.lines().filter_map(|line| during(line, &spans)).collect();
     drop(streams);
     let name = format!("entry change -> all of {connections} streams");
     vec![
-        Figure::new(format!("{name}, nothing signed"), "ms", median(&mut unsigned), Promise::AtMost(200.0)),
-        Figure::new(format!("{name}, each a new key"), "ms", median(&mut signed), Promise::AtMostTimesTheLimit(2.5))
-            .beside(median(&mut limits)),
+        Figure::new(format!("{name}, nothing signed"), "ms", unsigned, Promise::AtMost(200.0)),
+        Figure::new(format!("{name}, each a new key"), "ms", signed, Promise::AtMostTimesTheLimit(2.5)).beside(limit),
         Figure::new(
             "a stranger's first SVID meanwhile, p99",
             "ms",
@@ -64,8 +69,8 @@ pub(crate) async fn measure(
     ]
 }
 
-/// One connection for each stream. Every message is searched for a mark and reported.
-async fn open_streams(target: &Target, connections: usize, report: &mpsc::UnboundedSender<String>) -> JoinSet<()> {
+/// One connection for each stream. What every message shows of the entry is reported.
+async fn open_streams(target: &Target, connections: usize, report: &mpsc::UnboundedSender<Mark>) -> JoinSet<()> {
     let mut streams = JoinSet::new();
     for _ in 0..connections {
         let channel = client::connect(&target.socket).await.expect("the daemon takes another connection");
@@ -74,37 +79,59 @@ async fn open_streams(target: &Target, connections: usize, report: &mpsc::Unboun
         streams.spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
                 // The receiver is gone once everything is measured.
-                let _ = report.send(mark_in(&message));
+                let _ = report.send(Mark::in_message(&message));
             }
         });
     }
     streams
 }
 
-/// What a change left in a message: the hint, or the DNS name in the certificate.
-fn mark_in(message: &X509svidResponse) -> String {
-    let Some(svid) = message.svids.first() else { return String::new() };
-    let certificate = String::from_utf8_lossy(&svid.x509_svid);
-    let name = certificate.find("round-").and_then(|at| certificate[at..].split_inclusive(".load.test").next());
-    name.unwrap_or(&svid.hint).to_owned()
-}
-
+/// From the change of the entry until as many streams have it.
 async fn reached_all(
     connections: usize,
-    marks: &mut mpsc::UnboundedReceiver<String>,
-    mark: &str,
-    change: impl Future<Output = ()>,
+    marks: &mut mpsc::UnboundedReceiver<Mark>,
+    wanted: &Mark,
+    change: &EntryChange<'_>,
 ) -> Duration {
     let begin = Instant::now();
     let everyone = async {
         let mut reached = 0;
         while reached < connections {
-            reached += usize::from(marks.recv().await.expect("the streams are open") == mark);
+            reached += usize::from(marks.recv().await.expect("the streams are open") == *wanted);
         }
         begin.elapsed()
     };
+    let change = change.make(&wanted.hint, &wanted.dns);
     let (took, ()) = tokio::join!(tokio::time::timeout(LONGEST, everyone), change);
     took.expect("every stream hears of the change")
+}
+
+/// What shows that a message was made after a change. The hint is not signed, the DNS name is.
+#[derive(PartialEq, Eq)]
+struct Mark {
+    hint: String,
+    dns: String,
+}
+
+impl Mark {
+    fn in_message(message: &X509svidResponse) -> Self {
+        let svid = message.svids.first().cloned().unwrap_or_default();
+        let (_, certificate) = x509_parser::parse_x509_certificate(&svid.x509_svid).expect("a certificate");
+        let names = certificate.subject_alternative_name().ok().flatten();
+        let dns = names.and_then(|names| {
+            names.value.general_names.iter().find_map(|name| match name {
+                GeneralName::DNSName(dns) => Some((*dns).to_owned()),
+                _ => None,
+            })
+        });
+        Self { hint: svid.hint, dns: dns.unwrap_or_default() }
+    }
+}
+
+async fn everything_printed(mut output: ChildStdout) -> String {
+    let mut printed = String::new();
+    output.read_to_string(&mut printed).await.expect("a pipe can be read");
+    printed
 }
 
 /// The milliseconds of one of the stranger's lines, if it falls into one of the spans.

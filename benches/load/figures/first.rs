@@ -14,7 +14,7 @@ use crate::client;
 use crate::measure::raw;
 use crate::measure::report::Figure;
 use crate::measure::report::Promise;
-use crate::measure::report::median;
+use crate::measure::report::medians;
 use crate::measure::report::micros;
 use crate::measure::report::percentile;
 use crate::meters::Meter;
@@ -29,27 +29,25 @@ pub(crate) async fn in_one_process(target: &Target, empty: &EmptyServer, rounds:
     let channel = client::connect(&target.socket).await.expect("the daemon serves");
     let empty_channel = client::connect(&empty.socket).await.expect("the empty service serves");
     let signer = raw::Signer::new();
-    let mut medians: [Vec<f64>; 6] = Default::default();
+    let mut told = Vec::new();
     for _ in 0..rounds {
-        let mut samples: [Vec<f64>; 4] = Default::default();
+        let (mut first, mut empty_first, mut stream, mut limit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..PER_ROUND {
-            samples[0].push(micros(client::first_svid(&target.socket).await.expect("an SVID")));
-            samples[1].push(micros(client::first_empty_call(&empty.socket).await.expect("an answer")));
+            first.push(micros(client::first_svid(&target.socket).await.expect("an SVID")));
+            empty_first.push(micros(client::first_empty_call(&empty.socket).await.expect("an answer")));
             let begin = Instant::now();
             client::open_stream(&channel).await.expect("an SVID");
-            samples[2].push(micros(begin.elapsed()));
+            stream.push(micros(begin.elapsed()));
             let begin = Instant::now();
             client::empty_call(&empty_channel).await.expect("an answer");
             signer.key_and_signature();
-            samples[3].push(micros(begin.elapsed()));
+            limit.push(micros(begin.elapsed()));
         }
-        for (place, (sample, share)) in
-            [(0, 0.5), (1, 0.5), (0, 0.99), (1, 0.99), (2, 0.5), (3, 0.5)].iter().enumerate()
-        {
-            medians[place].push(percentile(&mut samples[*sample], *share));
-        }
+        let p50s = [&mut first, &mut empty_first, &mut stream, &mut limit].map(|samples| percentile(samples, 0.5));
+        let p99s = [&mut first, &mut empty_first].map(|samples| percentile(samples, 0.99));
+        told.push([p50s[0], p50s[1], p99s[0], p99s[1], p50s[2], p50s[3]]);
     }
-    let [p50, empty_p50, p99, empty_p99, stream, limit] = medians.map(|mut rounds| median(&mut rounds));
+    let [p50, empty_p50, p99, empty_p99, stream, limit] = medians(&told);
     let name = "connect -> first X509-SVID, in one process";
     vec![
         Figure::new(format!("{name}, p50"), "us", p50, Promise::AtMostTimesTheLimit(3.0)).beside(empty_p50),
@@ -61,16 +59,14 @@ pub(crate) async fn in_one_process(target: &Target, empty: &EmptyServer, rounds:
 
 /// With a new process each, at a steady pace.
 pub(crate) async fn in_fresh_processes(target: &Target, empty: &EmptyServer, rounds: usize) -> Vec<Figure> {
-    let mut medians: [Vec<f64>; 6] = Default::default();
+    let server = Target { socket: empty.socket.clone(), pid: empty.pid() };
+    let mut told = Vec::new();
     for _ in 0..rounds {
-        let ours = a_second_of_processes(Role::FirstSvid, target).await;
-        let server = Target { socket: empty.socket.clone(), pid: empty.pid() };
-        let limit = a_second_of_processes(Role::EmptyCall, &server).await;
-        for (place, value) in ours.into_iter().chain(limit).enumerate() {
-            medians[place].push(value);
-        }
+        let [p50, p99, processor] = a_second_of_processes(Role::FirstSvid, target).await;
+        let [empty_p50, empty_p99, empty_processor] = a_second_of_processes(Role::EmptyCall, &server).await;
+        told.push([p50, empty_p50, p99, empty_p99, processor, empty_processor]);
     }
-    let [p50, p99, processor, empty_p50, empty_p99, empty_processor] = medians.map(|mut rounds| median(&mut rounds));
+    let [p50, empty_p50, p99, empty_p99, processor, empty_processor] = medians(&told);
     let name = "connect -> first X509-SVID, a fresh process each";
     vec![
         Figure::new(format!("{name}, p50"), "us", p50, Promise::AtMostTimesTheLimit(3.0)).beside(empty_p50),

@@ -9,7 +9,7 @@ use crate::client;
 use crate::measure::raw;
 use crate::measure::report::Figure;
 use crate::measure::report::Promise;
-use crate::measure::report::median;
+use crate::measure::report::medians;
 use crate::measure::report::micros;
 use crate::meters::Meter;
 use crate::node::Target;
@@ -21,7 +21,7 @@ pub(crate) async fn measure(target: &Target, empty: &EmptyServer, rounds: usize)
     let channel = client::connect(&target.socket).await.expect("the daemon serves");
     let empty_channel = client::connect(&empty.socket).await.expect("the empty service serves");
     let signer = raw::Signer::new();
-    let mut medians: [Vec<f64>; 3] = Default::default();
+    let mut told = Vec::new();
     for _ in 0..rounds {
         let (ours, none) = (Meter::of(target.pid), Meter::of(empty.pid()));
         let before = ours.processor_time();
@@ -35,11 +35,13 @@ pub(crate) async fn measure(target: &Target, empty: &EmptyServer, rounds: usize)
         }
         let empty_call = none.processor_time().saturating_sub(before);
         let signature = raw::time_each(PER_ROUND, || signer.sign());
-        medians[0].push(micros(spent / PER_ROUND));
-        medians[1].push(micros(empty_call / PER_ROUND + signature));
-        medians[2].push(tokens_per_second(&channel).await);
+        told.push([
+            micros(spent / PER_ROUND),
+            micros(empty_call / PER_ROUND + signature),
+            tokens_per_second(&channel).await,
+        ]);
     }
-    let [processor, limit, rate] = medians.map(|mut rounds| median(&mut rounds));
+    let [processor, limit, rate] = medians(&told);
     vec![
         Figure::new(
             "FetchJWTSVID, always newly signed, processor time",
