@@ -12,12 +12,11 @@ use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
 use rcgen::DistinguishedName;
 use rcgen::DnType;
-use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::IsCa;
-use rcgen::Issuer;
 use rcgen::KeyUsagePurpose;
 use rcgen::SanType;
 use rcgen::SerialNumber;
+use rcgen::SigningKey;
 use time::OffsetDateTime;
 
 use crate::authority::Chain;
@@ -26,6 +25,8 @@ use crate::authority::Refused;
 use crate::authority::embedded::keys::LintingKey;
 use crate::authority::embedded::keys::P256Point;
 use crate::authority::embedded::keys::Signs;
+use crate::authority::embedded::leaf;
+use crate::authority::embedded::leaf::LeafWriter;
 use crate::authority::embedded::life::Life;
 use crate::identity::TrustDomain;
 use crate::randomness::NoRandomness;
@@ -38,7 +39,8 @@ pub(super) const AUTHORITY_BACKDATE: Duration = Duration::from_secs(48 * 60 * 60
 
 /// Signs leaves.
 pub(super) struct X509Signer {
-    issuer: Issuer<'static, LintingKey>,
+    key: LintingKey,
+    leaves: LeafWriter,
     life: Life,
     randomness: Arc<dyn Randomness>,
 }
@@ -48,13 +50,12 @@ impl X509Signer {
     pub(super) fn new(
         pair: Arc<EcdsaKeyPair>,
         trust_domain: TrustDomain,
-        certificate: &OwnCertificate,
+        own: OwnCertificate,
         randomness: Arc<dyn Randomness>,
-    ) -> Option<Self> {
-        let signs = Signs::Leaves { key_id: certificate.key_id.clone(), not_after: certificate.life.not_after };
-        let key = LintingKey { pair, trust_domain, signs };
-        let issuer = Issuer::from_ca_cert_der(&certificate.der.as_ref().into(), key).ok()?;
-        Some(Self { issuer, life: certificate.life, randomness })
+    ) -> Self {
+        let leaves = LeafWriter::new(&own.subject, &own.key_id);
+        let signs = Signs::Leaves { key_id: own.key_id, not_after: own.life.not_after };
+        Self { key: LintingKey { pair, trust_domain, signs }, leaves, life: own.life, randomness }
     }
 
     pub(super) fn not_after(&self) -> SystemTime {
@@ -66,9 +67,11 @@ impl X509Signer {
         let subject = P256Point::of(&order.public_key)
             .ok_or_else(|| Refused::Unavailable("only P-256 keys are certified".to_owned()))?;
         let serial = new_serial(&*self.randomness).map_err(|error| Refused::Unavailable(error.to_string()))?;
-        let leaf = leaf(order, not_after, &serial).ok_or_else(|| Refused::BugLint("a name or time".to_owned()))?;
-        let signed = leaf.signed_by(&subject, &self.issuer).map_err(refused)?;
-        let certificates = vec![Bytes::copy_from_slice(signed.der())];
+        let not_before = order.issued.checked_sub(LEAF_BACKDATE).and_then(calendar).ok_or_else(unwritable)?;
+        let validity = (not_before, calendar(not_after).ok_or_else(unwritable)?);
+        let leaf = self.leaves.to_be_signed(order, &subject, &serial, validity).ok_or_else(unwritable)?;
+        let signature = self.key.sign(&leaf).map_err(refused)?;
+        let certificates = vec![Bytes::from(leaf::signed(&leaf, &signature))];
         Ok(Chain { certificates, serial: hex(&serial), not_after, clamped })
     }
 }
@@ -83,6 +86,8 @@ impl fmt::Debug for X509Signer {
 #[derive(Debug, Clone)]
 pub(super) struct OwnCertificate {
     pub(super) der: Bytes,
+    /// The subject, DER.
+    pub(super) subject: Vec<u8>,
     pub(super) key_id: Vec<u8>,
     pub(super) life: Life,
 }
@@ -95,46 +100,25 @@ pub(super) fn self_signed(
     randomness: &dyn Randomness,
 ) -> Result<Bytes, Refused> {
     let serial = new_serial(randomness).map_err(|error| Refused::Unavailable(error.to_string()))?;
-    let own = own(trust_domain, life, &serial).ok_or_else(|| Refused::BugLint("a name or time".to_owned()))?;
+    let own = own(trust_domain, life, &serial).ok_or_else(unwritable)?;
     let key = LintingKey { pair, trust_domain: trust_domain.clone(), signs: Signs::Itself };
     let signed = own.self_signed(&key).map_err(refused)?;
     Ok(Bytes::copy_from_slice(signed.der()))
 }
 
-/// SPEC: X509-SVID §3.1, §4; RFC 5280 §4.2. The subject stays empty, which makes the names critical.
-fn leaf(order: &Order, not_after: SystemTime, serial: &[u8]) -> Option<CertificateParams> {
-    let mut names = vec![SanType::URI(order.id.as_str().try_into().ok()?)];
-    for name in &order.dns {
-        names.push(SanType::DnsName(name.as_str().try_into().ok()?));
-    }
-    let mut leaf = blank(order.issued.checked_sub(LEAF_BACKDATE)?, not_after, serial)?;
-    leaf.subject_alt_names = names;
-    leaf.is_ca = IsCa::ExplicitNoCa;
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    leaf.use_authority_key_identifier_extension = true;
-    Some(leaf)
-}
-
 /// SPEC: X509-SVID §3.2, §4 and appendix A. The serial is in the subject, so that two authorities of one trust domain
 /// never have one name.
-fn own(trust_domain: &TrustDomain, life: Life, serial: &[u8]) -> Option<CertificateParams> {
-    let mut own = blank(life.not_before, life.not_after, serial)?;
+fn own(trust_domain: &TrustDomain, life: Life, serial: &[u8; 17]) -> Option<CertificateParams> {
+    let mut own = CertificateParams::default();
+    own.not_before = calendar(life.not_before)?;
+    own.not_after = calendar(life.not_after)?;
+    own.serial_number = Some(SerialNumber::from_slice(serial));
+    own.distinguished_name = DistinguishedName::new();
     own.distinguished_name.push(DnType::CommonName, format!("bonafide authority {}", hex(serial)));
     own.subject_alt_names = vec![SanType::URI(trust_domain.id_string().try_into().ok()?)];
     own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     own.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Some(own)
-}
-
-/// A certificate that says nothing yet: every default that the builder has for these is replaced.
-fn blank(not_before: SystemTime, not_after: SystemTime, serial: &[u8]) -> Option<CertificateParams> {
-    let mut blank = CertificateParams::default();
-    blank.distinguished_name = DistinguishedName::new();
-    blank.not_before = calendar(not_before)?;
-    blank.not_after = calendar(not_after)?;
-    blank.serial_number = Some(SerialNumber::from_slice(serial));
-    Some(blank)
 }
 
 fn calendar(time: SystemTime) -> Option<OffsetDateTime> {
@@ -150,8 +134,14 @@ fn new_serial(randomness: &dyn Randomness) -> Result<[u8; 17], NoRandomness> {
     Ok(serial)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// The same number in lower-case hexadecimal.
+fn hex(serial: &[u8; 17]) -> String {
+    let [first, random @ ..] = *serial;
+    format!("{first:02x}{:032x}", u128::from_be_bytes(random))
+}
+
+fn unwritable() -> Refused {
+    Refused::BugLint("a name or a time that no certificate can hold".to_owned())
 }
 
 fn refused(error: rcgen::Error) -> Refused {

@@ -48,15 +48,10 @@ impl<'a> P256Point<'a> {
         let point = public_key.strip_prefix(&P256_SPKI_PREFIX)?;
         (point.len() == P256_POINT).then_some(Self(point))
     }
-}
 
-impl PublicKeyData for P256Point<'_> {
-    fn der_bytes(&self) -> &[u8] {
+    /// The uncompressed point.
+    pub(super) fn octets(&self) -> &[u8] {
         self.0
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ECDSA_P256_SHA256
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod certificates;
 mod keys;
+mod leaf;
 mod life;
 mod state;
 mod tokens;

@@ -139,8 +139,7 @@ impl State {
         let x509 = only_active(&self.x509, |key| key.stage).ok_or("there is not exactly one active X.509 key")?;
         let own = x509.own_certificate(&settings.trust_domain)?;
         let pair = x509.pair()?;
-        let x509 = X509Signer::new(pair, settings.trust_domain.clone(), &own, randomness)
-            .ok_or("the active X.509 certificate cannot be used")?;
+        let x509 = X509Signer::new(pair, settings.trust_domain.clone(), own, randomness);
         let jwt = only_active(&self.jwt, |key| key.stage).ok_or("there is not exactly one active JWT key")?;
         let pair =
             keys::parse(&jwt.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
@@ -187,7 +186,12 @@ impl X509Key {
             not_before: at(parsed.validity().not_before.timestamp())?,
             not_after: at(parsed.validity().not_after.timestamp())?,
         };
-        Ok(OwnCertificate { der: Bytes::copy_from_slice(&self.certificate), key_id: key_id.ok_or(broken)?, life })
+        Ok(OwnCertificate {
+            der: Bytes::copy_from_slice(&self.certificate),
+            subject: parsed.subject().as_raw().to_vec(),
+            key_id: key_id.ok_or(broken)?,
+            life,
+        })
     }
 }
 
