@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod jose;
+pub mod p256;
 pub mod private_key;
 pub mod spiffe_id;
 pub mod svid;

@@ -6,13 +6,6 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::encoding::PublicKeyX509Der;
-use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
-use aws_lc_rs::signature::EcdsaKeyPair;
-use aws_lc_rs::signature::KeyPair;
-use bytes::Bytes;
-
 use crate::authority::Authority;
 use crate::authority::Order;
 use crate::authority::Refused;
@@ -20,8 +13,8 @@ use crate::authority::TokenOrder;
 use crate::evidence::CallerKey;
 use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
-use crate::identity::PrivateKey;
 use crate::identity::X509Svid;
+use crate::identity::p256;
 use crate::issuance::metrics::Metrics;
 use crate::issuance::turns::Turns;
 use crate::policy::decide::Granted;
@@ -139,7 +132,7 @@ impl Issuer {
 
     async fn sign_x509(&self, granted: &Granted, now: SystemTime) -> Result<(X509Svid, bool), IssueError> {
         let entry = &granted.entry;
-        let (key, public_key) = new_p256().ok_or(IssueError::NoKey)?;
+        let (key, public_key) = p256::generate().ok_or(IssueError::NoKey)?;
         let order = Order {
             id: entry.id.clone(),
             dns: entry.terms.dns.clone(),
@@ -201,14 +194,6 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// A new P-256 key as PKCS#8, and its public half as SubjectPublicKeyInfo.
-fn new_p256() -> Option<(PrivateKey, Bytes)> {
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).ok()?;
-    let public: PublicKeyX509Der<'_> = pair.public_key().as_der().ok()?;
-    let public = Bytes::copy_from_slice(public.as_ref());
-    Some((PrivateKey::from_pkcs8(pair.to_pkcs8v1().ok()?.as_ref().to_vec()), public))
-}
-
 /// A life that is longer than the calendar ends with its beginning: the authority refuses that, rather than sign for ever.
 fn end_of(now: SystemTime, ttl: Duration) -> SystemTime {
     now.checked_add(ttl).unwrap_or(UNIX_EPOCH)
@@ -219,6 +204,9 @@ mod tests {
     use std::sync::atomic::AtomicU64;
     use std::sync::atomic::Ordering;
 
+    use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
+    use aws_lc_rs::signature::EcdsaKeyPair;
+    use aws_lc_rs::signature::KeyPair;
     use futures_util::future::FutureExt;
     use x509_parser::certificate::X509Certificate;
     use x509_parser::prelude::FromDer;

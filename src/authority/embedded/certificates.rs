@@ -23,12 +23,12 @@ use crate::authority::Chain;
 use crate::authority::Order;
 use crate::authority::Refused;
 use crate::authority::embedded::keys::LintingKey;
-use crate::authority::embedded::keys::P256Point;
 use crate::authority::embedded::keys::Signs;
 use crate::authority::embedded::leaf;
 use crate::authority::embedded::leaf::LeafWriter;
 use crate::authority::embedded::life::Life;
 use crate::identity::TrustDomain;
+use crate::identity::p256;
 use crate::randomness::NoRandomness;
 use crate::randomness::Randomness;
 
@@ -64,12 +64,12 @@ impl X509Signer {
 
     pub(super) fn sign(&self, order: &Order) -> Result<Chain, Refused> {
         let (not_after, clamped) = self.life.clamp(order.issued, order.not_after)?;
-        let subject = P256Point::of(&order.public_key)
+        let point = p256::point_of(&order.public_key)
             .ok_or_else(|| Refused::Unavailable("only P-256 keys are certified".to_owned()))?;
         let serial = new_serial(&*self.randomness).map_err(|error| Refused::Unavailable(error.to_string()))?;
         let not_before = order.issued.checked_sub(LEAF_BACKDATE).and_then(calendar).ok_or_else(unwritable)?;
         let validity = (not_before, calendar(not_after).ok_or_else(unwritable)?);
-        let leaf = self.leaves.to_be_signed(order, &subject, &serial, validity).ok_or_else(unwritable)?;
+        let leaf = self.leaves.to_be_signed(order, point, &serial, validity).ok_or_else(unwritable)?;
         let signature = self.key.sign(&leaf).map_err(refused)?;
         let certificates = vec![Bytes::from(leaf::signed(&leaf, &signature))];
         Ok(Chain { certificates, serial: hex(&serial), not_after, clamped })

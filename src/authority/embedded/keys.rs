@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
 use aws_lc_rs::signature::EcdsaKeyPair;
 use aws_lc_rs::signature::EcdsaSigningAlgorithm;
 use aws_lc_rs::signature::KeyPair;
@@ -22,37 +21,9 @@ use crate::identity::x509_profile::ProfileViolation;
 use crate::identity::x509_profile::lint_authority;
 use crate::identity::x509_profile::lint_leaf;
 
-/// The SubjectPublicKeyInfo of a P-256 key up to its uncompressed point (SPEC: RFC 5480 §2).
-const P256_SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
-const P256_POINT: usize = 65;
-
-/// A new P-256 key, as it is kept.
-pub(super) fn new_p256() -> Option<PrivateKey> {
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).ok()?;
-    Some(PrivateKey::from_pkcs8(pair.to_pkcs8v1().ok()?.as_ref().to_vec()))
-}
-
 /// A kept key, ready to sign with `algorithm`.
 pub(super) fn parse(key: &PrivateKey, algorithm: &'static EcdsaSigningAlgorithm) -> Option<EcdsaKeyPair> {
     EcdsaKeyPair::from_pkcs8(algorithm, key.expose_pkcs8()).ok()
-}
-
-/// A subject's P-256 key, taken from its SubjectPublicKeyInfo.
-pub(super) struct P256Point<'a>(&'a [u8]);
-
-impl<'a> P256Point<'a> {
-    pub(super) fn of(public_key: &'a [u8]) -> Option<Self> {
-        let point = public_key.strip_prefix(&P256_SPKI_PREFIX)?;
-        (point.len() == P256_POINT).then_some(Self(point))
-    }
-
-    /// The uncompressed point.
-    pub(super) fn octets(&self) -> &[u8] {
-        self.0
-    }
 }
 
 /// What a key may put its name to.

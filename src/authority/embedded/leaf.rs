@@ -7,7 +7,6 @@ use aws_lc_rs::digest::digest;
 use time::OffsetDateTime;
 
 use crate::authority::Order;
-use crate::authority::embedded::keys::P256Point;
 
 /// SPEC: X.690 §8; only the tags that a leaf needs.
 mod tag {
@@ -57,17 +56,17 @@ impl LeafWriter {
         Self { issuer: issuer.to_vec(), authority_key_id: extension(AUTHORITY_KEY_ID, &key_id) }
     }
 
-    /// The to-be-signed bytes; `None` for a name that no certificate can hold.
+    /// The to-be-signed bytes for an order whose key has this point; `None` for a name that no certificate can hold.
     pub(super) fn to_be_signed(
         &self,
         order: &Order,
-        subject: &P256Point<'_>,
+        point: &[u8],
         serial: &[u8; 17],
         (not_before, not_after): (OffsetDateTime, OffsetDateTime),
     ) -> Option<Vec<u8>> {
         let names = names(order)?;
         // SPEC: RFC 7093 §2, method 1.
-        let hash = digest(&SHA256, subject.octets());
+        let hash = digest(&SHA256, point);
         let (key_id, _) = hash.as_ref().split_at_checked(20)?;
         let key_id = extension(SUBJECT_KEY_ID, &der(tag::OCTET_STRING, &[key_id]));
         let extensions: [&[u8]; 6] =

@@ -35,6 +35,7 @@ use crate::identity::Bundle;
 use crate::identity::PrivateKey;
 use crate::identity::TrustDomain;
 use crate::identity::bundle::JwtAuthority;
+use crate::identity::p256;
 use crate::identity::x509_profile::lint_authority;
 use crate::identity::x509_profile::to_be_signed;
 use crate::randomness::Randomness;
@@ -102,11 +103,11 @@ impl State {
         let end = now.checked_add(settings.ca_ttl).ok_or(OpenError::LifeTooLong)?;
         let life = Life { not_before: now - certificates::AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
 
-        let x509 = keys::new_p256().ok_or(OpenError::NoKey)?;
+        let (x509, _) = p256::generate().ok_or(OpenError::NoKey)?;
         let pair = keys::parse(&x509, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or(OpenError::NoKey)?;
         let certificate = certificates::self_signed(Arc::new(pair), &settings.trust_domain, life, randomness)
             .map_err(OpenError::OwnCertificate)?;
-        let jwt = keys::new_p256().ok_or(OpenError::NoKey)?;
+        let (jwt, _) = p256::generate().ok_or(OpenError::NoKey)?;
         Ok(Self {
             trust_domain: settings.trust_domain.to_string(),
             sequence: seconds(now),

@@ -8,13 +8,6 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::encoding::PublicKeyX509Der;
-use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
-use aws_lc_rs::signature::EcdsaKeyPair;
-use aws_lc_rs::signature::KeyPair;
-use bytes::Bytes;
-
 use crate::authority::Authority;
 use crate::authority::Chain;
 use crate::authority::Order;
@@ -23,6 +16,7 @@ use crate::authority::TokenOrder;
 use crate::authority::embedded::Embedded;
 use crate::authority::embedded::RELEASE_DATE;
 use crate::authority::embedded::Settings;
+use crate::identity::p256;
 use crate::randomness::SystemRandomness;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -41,12 +35,10 @@ fn authority() -> Embedded {
 }
 
 fn order(issued: SystemTime, ttl: Duration) -> Order {
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
-    let public: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
     Order {
         id: "spiffe://example.org/payments/api".parse().unwrap(),
         dns: vec!["payments.internal".to_owned()],
-        public_key: Bytes::copy_from_slice(public.as_ref()),
+        public_key: p256::generate().unwrap().1,
         issued,
         not_after: issued + ttl,
     }
