@@ -9,6 +9,7 @@ pub mod spiffe_id;
 pub mod svid;
 pub mod trust_domain;
 pub mod x509_profile;
+pub mod x509_verify;
 
 pub use bundle::Bundle;
 pub use bundle::JwtAuthority;
