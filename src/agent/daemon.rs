@@ -35,6 +35,7 @@ use crate::endpoints::transport::budgets::Limits;
 use crate::endpoints::transport::door::UnixDoor;
 use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::workload_api;
+use crate::federation::ForeignBundles;
 use crate::readiness::Severity;
 
 /// The reason on the readiness board until the doors are open.
@@ -50,11 +51,11 @@ pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> 
     readiness.block(STARTING, Severity::NotReady, "the daemon is starting");
     let config = machine.in_force.config.clone();
     let doors = Doors::bind(&config, &machine).await?;
-    let foreign = tokio::sync::watch::channel(Arc::default()).1;
+    let bundles = ForeignBundles::load(&machine.in_force.federation(), readiness.clone());
     let ground = Ground {
         host: machine.linux.clone(),
         authority: machine.authority.clone(),
-        foreign,
+        foreign: bundles.bundles(),
         audit: machine.journal.clone(),
         clock: machine.clock.clone(),
         randomness: machine.randomness.clone(),
@@ -85,6 +86,7 @@ pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> 
     doors.open(&mut node, &machine, routes, budgets, operations)?;
     follow_signals(&mut node, reloader.clone(), stop.clone())?;
     let following = stop.clone();
+    node.run(bundles.watch_files(reloader.federation(), following.clone()));
     node.run(async move { reloader.follow_files(following).await });
     readiness.clear(STARTING);
     tell_systemd(&[sd_notify::NotifyState::Ready]);

@@ -36,6 +36,7 @@ use crate::entitlement::ledger::live::Stream;
 use crate::entitlement::ledger::records::denied_because;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::records::word;
+use crate::policy::explain::explain;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 use crate::time::Clock;
@@ -177,17 +178,19 @@ impl Daemon {
     }
 
     fn report(&self, decision: Option<String>, examination: Examination) -> ExplainReport {
-        let nearest_miss = examination.considered.iter().filter(|it| !it.matches()).min_by_key(|it| it.lacking.len());
+        let rulebook = self.entitlements.rulebook();
+        let explanation = explain(&examination.evidence, examination.level, &rulebook.entries, &rulebook.rules);
+        let proven = !examination.evidence.facts().is_empty();
         ExplainReport {
             decision,
             decided_at: examination.at,
             peer: examination.peer,
             level: examination.level,
             evidence: examination.evidence,
-            nearest_miss: nearest_miss.cloned(),
-            considered: examination.considered,
+            considered: explanation.considered,
             result: outcome(examination.verdict),
-            suggestion: None,
+            nearest_miss: explanation.nearest_miss,
+            suggestion: proven.then_some(explanation.suggestion),
         }
     }
 }

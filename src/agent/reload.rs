@@ -16,6 +16,7 @@ use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
 use crate::agent::config::problem::Findings;
+use crate::agent::config::sections::federation::Federation;
 use crate::agent::last_good;
 use crate::durable::DataDir;
 use crate::durable::file_watch::FileWatch;
@@ -25,6 +26,7 @@ use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::entitlement::entitlements::Entitlements;
 use crate::entitlement::entitlements::Rulebook;
+use crate::federation;
 use crate::identity::SpiffeId;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
@@ -56,6 +58,7 @@ pub struct Reloader {
     /// Held for a whole reload, so that two never interleave.
     one_at_a_time: Mutex<()>,
     in_force: watch::Sender<Arc<InForce>>,
+    federation: watch::Sender<Arc<[federation::Settings]>>,
 }
 
 /// A configuration in force.
@@ -72,6 +75,16 @@ pub struct InForce {
 }
 
 impl InForce {
+    /// Whom else it believes.
+    #[must_use]
+    pub fn federation(&self) -> Arc<[federation::Settings]> {
+        let settings = |it: &Federation| federation::Settings {
+            trust_domain: it.trust_domain.clone(),
+            bundle_file: it.bundle_file.clone(),
+        };
+        self.config.federation.iter().map(settings).collect()
+    }
+
     /// What is decided by under this configuration. `epoch` tells it from every other one of this run.
     #[must_use]
     pub fn rulebook(&self, epoch: u64) -> Rulebook {
@@ -98,6 +111,7 @@ impl Reloader {
             data_dir,
             epoch: AtomicU64::new(0),
             one_at_a_time: Mutex::default(),
+            federation: watch::Sender::new(in_force.federation()),
             in_force: watch::Sender::new(Arc::new(in_force)),
         }
     }
@@ -114,10 +128,10 @@ impl Reloader {
         self.in_force.borrow().clone()
     }
 
-    /// Told of every configuration that comes into force.
+    /// Whom else the configuration in force believes, and every change of it.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Arc<InForce>> {
-        self.in_force.subscribe()
+    pub fn federation(&self) -> watch::Receiver<Arc<[federation::Settings]>> {
+        self.federation.subscribe()
     }
 
     /// Reads the files and puts what they say in force.
@@ -170,9 +184,10 @@ impl Reloader {
         let in_force = InForce { config, accepted, state: ReloadState::Current, accepted_at: self.clock.now() };
         let rulebook = in_force.rulebook(self.epoch.load(Ordering::Relaxed) + 1);
         let mut report = compare(&before.config, &in_force.config);
-        let fate = self.entitlements.fate_under(&rulebook);
-        if cause == Cause::SeenOnDisk && ends_too_many(fate.ending.len(), fate.live) {
-            report.held_back = names(&before.config, &fate.ending);
+        if cause == Cause::SeenOnDisk
+            && let Some(held) = self.entitlements.held_back(&rulebook)
+        {
+            report.held_back = names(&before.config, &held.ending);
             self.hold_back(&report, &before);
             return report;
         }
@@ -182,6 +197,7 @@ impl Reloader {
         let (added, removed, changed) = (report.added.len(), report.removed.len(), report.changed.len());
         tracing::info!(added, removed, changed, woken, "configuration reloaded");
         self.keep(&in_force.accepted);
+        self.federation.send_replace(in_force.federation());
         self.in_force.send_replace(Arc::new(in_force));
         self.readiness.clear(REASON);
         report
@@ -221,11 +237,6 @@ impl Reloader {
     }
 }
 
-/// More than a tenth of what is live, and at least two (SPEC: product contract §4).
-fn ends_too_many(ending: usize, live: usize) -> bool {
-    ending >= 2 && ending * 10 > live
-}
-
 /// What would change, by SPIFFE ID.
 fn compare(before: &Config, after: &Config) -> ReloadReport {
     let by_id = |config: &Config| -> BTreeMap<SpiffeId, Vec<Entry>> {
@@ -263,19 +274,4 @@ fn name(entry: &Entry) -> EntryName {
 
 fn names(config: &Config, ids: &[SpiffeId]) -> Vec<EntryName> {
     config.entries.iter().filter(|entry| ids.contains(&entry.id)).map(name).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_seen_on_disk_waits_when_it_ends_more_than_a_tenth_and_at_least_two() {
-        assert!(!ends_too_many(0, 0));
-        assert!(!ends_too_many(1, 1));
-        assert!(ends_too_many(2, 2));
-        assert!(ends_too_many(2, 19));
-        assert!(!ends_too_many(2, 20));
-        assert!(ends_too_many(101, 1000));
-    }
 }

@@ -21,7 +21,6 @@ use crate::entitlement::door::Callers;
 use crate::entitlement::door::DecisionId;
 use crate::entitlement::door::Ended;
 use crate::entitlement::examine::entries_under;
-use crate::entitlement::examine::outcome_differs;
 use crate::entitlement::ledger::decisions::Decisions;
 use crate::entitlement::ledger::decisions::Refusal;
 use crate::entitlement::ledger::decisions::Verdict;
@@ -31,6 +30,7 @@ use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::published::Board;
 use crate::evidence::CallerKey;
 use crate::issuance::Issuer;
+use crate::policy::changes::concerns;
 use crate::policy::decide::Permit;
 use crate::policy::decide::Rules;
 use crate::policy::decide::Trace;
@@ -164,7 +164,9 @@ impl Entitlements {
         let after = Arc::new(rulebook);
         let before = self.rulebook.swap(Arc::clone(&after));
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.live.wake(|stream| stream.trace.as_ref().is_none_or(|trace| outcome_differs(trace, &before, &after)))
+        self.live.wake(|stream| {
+            stream.trace.as_ref().is_none_or(|trace| concerns(trace, &before.entries, &after.entries, &after.rules))
+        })
     }
 
     /// Serves these bundles from now on, and wakes the streams that see a difference. Says how many.

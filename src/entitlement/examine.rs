@@ -11,10 +11,8 @@ use crate::entitlement::ledger::decisions::Refusal;
 use crate::entitlement::ledger::decisions::Verdict;
 use crate::entitlement::ledger::records::seconds;
 use crate::evidence::EvidenceSet;
-use crate::evidence::Selector;
-use crate::evidence::Wants;
-use crate::identity::SpiffeId;
-use crate::policy::decide::Considered;
+use crate::policy::changes::HeldBack;
+use crate::policy::changes::held_back;
 use crate::policy::decide::Trace;
 use crate::policy::decide::redecide;
 use crate::registration::Entry;
@@ -28,21 +26,10 @@ pub struct Examination {
     pub level: Level,
     /// What was proven of it; empty when attestation came to no end.
     pub evidence: EvidenceSet,
-    /// The entries that were looked at.
-    pub considered: Vec<Considered>,
     /// The SPIFFE IDs it gets, or why none.
     pub verdict: Result<Vec<String>, Verdict>,
     /// Seconds since 1970.
     pub at: f64,
-}
-
-/// What would become of the live identities.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fate {
-    /// How many are live.
-    pub live: usize,
-    /// Those that would end, once for each holder.
-    pub ending: Vec<SpiffeId>,
 }
 
 impl Entitlements {
@@ -50,9 +37,8 @@ impl Entitlements {
     pub async fn examine(&self, process: Arc<dyn Process>) -> Examination {
         let (peer, level, at) = (process.peer(), process.level(), seconds(self.now()));
         let examination = |trace: Option<Arc<Trace>>, verdict| {
-            let (evidence, considered) =
-                trace.map(|trace| (trace.evidence.clone(), trace.considered.clone())).unwrap_or_default();
-            Examination { peer, level, evidence, considered, verdict, at }
+            let evidence = trace.map(|trace| trace.evidence.clone()).unwrap_or_default();
+            Examination { peer, level, evidence, verdict, at }
         };
         let process = match self.parts.attestor.pin(process) {
             Ok(process) => process,
@@ -67,27 +53,14 @@ impl Entitlements {
         }
     }
 
-    /// What would become of the live identities under other rules. An identity that would rest on facts which nobody has
-    /// looked for yet does not count as ending.
+    /// The live identities that would end under other rules, where they are so many that somebody has to ask for it.
     #[must_use]
-    pub fn fate_under(&self, rulebook: &Rulebook) -> Fate {
-        let mut fate = Fate::default();
-        for stream in self.live.snapshot() {
-            let Some(trace) = &stream.trace else { continue };
-            fate.live += stream.identities.len();
-            if rulebook.entries.wants(&trace.evidence) != Wants::NOTHING {
-                continue;
-            }
-            let kept = ids_under(trace, rulebook);
-            let ending = stream.identities.into_iter().map(|identity| identity.id).filter(|id| !kept.contains(id));
-            fate.ending.extend(ending);
-        }
-        fate
+    pub fn held_back(&self, rulebook: &Rulebook) -> Option<HeldBack> {
+        let live = self.live.snapshot().into_iter().filter(|stream| !stream.identities.is_empty());
+        let traces: Vec<_> = live.filter_map(|stream| stream.trace).collect();
+        let before = self.rulebook();
+        held_back(traces.iter().map(|trace| &**trace), &before.entries, &rulebook.entries, &rulebook.rules)
     }
-}
-
-fn ids_under(trace: &Trace, rulebook: &Rulebook) -> Vec<SpiffeId> {
-    entries_under(trace, rulebook).iter().map(|entry| entry.id.clone()).collect()
 }
 
 /// The entries that a caller's recorded evidence satisfies.
@@ -98,42 +71,10 @@ pub(in crate::entitlement) fn entries_under(trace: &Trace, rulebook: &Rulebook) 
     }
 }
 
-/// Whether a caller could tell one rulebook from the other: it gets something else, or what it gets depends on facts
-/// that nobody has looked for yet.
-pub(in crate::entitlement) fn outcome_differs(trace: &Trace, before: &Rulebook, after: &Rulebook) -> bool {
-    if after.entries.wants(&trace.evidence) != Wants::NOTHING || names_differ(trace, before, after) {
-        return true;
-    }
-    let decided = |rulebook: &Rulebook| redecide(trace, &rulebook.entries, &rulebook.rules);
-    match (decided(before), decided(after)) {
-        (Ok(before), Ok(after)) => {
-            before.len() != after.len()
-                || before
-                    .iter()
-                    .zip(&after)
-                    .any(|(before, after)| !before.entry.grants_the_same_as(&after.entry) || before.hint != after.hint)
-        }
-        (Err(_), Err(_)) => false,
-        _ => true,
-    }
-}
-
-/// Whether the caller's own user or groups have other names than before: evidence that the record does not have.
-fn names_differ(trace: &Trace, before: &Rulebook, after: &Rulebook) -> bool {
-    let (before, after) = (before.entries.accounts(), after.entries.accounts());
-    trace.evidence.facts().iter().any(|fact| match fact.selector {
-        Selector::UnixUid(uid) => before.user_names(uid) != after.user_names(uid),
-        Selector::UnixGid(gid) | Selector::UnixSupplementaryGid(gid) => {
-            before.group_names(gid) != after.group_names(gid)
-        }
-        _ => false,
-    })
-}
-
 impl From<Refusal> for Examination {
     fn from(refusal: Refusal) -> Self {
-        let (evidence, considered) = refusal.trace.map(|trace| (trace.evidence, trace.considered)).unwrap_or_default();
-        let Refusal { peer, level, verdict, at, .. } = refusal;
-        Self { peer, level, evidence, considered, verdict: Err(verdict), at }
+        let Refusal { peer, level, verdict, at, trace } = refusal;
+        let evidence = trace.map(|trace| trace.evidence).unwrap_or_default();
+        Self { peer, level, evidence, verdict: Err(verdict), at }
     }
 }
