@@ -17,6 +17,8 @@ mod door;
 mod ends;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
+#[path = "workload_api/reflection.rs"]
+mod reflection;
 #[path = "workload_api/security_header.rs"]
 mod security_header;
 #[path = "workload_api/socket.rs"]

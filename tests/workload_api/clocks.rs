@@ -46,7 +46,11 @@ fn street() -> Street {
 }
 
 fn process() -> Arc<dyn Process> {
-    Arc::new(FakeProcess(Credentials { pid: 7, uid: 1000, gid: 1000 }))
+    process_of(1000)
+}
+
+fn process_of(uid: u32) -> Arc<dyn Process> {
+    Arc::new(FakeProcess(Credentials { pid: 7, uid, gid: 1000 }))
 }
 
 async fn client(street: &Street) -> SpiffeWorkloadApiClient<Channel> {
@@ -121,4 +125,14 @@ async fn a_writer_who_took_over_the_connection_is_cut() {
     taken.writer.lock().unwrap().pid = 8;
     taken.bytes.write_all(&hostile::request(1, None, &[])).await.unwrap();
     assert_eq!(kept(taken).await, Duration::ZERO);
+}
+
+/// Attack 71.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_connections_by_one_user_leaves_another_user_served() {
+    let street = street();
+    let flood: Vec<_> = (0..2000).map(|_| street.connect(process_of(1000))).collect();
+    let mut other = SpiffeWorkloadApiClient::new(street.connect(process_of(1001)).channel().await);
+    other.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
+    drop(flood);
 }
