@@ -167,3 +167,15 @@ async fn health_follows_readiness_for_whoever_sends_the_header() {
     assert_eq!(client.check(asking(question("entries"))).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(client.check(question("")).await.unwrap_err().code(), Code::InvalidArgument);
 }
+
+/// Attack 80: the size is refused before anything is decoded, and the connection stays.
+#[tokio::test]
+async fn a_request_of_megabytes_is_refused_and_the_next_one_is_served() {
+    let door = door::open(&FakeCallers::holding(&[WEB]), door::limits());
+    let mut client = door.client().await;
+    let mut ask = async |audience: Vec<String>| {
+        client.fetch_jwtsvid(asking(JwtsvidRequest { audience, spiffe_id: String::new() })).await
+    };
+    assert_eq!(ask(vec!["a".repeat(100); 40_000]).await.unwrap_err().code(), Code::OutOfRange);
+    ask(vec!["a".to_owned()]).await.unwrap();
+}

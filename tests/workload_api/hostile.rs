@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -11,6 +12,8 @@ use std::time::Duration;
 use bonafide::endpoints::transport::frames::FRAME_HEADER;
 use bonafide::endpoints::transport::frames::FrameHeader;
 use bonafide::endpoints::transport::frames::kind;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
 use nix::sys::socket::ControlMessage;
 use nix::sys::socket::MsgFlags;
 
@@ -23,6 +26,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -92,6 +96,12 @@ impl Client {
         }
     }
 
+    /// Waits a moment for the other side to take what was said; whether it has gone.
+    fn is_cut(&self) -> bool {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLHUP)];
+        nix::poll::poll(&mut polled, 1_u8).unwrap() > 0
+    }
+
     /// Everything until the end of the connection.
     fn rest(&mut self) -> Vec<(FrameHeader, Vec<u8>)> {
         std::iter::from_fn(|| self.frame()).collect()
@@ -157,18 +167,41 @@ async fn a_header_block_that_never_ends_or_is_too_large_cuts_the_connection() {
     assert_eq!(outcome_of(&door, request(1, None, &large)).await, None);
 }
 
-/// Attack 79.
+/// Attack 79. The client reads what it is sent, so that every answer leaves.
 #[tokio::test]
 async fn control_frames_at_line_rate_cut_the_connection() {
     let door = door::open(&FakeCallers::holding(&[WEB]), door::limits());
-    for flood in [frame(SETTINGS, 0, 0, &[]), frame(PING, 1, 0, &[0; 8]), frame(2, 0, 1, &[0, 0, 0, 3, 0])] {
-        let mut client = Client::of(&door);
-        let ended = beside(move || {
-            client.say(&hello());
-            (0..10_000).find(|_| client.0.write_all(&flood).is_err())
-        });
+    let frames = [
+        frame(SETTINGS, 0, 0, &[]),
+        frame(PING, 0, 0, &[0; 8]),
+        frame(PING, 1, 0, &[0; 8]),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        frame(2, 0, 1, &[0, 0, 0, 3, 0]),
+    ];
+    for flood in frames {
+        let mut client = Client::saying(&door, &hello());
+        let mut reader = Client(client.0.try_clone().unwrap());
+        let reading = tokio::task::spawn_blocking(move || reader.rest());
+        let flood = flood.repeat(20); // in small parts, so that the answers to one are sent before the next
+        let ended = beside(move || (0..500).find(|_| client.0.write_all(&flood).is_err() || client.is_cut()));
         assert!(ended.await.is_some(), "10,000 frames were taken");
+        reading.await.unwrap();
     }
+}
+
+/// Attack 77: streams that the client makes the engine reset.
+#[tokio::test]
+async fn streams_that_we_are_made_to_reset_cut_the_connection() {
+    let door = door::open(&FakeCallers::holding(&[WEB]), door::limits());
+    let mut client = Client::saying(&door, &hello());
+    let ended = beside(move || {
+        (0..2_000).find(|index| {
+            let stream = 2 * index + 1;
+            let made_reset = [request(stream, None, &[]), frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat();
+            client.0.write_all(&made_reset).is_err()
+        })
+    });
+    assert!(ended.await.is_some(), "2,000 resets were made");
 }
 
 /// Attack 76.

@@ -1,7 +1,9 @@
-//! How many frames that carry nothing a connection may send: 500 a second, and one for each frame that we sent it.
+//! How many frames that carry nothing a connection may send: 500 a second, and one for each frame with something in it
+//! that we sent.
 //!
 //! SECURITY: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM and empty DATA cost the sender nothing and the
-//! receiver an answer or a queue entry each. An honest client sends them in answer to ours.
+//! receiver an answer or a queue entry each. An honest client sends them in answer to our HEADERS and DATA. Our own
+//! answers to its control frames must earn it nothing, or every PING would pay for the next.
 
 use tokio::time::Instant;
 
@@ -32,7 +34,7 @@ impl FrameBudget {
         Self { left: CONTROL_FRAMES, earned: 0, filled: now }
     }
 
-    /// Counts frames that we sent.
+    /// Counts frames with something in them that we sent.
     pub fn earn(&mut self, frames: u32) {
         self.earned = self.earned.saturating_add(frames).min(MOST_EARNED);
     }
