@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/daemon.rs"]
+mod daemon;
 #[path = "fuzz/targets.rs"]
 mod fuzz_targets;
 #[path = "support/kernel.rs"]
@@ -11,5 +13,7 @@ mod kernel;
 mod configuration;
 #[path = "faults/corpus.rs"]
 mod corpus;
+#[path = "faults/data_dir.rs"]
+mod data_dir;
 #[path = "faults/processes.rs"]
 mod processes;

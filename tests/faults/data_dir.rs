@@ -1,0 +1,246 @@
+//! The data directory of the shipped daemon: killed at random moments, full, read-only, damaged, foreign, too wide, and
+//! already in use.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use aws_lc_rs::rand::SecureRandom;
+use aws_lc_rs::rand::SystemRandom;
+use rustix::process::geteuid;
+use spiffe::WorkloadApiClient;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use crate::daemon::Daemon;
+
+const KILLS: u32 = 200;
+/// How many kills one data directory goes through before a new one takes its place.
+const KILLS_PER_AUTHORITY: u32 = 8;
+/// From the start of a daemon, a kill falls somewhere in this: before its state is made, while it is, and after.
+const MOMENTS: Duration = Duration::from_millis(120);
+
+fn entry() -> String {
+    format!("[[workload]]\nid = \"/test\"\nselectors = [\"unix:uid:{}\"]\n", geteuid().as_raw())
+}
+
+fn data(daemon: &Daemon) -> PathBuf {
+    daemon.folder().join("data")
+}
+
+fn state_file(daemon: &Daemon) -> PathBuf {
+    data(daemon).join("authority.state")
+}
+
+/// The stored state between its two header lines and its checksum; `None` before it was made.
+fn state(daemon: &Daemon) -> Option<serde_json::Value> {
+    let text = fs::read_to_string(state_file(daemon)).ok()?;
+    let payload = text.splitn(3, '\n').nth(2).unwrap();
+    let (payload, _checksum) = payload.rsplit_once("\nsha256 ").unwrap();
+    Some(serde_json::from_str(payload).unwrap())
+}
+
+fn active_keys(state: &serde_json::Value, kind: &str) -> usize {
+    state[kind].as_array().unwrap().iter().filter(|key| key["stage"] == "active").count()
+}
+
+/// A leaf, and the roots that are published beside it.
+async fn fetch(daemon: &Daemon) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let client = WorkloadApiClient::connect_to(daemon.address()).await.unwrap();
+    let context = client.fetch_x509_context().await.unwrap();
+    let leaf = context.default_svid().unwrap().cert_chain()[0].as_bytes().to_vec();
+    let (_, bundle) = context.bundle_set().iter().next().unwrap();
+    (leaf, bundle.authorities().iter().map(|root| root.as_bytes().to_vec()).collect())
+}
+
+fn verifies(leaf: &[u8], roots: &[Vec<u8>]) -> bool {
+    let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
+    roots.iter().any(|root| {
+        let (_, root) = X509Certificate::from_der(root).unwrap();
+        leaf.verify_signature(Some(root.public_key())).is_ok()
+    })
+}
+
+fn random_moment() -> Duration {
+    let mut byte = [0];
+    SystemRandom::new().fill(&mut byte).unwrap();
+    MOMENTS.mul_f64(f64::from(byte[0]) / 255.0)
+}
+
+/// Starts a daemon that must not serve. What it exited with, and what it said.
+fn refusal(daemon: &Daemon, configuration: &Path) -> (Option<i32>, String) {
+    let limit_in_seconds = "5";
+    let output = Command::new("timeout")
+        .args([limit_in_seconds, env!("CARGO_BIN_EXE_bonafide"), "run", "--config"])
+        .arg(configuration)
+        .current_dir(daemon.folder())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+/// Faults F1 to F3, for real. The moments are random, so each run tries others; the file layer's own tests try all steps.
+#[tokio::test]
+async fn two_hundred_kills_at_random_moments_lose_no_authority_and_no_identity() {
+    let mut daemon = Daemon::start(&entry());
+    let mut kept: Option<serde_json::Value> = None;
+    let mut handed_out = Vec::new();
+    daemon.kill();
+    for kill in 0..KILLS {
+        if kill % KILLS_PER_AUTHORITY == 0 {
+            fs::remove_dir_all(data(&daemon)).unwrap_or_default();
+            (kept, handed_out) = (None, Vec::new());
+        }
+        daemon.begin_restart();
+        // The moment is what this test is about; nothing is waited for.
+        std::thread::sleep(random_moment());
+        daemon.kill();
+        if let Some(state) = state(&daemon) {
+            assert_eq!((active_keys(&state, "x509"), active_keys(&state, "jwt")), (1, 1));
+            let before = kept.replace(state.clone()).unwrap_or(state.clone());
+            assert_eq!(before["x509"], state["x509"], "kill {kill}");
+            assert!(before["sequence"].as_u64() <= state["sequence"].as_u64());
+        }
+        if kill % KILLS_PER_AUTHORITY >= KILLS_PER_AUTHORITY - 2 {
+            daemon.restart();
+            let (leaf, roots) = fetch(&daemon).await;
+            daemon.kill();
+            handed_out.push(leaf);
+            assert!(handed_out.iter().all(|leaf| verifies(leaf, &roots)), "kill {kill}");
+        }
+    }
+}
+
+#[test]
+fn damaged_state_is_refused_with_exit_code_2_and_the_command_that_repairs_it() {
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    let file = state_file(&daemon);
+    let good = fs::read(&file).unwrap();
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for bad in [&flipped, &good[..good.len() / 2], &[]] {
+        fs::write(&file, bad).unwrap();
+        let (code, said) = refusal(&daemon, &daemon.configuration());
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(&format!("mv {0} {0}.damaged", file.display())), "{said}");
+        assert_eq!(fs::read(&file).unwrap(), bad, "damaged state is evidence, and stays");
+    }
+    fs::write(&file, good).unwrap();
+    daemon.restart();
+}
+
+#[test]
+fn what_is_wider_than_its_owner_is_refused_with_exit_code_2_and_the_command_that_narrows_it() {
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    for (path, wide, right) in [(data(&daemon), 0o755, 0o700), (state_file(&daemon), 0o640, 0o600)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(wide)).unwrap();
+        let (code, said) = refusal(&daemon, &daemon.configuration());
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(&format!("chmod 0{right:o} {}", path.display())), "{said}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(right)).unwrap();
+    }
+    daemon.restart();
+}
+
+#[test]
+fn a_directory_of_another_user_is_refused_with_exit_code_2() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: a_directory_of_another_user_is_refused_with_exit_code_2: needs root to give it away");
+        return;
+    }
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    chown(data(&daemon), Some(41_000), None).unwrap();
+    let (code, said) = refusal(&daemon, &daemon.configuration());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("belongs to uid 41000"), "{said}");
+}
+
+#[test]
+fn state_of_another_trust_domain_is_refused_with_exit_code_2() {
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), text.replace("\"example.org\"", "\"other.test\"")).unwrap();
+    let (code, said) = refusal(&daemon, &daemon.configuration());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("example.org") && said.contains("other.test"), "{said}");
+}
+
+/// Fault F39. The other daemon has sockets of its own: the data alone is what it may not have.
+#[tokio::test]
+async fn a_second_daemon_on_the_same_data_is_refused_with_exit_code_1_and_the_first_serves_on() {
+    let daemon = Daemon::start(&entry());
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    let second = daemon.folder().join("second.toml");
+    fs::write(&second, text.replace("run/agent/", "run/second/")).unwrap();
+    let (code, said) = refusal(&daemon, &second);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("process {}", daemon.pid())), "{said}");
+    let (leaf, roots) = fetch(&daemon).await;
+    assert!(verifies(&leaf, &roots));
+}
+
+/// A small file system of its own at the data directory, gone when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Takes along the state that is there.
+    fn over(directory: &Path) -> Option<Self> {
+        let state = fs::read(directory.join("authority.state")).unwrap();
+        if !mount(&["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs"], directory) {
+            return None;
+        }
+        let mounted = Self(directory.to_owned());
+        fs::write(directory.join("authority.state"), state).unwrap();
+        fs::set_permissions(directory.join("authority.state"), fs::Permissions::from_mode(0o600)).unwrap();
+        Some(mounted)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _best_effort = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount(options: &[&str], at: &Path) -> bool {
+    Command::new("mount").args(options).arg(at).output().is_ok_and(|output| output.status.success())
+}
+
+/// Faults F5 and F6: a directory that takes nothing more stands in the way of nothing but a rotation.
+#[tokio::test]
+async fn a_full_and_a_read_only_directory_with_good_state_serve_and_say_that_they_are_degraded() {
+    let mut daemon = Daemon::start(&entry());
+    let (before, _) = fetch(&daemon).await;
+    daemon.kill();
+    let Some(_mounted) = Mounted::over(&data(&daemon)) else {
+        eprintln!(
+            "skipped: a_full_and_a_read_only_directory_with_good_state_serve_and_say_that_they_are_degraded: \
+             needs root and mount(8)"
+        );
+        return;
+    };
+    let _filled_up = fs::write(data(&daemon).join("filler"), vec![0; 1 << 20]);
+    daemon.restart();
+    let (_, roots) = fetch(&daemon).await;
+    assert!(verifies(&before, &roots));
+    assert!(daemon.log().contains("takes no writes"), "{}", daemon.log());
+    daemon.kill();
+
+    fs::remove_file(data(&daemon).join("filler")).unwrap();
+    assert!(mount(&["-o", "remount,ro"], &data(&daemon)));
+    let said_before = daemon.log().len();
+    daemon.restart();
+    let (_, roots) = fetch(&daemon).await;
+    assert!(verifies(&before, &roots));
+    assert!(daemon.log()[said_before..].contains("takes no writes"), "{}", daemon.log());
+    daemon.kill();
+}
