@@ -91,7 +91,7 @@ impl Host for Linux {
     }
 
     fn namespace(&self, namespace: Namespace) -> Option<u64> {
-        self.namespaces.of(namespace)
+        Some(self.namespaces.of(namespace))
     }
 
     fn file_at(&self, path: &Path, patience: Patience) -> Result<Option<FileIdentity>, Undecided> {

@@ -142,16 +142,16 @@ fn name(level: Level) -> &'static str {
 pub(super) struct Namespaces {
     user: u64,
     pid: u64,
-    mount: Option<u64>,
-    /// `None` when it is not known, or not the daemon's own.
-    cgroup: Option<u64>,
+    mount: u64,
+    cgroup: u64,
+    shares_cgroups: bool,
 }
 
 impl Namespaces {
-    pub(super) fn of(&self, namespace: Namespace) -> Option<u64> {
+    pub(super) fn of(&self, namespace: Namespace) -> u64 {
         match namespace {
-            Namespace::User => Some(self.user),
-            Namespace::Pid => Some(self.pid),
+            Namespace::User => self.user,
+            Namespace::Pid => self.pid,
             Namespace::Mount => self.mount,
             Namespace::Cgroup => self.cgroup,
         }
@@ -159,7 +159,7 @@ impl Namespaces {
 
     /// Whether a path in `/proc/PID/cgroup` begins where PID 1's does.
     pub(super) fn shares_cgroups(&self) -> bool {
-        self.cgroup.is_some()
+        self.shares_cgroups
     }
 }
 
@@ -281,7 +281,7 @@ fn compared(own: Links, first: Option<Links>) -> Result<Namespaces, Unfit> {
     if own_pid != pid {
         return Err(Unfit::PidNamespace { own: own_pid, reference: pid });
     }
-    Ok(Namespaces { user, pid, mount: Some(mount), cgroup: (own_cgroup == cgroup).then_some(cgroup) })
+    Ok(Namespaces { user, pid, mount, cgroup, shares_cgroups: own_cgroup == cgroup })
 }
 
 #[cfg(test)]
@@ -320,7 +320,7 @@ mod tests {
     fn the_daemon_must_share_the_user_and_pid_namespace_of_pid_1() {
         let own = [INITIAL_USER, 20, 30, 40];
         let shared = compared(own, Some([INITIAL_USER, 20, 99, 40])).unwrap();
-        assert_eq!(shared.of(Namespace::Mount), Some(99), "the mount namespace is PID 1's, whichever is ours");
+        assert_eq!(shared.of(Namespace::Mount), 99, "the mount namespace is PID 1's, whichever is ours");
         assert!(shared.shares_cgroups());
         assert!(!compared(own, Some([INITIAL_USER, 20, 30, 41])).unwrap().shares_cgroups());
         let other_user = compared(own, Some([11, 20, 30, 40]));
