@@ -16,7 +16,6 @@ use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
 use crate::agent::config::problem::Findings;
-use crate::agent::config::sections::federation::Federation;
 use crate::agent::last_good;
 use crate::durable::DataDir;
 use crate::durable::file_watch::FileWatch;
@@ -78,11 +77,7 @@ impl InForce {
     /// Whom else it believes.
     #[must_use]
     pub fn federation(&self) -> Arc<[federation::Settings]> {
-        let settings = |it: &Federation| federation::Settings {
-            trust_domain: it.trust_domain.clone(),
-            bundle_file: it.bundle_file.clone(),
-        };
-        self.config.federation.iter().map(settings).collect()
+        self.config.federation.clone().into()
     }
 
     /// What is decided by under this configuration. `epoch` tells it from every other one of this run.

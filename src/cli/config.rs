@@ -8,11 +8,13 @@ use serde::Serialize;
 
 use crate::agent::config::load;
 use crate::agent::config::problem::Findings;
+use crate::agent::config::problem::Problem;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
+use crate::federation;
 
 /// Look at the configuration
 #[derive(Debug, clap::Args)]
@@ -50,8 +52,10 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
     let Command::Check(CheckArguments { file, output }) = &arguments.command;
     let checked = match load(file) {
         Ok((config, _)) => {
-            let findings = Findings { warnings: config.warnings, ..Findings::default() };
-            Checked { file, accepted: true, entries: config.entries.len(), findings }
+            let entries = config.entries.len();
+            let warnings =
+                config.warnings.into_iter().chain(config.federation.iter().flat_map(bundle_warnings)).collect();
+            Checked { file, accepted: true, entries, findings: Findings { warnings, ..Findings::default() } }
         }
         Err(findings) => Checked { file, accepted: false, entries: 0, findings },
     };
@@ -60,6 +64,18 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
         Format::Text => screen.text(&checked.text()),
     }
     Ok(if checked.accepted { Exit::Fine } else { Exit::Usage })
+}
+
+/// What is wrong with a bundle file. The daemon starts all the same, degraded, and serves everyone else.
+fn bundle_warnings(settings: &federation::Settings) -> Vec<Problem> {
+    let name = &settings.trust_domain;
+    let texts = match federation::read_bundle_file(settings) {
+        Ok((_, ignored)) => {
+            ignored.iter().map(|ignored| format!("of the bundle of {name} is ignored: {ignored}")).collect()
+        }
+        Err(why) => vec![format!("gives no bundle of {name}, which nobody here will believe: {why}")],
+    };
+    texts.into_iter().map(|text| Problem::of_file(&settings.bundle_file, text)).collect()
 }
 
 impl Checked<'_> {

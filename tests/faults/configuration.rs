@@ -189,7 +189,7 @@ fn only_what_a_running_daemon_cannot_change_needs_a_restart() {
     assert_eq!(old.restart_needed(&with("example.org", "example.net")), ["trust_domain"]);
     assert_eq!(old.restart_needed(&with("168h", "100h")), ["authority"]);
     assert_eq!(old.restart_needed(&with("workload.sock", "w.sock")), ["workload_api"]);
-    assert_eq!(old.restart_needed(&with("admin.sock", "a.sock")), ["admin.socket"]);
+    assert_eq!(old.restart_needed(&with("admin.sock", "a.sock")), ["admin"]);
     assert!(old.restart_needed(&with("x509_ttl = \"30m\"", "x509_ttl = \"20m\"")).is_empty());
 }
 
@@ -346,6 +346,13 @@ fn what_was_accepted_can_be_kept_and_means_the_same_later() {
     assert_eq!(&*kept.accounts.user_names(0)[0], "root");
 }
 
+#[test]
+fn the_reference_configuration_is_accepted_without_a_warning() {
+    let config = read(&[("examples/bonafide.toml", include_str!("../../examples/bonafide.toml"))]).unwrap();
+    assert!(!config.entries.is_empty());
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
 fn config_check(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bonafide")).args(["config", "check"]).args(arguments).output().unwrap()
 }
@@ -383,5 +390,19 @@ fn config_check_of_a_good_file_exits_0() {
     let (_folder, main) = folder(MAIN);
     let output = config_check(&[main.to_str().unwrap()]);
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}: fine, 0 entries\n", main.display()));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn config_check_reads_bundle_files_and_warns_of_those_the_daemon_would_start_without() {
+    let federation = "[[federation]]\ntrust_domain = \"b.example\"\nbundle_file = \"b.json\"\n";
+    let (folder, main) = folder(&format!("{MAIN}{federation}"));
+    let output = config_check(&[main.to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap().replace(&format!("{}/", folder.path().display()), "");
+    assert_eq!(
+        text,
+        "b.json: gives no bundle of b.example, which nobody here will believe: it cannot be read: No such file or \
+         directory (os error 2) (warning)\nbonafide.toml: fine, 0 entries\n"
+    );
     assert_eq!(output.status.code(), Some(0));
 }

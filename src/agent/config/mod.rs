@@ -32,12 +32,12 @@ use crate::agent::config::sections::authority::Authority;
 use crate::agent::config::sections::doors::Admin;
 use crate::agent::config::sections::doors::Listen;
 use crate::agent::config::sections::doors::WorkloadApi;
-use crate::agent::config::sections::federation::Federation;
 use crate::agent::config::sections::limits::Limits;
 use crate::agent::config::sections::log::Log;
 use crate::agent::config::workload::AccountNames;
 use crate::agent::config::workload::Surroundings;
 use crate::evidence::Accounts;
+use crate::federation;
 use crate::identity::TrustDomain;
 use crate::policy::Rules;
 use crate::registration::Entry;
@@ -72,7 +72,7 @@ pub struct Config {
     /// `[log]`
     pub log: Log,
     /// `[[federation]]`, in order.
-    pub federation: Vec<Federation>,
+    pub federation: Vec<federation::Settings>,
     /// `[[workload]]`, in order, with the defaults of `[svid]` filled in.
     pub entries: Vec<Entry>,
     /// The names of users and groups that have to be known.
@@ -296,15 +296,19 @@ fn read_included<'a>(section: Section<'a>, lists: &mut Lists<'a>, findings: &mut
     top.finish();
 }
 
-fn read_federation(sections: &[Section<'_>], own: Option<&TrustDomain>, findings: &mut Findings) -> Vec<Federation> {
-    let mut all: Vec<Federation> = Vec::new();
+fn read_federation(
+    sections: &[Section<'_>],
+    own: Option<&TrustDomain>,
+    findings: &mut Findings,
+) -> Vec<federation::Settings> {
+    let mut all: Vec<federation::Settings> = Vec::new();
     for section in sections {
-        let Some(federation) = sections::federation::read(*section, own, findings) else { continue };
-        if let Some(first) = all.iter().find(|earlier| earlier.trust_domain == federation.trust_domain) {
-            let text = format!("{} has its [[federation]] at {} already; keep one", first.trust_domain, first.origin);
+        let Some(settings) = sections::federation::read(*section, own, findings) else { continue };
+        if all.iter().any(|earlier| earlier.trust_domain == settings.trust_domain) {
+            let text = format!("{} has a [[federation]] already; keep one of them", settings.trust_domain);
             findings.problem(section.file.problem(section.at, text));
         } else {
-            all.push(federation);
+            all.push(settings);
         }
     }
     all

@@ -1,32 +1,20 @@
 //! `[[federation]]`: whom else this node believes.
 
 use std::path::Path;
-use std::path::PathBuf;
 
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::shown;
 use crate::agent::config::reader::Reader;
 use crate::agent::config::reader::Section;
+use crate::federation::Settings;
 use crate::identity::TrustDomain;
-use crate::registration::entry::Origin;
-
-/// A foreign trust domain and the file that holds its bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Federation {
-    /// Whose bundle.
-    pub trust_domain: TrustDomain,
-    /// A SPIFFE bundle or PEM; watched.
-    pub bundle_file: PathBuf,
-    /// Where it was written.
-    pub origin: Origin,
-}
 
 /// Reads one table. `own` is the node's own trust domain, where that could be read.
 pub(in crate::agent::config) fn read(
     section: Section<'_>,
     own: Option<&TrustDomain>,
     findings: &mut Findings,
-) -> Option<Federation> {
+) -> Option<Settings> {
     let file = section.file;
     let mut table = Reader::new(Some(section), findings);
     for key in ["trust_domain", "bundle_file"] {
@@ -46,9 +34,5 @@ pub(in crate::agent::config) fn read(
     table.finish();
     // A relative name is meant from the file that says it.
     let folder = file.path.parent().unwrap_or(Path::new(""));
-    Some(Federation {
-        trust_domain: trust_domain?.0,
-        bundle_file: folder.join(bundle_file?.value),
-        origin: Origin { file: file.path.to_owned(), line: file.line(section.at) },
-    })
+    Some(Settings { trust_domain: trust_domain?.0, bundle_file: folder.join(bundle_file?.value) })
 }
