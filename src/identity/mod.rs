@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod jose;
 pub mod p256;
 pub mod private_key;
+pub mod rustls_verifier;
 pub mod spiffe_id;
 pub mod svid;
 pub mod trust_domain;

@@ -461,7 +461,7 @@ mod tests {
         let verdict = root.verdict(&[&crl_only.leaf(AS_IT_IS), &crl_only.der]);
         assert_eq!(verdict, Err(InvalidX509Svid::IntermediateKeyUsage));
         for no_ca in [IsCa::NoCa, IsCa::ExplicitNoCa] {
-            let leaf = root.intermediate("one", &|params| params.is_ca = no_ca.clone());
+            let leaf = root.intermediate("one", &|params| params.is_ca = no_ca);
             assert!(untrusted(root.verdict(&[&leaf.leaf(AS_IT_IS), &leaf.der])));
         }
         let unsaid = root.intermediate("one", &|params| params.key_usages.clear());
