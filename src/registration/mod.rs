@@ -1,7 +1,6 @@
 //! Entries: which selectors give which SPIFFE ID on which terms, and the index that finds the entries that a set of
 //! evidence satisfies. Refuses to know where entries come from.
 
-pub mod changes;
 pub mod entry;
 pub mod entry_index;
 
