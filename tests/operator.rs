@@ -6,5 +6,9 @@
 mod admin_door;
 #[path = "operator/commands.rs"]
 mod commands;
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "operator/running.rs"]
+mod running;
 #[path = "operator/shipped_files.rs"]
 mod shipped_files;

@@ -223,9 +223,10 @@ impl Reloader {
     }
 
     fn refuse_because(&self, problems: Vec<String>) -> ReloadReport {
-        let detail = problems.join("\n");
-        tracing::error!(problems = %detail, "the configuration was not reloaded; the one before stays in force");
-        self.readiness.block(REASON, Severity::Degraded, detail);
+        for problem in &problems {
+            tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
+        }
+        self.readiness.block(REASON, Severity::Degraded, problems.join("\n"));
         let before = self.in_force();
         self.in_force.send_replace(Arc::new(InForce { state: ReloadState::LastGood, ..InForce::clone(&before) }));
         ReloadReport { problems, ..ReloadReport::default() }

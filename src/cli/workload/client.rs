@@ -46,10 +46,7 @@ impl Client {
         question: Q,
         call: impl AsyncFnOnce(&mut Api, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, Status> {
-        let mut request = question.into_request();
-        // SPEC: SPIFFE Workload Endpoint §7: without it the server must not answer.
-        request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
-        Ok(call(&mut self.0, request).await?.into_inner())
+        Ok(call(&mut self.0, with_header(question)).await?.into_inner())
     }
 
     /// The one answer to a question.
@@ -77,6 +74,13 @@ impl Client {
         let first = answers.message().await.map_err(|status| refused(&status))?;
         first.ok_or_else(|| not_understood("a stream that ended before its first message"))
     }
+}
+
+/// A request as the workload socket takes it, whatever the service (SPEC: SPIFFE Workload Endpoint, the security header).
+pub(in crate::cli) fn with_header<Q>(question: Q) -> Request<Q> {
+    let mut request = question.into_request();
+    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    request
 }
 
 /// Connects to the workload socket, for any service on it.

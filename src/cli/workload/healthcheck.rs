@@ -15,6 +15,7 @@ use crate::cli::screen::Screen;
 use crate::cli::sockets::WorkloadSocket;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::connect;
+use crate::cli::workload::client::with_header;
 
 /// How long a healthy daemon may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -36,7 +37,8 @@ struct Health {
 pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let ready = block_on(ANSWER_TIME, async {
-        let answer = HealthClient::new(connect(&socket).await?).check(HealthCheckRequest::default()).await;
+        let question = with_header(HealthCheckRequest::default());
+        let answer = HealthClient::new(connect(&socket).await?).check(question).await;
         Ok(answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving))
     })?;
     match arguments.output.output {

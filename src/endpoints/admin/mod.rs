@@ -2,7 +2,6 @@
 //! a question means is known behind [`Operations`](operations::Operations).
 
 pub mod doorkeeper;
-mod explanation;
 pub mod operations;
 pub mod reports;
 pub mod server;

@@ -1,0 +1,226 @@
+//! The shipped daemon as its operator and its workloads see it.
+
+use std::fs;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::daemon::Daemon;
+
+fn own_uid() -> u32 {
+    nix::unistd::getuid().as_raw()
+}
+
+fn entry(id: &str, selector: &str) -> String {
+    format!("[[workload]]\nid = {id:?}\nselectors = [{selector:?}]\n")
+}
+
+/// An entry for whoever runs these tests.
+fn entry_for_us() -> String {
+    entry("/us", &format!("unix:uid:{}", own_uid()))
+}
+
+fn nobody() -> String {
+    entry("/nobody", "unix:uid:41999")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn records(daemon: &Daemon) -> Vec<Value> {
+    daemon.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+const JSON_LOG: &str = "[log]\nformat = \"json\"\nlevel = \"trace\"\n";
+
+#[test]
+fn a_healthy_daemon_says_so_everywhere() {
+    let daemon = Daemon::start(&entry_for_us());
+    let status = daemon.ask(&["status", "-o", "json"]);
+    assert_eq!((code(&status), &json(&status)["state"]), (0, &"healthy".into()), "{status:?}");
+    assert_eq!(json(&status)["trust_domain"], "example.org");
+    let screen = text(&daemon.ask(&["status"]).stdout);
+    assert!(screen.starts_with("healthy - bonafide ") && !screen.contains("\u{1b}"), "{screen}");
+    assert_eq!(code(&daemon.ask(&["healthcheck"])), 0);
+}
+
+#[test]
+fn a_refusal_leads_to_the_whole_decision_and_tells_the_caller_nothing() {
+    let daemon = Daemon::start(&(nobody() + JSON_LOG));
+    let refused = daemon.ask(&["fetch", "x509"]);
+    let error = text(&refused.stderr);
+    assert_eq!(code(&refused), 4, "{error}");
+    assert!(!error.contains("41999") && !error.contains("/nobody"), "{error}");
+    let id = error.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').find(|word| word.starts_with("d-")).unwrap();
+
+    let explained = daemon.ask(&["explain", "--denial", id, "-o", "json"]);
+    assert_eq!(code(&explained), 0, "{explained:?}");
+    let report = json(&explained);
+    assert_eq!((&report["decision"], &report["result"]["why"]), (&id.into(), &"no_entry".into()));
+    assert_eq!(report["peer"]["uid"], own_uid());
+
+    let denied = records(&daemon).into_iter().find(|record| record["decision"] == id).unwrap();
+    assert_eq!(
+        (&denied["what"], &denied["why"], &denied["uid"]),
+        (&"denied".into(), &"no_entry".into(), &own_uid().into())
+    );
+    assert_eq!(code(&daemon.ask(&["explain", "--denial", "d-000000000000"])), 1);
+}
+
+#[test]
+fn explain_says_what_a_running_process_would_get_and_suggests_an_entry_that_gives_it() {
+    let daemon = Daemon::start(&nobody());
+    let own_pid = std::process::id().to_string();
+    let denied = daemon.ask(&["explain", &own_pid, "-o", "json"]);
+    assert_eq!(code(&denied), 4, "{denied:?}");
+    let suggestion = json(&denied)["suggestion"].as_str().unwrap().to_owned();
+
+    let with_suggestion = fs::read_to_string(daemon.configuration()).unwrap() + &suggestion;
+    fs::write(daemon.configuration(), with_suggestion).unwrap();
+    let reloaded = daemon.ask(&["reload", "-o", "json"]);
+    assert_eq!((code(&reloaded), json(&reloaded)["swapped"].as_bool()), (0, Some(true)), "{reloaded:?}");
+    assert_eq!(code(&daemon.ask(&["explain", &own_pid])), 0);
+    assert_eq!(code(&daemon.ask(&["explain", "4194304"])), 1);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_is_told_with_its_line_and_degrades_the_state() {
+    let daemon = Daemon::start(&entry_for_us());
+    let good = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), good.replace("selectors", "selektors")).unwrap();
+    let reload = daemon.ask(&["reload"]);
+    let said = text(&reload.stdout);
+    assert_eq!(code(&reload), 2, "{said}");
+    assert!(said.contains("bonafide.toml:") && said.contains("selektors"), "{said}");
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let status = daemon.ask(&["status"]);
+    assert_eq!(code(&status), 5, "{}", text(&status.stdout));
+    assert!(text(&status.stdout).contains("selektors"), "{}", text(&status.stdout));
+    assert_eq!(code(&daemon.ask(&["healthcheck"])), 0);
+
+    fs::write(daemon.configuration(), good).unwrap();
+    assert_eq!(code(&daemon.ask(&["reload"])), 0);
+    assert_eq!(code(&daemon.ask(&["status"])), 0);
+}
+
+#[test]
+fn no_secret_that_was_handed_out_is_ever_logged_and_each_has_its_record() {
+    let daemon = Daemon::start(&(entry_for_us() + JSON_LOG));
+    let x509 = json(&daemon.ask(&["fetch", "x509", "--show-key", "-o", "json"]));
+    let jwt = json(&daemon.ask(&["fetch", "jwt", "--audience", "ledger", "--show-token", "-o", "json"]));
+    let key = x509["svids"][0]["private_key"].as_str().unwrap();
+    let token = jwt["svids"][0]["token"].as_str().unwrap();
+    assert_eq!(code(&daemon.ask(&["validate", "--audience", "ledger", token])), 0);
+    assert_eq!(code(&daemon.ask(&["validate", "--audience", "other", token])), 1);
+
+    let log = daemon.log();
+    let signature = token.rsplit('.').next().unwrap();
+    for secret in key.lines().filter(|line| !line.starts_with('-')).chain([token, signature]) {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
+    let serial = x509["svids"][0]["serial"].as_str().unwrap();
+    for (kind, holder) in [("x509", Some(serial)), ("jwt", None)] {
+        let issued = records(&daemon).into_iter().find(|record| {
+            record["what"] == "issued"
+                && record["kind"] == kind
+                && holder.is_none_or(|serial| record["serial"] == serial)
+        });
+        assert_eq!(issued.unwrap_or_else(|| panic!("{kind}: {log}"))["spiffe_id"], "spiffe://example.org/us");
+    }
+}
+
+#[test]
+fn what_is_not_asked_for_is_not_shown() {
+    let daemon = Daemon::start(&entry_for_us());
+    for arguments in [&["fetch", "x509"][..], &["fetch", "x509", "-o", "json"]] {
+        assert!(!text(&daemon.ask(arguments).stdout).contains("PRIVATE KEY"));
+    }
+    for arguments in [&["fetch", "jwt", "--audience", "a"][..], &["fetch", "jwt", "--audience", "a", "-o", "json"]] {
+        assert!(!text(&daemon.ask(arguments).stdout).contains("eyJ"));
+    }
+}
+
+#[test]
+fn fetched_files_are_private_and_belong_together() {
+    let daemon = Daemon::start(&entry_for_us());
+    let folder = daemon.folder().join("svid");
+    fs::create_dir(&folder).unwrap();
+    let fetched = daemon.ask(&["fetch", "x509", "--write", folder.to_str().unwrap()]);
+    assert_eq!(code(&fetched), 0, "{fetched:?}");
+    for (name, label) in [("svid.pem", "CERTIFICATE"), ("svid_key.pem", "PRIVATE KEY"), ("bundle.pem", "CERTIFICATE")] {
+        assert!(fs::read_to_string(folder.join(name)).unwrap().starts_with(&format!("-----BEGIN {label}-----\n")));
+        assert_eq!(fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777, 0o600, "{name}");
+    }
+    assert_eq!(code(&daemon.ask(&["fetch", "bundle", "--write", folder.to_str().unwrap()])), 0);
+    let jwks: Value = serde_json::from_slice(&fs::read(folder.join("example.org.jwks.json")).unwrap()).unwrap();
+    assert!(!jwks["keys"].as_array().unwrap().is_empty());
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn get(port: u16, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn health_and_metrics_are_served_where_they_are_configured() {
+    let (health, metrics) = (free_port(), free_port());
+    let doors = format!("[health]\nlisten = \"127.0.0.1:{health}\"\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n");
+    let daemon = Daemon::start(&(doors + &nobody()));
+    assert_eq!(get(health, "/live").0, 200);
+    assert_eq!(get(health, "/ready").0, 200);
+    for _ in 0..3 {
+        assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 4);
+    }
+    let (status, text) = get(metrics, "/metrics");
+    assert_eq!(status, 200);
+    let names = [
+        "bonafide_denied_total{rule=\"no_entry\"} 3",
+        "bonafide_ready 1",
+        "bonafide_identities_live 0",
+        "bonafide_entries 1",
+        "bonafide_configuration{is=\"current\"} 1",
+        "bonafide_dropped_log_lines_total 0",
+        "bonafide_authority_not_after_timestamp_seconds ",
+        "bonafide_kernel_level{is=",
+    ];
+    for name in names {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
+    }
+}
+
+#[test]
+fn a_flood_of_refusals_is_counted_exactly_and_written_rarely() {
+    let mut daemon = Daemon::start(&(nobody() + JSON_LOG));
+    let refusals = 120;
+    for _ in 0..refusals {
+        assert_eq!(code(&daemon.ask(&["fetch", "jwt", "--audience", "a"])), 4);
+    }
+    daemon.stop();
+    let denied: Vec<Value> = records(&daemon).into_iter().filter(|record| record["what"] == "denied").collect();
+    let told: u64 = denied.iter().map(|record| 1 + record["suppressed"].as_u64().unwrap_or_default()).sum();
+    assert_eq!(told, refusals);
+    assert!((denied.len() as u64) < refusals, "nothing was suppressed");
+}
