@@ -1,0 +1,10 @@
+//! The attack catalogue, against the shipped binary. Each attack has its number, its honest counterpart in the same test,
+//! and the name of the function that is its defence.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "support/daemon.rs"]
+mod daemon;
+
+#[path = "attacks/transport.rs"]
+mod transport;
