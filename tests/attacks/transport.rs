@@ -139,7 +139,7 @@ fn attack_71_two_thousand_connections_are_survived() {
     is_served(&daemon);
 }
 
-/// Defence: nobody who is not root or the daemon can change the directory; what the daemon leaves is its own dead socket.
+/// Defence: `listener::probe`, as for attack 65.
 #[test]
 fn attack_63_a_listener_of_the_same_user_is_not_replaced() {
     let folder = TempDir::with_prefix("bonafide-").unwrap();
