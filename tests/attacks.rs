@@ -6,5 +6,7 @@
 #[path = "support/daemon.rs"]
 mod daemon;
 
+#[path = "attacks/process_identity.rs"]
+mod process_identity;
 #[path = "attacks/transport.rs"]
 mod transport;

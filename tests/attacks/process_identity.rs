@@ -1,0 +1,197 @@
+//! Who asks: processes that change, hand their connection on, or pretend.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use crate::daemon::Daemon;
+
+const PYTHON: &str = "/usr/bin/python3";
+const PEER: &str = include_str!("peer.py");
+
+/// What every honest caller does.
+const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
+
+/// A daemon that gives uid 41000 an identity, and uid 41001 one that only the program `trusted` may have.
+struct Node {
+    daemon: Daemon,
+    trusted: PathBuf,
+}
+
+impl Node {
+    /// `None` where this cannot be tested, which is said.
+    fn start(test: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || !PathBuf::from(PYTHON).exists() {
+            eprintln!("skipped: {test}: needs root and {PYTHON}");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("bonafide-").tempdir().unwrap().keep();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        let trusted = folder.join("trusted");
+        fs::copy(fs::canonicalize(PYTHON).unwrap(), &trusted).unwrap();
+        let daemon = Daemon::start(&format!(
+            "[[workload]]\nid = \"/victim\"\nselectors = [\"unix:uid:41000\"]\n\
+             [[workload]]\nid = \"/root\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n\
+             [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:{}\"]\n",
+            trusted.display()
+        ));
+        fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Self { daemon, trusted })
+    }
+
+    /// What a process of `program` gets that does this.
+    fn gets_as(&self, program: &str, script: &str) -> String {
+        let run = Command::new(program)
+            .args(["-c", &format!("{PEER}\nTRUSTED = {:?}\n{script}", self.trusted.display().to_string())])
+            .arg(self.daemon.socket())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8(run.stdout).unwrap().trim().to_owned()
+    }
+
+    /// What the trusted program gets in a mount namespace of its own that `prepare` makes.
+    fn gets_in(&self, prepare: &str, script: &str) -> String {
+        let run = Command::new("unshare")
+            .args(["-m", "sh", "-c", prepare, "sh"])
+            .arg(&self.trusted)
+            .args(["-c", &format!("{PEER}\n{script}")])
+            .arg(self.daemon.socket())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8(run.stdout).unwrap().trim().to_owned()
+    }
+
+    /// While the daemon is stopped, a process connects, asks, hands the connection to a child and exits; `wait` is how its
+    /// parent learns of that, before it lets the daemon go on.
+    fn dead_at_the_accept(&self, wait: &str) -> String {
+        format!(
+            "os.kill({pid}, signal.SIGSTOP)\nmiddle = os.fork()\n\
+             if middle == 0:\n become(41000); s = connect(); say(s, HELLO + request())\n \
+             if os.fork() == 0: answer(s)\n os._exit(0)\n\
+             {wait}\nos.kill({pid}, signal.SIGCONT)",
+            pid = self.daemon.pid()
+        )
+    }
+
+    fn gets(&self, script: &str) -> String {
+        self.gets_as(PYTHON, script)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.trusted.parent().map(fs::remove_dir_all);
+    }
+}
+
+/// Defence: `Attestor::pin`, the first `Process::alive`.
+#[test]
+fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
+    let Some(node) = Node::start("attack_3") else { return };
+    assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
+    assert_eq!(node.gets(&node.dead_at_the_accept("os.waitpid(middle, 0)")), "nothing");
+}
+
+/// Defence: `Process::alive`, which a process that exited fails whether it was reaped or not.
+#[test]
+fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
+    let Some(node) = Node::start("attack_4") else { return };
+    assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
+    let unreaped = "os.waitid(os.P_PID, middle, os.WEXITED | os.WNOWAIT)";
+    assert_eq!(node.gets(&node.dead_at_the_accept(unreaped)), "nothing");
+}
+
+/// Defence: `attestation::attest::image`, a first thread without an executable.
+#[test]
+fn attack_5_a_caller_whose_first_thread_has_exited_gets_nothing() {
+    let Some(node) = Node::start("attack_5") else { return };
+    assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
+    let rest = "become(41000)\ndef rest():\n while open('/proc/self/stat').read().split(') ')[1][0] != 'Z': pass\n \
+                s = connect(); say(s, HELLO + request()); answer(s); os._exit(0)\n\
+                threading.Thread(target=rest).start(); libc.syscall(60, 0)";
+    assert_eq!(node.gets(rest), "nothing");
+}
+
+/// Defence: `PinnedProcess::same_image`.
+#[test]
+fn attack_6_a_caller_that_becomes_the_trusted_program_after_the_accept_gets_nothing() {
+    let Some(node) = Node::start("attack_6") else { return };
+    let trusted = node.trusted.display().to_string();
+    assert_eq!(node.gets_as(&trusted, &format!("become(41001); {HONEST}")), "identity");
+    assert_eq!(node.gets(&format!("become(41001); {HONEST}")), "nothing");
+    let swap = "become(41001); s = connect(); say(s, HELLO); accepted(s); say(s, request())\n\
+                if os.fork() == 0: answer(s); os._exit(0)\n\
+                os.execv(TRUSTED, ['python3', '-c', 'import time; time.sleep(2)'])";
+    assert_eq!(node.gets(swap), "nothing");
+}
+
+/// Defence: `attestation::attest::pidfd_facts`.
+#[test]
+fn attack_10_a_caller_that_drops_its_user_after_the_connect_gets_nothing() {
+    let Some(node) = Node::start("attack_10") else { return };
+    assert_eq!(node.gets(HONEST), "identity");
+    assert_eq!(node.gets("s = connect(); become(41000); say(s, HELLO + request()); answer(s)"), "nothing");
+}
+
+/// Defence: `attestation::attest::pidfd_facts`.
+#[test]
+fn attack_11_a_thread_with_a_user_of_its_own_gets_neither_users_identity() {
+    let Some(node) = Node::start("attack_11") else { return };
+    assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
+    let thread = "def other():\n libc.syscall(117, 41000, 41000, 41000)\n \
+                  s = connect(); say(s, HELLO + request()); answer(s)\n\
+                  t = threading.Thread(target=other); t.start(); t.join()";
+    assert_eq!(node.gets(thread), "nothing");
+}
+
+/// Defence: `PinnedProcess::wrote`.
+#[test]
+fn attack_12_a_child_that_inherits_the_connection_gets_nothing() {
+    let Some(node) = Node::start("attack_12") else { return };
+    assert_eq!(node.gets(HONEST), "identity");
+    let child = "s = connect(); say(s, HELLO); accepted(s)\n\
+                 if os.fork() == 0: say(s, request()); answer(s); os._exit(0)\nos.wait()";
+    assert_eq!(node.gets(child), "nothing");
+    let root_forks_and_drops = "s = connect(); say(s, HELLO); accepted(s)\n\
+                                if os.fork() == 0: become(41002); say(s, request()); answer(s); os._exit(0)\nos.wait()";
+    assert_eq!(node.gets(root_forks_and_drops), "nothing");
+}
+
+/// Defence: `PinnedProcess::wrote`.
+#[test]
+fn attack_13_a_connection_that_is_passed_to_another_user_gives_it_nothing() {
+    let Some(node) = Node::start("attack_13") else { return };
+    assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
+    let passed = "a, b = socket.socketpair()\n\
+                  if os.fork() == 0:\n become(41002); _, fds, _, _ = socket.recv_fds(b, 1, 1)\n \
+                  s = socket.socket(fileno=fds[0]); s.settimeout(20); say(s, request()); answer(s); os._exit(0)\n\
+                  become(41000); s = connect(); say(s, HELLO); accepted(s); socket.send_fds(a, [b'.'], [s.fileno()]); os.wait()";
+    assert_eq!(node.gets(passed), "nothing");
+}
+
+/// Defence: `host::facts::path`.
+#[test]
+fn attack_25_a_file_bound_over_the_trusted_path_gets_nothing() {
+    let Some(node) = Node::start("attack_25") else { return };
+    let private = "mount --bind /etc /etc && mount -o remount,ro,bind /etc && exec \"$@\"";
+    assert_eq!(node.gets_in(private, &format!("become(41001); {HONEST}")), "identity", "a sandbox keeps its path");
+    let liar = format!(
+        "cp --remove-destination {PYTHON} /tmp/liar.$$ && mount --bind /tmp/liar.$$ {} && rm -f /tmp/liar.$$; \
+                        exec \"$@\"",
+        node.trusted.display()
+    );
+    assert_eq!(node.gets_in(&liar, &format!("become(41001); {HONEST}")), "nothing");
+}
+
+/// Defence: `host::stat::Stat::parse`, by the last parenthesis.
+#[test]
+fn attack_37_a_name_made_of_fields_changes_nothing() {
+    let Some(node) = Node::start("attack_37") else { return };
+    let renamed = "libc.prctl(15, b') R 1 (', 0, 0, 0)";
+    assert_eq!(node.gets(&format!("{renamed}; become(41000); {HONEST}")), "identity");
+    assert_eq!(node.gets(&format!("{renamed}; become(41002); {HONEST}")), "nothing");
+}
