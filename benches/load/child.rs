@@ -27,7 +27,8 @@ pub(crate) enum Role {
     EmptyCall,
     /// Connects, fetches one X509-SVID, prints the nanoseconds it took.
     FirstSvid,
-    /// Fetches X509-SVIDs on one new connection after the other; prints begin and length of each, in nanoseconds.
+    /// Fetches X509-SVIDs on one new connection after the other; prints begin and length of each in
+    /// nanoseconds, or why there was none.
     Stranger,
 }
 
@@ -90,8 +91,10 @@ async fn be_a_stranger(socket: &Path) -> Result<(), Box<dyn std::error::Error>> 
     let begin = Instant::now();
     while begin.elapsed() < LONGEST_LIFE {
         let at = SystemClock.now().duration_since(std::time::UNIX_EPOCH)?;
-        let took = client::first_svid(socket).await?;
-        println!("{} {}", at.as_nanos(), took.as_nanos());
+        match client::first_svid(socket).await {
+            Ok(took) => println!("{} {}", at.as_nanos(), took.as_nanos()),
+            Err(error) => println!("{} {error}", at.as_nanos()),
+        }
     }
     Ok(())
 }

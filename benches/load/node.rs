@@ -44,6 +44,7 @@ impl Node {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let at = directory.path();
         fs::create_dir(at.join("entries.d")).expect("a folder");
+        fs::create_dir(at.join("log")).expect("a folder that nobody watches");
         fs::write(at.join("bonafide.toml"), configuration(at)).expect("a file");
         fs::write(at.join("entries.d/others.toml"), others(entries - 1)).expect("a file");
         fs::write(at.join("entries.d/load.toml"), our_entry("")).expect("a file");
@@ -89,7 +90,7 @@ impl Node {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("log/daemon")).unwrap_or_default()
     }
 }
 
@@ -116,7 +117,7 @@ async fn succeed(command: &mut Command) {
 }
 
 fn spawn_daemon(directory: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(directory.join("log")).expect("a file");
+    let log = File::options().create(true).append(true).open(directory.join("log/daemon")).expect("a file");
     let errors = log.try_clone().expect("a descriptor");
     Command::new(BINARY)
         .args(["run", "--config"])

@@ -13,6 +13,7 @@ use crate::agent::config::Config;
 use crate::agent::config::sections::doors::Listen;
 use crate::agent::lifecycle::GRACE;
 use crate::agent::lifecycle::run_until_stopped;
+use crate::agent::memory;
 use crate::agent::node::Ground;
 use crate::agent::node::Node;
 use crate::agent::operations::Daemon;
@@ -83,6 +84,7 @@ pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> 
     }));
     let routes = workload_api::routes(readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
+    node.run(until(stop.clone(), memory::give_back(budgets.clone())));
     doors.open(&mut node, &machine, routes, budgets, operations)?;
     follow_signals(&mut node, reloader.clone(), stop.clone())?;
     let following = stop.clone();

@@ -6,6 +6,7 @@ pub mod config;
 mod daemon;
 pub mod last_good;
 pub mod lifecycle;
+mod memory;
 pub mod node;
 pub mod operations;
 pub mod reload;

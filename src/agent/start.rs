@@ -30,6 +30,7 @@ use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::endpoints::transport::listener::NotBound;
+use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
@@ -128,6 +129,7 @@ pub(in crate::agent) struct Machine {
 
 fn start(options: &RunOptions) -> Result<(), NotRunning> {
     keep_secrets_in_memory()?;
+    gather_entropy();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let readiness = Readiness::default();
     let (in_force, held) = configuration(options, &*clock, &readiness)?;
@@ -166,6 +168,12 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     journal.close(LAST_LINES);
     ended
+}
+
+/// The crypto library takes its first entropy from the jitter of the processor, for some 20 ms: by another thread, while
+/// the configuration is read. Whoever needs random bytes before it is done waits for it, as without it.
+fn gather_entropy() {
+    std::thread::spawn(|| SystemRandomness.fill(&mut [0; 1]));
 }
 
 /// SECURITY: keys are in this memory. No core file is written of it, and no process of the same user may read it.

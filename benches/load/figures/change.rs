@@ -55,6 +55,7 @@ pub(crate) async fn measure(
     stranger.start_kill().expect("it runs");
     let heard = heard.await.expect("a task that does not panic");
     let mut meanwhile: Vec<f64> = heard.lines().filter_map(|line| during(line, &spans)).collect();
+    let failed = heard.lines().filter(|line| line.contains(|c: char| c.is_alphabetic())).count();
     drop(streams);
     let name = format!("entry change -> all of {connections} streams");
     vec![
@@ -66,6 +67,7 @@ pub(crate) async fn measure(
             percentile(&mut meanwhile, 0.99),
             Promise::AtMost(20.0),
         ),
+        Figure::new("a stranger's failures meanwhile", "", failed as f64, Promise::AtMost(0.0)),
     ]
 }
 
