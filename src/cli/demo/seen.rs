@@ -1,0 +1,64 @@
+//! What the services have said so far.
+
+use std::net::SocketAddr;
+
+use crate::cli::demo::failed;
+use crate::cli::demo::service::Event;
+use crate::cli::demo::service::Role;
+use crate::cli::demo::tls::Peer;
+use crate::cli::screen::Failure;
+
+/// Everything seen on the stage.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    identities: Vec<(Role, String, String, u64)>,
+    handshakes: Vec<(Role, Peer, u64)>,
+    /// Where the server listens.
+    pub(super) address: Option<SocketAddr>,
+    /// Requests answered on the connection that the client opened first.
+    pub(super) answered: u64,
+    /// What the impostor heard: code and message.
+    pub(super) refused: Option<(String, String)>,
+}
+
+impl Seen {
+    /// Remembers what `role` said.
+    ///
+    /// # Errors
+    /// When it failed, or has ended although nobody refused it.
+    pub(super) fn note(&mut self, role: Role, event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Identity { id, serial, micros } => self.identities.push((role, id, serial, micros)),
+            Event::Listening { address } => self.address = Some(address),
+            Event::Handshake { peer, micros } => self.handshakes.push((role, peer, micros)),
+            Event::Answered { requests } => self.answered = requests,
+            Event::Refused { code, message } if role == Role::Impostor => self.refused = Some((code, message)),
+            Event::Exited { .. } if role == Role::Impostor => {}
+            Event::Refused { message: why, .. } | Event::Failed { why } | Event::Exited { why } => {
+                return Err(failed(format!("the {} failed", role.name()), why));
+            }
+        }
+        Ok(())
+    }
+
+    /// The identity that `role` got first: SPIFFE ID, serial, and the microseconds it took.
+    pub(super) fn identity_of(&self, role: Role) -> Option<(String, String, u64)> {
+        let (_, id, serial, micros) = self.identities.iter().find(|(holder, ..)| *holder == role)?;
+        Some((id.clone(), serial.clone(), *micros))
+    }
+
+    /// What the other side showed `role` in its first handshake, and how long that took.
+    pub(super) fn first_peer_of(&self, role: Role) -> Option<(Peer, u64)> {
+        let (_, peer, micros) = self.handshakes.iter().find(|(seeing, ..)| *seeing == role)?;
+        Some((peer.clone(), *micros))
+    }
+
+    /// What the other side showed `role` first, and then with another serial under the same SPIFFE ID.
+    pub(super) fn rotated_peer_of(&self, role: Role) -> Option<(Peer, Peer)> {
+        let (old, _) = self.first_peer_of(role)?;
+        let is_new = |peer: &&Peer| peer.id == old.id && peer.serial != old.serial;
+        let seen_by_it = self.handshakes.iter().filter(|(seeing, ..)| *seeing == role).map(|(_, peer, _)| peer);
+        let new = seen_by_it.into_iter().find(is_new)?.clone();
+        Some((old, new))
+    }
+}
