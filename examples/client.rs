@@ -56,6 +56,7 @@ async fn main() -> Outcome<()> {
             print!("{answer}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        stream.shutdown().await?;
     }
     Ok(())
 }

@@ -1,13 +1,67 @@
-//! `bonafide demo`.
+//! `bonafide demo`: a throw-away node, two services that talk mTLS while their SVIDs rotate, and an impostor. [`story`]
+//! tells it, [`node`] is the stage, and [`service`] is what runs in the services' own processes.
+
+mod node;
+mod seen;
+mod service;
+mod story;
+mod tls;
+mod verifier;
 
 use std::process::ExitCode;
 
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+use crate::cli::demo::node::Plan;
 use crate::cli::screen::Exit;
+use crate::cli::screen::Failure;
+use crate::cli::screen::Screen;
 
 /// Watch a throw-away node give two services an identity
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    plan: Plan,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
 
-pub(in crate::cli) fn run(_arguments: Arguments) -> ExitCode {
-    Exit::No.into()
+/// What the demo starts as processes of their own.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Service(service::Arguments),
+}
+
+pub(in crate::cli) fn run(arguments: Arguments) -> ExitCode {
+    let mut screen = Screen::of_process();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return screen.finish(Err(failed("the runtime does not start", error))),
+    };
+    let answer = runtime.block_on(async {
+        match arguments.part {
+            Some(Part::Service(arguments)) => service::run(arguments).await,
+            None => tokio::select! {
+                biased;
+                () = told_to_stop() => Err(failed("the demo was interrupted", "somebody told it to stop")),
+                told = story::tell(arguments.plan, &mut screen) => told,
+            },
+        }
+    });
+    screen.finish(answer)
+}
+
+/// Resolves at a signal that would otherwise end the process with its children and files left behind.
+async fn told_to_stop() {
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let waits = signals.into_iter().flatten().map(|mut signal| Box::pin(async move { signal.recv().await }));
+    futures_util::future::select_all(waits).await;
+}
+
+/// A step of the demo that did not really happen.
+fn failed(what: impl Into<String>, why: impl ToString) -> Failure {
+    Failure::new(Exit::No, what, why.to_string(), "run it again; if it fails again, that is a bug to report")
 }

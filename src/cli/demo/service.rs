@@ -109,13 +109,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         () = told_to_end() => return Ok(Exit::Fine),
         outcome = played => outcome,
     };
-    outcome.map(|()| Exit::Fine).map_err(|trouble| {
-        say(&match trouble.downcast_ref::<Status>() {
-            Some(refused) => Event::Refused { code: format!("{:?}", refused.code()), message: refused.message().to_owned() },
-            None => Event::Failed { why: trouble.to_string() },
-        });
-        failed(format!("the {} gave up", arguments.role.name()), trouble)
-    })
+    let Err(trouble) = outcome else { return Ok(Exit::Fine) };
+    if let Some(status) = trouble.downcast_ref::<Status>() {
+        say(&Event::Refused { code: format!("{:?}", status.code()), message: status.message().to_owned() });
+        return Ok(Exit::Denied);
+    }
+    say(&Event::Failed { why: trouble.to_string() });
+    Err(failed(format!("the {} gave up", arguments.role.name()), trouble))
 }
 
 /// What can go wrong in a service: it is only ever told.
@@ -160,7 +160,9 @@ async fn ask(identity: &Identity, server: SocketAddr) -> Result<(), Trouble> {
         request(&mut kept, requests).await?;
         say(&Event::Answered { requests });
         if requests % REQUESTS_PER_HANDSHAKE == 0 {
-            request(&mut connect(identity, server).await?, requests).await?;
+            let mut once = connect(identity, server).await?;
+            request(&mut once, requests).await?;
+            once.shutdown().await?;
         }
     }
     Ok(())

@@ -55,12 +55,14 @@ impl Story<'_> {
         let level = format!("{:?}", status.level).to_lowercase();
         self.line(&format!("the node serves {TRUST_DOMAIN}; this kernel's proof is \"{level}\""));
         self.aside(if node.user(Role::Server).is_some() {
-            "The services are three copies of this program, each run by a user of its own,\n\
-             and the entries go by user. They know SPIFFE_ENDPOINT_SOCKET and no secret."
+            "The services are three copies of this program, each run by a user\n\
+             of its own, and the entries go by user. They are told where the\n\
+             socket is (SPIFFE_ENDPOINT_SOCKET), and no secret."
         } else {
-            "The services are three copies of this program. They know SPIFFE_ENDPOINT_SOCKET\n\
-             and no secret. Without root all run as one user, so the entries go by user and\n\
-             path; and since a path proves little on a kernel before Linux 6.5, they say\n\
+            "The services are three copies of this program. They are told where\n\
+             the socket is (SPIFFE_ENDPOINT_SOCKET), and no secret. Without root\n\
+             all run as one user, so the entries go by user and path; a path\n\
+             proves little on a kernel before Linux 6.5, so the entries say\n\
              accept_weak. With root, each would run as a user of its own."
         });
         Ok(())
@@ -105,7 +107,7 @@ impl Story<'_> {
         let more =
             self.until("requests flow after it", SOON, |seen| (seen.answered > answered).then_some(seen.answered));
         let more = more.await?;
-        self.line(&format!("{more} requests answered meanwhile on the one connection opened first"));
+        self.line(&format!("{more} requests answered on the connection that was opened first"));
         self.aside("none failed, and it is still open");
         Ok(())
     }

@@ -1,0 +1,63 @@
+//! Certificates before two judges that are not ours: `openssl verify -x509_strict`, and the linter pkilint.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use spiffe::WorkloadApiClient;
+
+use crate::daemon::Daemon;
+use crate::tools::entry;
+use crate::tools::python;
+use crate::tools::succeeded;
+
+/// A daemon that has written an SVID and its authority to `svid.pem` and `authority.pem` in its folder.
+async fn certified() -> Daemon {
+    let node = Daemon::start(&entry("/rust", &std::env::current_exe().unwrap()));
+    let client = WorkloadApiClient::connect_to(node.address()).await.unwrap();
+    let context = client.fetch_x509_context().await.unwrap();
+    let svid = context.default_svid().unwrap();
+    let bundle = context.bundle_set().get(svid.spiffe_id().trust_domain()).unwrap();
+    let pem =
+        |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
+    fs::write(node.folder().join("svid.pem"), pem(svid.leaf().as_bytes())).unwrap();
+    fs::write(node.folder().join("authority.pem"), pem(bundle.authorities()[0].as_bytes())).unwrap();
+    node
+}
+
+#[tokio::test]
+async fn openssl_accepts_an_svid_by_its_strictest_rules_for_both_ends_of_tls() {
+    let node = certified().await;
+    for purpose in ["sslserver", "sslclient"] {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["verify", "-x509_strict", "-check_ss_sig", "-purpose", purpose, "-CAfile", "authority.pem"]);
+        let output = openssl.arg("svid.pem").current_dir(node.folder()).output().unwrap();
+        assert_eq!(succeeded(&output), "svid.pem: OK\n");
+    }
+}
+
+#[tokio::test]
+async fn pkilint_finds_nothing_wrong_with_an_svid_and_its_authority() {
+    let Some(python) = python("pkilint_finds_nothing_wrong_with_an_svid_and_its_authority") else { return };
+    let node = certified().await;
+    for certificate in ["svid.pem", "authority.pem"] {
+        let linter = ["lint_pkix_cert", "lint"];
+        assert_eq!(lint(&python, &linter, &[certificate], node.folder()), "", "{certificate}");
+    }
+    let chain = ["lint_pkix_signer_signee_cert_chain", "lint"];
+    assert_eq!(lint(&python, &chain, &["authority.pem", "svid.pem"], node.folder()), "");
+}
+
+/// What the linter found, warnings and worse.
+fn lint(python: &Path, linter: &[&str; 2], files: &[&str], folder: &Path) -> String {
+    let mut command = Command::new(python);
+    command.args(["-m", &format!("pkilint.bin.{}", linter[0]), linter[1], "-s", "WARNING"]);
+    let output = command.args(files).current_dir(folder).output().unwrap();
+    let found = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    // The linter's library for URIs knows no scheme but those of the web.
+    let unknown_scheme = "pkix.invalid_uri_syntax (ERROR): Invalid URI syntax: \"spiffe://";
+    let findings = found.lines().filter(|line| line.starts_with("    ") && !line.contains(unknown_scheme));
+    findings.map(str::trim).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,144 @@
+//! Services in three languages keep talking mTLS while their SVIDs rotate and the daemon is killed.
+
+use std::collections::BTreeSet;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::thread;
+use std::thread::JoinHandle;
+
+use crate::daemon::Daemon;
+use crate::tools::entry;
+use crate::tools::example;
+use crate::tools::go_workload;
+use crate::tools::python;
+use crate::tools::script;
+use crate::tools::workload;
+
+const TEST: &str = "services_in_three_languages_talk_mtls_through_ten_rotations_and_a_kill_of_the_daemon";
+/// At 100 ms each, longer than eleven lives of an SVID that is renewed after half of its 10 s.
+const REQUESTS: usize = 640;
+/// The answer after which the daemon is killed.
+const KILLED_AFTER: usize = 240;
+
+/// A program that can play both parts, under one SPIFFE ID each.
+struct Language {
+    server: (&'static str, PathBuf),
+    client: (&'static str, PathBuf),
+    script: Option<PathBuf>,
+}
+
+impl Language {
+    fn rust() -> Self {
+        Self { server: ("/rust-server", example("server")), client: ("/rust-client", example("client")), script: None }
+    }
+
+    fn one_program(id: &'static str, program: PathBuf, script: Option<PathBuf>) -> Self {
+        Self { server: (id, program.clone()), client: (id, program), script }
+    }
+
+    fn is_rust(&self) -> bool {
+        self.server.1 != self.client.1
+    }
+}
+
+/// A client that talks to a server of its own.
+struct Conversation {
+    name: String,
+    server: Child,
+    server_said: JoinHandle<Vec<String>>,
+    client: Child,
+    answers: BufReader<std::process::ChildStdout>,
+    heard: Vec<String>,
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let _already_ended = (self.server.kill(), self.server.wait(), self.client.kill(), self.client.wait());
+    }
+}
+
+impl Conversation {
+    fn begin(node: &Daemon, server: &Language, client: &Language) -> Self {
+        let [server_id, client_id] =
+            [server.server.0, client.client.0].map(|path| format!("spiffe://example.org{path}"));
+        let mut command = workload(node, &server.server.1);
+        match server.is_rust() {
+            true => command.args(["127.0.0.1:0", &client_id]),
+            false => command.args(&server.script).args(["server", &client_id]),
+        };
+        let (serving, mut said) = start(&mut command);
+        let mut first = String::new();
+        said.read_line(&mut first).unwrap();
+        let address = first.trim().rsplit_once("listens on ").expect("an address").1.to_owned();
+        let server_said = thread::spawn(move || said.lines().map_while(Result::ok).collect());
+
+        let mut command = workload(node, &client.client.1);
+        let requests = REQUESTS.to_string();
+        match client.is_rust() {
+            true => command.args([&address, &server_id, &requests]),
+            false => command.args(&client.script).args(["client", &server_id, &address, &requests]),
+        };
+        let (asking, answers) = start(&mut command);
+        let name = format!("{client_id} -> {server_id}");
+        Self { name, server: serving, server_said, client: asking, answers, heard: Vec::new() }
+    }
+
+    /// Waits until so many requests have been answered, or the client has ended.
+    fn hear(&mut self, answers: usize) {
+        while self.heard.len() < answers {
+            let mut line = String::new();
+            if self.answers.read_line(&mut line).unwrap() == 0 {
+                return;
+            }
+            self.heard.push(line);
+        }
+    }
+
+    fn end(mut self) {
+        self.hear(usize::MAX);
+        let ended = self.client.wait().unwrap();
+        assert!(ended.success(), "{}: {ended} after {} answers", self.name, self.heard.len());
+        assert_eq!(self.heard.len(), REQUESTS, "{}", self.name);
+        assert_eq!(self.server.try_wait().unwrap(), None, "{}: the server has ended", self.name);
+        self.server.kill().unwrap();
+        let server_said = std::mem::replace(&mut self.server_said, thread::spawn(Vec::new)).join().unwrap();
+        assert!(server_said.is_empty(), "{}: a handshake failed: {server_said:?}", self.name);
+        let serials: BTreeSet<_> =
+            self.heard.iter().filter_map(|line| line.split("serial ").nth(1)?.split(':').next()).collect();
+        assert!(serials.len() > 10, "{}: the server saw only {} serials of the client", self.name, serials.len());
+    }
+}
+
+fn start(command: &mut Command) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap());
+    (child, said)
+}
+
+#[test]
+fn services_in_three_languages_talk_mtls_through_ten_rotations_and_a_kill_of_the_daemon() {
+    let rust = Language::rust();
+    let python = python(TEST).map(|program| Language::one_program("/python", program, Some(script("workload.py"))));
+    let go = go_workload(TEST).map(|program| Language::one_program("/go", program.to_owned(), None));
+    let others: Vec<_> = [python, go].into_iter().flatten().collect();
+    let mut entries = entry(rust.server.0, &rust.server.1) + &entry(rust.client.0, &rust.client.1);
+    entries.extend(others.iter().map(|other| entry(other.server.0, &other.server.1)));
+
+    let mut node = Daemon::start(&entries);
+    let mut conversations = vec![Conversation::begin(&node, &rust, &rust)];
+    for other in &others {
+        conversations.push(Conversation::begin(&node, &rust, other));
+        conversations.push(Conversation::begin(&node, other, &rust));
+    }
+    for conversation in &mut conversations {
+        conversation.hear(KILLED_AFTER);
+    }
+    node.kill_and_restart();
+    for conversation in conversations {
+        conversation.end();
+    }
+}

@@ -1,0 +1,95 @@
+//! The programs that play the workloads, and the entries that give them identities.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::sync::OnceLock;
+
+use crate::daemon::Daemon;
+
+/// A `[[workload]]` for whoever runs the program at `path` as this user.
+pub(crate) fn entry(id: &str, path: &Path) -> String {
+    let path = fs::canonicalize(path).unwrap();
+    let uid = rustix::process::getuid().as_raw();
+    // A path proves little at the level "reduced"; these tests are about clients, and run there, too.
+    format!(
+        "[[workload]]\nid = {id:?}\nselectors = [\"unix:uid:{uid}\", {:?}]\naccept_weak = true\n",
+        format!("unix:path:{}", path.display())
+    )
+}
+
+/// The Python of an environment that holds spiffe, spiffe-tls, PyJWT and pkilint: `BONAFIDE_TEST_PYTHON`.
+pub(crate) fn python(test: &str) -> Option<PathBuf> {
+    let python = std::env::var_os("BONAFIDE_TEST_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        skipped(test, "BONAFIDE_TEST_PYTHON does not name a Python");
+    }
+    python
+}
+
+/// The workload on go-spiffe, built once.
+pub(crate) fn go_workload(test: &str) -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/go");
+        let workload = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-workload");
+        let go = |arguments: &[&OsStr]| {
+            let path = format!("{}:/usr/local/go/bin", std::env::var_os("PATH").unwrap_or_default().to_string_lossy());
+            Command::new("sh")
+                .args(["-c", "exec go \"$@\"", "go"])
+                .args(arguments)
+                .env("PATH", path)
+                .current_dir(&source)
+                .output()
+        };
+        let there = go(&["mod".as_ref(), "download".as_ref()]).is_ok_and(|output| output.status.success());
+        there.then(|| {
+            let built =
+                go(&["build".as_ref(), "-mod=readonly".as_ref(), "-o".as_ref(), workload.as_ref(), ".".as_ref()]);
+            succeeded(&built.unwrap());
+            workload
+        })
+    });
+    if built.is_none() {
+        skipped(test, "there is no Go, or its modules cannot be downloaded");
+    }
+    built.as_deref()
+}
+
+/// One of the cargo examples, which `cargo test` has built.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples");
+    let example = folder.join(name);
+    assert!(example.exists(), "there is no {}; run: cargo build --examples", example.display());
+    example
+}
+
+/// A program of `tests/clients/python`.
+pub(crate) fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python").join(name)
+}
+
+/// A workload of `daemon`, not yet started.
+pub(crate) fn workload(daemon: &Daemon, program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env("SPIFFE_ENDPOINT_SOCKET", daemon.address()).stdin(Stdio::null());
+    command
+}
+
+/// The standard output of a program that must have succeeded.
+pub(crate) fn succeeded(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    out
+}
+
+/// Says loudly that a test did not happen: past the capture of the test harness.
+pub(crate) fn skipped(test: &str, reason: &str) {
+    let line = format!("skipped: {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
