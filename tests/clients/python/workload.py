@@ -107,7 +107,7 @@ def ask(peer, address, requests):
             if connection:
                 connection.shutdown()
                 connection.close()
-            connection = dial(address, source, ClientTlsMode.MTLS, authorize_id(peer))
+            connection = dial(address, source, ClientTlsMode.TLS, authorize_id(peer))
         connection.sendall(b"request %d\n" % request)
         answer = b""
         while not answer.endswith(b"\n"):
