@@ -108,7 +108,7 @@ impl Conversation {
         let server_said = std::mem::replace(&mut self.server_said, thread::spawn(Vec::new)).join().unwrap();
         assert!(server_said.is_empty(), "{}: a handshake failed: {server_said:?}", self.name);
         let serials: BTreeSet<_> =
-            self.heard.iter().filter_map(|line| line.split("serial ").nth(1)?.split(':').next()).collect();
+            self.heard.iter().filter_map(|line| line.split("serial ").nth(1)?.split(": ").next()).collect();
         assert!(serials.len() > 10, "{}: the server saw only {} serials of the client", self.name, serials.len());
     }
 }

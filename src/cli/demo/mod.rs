@@ -6,7 +6,6 @@ mod seen;
 mod service;
 mod story;
 mod tls;
-mod verifier;
 
 use std::process::ExitCode;
 

@@ -20,7 +20,6 @@ use x509_parser::prelude::X509Certificate;
 use crate::cli::demo::service::Event;
 use crate::cli::demo::service::Trouble;
 use crate::cli::demo::service::micros_since;
-use crate::cli::demo::verifier::OnePeer;
 use crate::cli::workload::client::connect;
 use crate::endpoints::workload_api::proto::X509svid;
 use crate::endpoints::workload_api::proto::X509svidRequest;
@@ -28,6 +27,8 @@ use crate::endpoints::workload_api::proto::X509svidResponse;
 use crate::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use crate::identity::Bundle;
 use crate::identity::SpiffeId;
+use crate::identity::bundle::Bundles;
+use crate::identity::rustls_verifier::PeerVerifier;
 
 /// What the other side of a handshake showed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,13 +58,13 @@ impl Configurations {
     /// What an update of the Workload API makes possible, with `peer` and nobody else.
     fn new(svid: &X509svid, peer: SpiffeId) -> Result<Self, Trouble> {
         let id: SpiffeId = svid.spiffe_id.parse()?;
-        let bundle = Bundle {
-            x509_authorities: certificates(&svid.bundle)?.map(|der| der.to_vec().into()).collect(),
-            ..Bundle::empty(id.trust_domain().parse()?)
-        };
+        let mut bundle = Bundle::empty(id.trust_domain().parse()?);
+        bundle.x509_authorities = certificates(&svid.bundle)?.map(|der| der.to_vec().into()).collect();
+        let bundles = Arc::new(Bundles::from([(bundle.trust_domain.clone(), Arc::new(bundle))]));
+        let expected = peer.clone();
+        let verifier = PeerVerifier::new(move || bundles.clone(), move |found| *found == expected);
         let chain: Vec<_> = certificates(&svid.x509_svid)?.collect();
         let key = PrivatePkcs8KeyDer::from(svid.x509_svid_key.to_vec());
-        let verifier = Arc::new(OnePeer::new(peer.clone(), bundle));
         let mut server = ServerConfig::builder()
             .with_client_cert_verifier(verifier.clone())
             .with_single_cert(chain.clone(), key.clone_key().into())?;
