@@ -114,6 +114,8 @@ def ask(peer, address, requests):
             answer += connection.recv(4096)
         print(answer.decode(), end="", flush=True)
         time.sleep(0.1)
+    connection.shutdown()
+    connection.close()
 
 
 if __name__ == "__main__":
