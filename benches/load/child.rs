@@ -44,15 +44,24 @@ pub(crate) async fn run(role: Role, socket: &Path) -> Result<(), Box<dyn std::er
 
 /// Starts this program again in another role.
 pub(crate) fn spawn(role: Role, socket: &Path) -> Child {
+    command(role, socket).spawn().expect("this program can be started again")
+}
+
+/// The same, as another user; only root can.
+pub(crate) fn spawn_as(uid: u32, role: Role, socket: &Path) -> Child {
+    command(role, socket).uid(uid).gid(uid).spawn().expect("another user may start this program")
+}
+
+fn command(role: Role, socket: &Path) -> Command {
     let name = clap::ValueEnum::to_possible_value(&role).expect("no role is hidden");
-    Command::new(std::env::current_exe().expect("this program has a path"))
+    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+    command
         .args(["--role", name.get_name(), "--socket"])
         .arg(socket)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("this program can be started again")
+        .kill_on_drop(true);
+    command
 }
 
 /// The empty service in a process of its own, which ends with this value.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,6 +18,8 @@ use tokio::time::Instant;
 use crate::client;
 use crate::meters::Meter;
 
+/// The user of an entry that never changes; nobody else's.
+pub(crate) const STRANGER: u32 = 65_534;
 const BINARY: &str = env!("CARGO_BIN_EXE_bonafide");
 
 /// What is measured: a socket and the process that serves it.
@@ -43,6 +46,7 @@ impl Node {
     pub(crate) async fn start(entries: u32) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let at = directory.path();
+        fs::set_permissions(at, fs::Permissions::from_mode(0o711)).expect("a directory of our own");
         fs::create_dir(at.join("entries.d")).expect("a folder");
         fs::create_dir(at.join("log")).expect("a folder that nobody watches");
         fs::write(at.join("bonafide.toml"), configuration(at)).expect("a file");
@@ -153,11 +157,12 @@ fn our_entry(lines: &str) -> String {
     format!("[[workload]]\nid = \"/load\"\nselectors = [\"unix:uid:{uid}\"]\n{lines}\n")
 }
 
-/// Entries of users that nobody is.
+/// Entries of users that nobody is, and the stranger's.
 fn others(count: u32) -> String {
     let entry = |n: u32| {
         let uid = 1_000_000 + n;
         format!("[[workload]]\nid = \"/other/{n}\"\nselectors = [\"unix:uid:{uid}\", \"unix:gid:{uid}\"]\n")
     };
-    (0..count).map(entry).collect()
+    let stranger = format!("[[workload]]\nid = \"/stranger\"\nselectors = [\"unix:uid:{STRANGER}\"]\n");
+    (1..count).map(entry).chain([stranger]).collect()
 }
