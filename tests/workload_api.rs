@@ -4,6 +4,10 @@
 
 #[path = "support/callers.rs"]
 mod callers;
+#[path = "support/kernel.rs"]
+mod kernel;
+#[path = "support/node.rs"]
+mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
 
@@ -17,9 +21,13 @@ mod door;
 mod ends;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
+#[path = "workload_api/lifetime.rs"]
+mod lifetime;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
 #[path = "workload_api/security_header.rs"]
 mod security_header;
+#[path = "workload_api/seeds.rs"]
+mod seeds;
 #[path = "workload_api/socket.rs"]
 mod socket;

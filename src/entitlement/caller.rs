@@ -1,12 +1,17 @@
 //! One connected process, as a door holds it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
 use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Credentials;
 use crate::audit::Record;
@@ -19,6 +24,7 @@ use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::door::X509Update;
 use crate::entitlement::entitlements::Entitlements;
+use crate::entitlement::examine::entries_under;
 use crate::entitlement::ledger::decisions::Verdict;
 use crate::entitlement::ledger::records;
 use crate::entitlement::ledger::records::Credential;
@@ -29,18 +35,77 @@ use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
 use crate::issuance::IssueError;
+use crate::policy::decide::Denial;
 use crate::policy::decide::Permit;
+use crate::policy::decide::Trace;
 
 /// A pinned process and the state it shares with all others.
 #[derive(Debug)]
 pub(in crate::entitlement) struct LiveCaller {
     pub(in crate::entitlement) shared: Arc<Entitlements>,
     pub(in crate::entitlement) process: PinnedProcess,
+    handed_over: Mutex<HandedOver>,
+}
+
+/// What was given to the door last, by stream, and may not have left yet.
+#[derive(Debug, Default)]
+struct HandedOver {
+    by_stream: BTreeMap<u64, Holding>,
+    /// The entries under which all of it was looked at last.
+    checked_epoch: Option<u64>,
+}
+
+/// Identities, and what they rest on.
+#[derive(Debug)]
+struct Holding {
+    trace: Arc<Trace>,
+    ids: Vec<SpiffeId>,
 }
 
 impl LiveCaller {
     pub(in crate::entitlement) fn new(shared: Arc<Entitlements>, process: PinnedProcess) -> Self {
-        Self { shared, process }
+        Self { shared, process, handed_over: Mutex::default() }
+    }
+
+    /// The first of the two checks before a secret leaves, at the moment when the door gets it. The transport makes the
+    /// second at its first byte, by what is noted here.
+    pub(in crate::entitlement) fn hand_over(
+        &self,
+        stream: u64,
+        trace: &Arc<Trace>,
+        ids: Vec<SpiffeId>,
+    ) -> Result<(), NotAttested> {
+        self.process.unchanged(self.process.epoch())?;
+        let mut handed_over = self.handed_over();
+        handed_over.by_stream.insert(stream, Holding { trace: Arc::clone(trace), ids });
+        handed_over.checked_epoch = None;
+        Ok(())
+    }
+
+    /// Forgets what a stream was given, because the stream has ended.
+    pub(in crate::entitlement) fn forget(&self, stream: u64) {
+        self.handed_over().by_stream.remove(&stream);
+    }
+
+    /// Whether everything that was handed over is still permitted by the entries in force: they may have changed while
+    /// it waited to be sent.
+    fn still_permitted(&self) -> bool {
+        let rulebook = self.shared.rulebook();
+        let epoch = rulebook.entries.epoch();
+        let mut handed_over = self.handed_over();
+        if handed_over.checked_epoch == Some(epoch) {
+            return true;
+        }
+        let permitted = handed_over.by_stream.values().all(|holding| {
+            let entries = entries_under(&holding.trace, &rulebook);
+            holding.ids.iter().all(|id| entries.iter().any(|entry| entry.id == *id))
+        });
+        handed_over.checked_epoch = permitted.then_some(epoch);
+        permitted
+    }
+
+    fn handed_over(&self) -> MutexGuard<'_, HandedOver> {
+        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Issues for one permit and writes it down, before anything of it can leave.
@@ -78,7 +143,13 @@ impl Caller for LiveCaller {
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
-        self.process.unchanged(self.process.epoch()).map_err(|why| self.shared.refuse_unattested(&self.process, why))
+        self.process
+            .unchanged(self.process.epoch())
+            .map_err(|why| self.shared.refuse_unattested(&self.process, why))?;
+        if self.still_permitted() {
+            return Ok(());
+        }
+        Err(self.shared.refuse(&self.process, Verdict::Denied(Denial::NoEntry), None))
     }
 
     fn ended(&self) -> BoxFuture<'static, Ended> {

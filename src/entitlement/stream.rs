@@ -24,6 +24,7 @@ use crate::entitlement::machine::Held;
 use crate::entitlement::machine::Issued;
 use crate::entitlement::published::View;
 use crate::policy::decide::Permit;
+use crate::policy::decide::Trace;
 use crate::randomness::fraction;
 
 /// The caller's X.509 identities: now, and whenever they change.
@@ -69,6 +70,8 @@ struct Driver {
     caller: Arc<LiveCaller>,
     entitlement: Entitlement,
     registration: Registration,
+    /// What the latest permits rest on.
+    trace: Option<Arc<Trace>>,
     /// What happened since the door was given the last update.
     next: Event,
     /// The generation of rulebook and board that the last decision was made in.
@@ -78,7 +81,14 @@ struct Driver {
 impl Driver {
     fn new(caller: Arc<LiveCaller>, delivers: Delivers) -> Self {
         let registration = caller.shared.live.register();
-        Self { caller, entitlement: Entitlement::new(delivers), registration, next: Event::Opened, generation: 0 }
+        Self {
+            caller,
+            entitlement: Entitlement::new(delivers),
+            registration,
+            trace: None,
+            next: Event::Opened,
+            generation: 0,
+        }
     }
 
     /// Works until there is something to hand over.
@@ -105,7 +115,8 @@ impl Driver {
         let board = shared.board();
         match shared.decide(&self.caller.process).await {
             Ok(granted) => {
-                self.registration.rests_on(granted.trace);
+                self.registration.rests_on(Arc::clone(&granted.trace));
+                self.trace = Some(granted.trace);
                 let view = board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
                 Event::Permitted { permits: granted.permits, view }
             }
@@ -124,13 +135,14 @@ impl Driver {
         answers
     }
 
-    /// The first of the two checks before a secret leaves; the transport makes the second at its first byte.
     fn hand_over(&self) -> Result<(), Event> {
         let caller = &self.caller;
-        caller
-            .process
-            .unchanged(caller.process.epoch())
-            .map_err(|why| self.refused(caller.shared.refuse_unattested(&caller.process, why)))?;
+        let ids = self.entitlement.svids().iter().map(|held| held.svid.id.clone()).collect();
+        if let Some(trace) = &self.trace {
+            caller
+                .hand_over(self.registration.number(), trace, ids)
+                .map_err(|why| self.refused(caller.shared.refuse_unattested(&caller.process, why)))?;
+        }
         let identities = self.entitlement.svids().iter().map(Identity::from).collect();
         self.registration.serves(identities, self.entitlement.failures());
         Ok(())
@@ -184,6 +196,7 @@ impl Driver {
 impl Drop for Driver {
     /// A stream that is dropped before its end was closed by its caller.
     fn drop(&mut self) {
+        self.caller.forget(self.registration.number());
         for held in self.entitlement.release() {
             self.caller.record(What::Ended, &Credential::of(&held.svid, None), Some("closed"));
         }

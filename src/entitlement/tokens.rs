@@ -15,6 +15,9 @@ use crate::identity::jose::jws;
 use crate::policy::decide::Denial;
 use crate::policy::tokens::permits_for_tokens;
 
+/// The latest tokens stand where no stream has its number.
+const TOKENS: u64 = u64::MAX;
+
 /// Signs a token for `id`, or for every identity of the caller.
 pub(in crate::entitlement) async fn issue(
     caller: &LiveCaller,
@@ -46,8 +49,8 @@ pub(in crate::entitlement) async fn issue(
         );
         svids.push(svid);
     }
-    // The first of the two checks before a secret leaves; the transport makes the second at its first byte.
-    caller.process.unchanged(caller.process.epoch()).map_err(|why| shared.refuse_unattested(&caller.process, why))?;
+    let ids = svids.iter().map(|svid| svid.id.clone()).collect();
+    caller.hand_over(TOKENS, &granted.trace, ids).map_err(|why| shared.refuse_unattested(&caller.process, why))?;
     Ok(svids)
 }
 

@@ -30,19 +30,28 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tonic::transport::Endpoint;
 
-const PIPE: usize = 64 * 1024;
+/// How much of a conversation is on its way at once, unless a test wants less.
+pub(crate) const WIDE_PIPE: usize = 64 * 1024;
 
 /// The daemon's side.
 pub(crate) struct PipeDoor(mpsc::UnboundedReceiver<io::Result<Pipe>>);
 
+/// Sees every byte that the daemon writes to a process, at the moment when it leaves.
+pub(crate) type Observer = Arc<dyn Fn(&dyn Process, &[u8]) + Send + Sync>;
+
 /// The clients' side.
 #[derive(Clone)]
-pub(crate) struct Street(mpsc::UnboundedSender<io::Result<Pipe>>);
+pub(crate) struct Street {
+    arrivals: mpsc::UnboundedSender<io::Result<Pipe>>,
+    observer: Observer,
+    pipe: usize,
+}
 
 struct Pipe {
     bytes: DuplexStream,
     process: Arc<dyn Process>,
     writer: Arc<Mutex<Credentials>>,
+    observer: Observer,
 }
 
 /// A connected client's end, and who the kernel says writes to it.
@@ -53,29 +62,41 @@ pub(crate) struct Connected {
 
 pub(crate) fn pipe_door() -> (PipeDoor, Street) {
     let (street, door) = mpsc::unbounded_channel();
-    (PipeDoor(door), Street(street))
+    (PipeDoor(door), Street { arrivals: street, observer: Arc::new(|_, _| {}), pipe: WIDE_PIPE })
 }
 
 impl Street {
+    /// Everything that is written from now on is seen by `observer`, and each connection holds `pipe` bytes.
+    pub(crate) fn observed_by(self, pipe: usize, observer: Observer) -> Self {
+        Self { observer, pipe, ..self }
+    }
+
     /// `process` connects. It is the writer of its bytes until the test says otherwise.
     pub(crate) fn connect(&self, process: Arc<dyn Process>) -> Connected {
-        let (theirs, ours) = tokio::io::duplex(PIPE);
+        let (theirs, ours) = tokio::io::duplex(self.pipe);
         let writer = Arc::new(Mutex::new(process.peer()));
-        let _ = self.0.send(Ok(Pipe { bytes: ours, process, writer: writer.clone() })); // a closed door drops it
+        let (writer_there, observer) = (writer.clone(), self.observer.clone());
+        let pipe = Pipe { bytes: ours, process, writer: writer_there, observer };
+        let _ = self.arrivals.send(Ok(pipe)); // a closed door drops it
         Connected { bytes: theirs, writer }
     }
 
     /// The next accept fails.
     pub(crate) fn fail(&self, errno: i32) {
-        let _ = self.0.send(Err(io::Error::from_raw_os_error(errno)));
+        let _ = self.arrivals.send(Err(io::Error::from_raw_os_error(errno)));
     }
 }
 
 impl Connected {
     /// A gRPC channel over this one connection.
     pub(crate) async fn channel(self) -> Channel {
+        self.try_channel().await.unwrap()
+    }
+
+    /// Likewise, where the daemon may have closed the connection already.
+    pub(crate) async fn try_channel(self) -> Result<Channel, tonic::transport::Error> {
         let once = Once(Some(self.bytes));
-        Endpoint::from_static("http://localhost").connect_with_connector(once).await.unwrap()
+        Endpoint::from_static("http://localhost").connect_with_connector(once).await
     }
 }
 
@@ -116,7 +137,9 @@ impl Stream for Pipe {
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.bytes).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.bytes).poll_write(cx, bytes))?;
+        (self.observer)(&*self.process, &bytes[..written]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -124,7 +147,10 @@ impl AsyncWrite for Pipe {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.bytes).poll_write_vectored(cx, parts)
+        let written = ready!(Pin::new(&mut self.bytes).poll_write_vectored(cx, parts))?;
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(written).collect();
+        (self.observer)(&*self.process, &bytes);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -85,6 +85,12 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Tells the stream from every other one of this run.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Writes down what the stream rests on.
     pub fn rests_on(&self, trace: Arc<Trace>) {
         if let Some(stream) = self.live.locked().get_mut(&self.number) {

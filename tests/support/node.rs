@@ -1,0 +1,334 @@
+//! A whole agent in one thread: a model of a kernel below it, in-memory pipes before it, a paused clock around it, and
+//! every random byte from a seed.
+
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use bonafide::agent::config::Accepted;
+use bonafide::agent::config::Config;
+use bonafide::agent::config::files::Source;
+use bonafide::agent::config::files::Sources;
+use bonafide::agent::node::Ground;
+use bonafide::agent::node::Node;
+use bonafide::agent::reload::Cause;
+use bonafide::agent::reload::InForce;
+use bonafide::agent::reload::Reloader;
+use bonafide::audit::Record;
+use bonafide::audit::Sink;
+use bonafide::authority::Authority;
+use bonafide::authority::Chain;
+use bonafide::authority::KeySharing;
+use bonafide::authority::Order;
+use bonafide::authority::Refused;
+use bonafide::authority::Token;
+use bonafide::authority::TokenOrder;
+use bonafide::authority::embedded::Embedded;
+use bonafide::authority::embedded::Settings;
+use bonafide::endpoints::admin::reports::ReloadReport;
+use bonafide::endpoints::admin::reports::ReloadState;
+use bonafide::endpoints::transport::budgets::Budgets;
+use bonafide::endpoints::transport::budgets::Limits;
+use bonafide::endpoints::workload_api;
+use bonafide::endpoints::workload_api::proto::X509svidRequest;
+use bonafide::endpoints::workload_api::proto::X509svidResponse;
+use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::entitlement::entitlements::Entitlements;
+use bonafide::identity::Bundle;
+use bonafide::randomness::NoRandomness;
+use bonafide::randomness::Randomness;
+use bonafide::readiness::Readiness;
+use bonafide::time::Clock;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::Request;
+use tonic::Streaming;
+
+use crate::kernel::FakeKernel;
+use crate::kernel::FakePid;
+use crate::pipes::Connected;
+use crate::pipes::Observer;
+use crate::pipes::Street;
+use crate::pipes::WIDE_PIPE;
+use crate::pipes::pipe_door;
+
+/// Noon of a day after this release.
+const NOON: Duration = Duration::from_secs(1_800_014_400);
+
+pub(crate) const TRUST_DOMAIN: &str = "example.org";
+
+/// A running node.
+pub(crate) struct TestNode {
+    pub(crate) kernel: FakeKernel,
+    pub(crate) authority: Arc<FakeAuthority>,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) records: Arc<Records>,
+    pub(crate) entitlements: Arc<Entitlements>,
+    pub(crate) readiness: Readiness,
+    reloader: Reloader,
+    street: Street,
+    stop: CancellationToken,
+    _tasks: Node,
+}
+
+/// One connected workload with a stream of X509-SVIDs.
+pub(crate) struct Workload {
+    stream: Opening,
+}
+
+enum Opening {
+    Open(Result<Streaming<X509svidResponse>, tonic::Status>),
+    /// On its way, in a task of its own.
+    Underway(JoinHandle<Result<Streaming<X509svidResponse>, tonic::Status>>),
+}
+
+/// What a workload sees next on its stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Seen {
+    Update(X509svidResponse),
+    End(Code),
+}
+
+impl TestNode {
+    /// A node with these `[[workload]]` tables; `seed` decides everything random in it.
+    pub(crate) fn start(seed: u64, workloads: &str) -> Self {
+        Self::observed(seed, workloads, WIDE_PIPE, Arc::new(|_, _| {}))
+    }
+
+    /// Likewise; each connection holds `pipe` bytes on their way, and `observer` sees every byte at the moment when it
+    /// leaves.
+    pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
+        let kernel = FakeKernel::new();
+        let clock = Arc::new(TestClock::default());
+        let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
+        let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone()));
+        let records = Arc::new(Records::default());
+        let (stop, readiness) = (CancellationToken::new(), Readiness::default());
+        let ground = Ground {
+            host: kernel.host(),
+            authority: authority.clone(),
+            foreign: watch::channel(Arc::default()).1,
+            audit: records.clone(),
+            clock: clock.clone(),
+            randomness,
+            stop: stop.clone(),
+        };
+        let (config, accepted) = configuration(workloads);
+        let in_force = InForce { config, accepted, state: ReloadState::Current, accepted_at: clock.now() };
+        let mut node = Node::new(ground, in_force.rulebook(0));
+        let entitlements = node.entitlements.clone();
+        let reloader = Reloader::new("test.toml".into(), in_force, entitlements.clone(), readiness.clone(), None);
+        let (door, street) = pipe_door();
+        node.serve(door, workload_api::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
+        let street = street.observed_by(pipe, observer);
+        Self { kernel, authority, clock, records, entitlements, readiness, reloader, street, stop, _tasks: node }
+    }
+
+    /// Puts other `[[workload]]` tables in force.
+    pub(crate) fn reload(&self, workloads: &str, cause: Cause) -> ReloadReport {
+        let (config, accepted) = configuration(workloads);
+        self.reloader.swap(config, accepted, cause)
+    }
+
+    /// `process` connects and opens a stream of X509-SVIDs.
+    pub(crate) async fn workload(&self, process: &FakePid) -> Workload {
+        let connected = self.street.connect(self.kernel.connect(process));
+        Workload { stream: Opening::Open(fetch_x509(connected).await) }
+    }
+
+    /// Likewise, without waiting for the connection.
+    pub(crate) fn workload_later(&self, process: &FakePid) -> Workload {
+        let connected = self.street.connect(self.kernel.connect(process));
+        Workload { stream: Opening::Underway(tokio::spawn(fetch_x509(connected))) }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+async fn fetch_x509(connected: Connected) -> Result<Streaming<X509svidResponse>, tonic::Status> {
+    let channel = connected.try_channel().await.map_err(|why| tonic::Status::permission_denied(why.to_string()))?;
+    let mut request = Request::new(X509svidRequest {});
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner())
+}
+
+impl Workload {
+    /// The next message or the end. Waits for it as long as it takes on the paused clock.
+    pub(crate) async fn next(&mut self) -> Seen {
+        if let Opening::Underway(opening) = &mut self.stream {
+            self.stream = Opening::Open(opening.await.unwrap());
+        }
+        let stream = match &mut self.stream {
+            Opening::Open(Ok(stream)) => stream,
+            Opening::Open(Err(status)) => return Seen::End(status.code()),
+            Opening::Underway(_) => unreachable!("it was waited for"),
+        };
+        match stream.message().await {
+            Ok(Some(update)) => Seen::Update(update),
+            Ok(None) => Seen::End(Code::Ok),
+            Err(status) => Seen::End(status.code()),
+        }
+    }
+
+    /// What comes within `patience`; `None` where nothing does.
+    pub(crate) async fn within(&mut self, patience: Duration) -> Option<Seen> {
+        tokio::time::timeout(patience, self.next()).await.ok()
+    }
+
+    /// The IDs of the next update.
+    pub(crate) async fn ids(&mut self) -> Vec<String> {
+        match self.next().await {
+            Seen::Update(update) => ids(&update),
+            Seen::End(code) => panic!("the stream ended with {code}"),
+        }
+    }
+}
+
+/// The SPIFFE IDs of an update, default identity first.
+pub(crate) fn ids(update: &X509svidResponse) -> Vec<String> {
+    update.svids.iter().map(|svid| svid.spiffe_id.clone()).collect()
+}
+
+/// One `[[workload]]` table on ordinary terms.
+pub(crate) fn workload(path: &str, selectors: &[&str]) -> String {
+    let mut table = String::new();
+    write!(table, "[[workload]]\nid = {path:?}\nselectors = {selectors:?}\n").unwrap();
+    table
+}
+
+fn configuration(workloads: &str) -> (Config, Accepted) {
+    let text = format!("trust_domain = {TRUST_DOMAIN:?}\n{workloads}");
+    let sources = Sources { files: vec![Source { file: PathBuf::from("test.toml"), text }], folders: Vec::new() };
+    let accepted = Accepted { sources, accounts: Default::default() };
+    (accepted.config().unwrap_or_else(|findings| panic!("{findings}")), accepted)
+}
+
+/// A wall clock that goes with the paused one, and steps when told to.
+#[derive(Debug)]
+pub(crate) struct TestClock {
+    start: Instant,
+    at_start: Mutex<SystemTime>,
+}
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self { start: Instant::now(), at_start: Mutex::new(SystemTime::UNIX_EPOCH + NOON) }
+    }
+}
+
+impl TestClock {
+    pub(crate) fn step_forward(&self, by: Duration) {
+        *self.at_start.lock().unwrap() += by;
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> SystemTime {
+        *self.at_start.lock().unwrap() + self.start.elapsed()
+    }
+}
+
+/// Random bytes that follow from a seed (xorshift; never zero).
+#[derive(Debug)]
+pub(crate) struct Seeded(pub(crate) Mutex<u64>);
+
+impl Seeded {
+    pub(crate) fn next(&self) -> u64 {
+        let mut state = self.0.lock().unwrap();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&self, end: u64) -> u64 {
+        (self.next() >> 11) % end
+    }
+}
+
+impl Randomness for Seeded {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness> {
+        bytes.iter_mut().for_each(|byte| *byte = (self.next() >> 24) as u8);
+        Ok(())
+    }
+}
+
+/// A real authority that refuses when told to.
+#[derive(Debug)]
+pub(crate) struct FakeAuthority {
+    real: Embedded,
+    refusing: Mutex<Option<String>>,
+}
+
+impl FakeAuthority {
+    fn new(now: SystemTime, randomness: Arc<Seeded>) -> Self {
+        let settings = Settings {
+            trust_domain: TRUST_DOMAIN.parse().unwrap(),
+            ca_ttl: Duration::from_secs(7 * 24 * 3600),
+            jwt_issuer: None,
+        };
+        Self { real: Embedded::in_memory(settings, now, randomness).unwrap(), refusing: Mutex::default() }
+    }
+
+    pub(crate) fn refuse(&self, why: &str) {
+        *self.refusing.lock().unwrap() = Some(why.to_owned());
+    }
+
+    pub(crate) fn relent(&self) {
+        *self.refusing.lock().unwrap() = None;
+    }
+
+    fn refused(&self) -> Option<Refused> {
+        self.refusing.lock().unwrap().clone().map(Refused::Unavailable)
+    }
+}
+
+impl Authority for FakeAuthority {
+    fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
+        match self.refused() {
+            Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
+            None => self.real.x509(orders),
+        }
+    }
+
+    fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
+        match self.refused() {
+            Some(refused) => Box::pin(std::future::ready(Err(refused))),
+            None => self.real.jwt(order),
+        }
+    }
+
+    fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
+        self.real.bundle()
+    }
+
+    fn key_sharing(&self) -> KeySharing {
+        self.real.key_sharing()
+    }
+
+    fn not_after(&self) -> SystemTime {
+        self.real.not_after()
+    }
+}
+
+/// The audit log of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Records(pub(crate) Mutex<Vec<Record>>);
+
+impl Sink for Records {
+    fn record(&self, record: Record) {
+        self.0.lock().unwrap().push(record);
+    }
+}

@@ -1,0 +1,168 @@
+//! What becomes of a live identity: renewal, reload, exit and denial, on a whole node in one thread.
+
+use std::time::Duration;
+
+use bonafide::agent::reload::Cause;
+use bonafide::audit::What;
+use bonafide::evidence::Undecided;
+use tonic::Code;
+
+use crate::kernel::FakePid;
+use crate::kernel::FakeProcess;
+use crate::node::Seen;
+use crate::node::TestNode;
+use crate::node::Workload;
+use crate::node::workload;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn of_user(node: &TestNode, uid: u32) -> FakePid {
+    node.kernel.spawn(FakeProcess { uid, gid: uid, ..FakeProcess::default() })
+}
+
+/// A node whose user 1000 is `/web`, with one workload of it that has its first SVID.
+async fn serving() -> (TestNode, FakePid, Workload) {
+    let node = TestNode::start(7, &workload("/web", &["unix:uid:1000"]));
+    let web = of_user(&node, 1000);
+    let mut stream = node.workload(&web).await;
+    assert_eq!(stream.ids().await, ["spiffe://example.org/web"]);
+    (node, web, stream)
+}
+
+fn leaf(seen: &Seen) -> (Vec<u8>, Vec<u8>) {
+    let Seen::Update(update) = seen else { panic!("no update but {seen:?}") };
+    (update.svids[0].x509_svid.to_vec(), update.svids[0].x509_svid_key.to_vec())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_is_renewed_with_a_new_key_around_half_of_its_life() {
+    let (_node, _web, mut stream) = serving().await;
+    assert_eq!(stream.within(27 * MINUTE - Duration::from_secs(2)).await, None);
+    let first = leaf(&stream.within(7 * MINUTE).await.unwrap());
+    let second = leaf(&stream.within(34 * MINUTE).await.unwrap());
+    assert_ne!(first.0, second.0);
+    assert_ne!(first.1, second.1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_keeps_its_svid_while_the_authority_is_down_and_not_past_its_end() {
+    let (node, _web, mut stream) = serving().await;
+    node.authority.refuse("signer unreachable");
+    assert_eq!(stream.within(59 * MINUTE).await, None);
+    assert_eq!(stream.within(MINUTE + Duration::from_secs(2)).await, Some(Seen::End(Code::Unavailable)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_failed_is_made_up_for_soon_after_the_authority_is_back() {
+    let (node, _web, mut stream) = serving().await;
+    node.authority.refuse("signer unreachable");
+    assert_eq!(stream.within(40 * MINUTE).await, None);
+    node.authority.relent();
+    assert!(matches!(stream.within(2 * MINUTE).await, Some(Seen::Update(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_cannot_be_completed_keeps_what_is_held_and_turns_newcomers_away_as_unavailable() {
+    let (node, _web, mut stream) = serving().await;
+    node.kernel.fail(Undecided::OutOfDescriptors);
+    assert_eq!(stream.within(45 * MINUTE).await, None);
+    let newcomer = of_user(&node, 1000);
+    assert_ne!(node.workload(&newcomer).await.next().await, Seen::End(Code::PermissionDenied));
+    node.kernel.heal();
+    assert!(matches!(stream.within(5 * MINUTE).await, Some(Seen::Update(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_without_an_entry_is_denied_and_the_record_says_why() {
+    let (node, ..) = serving().await;
+    let stranger = of_user(&node, 1001);
+    assert_eq!(node.workload(&stranger).await.next().await, Seen::End(Code::PermissionDenied));
+    let records = node.records.0.lock().unwrap();
+    let denial = records.iter().find(|record| record.what == What::Denied).unwrap();
+    assert_eq!((denial.uid, denial.why.as_deref()), (1001, Some("no_entry")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_became_another_program_gets_no_second_svid() {
+    let (_node, web, mut stream) = serving().await;
+    web.exec("/usr/bin/other");
+    assert_eq!(stream.within(HOUR).await, Some(Seen::End(Code::PermissionDenied)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_changed_its_user_gets_no_second_svid() {
+    let (_node, web, mut stream) = serving().await;
+    web.setuid(1001);
+    assert_eq!(stream.within(HOUR).await, Some(Seen::End(Code::PermissionDenied)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn exit_ends_the_stream_within_a_tenth_of_a_second_and_is_written_down() {
+    let (node, web, mut stream) = serving().await;
+    web.exit();
+    assert!(matches!(stream.within(Duration::from_millis(100)).await, Some(Seen::End(_))));
+    let records = node.records.0.lock().unwrap();
+    assert!(records.iter().any(|record| record.what == What::Ended && record.kind.as_deref() == Some("x509")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_entry_reaches_its_stream_within_a_second_and_wakes_no_other() {
+    let entries = |dns: &str| workload("/web", &["unix:uid:1000"]) + dns + &workload("/db", &["unix:uid:1001"]);
+    let node = TestNode::start(7, &entries(""));
+    let (mut web, mut db) = (node.workload(&of_user(&node, 1000)).await, node.workload(&of_user(&node, 1001)).await);
+    let (first, _) = (web.next().await, db.next().await);
+    let asked_before = node.kernel.questions();
+    assert_eq!(node.reload(&entries("dns = [\"web.internal\"]\n"), Cause::SeenOnDisk).changed.len(), 1);
+    let second = web.within(Duration::from_secs(1)).await.unwrap();
+    assert_ne!(leaf(&first), leaf(&second));
+    let asked_for_one = node.kernel.questions() - asked_before;
+    assert_eq!(db.within(20 * MINUTE).await, None);
+    assert_eq!(node.kernel.questions() - asked_before, asked_for_one, "someone else was looked at");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_entry_adds_an_identity_and_keeps_the_key_of_the_other() {
+    let (node, _web, mut stream) = serving().await;
+    let both = workload("/web", &["unix:uid:1000"]) + &workload("/metrics", &["unix:uid:1000"]);
+    assert_eq!(node.reload(&both, Cause::SeenOnDisk).added.len(), 1);
+    assert_eq!(stream.ids().await, ["spiffe://example.org/web", "spiffe://example.org/metrics"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_entry_ends_its_stream_with_permission_denied() {
+    let (node, _web, mut stream) = serving().await;
+    assert!(node.reload(&workload("/db", &["unix:uid:1001"]), Cause::SeenOnDisk).swapped);
+    assert_eq!(stream.within(Duration::from_secs(1)).await, Some(Seen::End(Code::PermissionDenied)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_merely_seen_that_would_end_many_identities_waits_until_it_is_asked_for() {
+    let entries = workload("/web", &["unix:uid:1000"]) + &workload("/db", &["unix:uid:1001"]);
+    let node = TestNode::start(7, &entries);
+    let (mut web, mut db) = (node.workload(&of_user(&node, 1000)).await, node.workload(&of_user(&node, 1001)).await);
+    let _ = (web.next().await, db.next().await);
+    let nobody = workload("/other", &["unix:uid:1002"]);
+    let report = node.reload(&nobody, Cause::SeenOnDisk);
+    assert_eq!((report.swapped, report.held_back.len()), (false, 2));
+    assert!(!node.readiness.watch().borrow().is_empty());
+    assert_eq!(web.within(MINUTE).await, None);
+    assert!(node.reload(&nobody, Cause::Asked).swapped);
+    assert_eq!(web.within(Duration::from_secs(1)).await, Some(Seen::End(Code::PermissionDenied)));
+    assert!(node.readiness.watch().borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_steps_past_the_renewal_renews_within_a_second_or_two() {
+    let (node, _web, mut stream) = serving().await;
+    assert_eq!(stream.within(MINUTE).await, None);
+    node.clock.step_forward(50 * MINUTE);
+    assert!(matches!(stream.within(Duration::from_secs(2)).await, Some(Seen::Update(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_ends_every_stream_as_unavailable() {
+    let (node, _web, mut stream) = serving().await;
+    node.stop();
+    assert_eq!(stream.within(Duration::from_secs(1)).await, Some(Seen::End(Code::Unavailable)));
+}
