@@ -235,29 +235,31 @@ impl Reloader {
 
 /// What would change, by SPIFFE ID.
 fn compare(before: &Config, after: &Config) -> ReloadReport {
-    let by_id = |config: &Config| -> BTreeMap<SpiffeId, Vec<Entry>> {
-        let mut entries: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for entry in &config.entries {
-            entries.entry(entry.id.clone()).or_default().push(entry.clone());
-        }
-        entries
-    };
     let (old, new) = (by_id(before), by_id(after));
     let mut report =
         ReloadReport { warnings: after.warnings.iter().map(ToString::to_string).collect(), ..ReloadReport::default() };
     for (id, entries) in &new {
+        let names = entries.iter().copied().map(name);
         match old.get(id) {
-            None => report.added.extend(entries.iter().map(name)),
-            Some(before) if !same(before, entries) => report.changed.extend(entries.iter().map(name)),
+            None => report.added.extend(names),
+            Some(before) if !same(before, entries) => report.changed.extend(names),
             Some(_) => {}
         }
     }
-    report.removed =
-        old.iter().filter(|(id, _)| !new.contains_key(id)).flat_map(|(_, gone)| gone.iter().map(name)).collect();
+    let gone = old.iter().filter(|(id, _)| !new.contains_key(*id)).flat_map(|(_, gone)| gone);
+    report.removed = gone.copied().map(name).collect();
     report
 }
 
-fn same(before: &[Entry], after: &[Entry]) -> bool {
+fn by_id(config: &Config) -> BTreeMap<&SpiffeId, Vec<&Entry>> {
+    let mut entries: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for entry in &config.entries {
+        entries.entry(&entry.id).or_default().push(&**entry);
+    }
+    entries
+}
+
+fn same(before: &[&Entry], after: &[&Entry]) -> bool {
     let unmoved = |entry: &Entry, as_if: &Entry| {
         Entry { order: as_if.order, origin: as_if.origin.clone(), ..entry.clone() } == *as_if
     };
@@ -269,5 +271,5 @@ fn name(entry: &Entry) -> EntryName {
 }
 
 fn names(config: &Config, ids: &[SpiffeId]) -> Vec<EntryName> {
-    config.entries.iter().filter(|entry| ids.contains(&entry.id)).map(name).collect()
+    config.entries.iter().filter(|entry| ids.contains(&entry.id)).map(|entry| name(entry)).collect()
 }

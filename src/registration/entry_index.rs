@@ -56,8 +56,8 @@ struct CostlyGroup {
 impl EntryIndex {
     /// Puts entries in order and files them. `epoch` tells this set of entries from every other one of this run.
     #[must_use]
-    pub fn new(entries: Vec<Entry>, epoch: u64) -> Self {
-        let mut entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
+    pub fn new<E: Into<Arc<Entry>>>(entries: Vec<E>, epoch: u64) -> Self {
+        let mut entries: Vec<Arc<Entry>> = entries.into_iter().map(E::into).collect();
         entries.sort_by_key(|entry| (Reverse(entry.priority), entry.order));
         let frequencies = Frequencies::of(&entries);
         let mut by_rarest: HashMap<Selector, Vec<u32>> = HashMap::new();

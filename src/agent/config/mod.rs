@@ -14,6 +14,7 @@ pub mod workload;
 
 use core::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -74,7 +75,7 @@ pub struct Config {
     /// `[[federation]]`, in order.
     pub federation: Vec<federation::Settings>,
     /// `[[workload]]`, in order, with the defaults of `[svid]` filled in.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Arc<Entry>>,
     /// The names of users and groups that have to be known.
     pub names: AccountNames,
     /// What looks wrong and is allowed.
@@ -319,7 +320,7 @@ fn read_workloads(
     around: &Surroundings<'_>,
     names: &mut AccountNames,
     findings: &mut Findings,
-) -> Vec<Entry> {
+) -> Vec<Arc<Entry>> {
     if let Some(section) = sections.get(MAX_ENTRIES) {
         let text = format!("{} entries; at most {MAX_ENTRIES} are allowed", sections.len());
         findings.problem(section.file.problem(section.at, text));
@@ -328,5 +329,5 @@ fn read_workloads(
     let read = |(order, section): (u32, &Section<'_>)| {
         workload::read(Reader::new(Some(*section), findings), around, EntryOrder(order), names)
     };
-    (0..).zip(sections).filter_map(read).collect()
+    (0..).zip(sections).filter_map(read).map(Arc::new).collect()
 }

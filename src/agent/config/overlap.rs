@@ -1,5 +1,7 @@
 //! Which entries a process gets together although their author may not have meant it.
 
+use std::sync::Arc;
+
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Position;
 use crate::agent::config::problem::Problem;
@@ -13,7 +15,7 @@ use crate::registration::EntryIndex;
 const MAX_COMPARISONS: usize = 1_000_000;
 
 /// Warns of every entry whose selectors contain those of another one: whoever matches the first matches the second.
-pub(in crate::agent::config) fn warn_of(entries: &[Entry], findings: &mut Findings) {
+pub(in crate::agent::config) fn warn_of(entries: &[Arc<Entry>], findings: &mut Findings) {
     let index = EntryIndex::new(entries.to_vec(), 0);
     let mut comparisons = 0;
     for entry in entries {
