@@ -6,6 +6,8 @@
 #[path = "support/daemon.rs"]
 mod daemon;
 
+#[path = "attacks/levels.rs"]
+mod levels;
 #[path = "attacks/process_identity.rs"]
 mod process_identity;
 #[path = "attacks/transport.rs"]

@@ -8,21 +8,27 @@ use std::process::Stdio;
 
 use crate::daemon::Daemon;
 
-const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 const PEER: &str = include_str!("peer.py");
 
 /// What every honest caller does.
-const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
+pub(crate) const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
 
-/// A daemon that gives uid 41000 an identity, and uid 41001 one that only the program `trusted` may have.
-struct Node {
-    daemon: Daemon,
-    trusted: PathBuf,
+/// A daemon that gives uid 41000 an identity, and uids 41001 and 41003 one that only the program `trusted` may have; for
+/// 41003 also where the kernel proves little.
+pub(crate) struct Node {
+    pub(crate) daemon: Daemon,
+    pub(crate) trusted: PathBuf,
 }
 
 impl Node {
     /// `None` where this cannot be tested, which is said.
     fn start(test: &str) -> Option<Self> {
+        Self::start_behind(test, &[])
+    }
+
+    /// The same, with a launcher of the daemon.
+    pub(crate) fn start_behind(test: &str, launcher: &[&str]) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !PathBuf::from(PYTHON).exists() {
             eprintln!("skipped: {test}: needs root and {PYTHON}");
             return None;
@@ -31,18 +37,20 @@ impl Node {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let trusted = folder.join("trusted");
         fs::copy(fs::canonicalize(PYTHON).unwrap(), &trusted).unwrap();
-        let daemon = Daemon::start(&format!(
+        let tables = format!(
             "[[workload]]\nid = \"/victim\"\nselectors = [\"unix:uid:41000\"]\n\
              [[workload]]\nid = \"/root\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n\
-             [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:{}\"]\n",
-            trusted.display()
-        ));
+             [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:{program}\"]\n\
+             [[workload]]\nid = \"/weak\"\nselectors = [\"unix:uid:41003\", \"unix:path:{program}\"]\naccept_weak = true\n",
+            program = trusted.display()
+        );
+        let daemon = Daemon::start_behind(launcher, &tables);
         fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
         Some(Self { daemon, trusted })
     }
 
     /// What a process of `program` gets that does this.
-    fn gets_as(&self, program: &str, script: &str) -> String {
+    pub(crate) fn gets_as(&self, program: &str, script: &str) -> String {
         let run = Command::new(program)
             .args(["-c", &format!("{PEER}\nTRUSTED = {:?}\n{script}", self.trusted.display().to_string())])
             .arg(self.daemon.socket())
@@ -67,7 +75,7 @@ impl Node {
 
     /// While the daemon is stopped, a process connects, asks, hands the connection to a child and exits; `wait` is how its
     /// parent learns of that, before it lets the daemon go on.
-    fn dead_at_the_accept(&self, wait: &str) -> String {
+    pub(crate) fn dead_at_the_accept(&self, wait: &str) -> String {
         format!(
             "os.kill({pid}, signal.SIGSTOP)\nmiddle = os.fork()\n\
              if middle == 0:\n become(41000); s = connect(); say(s, HELLO + request())\n \
@@ -77,7 +85,7 @@ impl Node {
         )
     }
 
-    fn gets(&self, script: &str) -> String {
+    pub(crate) fn gets(&self, script: &str) -> String {
         self.gets_as(PYTHON, script)
     }
 }
@@ -87,6 +95,22 @@ impl Drop for Node {
         let _ = self.trusted.parent().map(fs::remove_dir_all);
     }
 }
+
+/// Becomes the trusted program between its request and the answer, which a child waits for.
+pub(crate) fn swap(uid: u32) -> String {
+    format!(
+        "become({uid}); s = connect(); say(s, HELLO); accepted(s); say(s, request())\n\
+         if os.fork() == 0: answer(s); os._exit(0)\n\
+         os.execv(TRUSTED, ['python3', '-c', 'import time; time.sleep(2)'])"
+    )
+}
+
+/// Drops its user after the connect.
+pub(crate) const DROP: &str = "s = connect(); become(41000); say(s, HELLO + request()); answer(s)";
+
+/// A child asks on the connection that it inherited.
+pub(crate) const CHILD: &str = "s = connect(); say(s, HELLO); accepted(s)\n\
+                                if os.fork() == 0: say(s, request()); answer(s); os._exit(0)\nos.wait()";
 
 /// Defence: `Attestor::pin`, the first `Process::alive`.
 #[test]
@@ -123,10 +147,7 @@ fn attack_6_a_caller_that_becomes_the_trusted_program_after_the_accept_gets_noth
     let trusted = node.trusted.display().to_string();
     assert_eq!(node.gets_as(&trusted, &format!("become(41001); {HONEST}")), "identity");
     assert_eq!(node.gets(&format!("become(41001); {HONEST}")), "nothing");
-    let swap = "become(41001); s = connect(); say(s, HELLO); accepted(s); say(s, request())\n\
-                if os.fork() == 0: answer(s); os._exit(0)\n\
-                os.execv(TRUSTED, ['python3', '-c', 'import time; time.sleep(2)'])";
-    assert_eq!(node.gets(swap), "nothing");
+    assert_eq!(node.gets(&swap(41001)), "nothing");
 }
 
 /// Defence: `attestation::attest::pidfd_facts`.
@@ -134,7 +155,7 @@ fn attack_6_a_caller_that_becomes_the_trusted_program_after_the_accept_gets_noth
 fn attack_10_a_caller_that_drops_its_user_after_the_connect_gets_nothing() {
     let Some(node) = Node::start("attack_10") else { return };
     assert_eq!(node.gets(HONEST), "identity");
-    assert_eq!(node.gets("s = connect(); become(41000); say(s, HELLO + request()); answer(s)"), "nothing");
+    assert_eq!(node.gets(DROP), "nothing");
 }
 
 /// Defence: `attestation::attest::pidfd_facts`.
@@ -153,9 +174,7 @@ fn attack_11_a_thread_with_a_user_of_its_own_gets_neither_users_identity() {
 fn attack_12_a_child_that_inherits_the_connection_gets_nothing() {
     let Some(node) = Node::start("attack_12") else { return };
     assert_eq!(node.gets(HONEST), "identity");
-    let child = "s = connect(); say(s, HELLO); accepted(s)\n\
-                 if os.fork() == 0: say(s, request()); answer(s); os._exit(0)\nos.wait()";
-    assert_eq!(node.gets(child), "nothing");
+    assert_eq!(node.gets(CHILD), "nothing");
     let root_forks_and_drops = "s = connect(); say(s, HELLO); accepted(s)\n\
                                 if os.fork() == 0: become(41002); say(s, request()); answer(s); os._exit(0)\nos.wait()";
     assert_eq!(node.gets(root_forks_and_drops), "nothing");

@@ -21,25 +21,29 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Daemon {
     child: Child,
     folder: TempDir,
+    launcher: Vec<String>,
 }
 
 impl Daemon {
     /// Starts a daemon of the trust domain `example.org` with these tables of its configuration; SVIDs live 10 s unless
     /// the tables say otherwise. Returns once it serves.
     pub(crate) fn start(tables: &str) -> Self {
-        let svid = if tables.contains("[svid]") { "" } else { "[svid]\nx509_ttl = \"10s\"\njwt_ttl = \"10s\"\n" };
-        let folder = TempDir::with_prefix("bonafide-").unwrap();
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        let configuration = format!(
-            "trust_domain = \"example.org\"\n[workload_api]\nsocket = {:?}\n[admin]\nsocket = {:?}\n\
-             [authority]\nkind = \"embedded\"\ndata_dir = {:?}\nca_ttl = \"1h\"\n{svid}{tables}",
-            at("run/agent/workload.sock"),
-            at("run/agent/admin.sock"),
-            at("data")
-        );
-        fs::write(folder.path().join("bonafide.toml"), configuration).unwrap();
-        let child = launch(folder.path());
-        Self { child, folder }
+        Self::start_behind(&[], tables)
+    }
+
+    /// The same, by a program that ends in executing what follows its own arguments.
+    pub(crate) fn start_behind(launcher: &[&str], tables: &str) -> Self {
+        let launcher: Vec<_> = launcher.iter().map(|&word| word.to_owned()).collect();
+        let folder = configured(tables);
+        let child = launch(folder.path(), &launcher);
+        Self { child, folder, launcher }
+    }
+
+    /// Starts a daemon that is expected to end at once, and returns with what it said, and how it ended.
+    pub(crate) fn end_behind(launcher: &[&str], tables: &str) -> Output {
+        let folder = configured(tables);
+        let words = [&["timeout", "20"], launcher, &[env!("CARGO_BIN_EXE_bonafide"), "run", "--config"]].concat();
+        Command::new(words[0]).args(&words[1..]).arg(folder.path().join("bonafide.toml")).output().unwrap()
     }
 
     /// The folder with everything that the daemon owns.
@@ -98,12 +102,12 @@ impl Daemon {
 
     /// A new daemon on the files of one that has ended. Returns once it serves.
     pub(crate) fn restart(&mut self) {
-        self.child = launch(self.folder.path());
+        self.child = launch(self.folder.path(), &self.launcher);
     }
 
     /// A new daemon on the files of one that has ended, which is not waited for.
     pub(crate) fn begin_restart(&mut self) {
-        self.child = spawn(self.folder.path(), &self.configuration(), &[]);
+        self.child = spawn(self.folder.path(), &self.launcher, &[]);
     }
 
     /// Runs a client command of the binary against this daemon.
@@ -127,13 +131,29 @@ impl Drop for Daemon {
     }
 }
 
+/// A folder with a configuration of these tables.
+fn configured(tables: &str) -> TempDir {
+    let svid = if tables.contains("[svid]") { "" } else { "[svid]\nx509_ttl = \"10s\"\njwt_ttl = \"10s\"\n" };
+    let folder = TempDir::with_prefix("bonafide-").unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let configuration = format!(
+        "trust_domain = \"example.org\"\n[workload_api]\nsocket = {:?}\n[admin]\nsocket = {:?}\n\
+         [authority]\nkind = \"embedded\"\ndata_dir = {:?}\nca_ttl = \"1h\"\n{svid}{tables}",
+        at("run/agent/workload.sock"),
+        at("run/agent/admin.sock"),
+        at("data")
+    );
+    fs::write(folder.path().join("bonafide.toml"), configuration).unwrap();
+    folder
+}
+
 /// Starts the daemon whose files are in `folder`, and waits until it says that it serves.
-fn launch(folder: &Path) -> Child {
+fn launch(folder: &Path, launcher: &[String]) -> Child {
     let notify = folder.join("ready.sock");
     let _none_yet = fs::remove_file(&notify);
     let ready = UnixDatagram::bind(&notify).unwrap();
     ready.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let mut child = spawn(folder, &folder.join("bonafide.toml"), &[("NOTIFY_SOCKET", &notify)]);
+    let mut child = spawn(folder, launcher, &[("NOTIFY_SOCKET", &notify)]);
     let mut message = [0; 1024];
     for _ in 0..PATIENCE.as_millis() / 100 {
         let length = ready.recv(&mut message).unwrap_or_default();
@@ -148,11 +168,13 @@ fn launch(folder: &Path) -> Child {
     panic!("the daemon did not serve in time:\n{}", fs::read_to_string(folder.join("log")).unwrap());
 }
 
-fn spawn(folder: &Path, configuration: &Path, environment: &[(&str, &Path)]) -> Child {
+fn spawn(folder: &Path, launcher: &[String], environment: &[(&str, &Path)]) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_bonafide"))
-        .args(["run", "--config"])
-        .arg(configuration)
+    let program = [env!("CARGO_BIN_EXE_bonafide").to_owned(), "run".to_owned(), "--config".to_owned()];
+    let words = [launcher, &program].concat();
+    Command::new(&words[0])
+        .args(&words[1..])
+        .arg(folder.join("bonafide.toml"))
         .env_clear()
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
