@@ -13,7 +13,6 @@ use crate::agent::config::Config;
 use crate::agent::config::sections::doors::Listen;
 use crate::agent::lifecycle::GRACE;
 use crate::agent::lifecycle::run_until_stopped;
-use crate::agent::memory;
 use crate::agent::node::Ground;
 use crate::agent::node::Node;
 use crate::agent::operations::Daemon;
@@ -21,6 +20,8 @@ use crate::agent::reload::Cause;
 use crate::agent::reload::Reloader;
 use crate::agent::start::Machine;
 use crate::agent::start::NotRunning;
+use crate::agent::watches::authority::watch_authority;
+use crate::agent::watches::memory;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::Linux;
@@ -85,6 +86,8 @@ pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> 
     let routes = workload_api::routes(readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     node.run(until(stop.clone(), memory::give_back(budgets.clone())));
+    let (authority, clock) = (machine.authority.clone(), machine.clock.clone());
+    node.run(until(stop.clone(), watch_authority(authority, clock, readiness.clone())));
     doors.open(&mut node, &machine, routes, budgets, operations)?;
     follow_signals(&mut node, reloader.clone(), stop.clone())?;
     let following = stop.clone();
@@ -93,9 +96,7 @@ pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> 
     readiness.clear(STARTING);
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "ready");
-    let ended = run_until_stopped(std::mem::take(&mut node.tasks), stop.clone(), GRACE).await;
-    tell_systemd(&[sd_notify::NotifyState::Stopping]);
-    Ok(ended?)
+    Ok(run_until_stopped(std::mem::take(&mut node.tasks), stop.clone(), GRACE).await?)
 }
 
 /// Bound sockets that nobody is served at yet.
@@ -188,17 +189,22 @@ fn follow_signals(node: &mut Node, reloader: Arc<Reloader>, stop: CancellationTo
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut hang_up = listen(SignalKind::hangup())?;
+    let asked_to_stop = stop.clone();
     node.run(async move {
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = terminate.recv() => stop.cancel(),
-                _ = interrupt.recv() => stop.cancel(),
-                _ = hang_up.recv() => { reloader.reload(Cause::Asked).await; }
-            }
+        tokio::select! {
+            () = asked_to_stop.cancelled() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
+        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        asked_to_stop.cancel();
     });
+    // On its own: a name service that does not answer must not hold up the stop.
+    node.run(until(stop, async move {
+        while hang_up.recv().await.is_some() {
+            reloader.reload(Cause::Asked).await;
+        }
+    }));
     Ok(())
 }
 

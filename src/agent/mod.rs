@@ -1,16 +1,15 @@
 //! The whole daemon, built from one configuration: [`start`] puts a [`node`] on this machine, [`reload`] swaps what it
 //! decides by, [`operations`] answers its operator, and [`lifecycle`] stops everything with one deadline.
 
-pub mod clock_watch;
 pub mod config;
 mod daemon;
 pub mod last_good;
 pub mod lifecycle;
-mod memory;
 pub mod node;
 pub mod operations;
 pub mod reload;
 pub mod start;
+pub mod watches;
 
 pub use start::RunOptions;
 pub use start::run;

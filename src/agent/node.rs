@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::agent::clock_watch::watch_clock;
 use crate::agent::lifecycle::Fatal;
+use crate::agent::watches::clock::watch_clock;
 use crate::attestation::Attestor;
 use crate::attestation::kernel::Host;
 use crate::audit;

@@ -144,7 +144,6 @@ impl Daemon {
                 x509_authorities: bundle.x509_authorities.len(),
                 jwt_authorities: bundle.jwt_authorities.len(),
                 sequence: bundle.sequence,
-                problem: None,
             })
             .collect()
     }
@@ -166,7 +165,6 @@ impl Daemon {
         let latencies = self.entitlements.latencies();
         AttestorStatus {
             name: "host".to_owned(),
-            problem: None,
             median_microseconds: latencies.median(),
             worst_microseconds: latencies.worst(),
         }

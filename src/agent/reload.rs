@@ -146,14 +146,27 @@ impl Reloader {
     pub async fn follow_files(&self, stop: CancellationToken) {
         let mut files = FileWatch::new(self.watched());
         loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = files.changed() => {}
+            if !self.missed_a_change().await {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    _ = files.changed() => {}
+                }
             }
             self.reload(Cause::SeenOnDisk).await;
             files.watch_instead(self.watched());
         }
+    }
+
+    /// RACE: which files to watch is known only once they have been read, so what changed between the reading and the
+    /// watch was seen by neither. Files that were refused or held back are not asked again: they do differ.
+    async fn missed_a_change(&self) -> bool {
+        let in_force = self.in_force();
+        let file = self.file.clone();
+        in_force.state == ReloadState::Current
+            && tokio::task::spawn_blocking(move || config::files::read(&file).0)
+                .await
+                .is_ok_and(|sources| sources != in_force.accepted.sources)
     }
 
     /// The main file and everything that it includes now.

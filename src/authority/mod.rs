@@ -114,4 +114,10 @@ pub trait Authority: Send + Sync + fmt::Debug {
 
     /// When the active X.509 key, and with it everything it signs, ends.
     fn not_after(&self) -> SystemTime;
+
+    /// Whether it could sign at that time, as far as the clock goes.
+    ///
+    /// # Errors
+    /// [`Refused::OutsideLife`]
+    fn can_sign(&self, now: SystemTime) -> Result<(), Refused>;
 }

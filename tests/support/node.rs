@@ -321,6 +321,10 @@ impl Authority for FakeAuthority {
     fn not_after(&self) -> SystemTime {
         self.real.not_after()
     }
+
+    fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
+        self.refused().map_or_else(|| self.real.can_sign(now), Err)
+    }
 }
 
 /// The audit log of a node.

@@ -184,6 +184,10 @@ pub(in crate::agent::config) fn split_pattern(pattern: &str) -> Result<(&str, &s
     if folder.contains(['*', '?']) || pattern.contains(['[', ']', '{', '}']) {
         return Err("only * and ? are understood, and only in the last part");
     }
+    // Whoever watches the folder for new files knows them by this ending.
+    if !name.ends_with(".toml") {
+        return Err("write a name that ends in .toml");
+    }
     Ok((folder, name))
 }
 

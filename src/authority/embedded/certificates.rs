@@ -62,6 +62,10 @@ impl X509Signer {
         self.life.not_after
     }
 
+    pub(super) fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
+        self.life.clamp(now, self.life.not_after).map(drop)
+    }
+
     pub(super) fn sign(&self, order: &Order) -> Result<Chain, Refused> {
         let (not_after, clamped) = self.life.clamp(order.issued, order.not_after)?;
         let point = p256::point_of(&order.public_key)

@@ -205,6 +205,10 @@ impl Authority for Embedded {
     fn not_after(&self) -> SystemTime {
         self.x509.not_after()
     }
+
+    fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
+        self.x509.can_sign(now)
+    }
 }
 
 #[cfg(test)]

@@ -82,8 +82,6 @@ pub struct BundleStatus {
     pub jwt_authorities: usize,
     /// `spiffe_sequence`, where it has one.
     pub sequence: Option<u64>,
-    /// What is wrong with it; the last good one is served meanwhile.
-    pub problem: Option<String>,
 }
 
 /// What is handed out now.
@@ -108,8 +106,6 @@ pub struct IdentitiesStatus {
 pub struct AttestorStatus {
     /// Its name, for example `host`.
     pub name: String,
-    /// Why it is not ready; absent when it is.
-    pub problem: Option<String>,
     /// Half of the recent attestations took less.
     pub median_microseconds: Option<u64>,
     /// The slowest of the recent attestations.
