@@ -47,6 +47,15 @@ pub(in crate::entitlement) struct LiveCaller {
     handed_over: Mutex<HandedOver>,
 }
 
+/// Why nothing was issued on a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::entitlement) enum NotIssued {
+    /// The entries changed between the decision and the issue: decide again.
+    Stale,
+    /// It could not be done, and the refusal is kept under this name.
+    Failed(DecisionId),
+}
+
 /// What was given to the door last, by stream, and may not have left yet.
 #[derive(Debug, Default)]
 struct HandedOver {
@@ -109,7 +118,7 @@ impl LiveCaller {
     }
 
     /// Issues for one permit and writes it down, before anything of it can leave.
-    pub(in crate::entitlement) async fn issue_x509(&self, permit: Permit) -> Result<X509Svid, DecisionId> {
+    pub(in crate::entitlement) async fn issue_x509(&self, permit: Permit) -> Result<X509Svid, NotIssued> {
         let origin = permit.entry().origin.clone();
         match self.shared.issuer.x509_svid(self.process.key(), permit, self.shared.now()).await {
             Ok(svid) => {
@@ -120,10 +129,13 @@ impl LiveCaller {
         }
     }
 
-    /// Keeps and logs that nothing was issued, for a cause on our side.
-    pub(in crate::entitlement) fn not_issued(&self, why: &IssueError) -> DecisionId {
+    /// Keeps and logs that nothing was issued, for a cause on our side; a stale permit is none.
+    pub(in crate::entitlement) fn not_issued(&self, why: &IssueError) -> NotIssued {
+        if *why == IssueError::StalePermit {
+            return NotIssued::Stale;
+        }
         tracing::warn!(%why, pid = self.process.process().peer().pid, "issued nothing");
-        self.shared.keep(&self.process, Verdict::Undecided(why.undecided()), None)
+        NotIssued::Failed(self.shared.keep(&self.process, Verdict::Undecided(why.undecided()), None))
     }
 
     /// Writes down what happened to a credential.

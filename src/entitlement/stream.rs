@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use crate::audit::What;
 use crate::entitlement::caller::LiveCaller;
+use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Bundles;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::X509Update;
@@ -98,7 +99,7 @@ impl Driver {
             let effect = self.entitlement.on(event, self.caller.shared.now());
             self.next = match effect {
                 Effect::Attest => self.decide().await,
-                Effect::Issue(permits) => Event::Issued(self.issue(permits).await),
+                Effect::Issue(permits) => self.issue(permits).await,
                 Effect::Wait(until) => self.wait(until).await?,
                 Effect::End(ended) => return Err(ended),
                 Effect::Serve => match self.hand_over() {
@@ -124,15 +125,18 @@ impl Driver {
         }
     }
 
-    async fn issue(&self, permits: Vec<Permit>) -> Vec<Issued> {
+    /// RACE: entries that change after the decision make its permits worthless; nothing is wrong with the caller then, and
+    /// it is decided again.
+    async fn issue(&self, permits: Vec<Permit>) -> Event {
         let mut answers = Vec::with_capacity(permits.len());
         for permit in permits {
             answers.push(match self.caller.issue_x509(permit).await {
                 Ok(svid) => Issued::Svid { svid, spread: self.spread() },
-                Err(id) => Issued::Failed { id, spread: self.spread() },
+                Err(NotIssued::Failed(id)) => Issued::Failed { id, spread: self.spread() },
+                Err(NotIssued::Stale) => return Event::Woken,
             });
         }
-        answers
+        Event::Issued(answers)
     }
 
     fn hand_over(&self) -> Result<(), Event> {

@@ -2,6 +2,7 @@
 
 use crate::audit::What;
 use crate::entitlement::caller::LiveCaller;
+use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
@@ -9,14 +10,19 @@ use crate::entitlement::ledger::decisions::Verdict;
 use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::published::Board;
 use crate::entitlement::published::View;
+use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::jose::jws;
 use crate::policy::decide::Denial;
+use crate::policy::decide::Permit;
 use crate::policy::tokens::permits_for_tokens;
 
 /// The latest tokens stand where no stream has its number.
 const TOKENS: u64 = u64::MAX;
+
+/// How often a request is decided again because the entries change meanwhile.
+const TRIES: usize = 8;
 
 /// Signs a token for `id`, or for every identity of the caller.
 pub(in crate::entitlement) async fn issue(
@@ -25,32 +31,33 @@ pub(in crate::entitlement) async fn issue(
     id: Option<SpiffeId>,
 ) -> Result<Vec<JwtSvid>, Ended> {
     let shared = &caller.shared;
-    let granted = shared.decide(&caller.process).await?;
-    let permits = permits_for_tokens(granted.permits, id.as_ref(), &audiences)
-        .map_err(|denial| shared.refuse(&caller.process, Verdict::Denied(denial), Some(&granted.trace)))?;
+    for _ in 0..TRIES {
+        let granted = shared.decide(&caller.process).await?;
+        let permits = permits_for_tokens(granted.permits, id.as_ref(), &audiences)
+            .map_err(|denial| shared.refuse(&caller.process, Verdict::Denied(denial), Some(&granted.trace)))?;
+        let svids = match sign_all(caller, permits, &audiences).await {
+            Ok(svids) => svids,
+            Err(NotIssued::Failed(id)) => return Err(Ended::Undecided(id)),
+            Err(NotIssued::Stale) => continue,
+        };
+        let ids = svids.iter().map(|svid| svid.id.clone()).collect();
+        caller.hand_over(TOKENS, &granted.trace, ids).map_err(|why| shared.refuse_unattested(&caller.process, why))?;
+        return Ok(svids);
+    }
+    Err(shared.refuse(&caller.process, Verdict::Undecided(Undecided::NotReady), None))
+}
+
+/// Signs for each permit and writes it down, before anything of it can leave.
+async fn sign_all(caller: &LiveCaller, permits: Vec<Permit>, audiences: &[String]) -> Result<Vec<JwtSvid>, NotIssued> {
     let mut svids = Vec::with_capacity(permits.len());
     for permit in permits {
         let origin = permit.entry().origin.clone();
-        let svid = shared
-            .issuer
-            .jwt_svid(caller.process.key(), permit, audiences.clone(), shared.now())
-            .await
-            .map_err(|why| Ended::Undecided(caller.not_issued(&why)))?;
-        caller.record(
-            What::Issued,
-            &Credential {
-                kind: "jwt",
-                id: svid.id.as_str(),
-                serial: &svid.token_id,
-                not_after: svid.not_after,
-                entry: Some(&origin),
-            },
-            None,
-        );
+        let (key, now) = (caller.process.key(), caller.shared.now());
+        let signed = caller.shared.issuer.jwt_svid(key, permit, audiences.to_vec(), now).await;
+        let svid = signed.map_err(|why| caller.not_issued(&why))?;
+        caller.record(What::Issued, &Credential::of_token(&svid, &origin), None);
         svids.push(svid);
     }
-    let ids = svids.iter().map(|svid| svid.id.clone()).collect();
-    caller.hand_over(TOKENS, &granted.trace, ids).map_err(|why| shared.refuse_unattested(&caller.process, why))?;
     Ok(svids)
 }
 

@@ -86,7 +86,7 @@ pub(crate) struct Workload {
 }
 
 enum Opening {
-    Open(Result<Streaming<X509svidResponse>, tonic::Status>),
+    Open(Box<Result<Streaming<X509svidResponse>, tonic::Status>>),
     /// On its way, in a task of its own.
     Underway(JoinHandle<Result<Streaming<X509svidResponse>, tonic::Status>>),
 }
@@ -142,7 +142,7 @@ impl TestNode {
     /// `process` connects and opens a stream of X509-SVIDs.
     pub(crate) async fn workload(&self, process: &FakePid) -> Workload {
         let connected = self.street.connect(self.kernel.connect(process));
-        Workload { stream: Opening::Open(fetch_x509(connected).await) }
+        Workload { stream: Opening::Open(Box::new(fetch_x509(connected).await)) }
     }
 
     /// Likewise, without waiting for the connection.
@@ -167,11 +167,13 @@ impl Workload {
     /// The next message or the end. Waits for it as long as it takes on the paused clock.
     pub(crate) async fn next(&mut self) -> Seen {
         if let Opening::Underway(opening) = &mut self.stream {
-            self.stream = Opening::Open(opening.await.unwrap());
+            self.stream = Opening::Open(Box::new(opening.await.unwrap()));
         }
         let stream = match &mut self.stream {
-            Opening::Open(Ok(stream)) => stream,
-            Opening::Open(Err(status)) => return Seen::End(status.code()),
+            Opening::Open(opened) => match &mut **opened {
+                Ok(stream) => stream,
+                Err(status) => return Seen::End(status.code()),
+            },
             Opening::Underway(_) => unreachable!("it was waited for"),
         };
         match stream.message().await {

@@ -9,6 +9,7 @@ use crate::audit::What;
 use crate::entitlement::door::DecisionId;
 use crate::entitlement::ledger::decisions::Refusal;
 use crate::entitlement::ledger::decisions::Verdict;
+use crate::identity::JwtSvid;
 use crate::identity::X509Svid;
 use crate::policy::decide::Denial;
 use crate::registration::entry::Origin;
@@ -23,6 +24,11 @@ pub(in crate::entitlement) struct Credential<'a> {
 }
 
 impl<'a> Credential<'a> {
+    pub(in crate::entitlement) fn of_token(svid: &'a JwtSvid, entry: &'a Origin) -> Self {
+        let JwtSvid { id, token_id, not_after, .. } = svid;
+        Self { kind: "jwt", id: id.as_str(), serial: token_id, not_after: *not_after, entry: Some(entry) }
+    }
+
     pub(in crate::entitlement) fn of(svid: &'a X509Svid, entry: Option<&'a Origin>) -> Self {
         Self { kind: "x509", id: svid.id.as_str(), serial: &svid.serial, not_after: svid.not_after, entry }
     }
