@@ -8,6 +8,10 @@ mod daemon;
 
 #[path = "attacks/levels.rs"]
 mod levels;
+#[path = "attacks/node.rs"]
+mod node;
+#[path = "attacks/pid_reuse.rs"]
+mod pid_reuse;
 #[path = "attacks/process_identity.rs"]
 mod process_identity;
 #[path = "attacks/transport.rs"]

@@ -8,33 +8,27 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt;
 
 use crate::daemon::Daemon;
+use crate::node::Node;
+use crate::node::PYTHON;
 use crate::process_identity::CHILD;
 use crate::process_identity::DROP;
-use crate::process_identity::HONEST;
-use crate::process_identity::Node;
-use crate::process_identity::PYTHON;
 use crate::process_identity::swap;
 
 const OLDER_KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/attacks/older_kernel.py");
-const OLDER: [&str; 2] = ["pinned", "reduced"];
+pub(crate) const OLDER: [&str; 2] = ["pinned", "reduced"];
 
 /// A node on a kernel of this level. `None` where this cannot be tested, which is said.
-fn node(test: &str, level: &str) -> Option<Node> {
+pub(crate) fn node(test: &str, level: &str) -> Option<Node> {
     if level == "pinned" && !pins() {
         eprintln!("skipped: {test}: at pinned, needs Linux 6.5");
         return None;
     }
-    Node::start_behind(test, &[PYTHON, OLDER_KERNEL, level])
+    Node::start_behind(test, &[PYTHON, OLDER_KERNEL, level], "")
 }
 
 fn pins() -> bool {
     let (socket, _other) = UnixStream::pair().unwrap();
     getsockopt(&socket, sockopt::PeerPidfd).is_ok()
-}
-
-/// What a program of this user gets that asks once.
-fn asks(node: &Node, program: &Path, uid: u32) -> String {
-    node.gets_as(&program.display().to_string(), &format!("become({uid}); {HONEST}"))
 }
 
 #[test]
@@ -44,8 +38,8 @@ fn status_names_the_level_and_a_user_s_entry_needs_no_more_than_reduced() {
         let status = node.daemon.ask(&["status", "-o", "json"]);
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
         assert_eq!(status["level"], level, "{status}");
-        assert_eq!(asks(&node, Path::new(PYTHON), 41000), "identity", "{level}");
-        assert_eq!(asks(&node, Path::new(PYTHON), 41002), "nothing", "{level}");
+        assert_eq!(node.honest_gets(PYTHON, 41000), "identity", "{level}");
+        assert_eq!(node.honest_gets(PYTHON, 41002), "nothing", "{level}");
     }
 }
 
@@ -53,9 +47,9 @@ fn status_names_the_level_and_a_user_s_entry_needs_no_more_than_reduced() {
 fn at_reduced_a_path_proves_nothing_unless_its_entry_accepts_that() {
     for (level, verdict) in [("pinned", "identity"), ("reduced", "nothing")] {
         let Some(node) = node("at_reduced_a_path_proves_nothing", level) else { continue };
-        assert_eq!(asks(&node, &node.trusted, 41001), verdict, "{level}");
-        assert_eq!(asks(&node, &node.trusted, 41003), "identity", "{level}: accept_weak");
-        assert_eq!(asks(&node, Path::new(PYTHON), 41003), "nothing", "{level}: another program");
+        assert_eq!(node.honest_gets(&node.trusted, 41001), verdict, "{level}");
+        assert_eq!(node.honest_gets(&node.trusted, 41003), "identity", "{level}: accept_weak");
+        assert_eq!(node.honest_gets(PYTHON, 41003), "nothing", "{level}: another program");
     }
 }
 
@@ -81,8 +75,8 @@ fn below_the_configured_minimum_the_daemon_does_not_start() {
 fn attacks_3_4_6_10_and_12_fail_on_older_kernels_too() {
     for level in OLDER {
         let Some(node) = node("attacks_on_older_kernels", level) else { continue };
-        assert_eq!(asks(&node, Path::new(PYTHON), 41000), "identity", "{level}");
-        assert_eq!(asks(&node, &node.trusted, 41003), "identity", "{level}");
+        assert_eq!(node.honest_gets(PYTHON, 41000), "identity", "{level}");
+        assert_eq!(node.honest_gets(&node.trusted, 41003), "identity", "{level}");
         let reaped = node.dead_at_the_accept("os.waitpid(middle, 0)");
         let zombie = node.dead_at_the_accept("os.waitid(os.P_PID, middle, os.WEXITED | os.WNOWAIT)");
         let swap = swap(41003);

@@ -1,5 +1,5 @@
 """A caller of the Workload API that can misbehave: HTTP/2 by hand, so that every step can be stood between."""
-import ctypes, os, signal, socket, struct, sys, threading
+import ctypes, os, signal, socket, struct, sys, threading, time
 
 libc = ctypes.CDLL(None)
 
@@ -37,7 +37,12 @@ def say(s, data):
 
 
 def answer(s):
-    """Prints what came back: an identity, or nothing."""
+    """Prints what came back."""
+    print(answered(s), flush=True)
+
+
+def answered(s):
+    """An identity, or nothing."""
     found, data = "nothing", b""
     try:
         while True:
@@ -55,7 +60,7 @@ def answer(s):
                 break
     except ConnectionError:
         pass
-    print(found, flush=True)
+    return found
 
 
 def accepted(s):
@@ -67,3 +72,113 @@ def become(uid):
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+
+
+def stop():
+    """Returns once no thread of the daemon runs any more."""
+    daemon = int(sys.argv[2])
+    os.kill(daemon, signal.SIGSTOP)
+    for task in os.listdir(f"/proc/{daemon}/task"):
+        while fields(f"/proc/{daemon}/task/{task}/stat")[0] != "T":
+            pass
+
+
+def go_on():
+    os.kill(int(sys.argv[2]), signal.SIGCONT)
+
+
+def fields(stat):
+    """What follows the name of a process: its state is the first, its start time the twentieth."""
+    return open(stat).read().rsplit(") ", 1)[1].split()
+
+
+def asks_and_becomes(program, uid):
+    """While the daemon is stopped, a process connects and asks, leaves the connection to a child, and becomes `program`."""
+    stop()
+    asker = os.fork()
+    if asker == 0:
+        become(uid)
+        s = connect()
+        say(s, HELLO + request())
+        if os.fork() == 0:
+            answer(s)
+            os._exit(0)
+        os.execv(program, ["python3", "-c", "import time; time.sleep(3)"])
+    while os.readlink(f"/proc/{asker}/exe") != program:
+        pass
+    go_on()
+    os.wait()
+
+
+def clone_at(pid):
+    """A fork whose child has this number."""
+    number = (ctypes.c_int * 1)(pid)
+    arguments = (ctypes.c_uint64 * 11)(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(number), 1, 0)
+    return libc.syscall(435, arguments, ctypes.sizeof(arguments))
+
+
+def attackers(uid):
+    """One after the other, for as long as one is asked for; each leaves its number, its start and its connection."""
+    link = socket.socket(fileno=int(sys.argv[3]))
+    while link.recv(1):
+        if os.fork() == 0:
+            become(uid)
+            s = connect()
+            say(s, HELLO + request())
+            started = int(fields("/proc/self/stat")[19])
+            socket.send_fds(link, [struct.pack("QQ", os.getpid(), started)], [s.fileno()])
+            os._exit(0)
+        os.wait()
+        link.send(b".")
+
+
+def attack(link, victim, at_once, stopped):
+    """How many numbers came round, how many of them in the tick of the one before, how many won."""
+    if stopped:
+        stop()
+    connections, victims, same_tick = [], [], 0
+    ready, becomes_ready = os.pipe()
+    for _ in range(at_once):
+        link.send(b".")
+    for _ in range(at_once):
+        left, descriptors, _, _ = socket.recv_fds(link, 16, 1)
+        pid, started = struct.unpack("QQ", left)
+        connections.append(socket.socket(fileno=descriptors[0]))
+        link.recv(1)
+        child = clone_at(pid)
+        if child == 0:
+            become(victim)
+            os.write(becomes_ready, b".")
+            signal.pause()
+        if child == pid:
+            same_tick += int(fields(f"/proc/{pid}/stat")[19]) == started
+            victims.append(pid)
+    for _ in victims:
+        os.read(ready, 1)
+    if stopped:
+        go_on()
+    won = 0
+    for s in connections:
+        s.settimeout(20)
+        won += answered(s) == "identity"
+        s.close()
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    os.close(ready)
+    os.close(becomes_ready)
+    return len(victims), same_tick, won
+
+
+def attacks(python, victim, tries, seconds):
+    """Half of them while the daemon is stopped, before its accept; the others as fast as they go."""
+    link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        os.set_inheritable(theirs.fileno(), True)
+        os.execv(python, ["python3", "-c", sys.orig_argv[2], *sys.argv[1:], str(theirs.fileno())])
+    theirs.close()
+    end, total = time.monotonic() + seconds, [0, 0, 0]
+    while total[0] < tries and time.monotonic() < end:
+        for at_once, stopped in (64, True), (64, False):
+            total = [a + b for a, b in zip(total, attack(link, victim, at_once, stopped))]
+    print(*total)

@@ -1,100 +1,8 @@
 //! Who asks: processes that change, hand their connection on, or pretend.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
-
-use crate::daemon::Daemon;
-
-pub(crate) const PYTHON: &str = "/usr/bin/python3";
-const PEER: &str = include_str!("peer.py");
-
-/// What every honest caller does.
-pub(crate) const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
-
-/// A daemon that gives uid 41000 an identity, and uids 41001 and 41003 one that only the program `trusted` may have; for
-/// 41003 also where the kernel proves little.
-pub(crate) struct Node {
-    pub(crate) daemon: Daemon,
-    pub(crate) trusted: PathBuf,
-}
-
-impl Node {
-    /// `None` where this cannot be tested, which is said.
-    fn start(test: &str) -> Option<Self> {
-        Self::start_behind(test, &[])
-    }
-
-    /// The same, with a launcher of the daemon.
-    pub(crate) fn start_behind(test: &str, launcher: &[&str]) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || !PathBuf::from(PYTHON).exists() {
-            eprintln!("skipped: {test}: needs root and {PYTHON}");
-            return None;
-        }
-        let folder = tempfile::Builder::new().prefix("bonafide-").tempdir().unwrap().keep();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let trusted = folder.join("trusted");
-        fs::copy(fs::canonicalize(PYTHON).unwrap(), &trusted).unwrap();
-        let tables = format!(
-            "[[workload]]\nid = \"/victim\"\nselectors = [\"unix:uid:41000\"]\n\
-             [[workload]]\nid = \"/root\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n\
-             [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:{program}\"]\n\
-             [[workload]]\nid = \"/weak\"\nselectors = [\"unix:uid:41003\", \"unix:path:{program}\"]\naccept_weak = true\n",
-            program = trusted.display()
-        );
-        let daemon = Daemon::start_behind(launcher, &tables);
-        fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
-        Some(Self { daemon, trusted })
-    }
-
-    /// What a process of `program` gets that does this.
-    pub(crate) fn gets_as(&self, program: &str, script: &str) -> String {
-        let run = Command::new(program)
-            .args(["-c", &format!("{PEER}\nTRUSTED = {:?}\n{script}", self.trusted.display().to_string())])
-            .arg(self.daemon.socket())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        String::from_utf8(run.stdout).unwrap().trim().to_owned()
-    }
-
-    /// What the trusted program gets in a mount namespace of its own that `prepare` makes.
-    fn gets_in(&self, prepare: &str, script: &str) -> String {
-        let run = Command::new("unshare")
-            .args(["-m", "sh", "-c", prepare, "sh"])
-            .arg(&self.trusted)
-            .args(["-c", &format!("{PEER}\n{script}")])
-            .arg(self.daemon.socket())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        String::from_utf8(run.stdout).unwrap().trim().to_owned()
-    }
-
-    /// While the daemon is stopped, a process connects, asks, hands the connection to a child and exits; `wait` is how its
-    /// parent learns of that, before it lets the daemon go on.
-    pub(crate) fn dead_at_the_accept(&self, wait: &str) -> String {
-        format!(
-            "os.kill({pid}, signal.SIGSTOP)\nmiddle = os.fork()\n\
-             if middle == 0:\n become(41000); s = connect(); say(s, HELLO + request())\n \
-             if os.fork() == 0: answer(s)\n os._exit(0)\n\
-             {wait}\nos.kill({pid}, signal.SIGCONT)",
-            pid = self.daemon.pid()
-        )
-    }
-
-    pub(crate) fn gets(&self, script: &str) -> String {
-        self.gets_as(PYTHON, script)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.trusted.parent().map(fs::remove_dir_all);
-    }
-}
+use crate::node::HONEST;
+use crate::node::Node;
+use crate::node::PYTHON;
 
 /// Becomes the trusted program between its request and the answer, which a child waits for.
 pub(crate) fn swap(uid: u32) -> String {
@@ -196,11 +104,10 @@ fn attack_13_a_connection_that_is_passed_to_another_user_gives_it_nothing() {
 #[test]
 fn attack_25_a_file_bound_over_the_trusted_path_gets_nothing() {
     let Some(node) = Node::start("attack_25") else { return };
-    let private = "mount --bind /etc /etc && mount -o remount,ro,bind /etc && exec \"$@\"";
+    let private = "mount --bind /etc /etc && mount -o remount,ro,bind /etc";
     assert_eq!(node.gets_in(private, &format!("become(41001); {HONEST}")), "identity", "a sandbox keeps its path");
     let liar = format!(
-        "cp --remove-destination {PYTHON} /tmp/liar.$$ && mount --bind /tmp/liar.$$ {} && rm -f /tmp/liar.$$; \
-                        exec \"$@\"",
+        "cp --remove-destination {PYTHON} /tmp/liar.$$ && mount --bind /tmp/liar.$$ {} && rm -f /tmp/liar.$$",
         node.trusted.display()
     );
     assert_eq!(node.gets_in(&liar, &format!("become(41001); {HONEST}")), "nothing");

@@ -1,0 +1,123 @@
+//! A daemon with callers of several users, and programs that only some of them may be.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use crate::daemon::Daemon;
+
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+const PEER: &str = include_str!("peer.py");
+
+/// What every honest caller does.
+pub(crate) const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
+
+/// A daemon that gives uid 41000 an identity, root one on the host, uids 41001 and 41003 one that only the program
+/// `trusted` may have, for 41003 also where the kernel proves little, and uid 41004 one that only its bytes may have.
+pub(crate) struct Node {
+    pub(crate) daemon: Daemon,
+    /// A program of root's.
+    pub(crate) trusted: PathBuf,
+}
+
+impl Node {
+    /// `None` where this cannot be tested, which is said.
+    pub(crate) fn start(test: &str) -> Option<Self> {
+        Self::start_behind(test, &[], "")
+    }
+
+    /// As [`Node::start`], with more tables, in which `TRUSTED` stands for the path, and with a launcher of the daemon.
+    pub(crate) fn start_behind(test: &str, launcher: &[&str], tables: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || !PathBuf::from(PYTHON).exists() {
+            eprintln!("skipped: {test}: needs root and {PYTHON}");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("bonafide-").tempdir().unwrap().keep();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        let trusted = folder.join("trusted");
+        fs::copy(fs::canonicalize(PYTHON).unwrap(), &trusted).unwrap();
+        let tables = format!(
+            "[[workload]]\nid = \"/victim\"\nselectors = [\"unix:uid:41000\"]\n\
+             [[workload]]\nid = \"/root\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n\
+             [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:TRUSTED\"]\n\
+             [[workload]]\nid = \"/weak\"\nselectors = [\"unix:uid:41003\", \"unix:path:TRUSTED\"]\naccept_weak = true\n\
+             [[workload]]\nid = \"/hashed\"\nselectors = [\"unix:uid:41004\", \"unix:sha256:{}\"]\n{tables}",
+            sha256(&trusted)
+        );
+        let daemon = Daemon::start_behind(launcher, &tables.replace("TRUSTED", &trusted.display().to_string()));
+        fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Self { daemon, trusted })
+    }
+
+    /// What a process gets that does this.
+    pub(crate) fn gets(&self, script: &str) -> String {
+        self.gets_as(PYTHON, script)
+    }
+
+    /// What a process of `program` gets that does this.
+    pub(crate) fn gets_as(&self, program: impl AsRef<Path>, script: &str) -> String {
+        self.gets_by(&[&program.as_ref().display().to_string()], script)
+    }
+
+    /// What an honest caller of this user gets that runs `program`.
+    pub(crate) fn honest_gets(&self, program: impl AsRef<Path>, uid: u32) -> String {
+        self.gets_as(program, &format!("become({uid}); {HONEST}"))
+    }
+
+    /// What the trusted program gets after `prepare`, in a mount namespace of its own.
+    pub(crate) fn gets_in(&self, prepare: &str, script: &str) -> String {
+        self.gets_by(
+            &[
+                "unshare",
+                "-m",
+                "sh",
+                "-c",
+                &format!("{prepare}; exec \"$@\""),
+                "sh",
+                &self.trusted.display().to_string(),
+            ],
+            script,
+        )
+    }
+
+    /// What a process gets that is started by this command.
+    pub(crate) fn gets_by(&self, command: &[&str], script: &str) -> String {
+        let run = Command::new(command[0])
+            .args(&command[1..])
+            .args(["-c", &format!("{PEER}\nTRUSTED = {:?}\n{script}", self.trusted.display().to_string())])
+            .arg(self.daemon.socket())
+            .arg(self.daemon.pid().to_string())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(run.stdout).unwrap().trim().to_owned();
+        assert!(!said.is_empty(), "{}", String::from_utf8_lossy(&run.stderr));
+        said
+    }
+
+    /// While the daemon is stopped, a process connects, asks, hands the connection to a child and exits; `wait` is how its
+    /// parent learns of that, before it lets the daemon go on.
+    pub(crate) fn dead_at_the_accept(&self, wait: &str) -> String {
+        format!(
+            "stop()\nmiddle = os.fork()\n\
+             if middle == 0:\n become(41000); s = connect(); say(s, HELLO + request())\n \
+             if os.fork() == 0: answer(s)\n os._exit(0)\n\
+             {wait}\ngo_on()"
+        )
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.trusted.parent().map(fs::remove_dir_all);
+    }
+}
+
+/// As `sha256sum` says it.
+pub(crate) fn sha256(file: &Path) -> String {
+    let sum = Command::new("sha256sum").arg(file).output().unwrap();
+    String::from_utf8(sum.stdout).unwrap()[..64].to_owned()
+}
