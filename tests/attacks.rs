@@ -5,7 +5,11 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/http2.rs"]
+mod http2;
 
+#[path = "attacks/floods.rs"]
+mod floods;
 #[path = "attacks/levels.rs"]
 mod levels;
 #[path = "attacks/node.rs"]
@@ -14,5 +18,9 @@ mod node;
 mod pid_reuse;
 #[path = "attacks/process_identity.rs"]
 mod process_identity;
+#[path = "attacks/requests.rs"]
+mod requests;
+#[path = "attacks/tokens.rs"]
+mod tokens;
 #[path = "attacks/transport.rs"]
 mod transport;

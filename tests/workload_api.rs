@@ -4,6 +4,8 @@
 
 #[path = "support/callers.rs"]
 mod callers;
+#[path = "support/http2.rs"]
+mod http2;
 #[path = "support/kernel.rs"]
 mod kernel;
 #[path = "support/node.rs"]

@@ -13,21 +13,19 @@ use std::process::Command;
 use std::process::Output;
 use std::time::Duration;
 
-use rustix::process::Resource;
-use rustix::process::Rlimit;
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-fn me() -> String {
+pub(crate) fn me() -> String {
     let uid = nix::unistd::getuid();
     format!("[[workload]]\nid = \"/me\"\nselectors = [\"unix:uid:{uid}\"]\n")
 }
 
 /// The honest caller: the daemon's own client, which asks as any other.
-fn is_served(daemon: &Daemon) {
+pub(crate) fn is_served(daemon: &Daemon) {
     let fetched = daemon.ask(&["fetch", "x509"]);
     assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
 }
@@ -54,7 +52,7 @@ fn refuses(output: &Output, because: &str) {
 }
 
 /// Says `bytes` and reads until the daemon closes the connection.
-fn answer_to(socket: &Path, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn answer_to(socket: &Path, bytes: &[u8]) -> Vec<u8> {
     let mut client = UnixStream::connect(socket).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = client.write_all(bytes); // the daemon may have cut already
@@ -124,18 +122,6 @@ fn attack_69_a_tricked_http_client_learns_nothing() {
 fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() {
     let daemon = Daemon::start(&me());
     assert!(answer_to(&daemon.socket(), b"PRI * HTTP/2.0\r\n").len() < 100);
-    is_served(&daemon);
-}
-
-/// Defence: `Budgets::connection`. Latency is not looked at here.
-#[test]
-fn attack_71_two_thousand_connections_are_survived() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let daemon = Daemon::start(&me());
-    let flood: Vec<_> = (0..2000).filter_map(|_| UnixStream::connect(daemon.socket()).ok()).collect();
-    assert!(flood.len() > 1000, "{}", flood.len());
-    drop(flood);
     is_served(&daemon);
 }
 

@@ -25,7 +25,7 @@ use crate::callers::FakeProcess;
 use crate::callers::PANICS;
 use crate::door;
 use crate::door::asking;
-use crate::hostile;
+use crate::http2;
 use crate::pipes::Connected;
 use crate::pipes::Street;
 use crate::pipes::pipe_door;
@@ -83,25 +83,25 @@ async fn a_connection_has_five_seconds_for_its_first_request() {
     let street = street();
     assert!(about(5, kept(street.connect(process())).await));
     let mut halfway = street.connect(process());
-    halfway.bytes.write_all(&hostile::hello()).await.unwrap();
+    halfway.bytes.write_all(&http2::hello()).await.unwrap();
     assert!(about(5, kept(halfway).await));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_stays_for_two_minutes_without_a_stream() {
     let mut idle = street().connect(process());
-    let request = hostile::request(1, None, &[]);
-    let cancel = hostile::frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
-    idle.bytes.write_all(&[hostile::hello(), request, cancel].concat()).await.unwrap();
+    let request = http2::request(1, None, &[]);
+    let cancel = http2::frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
+    idle.bytes.write_all(&[http2::hello(), request, cancel].concat()).await.unwrap();
     assert!(about(120, kept(idle).await));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_message_never_comes_is_answered_after_half_a_minute() {
     let mut halfway = street().connect(process());
-    let request = hostile::request(1, None, &[]);
+    let request = http2::request(1, None, &[]);
     let header_only = &request[..request.len() - 14];
-    halfway.bytes.write_all(&[&hostile::hello(), header_only].concat()).await.unwrap();
+    halfway.bytes.write_all(&[&http2::hello(), header_only].concat()).await.unwrap();
     assert!(about(30 + 120, kept(halfway).await), "answered, and then idle");
 }
 
@@ -120,10 +120,10 @@ async fn a_panic_ends_its_own_connection_and_no_other() {
 #[tokio::test(start_paused = true)]
 async fn a_writer_who_took_over_the_connection_is_cut() {
     let mut taken = street().connect(process());
-    taken.bytes.write_all(&hostile::hello()).await.unwrap();
+    taken.bytes.write_all(&http2::hello()).await.unwrap();
     taken.bytes.read_u8().await.unwrap();
     taken.writer.lock().unwrap().pid = 8;
-    taken.bytes.write_all(&hostile::request(1, None, &[])).await.unwrap();
+    taken.bytes.write_all(&http2::request(1, None, &[])).await.unwrap();
     assert_eq!(kept(taken).await, Duration::ZERO);
 }
 

@@ -20,40 +20,18 @@ use nix::sys::socket::MsgFlags;
 use crate::callers::FakeCallers;
 use crate::door;
 use crate::door::Door;
+use crate::http2::PREFACE;
+use crate::http2::SETTINGS;
+use crate::http2::frame;
+use crate::http2::hello;
+use crate::http2::literal;
+use crate::http2::request;
 
 const WEB: &str = "spiffe://example.org/web";
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const SOON: Duration = Duration::from_secs(10);
-
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    [&FrameHeader { length: payload.len(), kind, flags, stream }.bytes()[..], payload].concat()
-}
-
-pub(crate) fn hello() -> Vec<u8> {
-    [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
-}
-
-/// A literal header without indexing, its strings shorter than 127 bytes.
-fn literal(name: &str, value: &[u8]) -> Vec<u8> {
-    [&[0, name.len() as u8][..], name.as_bytes(), &[value.len() as u8], value].concat()
-}
-
-/// A request for X.509 SVIDs with this `:authority`.
-pub(crate) fn request(stream: u32, authority: Option<&[u8]>, extra: &[u8]) -> Vec<u8> {
-    let mut block = vec![0x83, 0x86]; // POST, http
-    block.extend(literal(":path", b"/SpiffeWorkloadAPI/FetchX509SVID"));
-    block.extend(authority.map(|value| literal(":authority", value)).unwrap_or_default());
-    block.extend(literal("content-type", b"application/grpc"));
-    block.extend(literal("te", b"trailers"));
-    block.extend(literal("workload.spiffe.io", b"true"));
-    block.extend_from_slice(extra);
-    [frame(kind::HEADERS, kind::END_HEADERS, stream, &block), frame(kind::DATA, kind::END_STREAM, stream, &[0; 5])]
-        .concat()
-}
 
 struct Client(UnixStream);
 

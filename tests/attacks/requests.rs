@@ -1,0 +1,210 @@
+//! Requests that ask for more than they may, or cost more than they should, over the shipped daemon's socket.
+
+use std::fs;
+use std::io::IoSlice;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+
+use bonafide::endpoints::transport::frames::FRAME_HEADER;
+use bonafide::endpoints::transport::frames::FrameHeader;
+use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
+use bonafide::endpoints::workload_api::proto::X509svidRequest;
+use bonafide::endpoints::workload_api::proto::X509svidResponse;
+use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use nix::errno::Errno;
+use nix::sys::socket::ControlMessage;
+use nix::sys::socket::MsgFlags;
+use tonic::Code;
+use tonic::Request;
+use tonic::Status;
+use tonic::transport::Channel;
+use tonic::transport::Endpoint;
+
+use crate::daemon::Daemon;
+use crate::http2::PREFACE;
+use crate::http2::asking;
+use crate::http2::hello;
+use crate::http2::request;
+use crate::transport::PATIENCE;
+use crate::transport::is_served;
+use crate::transport::me;
+
+pub(crate) async fn client(daemon: &Daemon) -> SpiffeWorkloadApiClient<Channel> {
+    let endpoint = Endpoint::try_from(format!("unix:{}", daemon.socket().display())).unwrap();
+    SpiffeWorkloadApiClient::new(endpoint.connect().await.unwrap())
+}
+
+/// A request with the security header.
+pub(crate) fn with_header<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+    request
+}
+
+/// The first answer to a request for X.509 SVIDs.
+pub(crate) async fn x509(daemon: &Daemon, request: Request<X509svidRequest>) -> Result<X509svidResponse, Status> {
+    let mut stream = client(daemon).await.fetch_x509svid(request).await?.into_inner();
+    stream.message().await.map(Option::unwrap)
+}
+
+/// The tokens for `audience` and `id`, which may be none in particular.
+pub(crate) async fn tokens(daemon: &Daemon, audience: Vec<String>, id: &str) -> Result<Vec<[String; 2]>, Status> {
+    let request = with_header(JwtsvidRequest { audience, spiffe_id: id.to_owned() });
+    let response = client(daemon).await.fetch_jwtsvid(request).await?;
+    Ok(response.into_inner().svids.into_iter().map(|svid| [svid.spiffe_id, svid.svid]).collect())
+}
+
+/// On which stream the first data comes, when `attack` is said on stream 1 and an honest request on stream 3.
+fn asked_first(daemon: &Daemon, attack: &[u8]) -> u32 {
+    let mut client = UnixStream::connect(daemon.socket()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(&[&hello(), attack, &request(3, None, &[])].concat()).unwrap();
+    loop {
+        let mut header = [0; FRAME_HEADER];
+        client.read_exact(&mut header).unwrap();
+        let header = FrameHeader::parse(header);
+        client.read_exact(&mut vec![0; header.length]).unwrap();
+        if header.kind == kind::DATA {
+            return header.stream;
+        }
+    }
+}
+
+/// Defences: `routes`, by `MAX_REQUEST`; `JwtQuestion::try_from`; the engine's header list; prost's own depth.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_80_messages_and_metadata_that_are_too_large_or_too_deep_are_refused() {
+    let daemon = Daemon::start(&me());
+    let four_mebibytes = tokens(&daemon, vec!["a".repeat(200); (4 << 20) / 200], "").await;
+    assert!(four_mebibytes.is_err());
+    let nine = tokens(&daemon, vec!["a".to_owned(); 9], "").await.unwrap_err();
+    assert_eq!(nine.code(), Code::InvalidArgument);
+    let mut bomb = with_header(X509svidRequest {});
+    bomb.metadata_mut().insert("x", "a".repeat(64 * 1024).parse().unwrap());
+    assert!(x509(&daemon, bomb).await.is_err());
+    let groups_in_groups = [0x0b; 10_000];
+    let answered = asked_first(&daemon, &asking(1, None, &[], &groups_in_groups));
+    assert_eq!(answered, 3, "the stream of a message ten thousand deep was answered");
+    is_served(&daemon);
+}
+
+/// Defence: `door::CredentialsOnly`; from Linux 6.16 on, the sender is refused by the kernel.
+#[test]
+fn attack_81_descriptors_sent_along_never_reach_the_daemon() {
+    let daemon = Daemon::start(&me());
+    let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = open();
+    let senders: Vec<_> = (0..10).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    for sender in &senders {
+        let passed = [sender.as_raw_fd(); 253];
+        let (rights, parts) = ([ControlMessage::ScmRights(&passed)], [IoSlice::new(PREFACE)]);
+        let sent = nix::sys::socket::sendmsg::<()>(sender.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None);
+        assert!(matches!(sent, Ok(_) | Err(Errno::EPERM)), "{sent:?}");
+    }
+    is_served(&daemon);
+    assert!(open() < before + 100, "{} descriptors, {before} before", open());
+}
+
+/// Defence: no `accept_compressed` anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_82_a_compressed_request_is_unimplemented() {
+    let daemon = Daemon::start(&me());
+    let mut compressed = with_header(X509svidRequest {});
+    compressed.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    assert_eq!(x509(&daemon, compressed).await.unwrap_err().code(), Code::Unimplemented);
+    x509(&daemon, with_header(X509svidRequest {})).await.unwrap();
+}
+
+/// Defence: `permits_for_tokens`, to which the id asked for is a filter.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_85_asking_for_the_identity_of_another_gives_none() {
+    let other = "[[workload]]\nid = \"/other\"\nselectors = [\"unix:uid:41000\"]\n";
+    let daemon = Daemon::start(&(me() + other));
+    let ledger = || vec!["ledger".to_owned()];
+    for id in ["spiffe://example.org/other", "spiffe://example.org/none", "spiffe://partner.test/me"] {
+        let refused = tokens(&daemon, ledger(), id).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{id}");
+    }
+    for id in ["", "spiffe://example.org/me"] {
+        let given = tokens(&daemon, ledger(), id).await.unwrap();
+        assert_eq!(given.iter().map(|[id, _]| id.as_str()).collect::<Vec<_>>(), ["spiffe://example.org/me"]);
+    }
+}
+
+/// Defence: `SpiffeId::from_str`, which decodes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_86_another_spelling_of_an_id_is_no_id() {
+    let daemon = Daemon::start(&me());
+    for path in ["/me/", "//me", "/./me", "/x/../me", "/%6de", "/m\u{e9}", "/me?x", "/me#x", ":80/me", "", "/me\0"] {
+        let id = format!("spiffe://example.org{path}");
+        let refused = tokens(&daemon, vec!["ledger".to_owned()], &id).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{id}");
+    }
+    for id in
+        ["spiffe://EXAMPLE.org/me", "spiffe:/example.org/me", "https://example.org/me", "spiffe://u@example.org/me"]
+    {
+        let refused = tokens(&daemon, vec!["ledger".to_owned()], id).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{id}");
+    }
+    tokens(&daemon, vec!["ledger".to_owned()], "spiffe://example.org/me").await.unwrap();
+}
+
+/// Defence: `Reader` of `[[workload]]`, before anything is served.
+#[test]
+fn attacks_87_and_88_an_entry_for_everybody_or_with_an_ambiguous_selector_refuses_the_start() {
+    for selectors in ["", "\"\"", "\"unix\"", "\"unix:\"", "\"unix:uid:\"", "\"unix:uid:1:2\"", "\"unix:uid: 1\""] {
+        let ended = Daemon::end_behind(&[], &format!("[[workload]]\nid = \"/all\"\nselectors = [{selectors}]\n"));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(2) && said.contains("bonafide.toml:"), "{selectors}: {said}");
+    }
+    is_served(&Daemon::start(&me()));
+}
+
+/// Defence: `messages::Hints`, and the order of the entries as they are written.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names() {
+    let uid = nix::unistd::getuid();
+    let entry =
+        |id, hint| format!("[[workload]]\nid = \"/{id}\"\nselectors = [\"unix:uid:{uid}\"]\nhint = \"{hint}\"\n");
+    let daemon = Daemon::start(&[entry("b", "internal"), entry("a", "internal"), entry("c", "external")].concat());
+    for _ in 0..5 {
+        let given = x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids;
+        let named: Vec<_> = given.iter().map(|svid| (&svid.spiffe_id[20..], &*svid.hint)).collect();
+        assert_eq!(named, [("/b", "internal"), ("/a", ""), ("/c", "external")]);
+    }
+}
+
+/// Defence: `DataDir`, which gives every file its mode and takes no name from outside.
+#[test]
+fn attacks_126_and_141_keys_are_their_owner_s_alone_and_no_name_in_the_configuration_names_a_file() {
+    let names = "[[workload]]\nid = \"/..hidden/x\"\nselectors = [\"unix:uid:4242\"]\nhint = \"../../hidden\"\n";
+    let daemon = Daemon::start_behind(&["/bin/sh", "-c", "umask 000; exec \"$@\"", "sh"], &(me() + names));
+    is_served(&daemon);
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+    let data = daemon.folder().join("data");
+    assert_eq!(mode(&data), 0o700);
+    for file in fs::read_dir(&data).unwrap().map(|file| file.unwrap().path()) {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+        assert!(!file.to_string_lossy().contains("hidden"), "{}", file.display());
+    }
+}
+
+/// Defence: `Reloader`, which takes a configuration whole or not at all.
+#[test]
+fn attack_140_a_half_written_configuration_is_never_in_force() {
+    let daemon = Daemon::start(&me());
+    let whole = fs::read_to_string(daemon.configuration()).unwrap();
+    let entry = whole.find("[[workload]]").unwrap();
+    for end in (entry + 3..whole.len() - 3).step_by(7) {
+        fs::write(daemon.configuration(), &whole[..end]).unwrap();
+        let reloaded = daemon.ask(&["reload"]);
+        assert!(!reloaded.status.success(), "{:?} was taken", &whole[entry..end]);
+    }
+    is_served(&daemon);
+    fs::write(daemon.configuration(), &whole).unwrap();
+    assert!(daemon.ask(&["reload"]).status.success());
+    is_served(&daemon);
+}
