@@ -74,7 +74,7 @@ fn until_live(daemon: &Daemon, count: u64) {
 #[test]
 fn attack_71_beside_two_thousand_connections_of_one_user_another_is_served() {
     raise_descriptors();
-    let Some(node) = Node::start_behind("attack_71", &[]) else { return };
+    let Some(node) = Node::start("attack_71") else { return };
     let flooded = flood(&node.daemon, 2000, &[hello(), request(1, None, &[])].concat());
     assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
     drop(flooded);
