@@ -20,6 +20,8 @@ mod pid_reuse;
 mod process_identity;
 #[path = "attacks/requests.rs"]
 mod requests;
+#[path = "attacks/surroundings.rs"]
+mod surroundings;
 #[path = "attacks/tokens.rs"]
 mod tokens;
 #[path = "attacks/transport.rs"]

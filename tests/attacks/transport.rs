@@ -45,7 +45,8 @@ fn run(folder: &TempDir, socket: &Path) -> Output {
     Command::new("timeout").args(["10", program, "run", "--config", &at("bonafide.toml")]).output().unwrap()
 }
 
-fn refuses(output: &Output, because: &str) {
+/// The daemon ended, and said why.
+pub(crate) fn refuses(output: &Output, because: &str) {
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}: {said}", output.status);
     assert!(said.contains(because), "{said}");

@@ -1,0 +1,207 @@
+//! What lies around the daemon and its callers: namespaces, `/proc`, cgroups, the names of users.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::daemon::Daemon;
+use crate::node::HONEST;
+use crate::node::Node;
+use crate::node::PYTHON;
+use crate::transport::refuses;
+
+/// As this user, in whatever follows.
+fn user(uid: &str) -> [&str; 6] {
+    ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]
+}
+
+/// A daemon after this shell command, in a mount namespace of its own.
+fn after(prepare: &str) -> [String; 6] {
+    ["unshare", "-m", "sh", "-c", &format!("{prepare} \"$@\""), "sh"].map(str::to_owned)
+}
+
+/// Defence: `reference::find`, by the daemon's own id maps; behind it `reference::compared`, by the namespace.
+#[test]
+fn attack_17_a_daemon_in_a_user_namespace_refuses_to_start() {
+    let Some(node) = Node::start("attack_17") else { return };
+    assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
+    refuses(&Daemon::end_behind(&["unshare", "-Ur"], ""), "maps ids");
+}
+
+/// Defences: `reference::proc_directory` at the start, and `Attestor::pin` for a caller that has no number.
+#[test]
+fn attack_18_a_daemon_in_a_pid_namespace_refuses_to_start_or_takes_those_outside_for_nobody() {
+    let namespace = ["unshare", "-pf", "--kill-child", "--mount-proc"];
+    let Some(node) = Node::start_behind("attack_18", &namespace, "") else { return };
+    let children = format!("/proc/{pid}/task/{pid}/children", pid = node.daemon.pid());
+    let daemon = fs::read_to_string(children).unwrap();
+    let inside = ["nsenter", "-t", daemon.trim(), "-p", "-m", PYTHON];
+    assert_eq!(node.gets_by(&inside, &format!("become(41000); {HONEST}")), "identity");
+    assert_eq!(node.honest_gets(PYTHON, 41000), "nothing");
+    refuses(&Daemon::end_behind(&["unshare", "-pf"], ""), "another PID namespace");
+}
+
+/// Defence: `host::facts::host`, by the namespace that the kernel shows and not by a number that the caller knows.
+#[test]
+fn attack_19_a_caller_that_is_the_first_process_of_its_own_pid_namespace_is_still_itself() {
+    let Some(node) = Node::start("attack_19") else { return };
+    let first = format!("assert os.getpid() == 1; {HONEST}");
+    assert_eq!(node.gets(HONEST), "identity");
+    assert_eq!(node.gets_by(&["unshare", "-pf", PYTHON], &first), "nothing", "root, but not the host's");
+    for (uid, verdict) in [("41000", "identity"), ("41002", "nothing")] {
+        let nested = [&user(uid)[..], &["unshare", "-Urpf", PYTHON]].concat();
+        assert_eq!(node.gets_by(&nested, &first), verdict, "{uid}");
+    }
+}
+
+/// Defence: `reference::first_process`.
+#[test]
+fn attack_21_a_daemon_from_which_processes_are_hidden_refuses_to_start() {
+    let hidden = "mount -t proc -o hidepid=invisible proc /proc && exec";
+    let launcher = after(hidden);
+    let Some(node) = Node::start_behind("attack_21", &launcher.each_ref().map(String::as_str), "") else { return };
+    assert_eq!(node.honest_gets(PYTHON, 41000), "identity", "with the right to see them");
+    let without = after(&format!("{hidden} setpriv --regid 41009 --clear-groups --bounding-set -sys_ptrace"));
+    refuses(&Daemon::end_behind(&without.each_ref().map(String::as_str), ""), "hides other users' processes");
+}
+
+/// Defence: `reference::proc_directory`.
+#[test]
+fn attack_22_a_daemon_with_something_else_on_proc_refuses_to_start() {
+    let Some(node) = Node::start("attack_22") else { return };
+    assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
+    let fake = after("mount -t tmpfs tmpfs /proc && exec");
+    refuses(&Daemon::end_behind(&fake.each_ref().map(String::as_str), ""), "not the kernel's process file system");
+}
+
+/// Defences: `host::facts::not_on_the_host` and `host::facts::path`.
+#[test]
+fn attack_24_a_root_directory_of_its_own_lends_no_path() {
+    let Some(node) = Node::start("attack_24") else { return };
+    assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
+    let trusted = node.trusted.display().to_string();
+    let pivot = format!(
+        "set -e; mount -t tmpfs none /mnt; cd /mnt; mkdir -p usr old .{folder} .{run}; ln -s usr/lib usr/lib64 .\n\
+         mount --rbind /usr usr; mount --rbind {run} .{run}; cp {PYTHON} .{trusted}; pivot_root . old; exec \"$@\"",
+        folder = node.trusted.parent().unwrap().display(),
+        run = node.daemon.socket().parent().unwrap().display(),
+    );
+    let lie = [&user("41001")[..], &["unshare", "-Urm", "sh", "-c", &pivot, "sh", &trusted]].concat();
+    assert_eq!(node.gets_by(&lie, HONEST), "nothing");
+}
+
+/// Defence: `config::accounts::look_up`, which is the only one to ask for names.
+#[test]
+fn attack_35_a_name_means_what_it_meant_when_the_configuration_was_loaded() {
+    let passwd = tempfile::NamedTempFile::new().unwrap();
+    let web_is = |uid| fs::write(&passwd, format!("root:x:0:0::/:/bin/sh\nbonafide-web:x:{uid}:{uid}::/:/bin/sh\n"));
+    web_is(41005).unwrap();
+    let launcher = after(&format!("mount --bind {} /etc/passwd && exec", passwd.path().display()));
+    let table = "[[workload]]\nid = \"/named\"\nselectors = [\"unix:user:bonafide-web\"]\n";
+    let Some(node) = Node::start_behind("attack_35", &launcher.each_ref().map(String::as_str), table) else { return };
+    assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
+    web_is(41006).unwrap();
+    assert_eq!(node.honest_gets(PYTHON, 41006), "nothing");
+    assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
+}
+
+/// Defence: `host::status::Status::parse` on the first thread, whose user and groups must be the connection's.
+#[test]
+fn attack_36_a_group_that_is_not_the_process_s_counts_for_nothing() {
+    let table = "[[workload]]\nid = \"/grouped\"\nselectors = [\"unix:uid:41007\", \"unix:supplementary_gid:41042\"]\n";
+    let Some(node) = Node::start_behind("attack_36", &[], table) else { return };
+    let become_alone = "libc.syscall(119, 41007, 41007, 41007); libc.syscall(117, 41007, 41007, 41007)";
+    let group = "libc.syscall(116, 1, (ctypes.c_uint * 1)(41042))";
+    assert_eq!(node.gets(&format!("{group}; {become_alone}; {HONEST}")), "identity");
+    let one_thread = format!(
+        "os.setgroups([])\nready = threading.Event()\ndef other():\n {group}; {become_alone}; ready.wait(); {HONEST}\n\
+         t = threading.Thread(target=other); t.start(); {become_alone}; ready.set(); t.join()"
+    );
+    assert_eq!(node.gets(&one_thread), "nothing");
+    let own_namespace = [&user("41007")[..], &["unshare", "-Ur", PYTHON]].concat();
+    assert_eq!(node.gets_by(&own_namespace, HONEST), "nothing");
+}
+
+/// A cgroup that goes away after those who are in it.
+struct Group(PathBuf);
+
+impl Group {
+    fn make(hierarchy: &Path, path: &str) -> Self {
+        let group = hierarchy.join(path);
+        fs::create_dir_all(&group).unwrap();
+        Self(group)
+    }
+
+    /// A shell that goes into these groups and becomes what follows.
+    fn enter(groups: &[&Self]) -> Vec<String> {
+        let moves: String =
+            groups.iter().map(|group| format!("echo $$ >{}/cgroup.procs && ", group.0.display())).collect();
+        ["sh", "-c", &format!("{moves}exec \"$@\""), "sh"].map(str::to_owned).into()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+        let _ = self.0.parent().map(fs::remove_dir);
+    }
+}
+
+/// Where the unified hierarchy is.
+fn unified() -> &'static Path {
+    let hybrid = Path::new("/sys/fs/cgroup/unified");
+    if hybrid.exists() { hybrid } else { Path::new("/sys/fs/cgroup") }
+}
+
+/// What uid 41008 gets in these groups.
+fn gets_in(node: &Node, groups: &[&Group]) -> String {
+    let enter = Group::enter(groups);
+    let command: Vec<&str> = enter.iter().map(String::as_str).chain([PYTHON]).collect();
+    node.gets_by(&command, &format!("become(41008); {HONEST}"))
+}
+
+/// A unit of this test, and the entry for it.
+fn unit(test: u32) -> (String, String) {
+    let name = format!("bonafide-{test}-{}.service", std::process::id());
+    let table = format!("[[workload]]\nid = \"/unit\"\nselectors = [\"systemd:id:{name}\"]\n");
+    (name, table)
+}
+
+/// Defences: `Hierarchy::anchored` for the daemon's own namespace, `host::facts::host` for the caller's.
+#[test]
+fn attack_42_a_cgroup_namespace_moves_nobody_to_the_root() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: attack_42: needs root");
+    }
+    let (name, table) = unit(42);
+    let real = Group::make(unified(), &format!("system.slice/{name}"));
+    let own = Group::make(unified(), &format!("bonafide-{}", std::process::id()));
+    let below = Group::make(&own.0, &format!("system.slice/{name}"));
+    let enter = Group::enter(&[&own]);
+    let launcher: Vec<&str> = enter.iter().map(String::as_str).chain(["unshare", "-C"]).collect();
+    let Some(node) = Node::start_behind("attack_42", &launcher, &table) else { return };
+    assert_eq!(gets_in(&node, &[&real]), "identity");
+    assert_eq!(gets_in(&node, &[&below]), "nothing", "which the daemon sees at /system.slice");
+    let Some(node) = Node::start("attack_42") else { return };
+    assert_eq!(node.gets(HONEST), "identity");
+    assert_eq!(node.gets_by(&["unshare", "-C", PYTHON], HONEST), "nothing");
+}
+
+/// Defence: `host::cgroup::Cgroups::group`.
+#[test]
+fn attack_44_hierarchies_that_name_different_units_or_containers_prove_none() {
+    let systemd = Path::new("/sys/fs/cgroup/systemd");
+    if !rustix::process::geteuid().is_root() || !systemd.exists() {
+        return eprintln!("skipped: attack_44: needs root and a machine with both cgroup hierarchies");
+    }
+    let (name, table) = unit(44);
+    let real = Group::make(unified(), &format!("system.slice/{name}"));
+    let same = Group::make(systemd, &format!("system.slice/{name}"));
+    let other = Group::make(systemd, &format!("system.slice/other-{name}"));
+    let container = Group::make(systemd, &format!("docker/{}", "4".repeat(64)));
+    let Some(node) = Node::start_behind("attack_44", &[], &table) else { return };
+    assert_eq!(gets_in(&node, &[&real]), "identity");
+    assert_eq!(gets_in(&node, &[&real, &same]), "identity");
+    assert_eq!(gets_in(&node, &[&real, &other]), "nothing");
+    assert_eq!(gets_in(&node, &[&real, &container]), "nothing");
+}
