@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use crate::attestation::ImageEpoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Credentials;
@@ -60,8 +61,19 @@ pub(in crate::entitlement) enum NotIssued {
 #[derive(Debug, Default)]
 struct HandedOver {
     by_stream: BTreeMap<u64, Holding>,
+    /// The image that the latest of it was decided for.
+    image: Option<ImageEpoch>,
     /// The entries under which all of it was looked at last.
     checked_epoch: Option<u64>,
+}
+
+/// What a decision rests on.
+#[derive(Debug, Clone)]
+pub(in crate::entitlement) struct Basis {
+    /// Everything that was decided by.
+    pub(in crate::entitlement) trace: Arc<Trace>,
+    /// The image that it was decided for.
+    pub(in crate::entitlement) image: ImageEpoch,
 }
 
 /// Identities, and what they rest on.
@@ -81,12 +93,13 @@ impl LiveCaller {
     pub(in crate::entitlement) fn hand_over(
         &self,
         stream: u64,
-        trace: &Arc<Trace>,
+        basis: &Basis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
-        self.process.unchanged(self.process.epoch())?;
+        self.process.unchanged(basis.image)?;
         let mut handed_over = self.handed_over();
-        handed_over.by_stream.insert(stream, Holding { trace: Arc::clone(trace), ids });
+        handed_over.by_stream.insert(stream, Holding { trace: Arc::clone(&basis.trace), ids });
+        handed_over.image = Some(basis.image);
         handed_over.checked_epoch = None;
         Ok(())
     }
@@ -155,9 +168,8 @@ impl Caller for LiveCaller {
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
-        self.process
-            .unchanged(self.process.epoch())
-            .map_err(|why| self.shared.refuse_unattested(&self.process, why))?;
+        let image = self.handed_over().image.unwrap_or_else(|| self.process.epoch());
+        self.process.unchanged(image).map_err(|why| self.shared.refuse_unattested(&self.process, why))?;
         if self.still_permitted() {
             return Ok(());
         }

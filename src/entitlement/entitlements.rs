@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attestation::Attestor;
+use crate::attestation::ImageEpoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Process;
@@ -84,6 +85,8 @@ pub struct Entitlements {
 pub(in crate::entitlement) struct Granted {
     pub(in crate::entitlement) permits: Vec<Permit>,
     pub(in crate::entitlement) trace: Arc<Trace>,
+    /// The image that was attested.
+    pub(in crate::entitlement) image: ImageEpoch,
 }
 
 impl Entitlements {
@@ -222,7 +225,7 @@ impl Entitlements {
         let decision = decide(&attested, &rulebook.entries, &rulebook.rules, self.now());
         let trace = Arc::new(decision.trace);
         match decision.outcome {
-            Ok(permits) => Ok(Granted { permits, trace }),
+            Ok(permits) => Ok(Granted { permits, trace, image: attested.epoch() }),
             Err(denial) => Err((Verdict::Denied(denial), Some(trace))),
         }
     }

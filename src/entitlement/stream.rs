@@ -8,7 +8,10 @@ use futures_util::Stream;
 use futures_util::stream;
 use tokio::time::sleep;
 
+use crate::attestation::Contradiction;
+use crate::attestation::NotAttested;
 use crate::audit::What;
+use crate::entitlement::caller::Basis;
 use crate::entitlement::caller::LiveCaller;
 use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Bundles;
@@ -25,7 +28,6 @@ use crate::entitlement::machine::Held;
 use crate::entitlement::machine::Issued;
 use crate::entitlement::published::View;
 use crate::policy::decide::Permit;
-use crate::policy::decide::Trace;
 use crate::randomness::fraction;
 
 /// The caller's X.509 identities: now, and whenever they change.
@@ -72,7 +74,7 @@ struct Driver {
     entitlement: Entitlement,
     registration: Registration,
     /// What the latest permits rest on.
-    trace: Option<Arc<Trace>>,
+    basis: Option<Basis>,
     /// What happened since the door was given the last update.
     next: Event,
     /// The generation of rulebook and board that the last decision was made in.
@@ -86,7 +88,7 @@ impl Driver {
             caller,
             entitlement: Entitlement::new(delivers),
             registration,
-            trace: None,
+            basis: None,
             next: Event::Opened,
             generation: 0,
         }
@@ -117,7 +119,7 @@ impl Driver {
         match shared.decide(&self.caller.process).await {
             Ok(granted) => {
                 self.registration.rests_on(Arc::clone(&granted.trace));
-                self.trace = Some(granted.trace);
+                self.basis = Some(Basis { trace: granted.trace, image: granted.image });
                 let view = board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
                 Event::Permitted { permits: granted.permits, view }
             }
@@ -141,12 +143,13 @@ impl Driver {
 
     fn hand_over(&self) -> Result<(), Event> {
         let caller = &self.caller;
+        let Some(basis) = &self.basis else { return Err(Event::Woken) };
         let ids = self.entitlement.svids().iter().map(|held| held.svid.id.clone()).collect();
-        if let Some(trace) = &self.trace {
-            caller
-                .hand_over(self.registration.number(), trace, ids)
-                .map_err(|why| self.refused(caller.shared.refuse_unattested(&caller.process, why)))?;
-        }
+        caller.hand_over(self.registration.number(), basis, ids).map_err(|why| match why {
+            // It is who it was, in another place: whether that gives it the same has to be decided again.
+            NotAttested::No(Contradiction::Moved) => Event::Woken,
+            why => self.refused(caller.shared.refuse_unattested(&caller.process, why)),
+        })?;
         let identities = self.entitlement.svids().iter().map(Identity::from).collect();
         self.registration.serves(identities, self.entitlement.failures());
         Ok(())

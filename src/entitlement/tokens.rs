@@ -1,6 +1,9 @@
 //! JWT-SVIDs: newly signed for every request, and verified for whoever was handed one.
 
+use crate::attestation::Contradiction;
+use crate::attestation::NotAttested;
 use crate::audit::What;
+use crate::entitlement::caller::Basis;
 use crate::entitlement::caller::LiveCaller;
 use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Ended;
@@ -21,7 +24,7 @@ use crate::policy::tokens::permits_for_tokens;
 /// The latest tokens stand where no stream has its number.
 const TOKENS: u64 = u64::MAX;
 
-/// How often a request is decided again because the entries change meanwhile.
+/// How often a request is decided again because the entries change, or the caller moves, meanwhile.
 const TRIES: usize = 8;
 
 /// Signs a token for `id`, or for every identity of the caller.
@@ -41,8 +44,12 @@ pub(in crate::entitlement) async fn issue(
             Err(NotIssued::Stale) => continue,
         };
         let ids = svids.iter().map(|svid| svid.id.clone()).collect();
-        caller.hand_over(TOKENS, &granted.trace, ids).map_err(|why| shared.refuse_unattested(&caller.process, why))?;
-        return Ok(svids);
+        let basis = Basis { trace: granted.trace, image: granted.image };
+        match caller.hand_over(TOKENS, &basis, ids) {
+            Ok(()) => return Ok(svids),
+            Err(NotAttested::No(Contradiction::Moved)) => {}
+            Err(why) => return Err(shared.refuse_unattested(&caller.process, why)),
+        }
     }
     Err(shared.refuse(&caller.process, Verdict::Undecided(Undecided::NotReady), None))
 }

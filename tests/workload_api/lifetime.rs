@@ -98,6 +98,23 @@ async fn a_process_that_changed_its_user_gets_no_second_svid() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_moved_to_another_cgroup_keeps_what_does_not_rest_on_its_place() {
+    let (_node, web, mut stream) = serving().await;
+    web.move_to("/system.slice/other.service");
+    assert!(matches!(stream.within(HOUR).await, Some(Seen::Update(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_left_its_unit_gets_nothing_more_of_the_units() {
+    let node = TestNode::start(7, &workload("/web", &["systemd:id:web.service"]));
+    let web = of_user(&node, 1000);
+    let mut stream = node.workload(&web).await;
+    assert_eq!(stream.ids().await, ["spiffe://example.org/web"]);
+    web.move_to("/system.slice/other.service");
+    assert_eq!(stream.within(HOUR).await, Some(Seen::End(Code::PermissionDenied)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn exit_ends_the_stream_within_a_tenth_of_a_second_and_is_written_down() {
     let (node, web, mut stream) = serving().await;
     web.exit();
