@@ -8,6 +8,8 @@ mod daemon;
 #[path = "support/http2.rs"]
 mod http2;
 
+#[path = "attacks/executables.rs"]
+mod executables;
 #[path = "attacks/floods.rs"]
 mod floods;
 #[path = "attacks/levels.rs"]

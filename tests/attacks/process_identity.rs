@@ -1,5 +1,10 @@
 //! Who asks: processes that change, hand their connection on, or pretend.
 
+use std::fs;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::node::HONEST;
 use crate::node::Node;
 use crate::node::PYTHON;
@@ -113,6 +118,20 @@ fn attack_25_a_file_bound_over_the_trusted_path_gets_nothing() {
     assert_eq!(node.gets_in(&liar, &format!("become(41001); {HONEST}")), "nothing");
 }
 
+/// Defence: `PinnedProcess::wrote`.
+#[test]
+fn attack_14_a_connection_that_is_taken_out_of_its_process_gives_the_thief_nothing() {
+    let Some(node) = Node::start("attack_14") else { return };
+    assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
+    let stolen = "a, b = os.pipe(); victim = os.fork()\n\
+                  if victim == 0:\n become(41000); libc.prctl(4, 1); s = connect(); say(s, HELLO); accepted(s)\n \
+                  os.write(b, bytes([s.fileno()])); signal.pause()\n\
+                  become(41000); number = os.read(a, 1)[0]\n\
+                  s = socket.socket(fileno=libc.syscall(438, os.pidfd_open(victim), number, 0)); s.settimeout(20)\n\
+                  say(s, request()); answer(s); os.kill(victim, signal.SIGKILL)";
+    assert_eq!(node.gets(stolen), "nothing");
+}
+
 /// Defence: `host::stat::Stat::parse`, by the last parenthesis.
 #[test]
 fn attack_37_a_name_made_of_fields_changes_nothing() {
@@ -120,4 +139,26 @@ fn attack_37_a_name_made_of_fields_changes_nothing() {
     let renamed = "libc.prctl(15, b') R 1 (', 0, 0, 0)";
     assert_eq!(node.gets(&format!("{renamed}; become(41000); {HONEST}")), "identity");
     assert_eq!(node.gets(&format!("{renamed}; become(41002); {HONEST}")), "nothing");
+}
+
+/// Defence: `OwnedFd`, which everything about a caller is held by.
+#[test]
+fn attack_38_callers_that_fail_in_every_way_leave_no_descriptor_behind() {
+    let Some(node) = Node::start("attack_38") else { return };
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", node.daemon.pid())).unwrap().count();
+    assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
+    let before = descriptors();
+    let failures = "def child(does):\n if os.fork() == 0: does(); os._exit(0)\n os.wait()\n\
+                    def asks(uid): become(uid); s = connect(); say(s, HELLO + request()); answered(s)\n\
+                    def dies(): become(41000); s = connect(); say(s, HELLO + request())\n\
+                    def babbles(): s = connect(); say(s, b'.' * 100); answered(s)\n\
+                    def lends(): s = connect(); say(s, HELLO); accepted(s); child(lambda: say(s, request())); answered(s)\n\
+                    for _ in range(50):\n child(lambda: asks(41002)); child(dies); child(babbles); child(lends); child(connect)\n\
+                    print('done')";
+    assert_eq!(node.gets(failures), "done");
+    assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
+    let begun = Instant::now();
+    while descriptors() > before {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{before} descriptors became {}", descriptors());
+    }
 }

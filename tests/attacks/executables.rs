@@ -1,0 +1,184 @@
+//! What a caller runs: files that are not what their names say, or not any more.
+
+use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::chown;
+use std::path::Path;
+
+use crate::node::HONEST;
+use crate::node::Node;
+use crate::node::PYTHON;
+
+/// A process of uid 41001 connects, asks, and becomes the trusted program before the daemon accepts, by a mode of that file
+/// that changes its user or group.
+fn becomes_with(node: &Node, mode: u32) -> String {
+    assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
+    fs::set_permissions(&node.trusted, fs::Permissions::from_mode(mode)).unwrap();
+    node.gets("asks_and_becomes(TRUSTED, 41001)")
+}
+
+/// Defence: `attestation::attest::pidfd_facts`, and behind it `attestation::attest::agree`.
+#[test]
+fn attack_8_becoming_a_set_user_id_program_gives_neither_its_path_nor_its_user() {
+    let Some(node) = Node::start("attack_8") else { return };
+    assert_eq!(becomes_with(&node, 0o4755), "nothing");
+}
+
+/// Defence: as above.
+#[test]
+fn attack_9_becoming_a_set_group_id_program_gives_neither_its_path_nor_its_group() {
+    let Some(node) = Node::start("attack_9") else { return };
+    chown(&node.trusted, None, Some(41042)).unwrap();
+    assert_eq!(becomes_with(&node, 0o2755), "nothing");
+}
+
+/// Defence: `host::facts::path`, by the count of names. With the suffix stripped, the look-alike gets an identity.
+#[test]
+fn attack_23_neither_a_deleted_program_nor_its_look_alike_has_its_path() {
+    let table = "[[workload]]\nid = \"/odd\"\nselectors = [\"unix:uid:41005\", \"unix:path:TRUSTED (deleted)\"]\n";
+    let Some(node) = Node::start_behind("attack_23", &[], table) else { return };
+    let look_alike = node.trusted.with_file_name("trusted (deleted)");
+    fs::copy(&node.trusted, &look_alike).unwrap();
+    assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
+    assert_eq!(node.honest_gets(&look_alike, 41005), "identity", "a file that is called so");
+    assert_eq!(node.honest_gets(&look_alike, 41001), "nothing");
+    for uid in [41001, 41005] {
+        let replaced = format!(
+            "program = open(TRUSTED, 'rb').read(); os.unlink(TRUSTED)\n\
+             new = os.open(TRUSTED, os.O_CREAT | os.O_WRONLY, 0o755); os.write(new, program); os.close(new)\n\
+             assert os.readlink('/proc/self/exe') == TRUSTED + ' (deleted)'; become({uid}); {HONEST}"
+        );
+        assert_eq!(node.gets_as(&node.trusted, &replaced), "nothing", "{uid}");
+    }
+    assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
+}
+
+/// Defence: `host::facts::not_on_the_host`: the device and inode, the path and the mount namespace are the genuine ones.
+#[test]
+fn attack_26_a_rewritten_link_to_the_program_proves_neither_path_nor_hash() {
+    if !cfg!(target_arch = "x86_64") {
+        return eprintln!("skipped: attack_26: has its machine code for x86_64 alone");
+    }
+    let Some(node) = Node::start("attack_26") else { return };
+    let trusted = node.trusted.display().to_string();
+    for uid in ["41001", "41004"] {
+        let become_user = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"];
+        let honest = [&become_user[..], &[&trusted]].concat();
+        assert_eq!(node.gets_by(&honest, HONEST), "identity", "{uid}");
+        let lie = [&become_user[..], &["unshare", "-Ur", PYTHON]].concat();
+        let rewritten = format!("claim_to_run(TRUSTED); assert os.readlink('/proc/self/exe') == TRUSTED; {HONEST}");
+        assert_eq!(node.gets_by(&lie, &rewritten), "nothing", "{uid}");
+    }
+}
+
+/// Defences: `host::facts::path`, and `host::facts::hash_withheld` because the caller owns what it runs.
+#[test]
+fn attack_27_a_program_without_a_file_has_neither_path_nor_hash() {
+    let Some(node) = Node::start("attack_27") else { return };
+    for uid in [41001, 41004] {
+        assert_eq!(node.honest_gets(&node.trusted, uid), "identity", "{uid}");
+        let anonymous = format!(
+            "if len(sys.argv) > 3: {HONEST}\nelse:\n become({uid}); memory = os.memfd_create(TRUSTED)\n \
+             os.write(memory, open(TRUSTED, 'rb').read())\n \
+             os.execv(f'/proc/self/fd/{{memory}}', ['python3', '-c', sys.orig_argv[2], *sys.argv[1:], 'again'])"
+        );
+        assert_eq!(node.gets(&anonymous), "nothing", "{uid}");
+    }
+}
+
+/// Changes the program's last byte, which nothing reads that runs it, and gives it back the time it had.
+fn tamper(program: &Path) {
+    let file = File::options().read(true).write(true).open(program).unwrap();
+    let before = file.metadata().unwrap();
+    let mut last = [0];
+    file.read_exact_at(&mut last, before.len() - 1).unwrap();
+    file.write_all_at(&[!last[0]], before.len() - 1).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+    assert_eq!(file.metadata().unwrap().mtime_nsec(), before.mtime_nsec());
+}
+
+/// Defence: `hashing::looks`. Without the change time in it, the rewritten program still gets an identity.
+#[test]
+fn attack_29_a_remembered_hash_does_not_outlive_the_bytes() {
+    let Some(node) = Node::start("attack_29") else { return };
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity");
+    tamper(&node.trusted);
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "nothing", "rewritten in place, with the old time");
+    tamper(&node.trusted);
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity");
+    let other = node.trusted.with_file_name("other");
+    fs::copy(&node.trusted, &other).unwrap();
+    let times = File::open(&node.trusted).unwrap().metadata().unwrap().modified().unwrap();
+    File::options().write(true).open(&other).unwrap().set_modified(times).unwrap();
+    tamper(&other);
+    fs::rename(&other, &node.trusted).unwrap();
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "nothing", "another file of the same size and time");
+}
+
+/// Defence: `Hashing::digest`, which spends one turn and a budget per caller, and no one else's.
+#[test]
+fn attack_30_hundreds_of_megabytes_to_hash_hold_up_nobody_else() {
+    let Some(node) = Node::start("attack_30") else { return };
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity");
+    let programs: Vec<_> = (0..8).map(|number| node.trusted.with_file_name(format!("huge-{number}"))).collect();
+    for program in &programs {
+        fs::copy(&node.trusted, program).unwrap();
+        File::options().write(true).open(program).unwrap().set_len(500 << 20).unwrap();
+    }
+    let node = &node;
+    std::thread::scope(|threads| {
+        let attacks: Vec<_> =
+            programs.iter().map(|program| threads.spawn(move || node.honest_gets(program, 41004))).collect();
+        let mut asked = 0;
+        while asked < 5 || attacks.iter().any(|attack| !attack.is_finished()) {
+            assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
+            asked += 1;
+        }
+        for attack in attacks {
+            assert_eq!(attack.join().unwrap(), "nothing");
+        }
+    });
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "what is remembered costs nothing");
+}
+
+/// Defence: the kernel, which names the loader; nothing looks at arguments.
+#[test]
+fn attack_31_a_program_that_another_loads_lends_it_no_path() {
+    let Some(node) = Node::start("attack_31") else { return };
+    assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
+    let loader = "/lib64/ld-linux-x86-64.so.2";
+    if !Path::new(loader).exists() {
+        return eprintln!("skipped: attack_31: needs {loader}");
+    }
+    let loaded = node.gets_by(&[loader, &node.trusted.display().to_string()], &format!("become(41001); {HONEST}"));
+    assert_eq!(loaded, "nothing");
+}
+
+/// Defence: `host::facts::hash_withheld`. With overlay among the local file systems, the liar gets an identity.
+#[test]
+fn a_layer_of_an_overlay_that_is_changed_after_the_exec_has_no_hash() {
+    let Some(node) = Node::start("a_layer_of_an_overlay") else { return };
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity");
+    let folder = node.trusted.parent().unwrap().join("overlay");
+    for layer in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(folder.join(layer)).unwrap();
+    }
+    let upper = folder.join("upper/program");
+    fs::copy(&node.trusted, &upper).unwrap();
+    tamper(&upper);
+    let overlay = format!(
+        "cd {} && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && shift && \
+         set -- merged/program \"$@\"",
+        folder.display()
+    );
+    let swap = format!(
+        "assert '/merged/' in os.readlink('/proc/self/exe')\nwith open({:?}, 'r+b') as upper:\n \
+         upper.seek(-1, 2); last = upper.read(1)[0]; upper.seek(-1, 2); upper.write(bytes([last ^ 255]))\n\
+         assert open('/proc/self/exe', 'rb').read() == open(TRUSTED, 'rb').read(); become(41004); {HONEST}",
+        upper.display().to_string()
+    );
+    assert_eq!(node.gets_in(&overlay, &swap), "nothing");
+}
