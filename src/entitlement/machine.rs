@@ -94,6 +94,15 @@ pub struct Held {
     /// When it is to be renewed.
     pub renew_at: SystemTime,
     terms: Terms,
+    /// Its place among the latest permits.
+    place: usize,
+}
+
+impl Held {
+    /// Whether it needs no renewal yet. A clock that was set back before its issue has made it one of the future.
+    fn is_current(&self, now: SystemTime) -> bool {
+        renewal::has_begun(self.svid.issued, now) && now < self.renew_at
+    }
 }
 
 /// A stream waits this long when nothing it holds ends: long enough to cost nothing, short enough that a timer of the
@@ -196,7 +205,7 @@ impl Entitlement {
             let (id, terms) = (entry.id.clone(), entry.terms.clone());
             let hint = permit.hint().map(str::to_owned);
             let mut kept = before.iter().position(|held| held.svid.id == id).map(|at| before.swap_remove(at));
-            let fresh = kept.as_ref().is_some_and(|held| held.terms == terms && now < held.renew_at);
+            let fresh = kept.as_ref().is_some_and(|held| held.terms == terms && held.is_current(now));
             if !fresh {
                 self.awaited.push(Awaited { id, place, hint: hint.clone(), terms });
                 to_issue.push(permit);
@@ -204,6 +213,7 @@ impl Entitlement {
             if let Some(held) = &mut kept {
                 self.unserved |= held.svid.hint != hint;
                 held.svid.hint = hint;
+                held.place = place;
             }
             self.held.extend(kept);
         }
@@ -223,13 +233,13 @@ impl Entitlement {
                     svid.hint = awaited.hint;
                     let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
                     self.held.retain(|held| held.svid.id != awaited.id);
-                    let place = awaited.place.min(self.held.len());
-                    self.held.insert(place, Held { svid, renew_at, terms: awaited.terms });
+                    self.held.push(Held { svid, renew_at, terms: awaited.terms, place: awaited.place });
                     self.unserved = true;
                 }
                 Issued::Failed { id, spread } => failed = Some((id, spread)),
             }
         }
+        self.held.sort_by_key(|held| held.place);
         match failed {
             Some((id, spread)) => {
                 let next = self.undecided(id, spread, now);

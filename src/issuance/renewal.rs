@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 /// Never sooner than this after the issue, or after a failure.
 const SOONEST: Duration = Duration::from_secs(1);
+/// How far the beginning of an SVID lies before its issue.
+const BACKDATE: Duration = Duration::from_secs(60);
 /// Never later than this after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -27,6 +29,13 @@ pub fn retry_at(now: SystemTime, not_after: SystemTime, failures: u32, spread: f
     let doubled = SOONEST.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
     let pause = doubled.min(LONGEST_PAUSE).min(remaining(now, not_after) / 4);
     after(now, scattered(pause, spread).max(SOONEST))
+}
+
+/// Whether an SVID that was issued then is valid by a clock that was set back since: it is dated back by a minute, and
+/// half of that is left to those it is shown to.
+#[must_use]
+pub fn has_begun(issued: SystemTime, now: SystemTime) -> bool {
+    remaining(now, issued) < BACKDATE / 2
 }
 
 /// Whether an SVID may still be served: nothing past its end ever is (SPEC: product contract §6).

@@ -139,16 +139,19 @@ impl TestNode {
         self.reloader.swap(config, accepted, cause)
     }
 
+    /// `process` connects, and says nothing yet.
+    pub(crate) fn connect(&self, process: &FakePid) -> Connected {
+        self.street.connect(self.kernel.connect(process))
+    }
+
     /// `process` connects and opens a stream of X509-SVIDs.
     pub(crate) async fn workload(&self, process: &FakePid) -> Workload {
-        let connected = self.street.connect(self.kernel.connect(process));
-        Workload { stream: Opening::Open(Box::new(fetch_x509(connected).await)) }
+        Workload { stream: Opening::Open(Box::new(fetch_x509(self.connect(process)).await)) }
     }
 
     /// Likewise, without waiting for the connection.
     pub(crate) fn workload_later(&self, process: &FakePid) -> Workload {
-        let connected = self.street.connect(self.kernel.connect(process));
-        Workload { stream: Opening::Underway(tokio::spawn(fetch_x509(connected))) }
+        Workload { stream: Opening::Underway(tokio::spawn(fetch_x509(self.connect(process)))) }
     }
 
     pub(crate) fn stop(&self) {

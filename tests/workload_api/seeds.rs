@@ -149,7 +149,7 @@ impl Walk {
             12 => self.node.authority.relent(),
             13 => self.node.kernel.fail(self.one_of(&[Undecided::OutOfDescriptors, Undecided::OutOfMemory])),
             14 => self.node.kernel.heal(),
-            _ => tokio::time::sleep(Duration::from_secs(self.chance.below(4000))).await,
+            _ => tokio::time::sleep(Duration::from_secs(self.chance.below(400))).await,
         }
         // How far the node gets before the next thing happens is chance, too: mostly a few turns of its tasks, so that
         // things happen between a decision and the first byte; sometimes as far as it can.
@@ -214,7 +214,7 @@ impl Walk {
             .map(|(path, uid, program)| {
                 let mut selectors = vec![format!("unix:uid:{uid}")];
                 selectors.extend(program.map(|program| format!("unix:path:{program}")));
-                workload(path, &selectors.iter().map(String::as_str).collect::<Vec<_>>())
+                workload(path, &selectors.iter().map(String::as_str).collect::<Vec<_>>()) + "x509_ttl = \"6m\"\n"
             })
             .collect();
         self.truth.lock().unwrap().entries = entries;
