@@ -215,12 +215,14 @@ fn find_process(linux: &Arc<Linux>) -> crate::agent::operations::FindProcess {
 
 fn limits(config: &Config) -> Result<Limits, NotRunning> {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
-    let defaults = Limits::for_descriptors(descriptors);
     let asked = &config.limits;
-    let connections = asked.connections.map_or(defaults.connections, |it| it as usize);
+    let defaults = asked.connections.map_or_else(
+        || Limits::for_descriptors(descriptors),
+        |connections| Limits::for_connections(connections as usize),
+    );
     Ok(Limits {
-        connections,
-        connections_per_caller: (asked.connections_per_caller as usize).min(connections),
+        connections: defaults.connections,
+        connections_per_caller: asked.connections_per_caller.map_or(defaults.connections_per_caller, |it| it as usize),
         streams_per_connection: asked.streams_per_connection,
         first_request: asked.first_request,
         idle: asked.idle,

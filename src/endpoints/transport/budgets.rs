@@ -32,10 +32,15 @@ impl Limits {
     /// all where that is less: no caller can take the whole door.
     #[must_use]
     pub fn for_descriptors(descriptors: u64) -> Self {
-        let connections = usize::try_from(descriptors.saturating_mul(2) / 5).unwrap_or(usize::MAX).max(2);
+        Self::for_connections(usize::try_from(descriptors.saturating_mul(2) / 5).unwrap_or(usize::MAX).max(2))
+    }
+
+    /// The defaults of a door with so many connections in all.
+    #[must_use]
+    pub fn for_connections(connections: usize) -> Self {
         Self {
             connections,
-            connections_per_caller: (connections / 2).min(1024),
+            connections_per_caller: (connections / 2).clamp(1, 1024),
             streams_per_connection: 100,
             first_request: Duration::from_secs(5),
             idle: Duration::from_secs(120),
@@ -242,6 +247,7 @@ mod tests {
             let limits = Limits::for_descriptors(descriptors);
             assert!(limits.connections_per_uid() < limits.connections, "{descriptors}: {limits:?}");
         }
+        assert_eq!(Limits::for_connections(100).connections_per_caller, 50);
         assert_eq!(Limits::for_descriptors(20_000).connections, 8000);
         assert_eq!(Limits::for_descriptors(20_000).connections_per_caller, 1024);
     }

@@ -9,8 +9,8 @@ use crate::agent::config::reader::Reader;
 pub struct Limits {
     /// Connections of all callers together; `None`: 40 % of the descriptor limit, for each takes two descriptors.
     pub connections: Option<u32>,
-    /// Connections of one caller.
-    pub connections_per_caller: u32,
+    /// Connections of one caller; `None`: 1,024, or half of all where that is less.
+    pub connections_per_caller: Option<u32>,
     /// Streams on one connection.
     pub streams_per_connection: u32,
     /// How long a connection may take to its first request.
@@ -25,7 +25,7 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Limits {
     let mut limits = top.table("limits", "[limits]");
     let mut count = |key, most| limits.integer(key, 1..=most).and_then(|count| u32::try_from(count).ok());
     let connections = count("connections", 1_000_000);
-    let connections_per_caller = count("connections_per_caller", 1_000_000).unwrap_or(1024);
+    let connections_per_caller = count("connections_per_caller", 1_000_000);
     let streams_per_connection = count("streams_per_connection", 100_000).unwrap_or(100);
     let first_request = limits.duration("first_request", LEAST_WAIT, Duration::from_secs(3600));
     let idle = limits.duration("idle", LEAST_WAIT, Duration::from_secs(86_400));
