@@ -34,6 +34,7 @@ use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
+use crate::sys::allocator;
 use crate::time::Clock;
 use crate::time::SystemClock;
 
@@ -132,6 +133,7 @@ pub(in crate::agent) struct Machine {
 
 fn start(options: &RunOptions) -> Result<(), NotRunning> {
     keep_secrets_in_memory()?;
+    allocator::keep_large_buffers_apart();
     gather_entropy();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let readiness = Readiness::default();

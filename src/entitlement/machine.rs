@@ -195,7 +195,7 @@ impl Entitlement {
             self.recovered();
             return self.settle(now);
         }
-        let mut before = std::mem::take(&mut self.held);
+        let mut before = std::mem::replace(&mut self.held, Vec::with_capacity(permits.len()));
         let order_before: Vec<SpiffeId> = before.iter().map(|held| held.svid.id.clone()).collect();
         self.unserved |= !order_before.iter().eq(permits.iter().map(|permit| &permit.entry().id));
         self.awaited.clear();

@@ -44,7 +44,7 @@ fn from_statx(stat: &Statx) -> FileIdentity {
 
 /// Reads a file of `/proc`, at most [`MAX_FILE`] bytes and one more.
 pub(super) fn read_whole(file: &File) -> Result<Vec<u8>, Errno> {
-    let mut text = vec![0; 4096];
+    let mut text = vec![0; 2048];
     let mut filled = 0;
     loop {
         let room = text.get_mut(filled..).unwrap_or_default();

@@ -4,10 +4,12 @@
 use std::marker::PhantomData;
 
 use prost::Message;
+use tonic::Status;
 use tonic::codec::BufferSettings;
 use tonic::codec::Codec;
+use tonic::codec::EncodeBuf;
+use tonic::codec::Encoder;
 use tonic_prost::ProstDecoder;
-use tonic_prost::ProstEncoder;
 
 const BUFFER: usize = 512;
 /// Messages are gathered up to this before they are handed to the engine.
@@ -30,14 +32,32 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = ExactEncoder<T>;
     type Decoder = ProstDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::new(BufferSettings::new(BUFFER, YIELD))
+        ExactEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         ProstDecoder::new(BufferSettings::new(BUFFER, YIELD))
+    }
+}
+
+/// Encodes into a buffer of the message's own size, which its stream keeps until the next one.
+#[derive(Debug, Clone, Copy)]
+pub struct ExactEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for ExactEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(message.encoded_len());
+        message.encode(buffer).map_err(|_| Status::internal("the answer found no room"))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, YIELD)
     }
 }
