@@ -20,14 +20,15 @@ fn becomes_with(node: &Node, mode: u32) -> String {
     node.gets("asks_and_becomes(TRUSTED, 41001)")
 }
 
-/// Defence: `attestation::attest::pidfd_facts`, and behind it `attestation::attest::agree`.
+/// Defences: `attestation::attest::pidfd_facts` and `attestation::attest::agree`. With both returning early it gets the
+/// identity; with the first alone, nothing.
 #[test]
 fn attack_8_becoming_a_set_user_id_program_gives_neither_its_path_nor_its_user() {
     let Some(node) = Node::start("attack_8") else { return };
     assert_eq!(becomes_with(&node, 0o4755), "nothing");
 }
 
-/// Defence: as above.
+/// Defences: as above, with the same verdicts.
 #[test]
 fn attack_9_becoming_a_set_group_id_program_gives_neither_its_path_nor_its_group() {
     let Some(node) = Node::start("attack_9") else { return };
@@ -35,7 +36,8 @@ fn attack_9_becoming_a_set_group_id_program_gives_neither_its_path_nor_its_group
     assert_eq!(becomes_with(&node, 0o2755), "nothing");
 }
 
-/// Defence: `host::facts::path`, by the count of names. With the suffix stripped, the look-alike gets an identity.
+/// Defence: `host::facts::path`, by the count of names and by the inode. With it returning early, the deleted program gets
+/// the identity of its look-alike.
 #[test]
 fn attack_23_neither_a_deleted_program_nor_its_look_alike_has_its_path() {
     let table = "[[workload]]\nid = \"/odd\"\nselectors = [\"unix:uid:41005\", \"unix:path:TRUSTED (deleted)\"]\n";
@@ -56,7 +58,8 @@ fn attack_23_neither_a_deleted_program_nor_its_look_alike_has_its_path() {
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
 }
 
-/// Defence: `host::facts::not_on_the_host`: the device and inode, the path and the mount namespace are the genuine ones.
+/// Defence: `host::facts::not_on_the_host`, for device, inode, path and mount namespace are the genuine ones. With it
+/// returning early, the liar gets the identity.
 #[test]
 fn attack_26_a_rewritten_link_to_the_program_proves_neither_path_nor_hash() {
     if !cfg!(target_arch = "x86_64") {
@@ -74,7 +77,8 @@ fn attack_26_a_rewritten_link_to_the_program_proves_neither_path_nor_hash() {
     }
 }
 
-/// Defences: `host::facts::path`, and `host::facts::hash_withheld` because the caller owns what it runs.
+/// Defences: `host::facts::path`, and `host::facts::hash_withheld` because the caller owns what it runs. With both
+/// returning early, the liar gets an identity.
 #[test]
 fn attack_27_a_program_without_a_file_has_neither_path_nor_hash() {
     let Some(node) = Node::start("attack_27") else { return };
@@ -157,7 +161,7 @@ fn attack_31_a_program_that_another_loads_lends_it_no_path() {
     assert_eq!(loaded, "nothing");
 }
 
-/// Defence: `host::facts::hash_withheld`. With overlay among the local file systems, the liar gets an identity.
+/// Defence: `host::facts::hash_withheld`. With it returning early, or with overlay among the local file systems, the liar gets an identity.
 #[test]
 fn a_layer_of_an_overlay_that_is_changed_after_the_exec_has_no_hash() {
     let Some(node) = Node::start("a_layer_of_an_overlay") else { return };

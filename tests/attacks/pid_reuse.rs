@@ -28,7 +28,8 @@ fn tries(node: &Node, attacker: u32, victim: u32, tries: u32) -> Tries {
     Tries { made, in_one_tick, won }
 }
 
-/// Defence: `Process::alive` on the pidfd of `SO_PEERPIDFD`, and `attestation::attest::pidfd_facts`.
+/// Defences: `Process::alive` on the pidfd of `SO_PEERPIDFD`, `attestation::attest::pidfd_facts`, and for another user
+/// `attestation::attest::agree`. With the first two returning early, still nobody wins.
 #[test]
 fn attack_1_an_heir_of_another_user_inherits_no_identity() {
     let Some(node) = Node::start("attack_1_another_user") else { return };
@@ -39,7 +40,8 @@ fn attack_1_an_heir_of_another_user_inherits_no_identity() {
     assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
 }
 
-/// Defence: as above.
+/// Defences: `Process::alive` and `attestation::attest::pidfd_facts`. With both returning early, every tenth heir wins; with
+/// the first alone, none.
 #[test]
 fn attack_1_an_heir_of_the_same_user_inherits_no_identity() {
     let Some(node) = Node::start("attack_1_same_user") else { return };
@@ -50,8 +52,8 @@ fn attack_1_an_heir_of_the_same_user_inherits_no_identity() {
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
 }
 
-/// Defence: `attestation::attest::agree` where there is no pidfd of the socket, so that a process of the same user wins
-/// there, for whom only an entry could tell that accepts this; `Process::alive` above that.
+/// Defence at reduced: `attestation::attest::agree`, which a process of the same user passes, if its entry accepts that a
+/// path is weak. At pinned: `Process::alive`. With it returning early, every eighth heir of the same user wins.
 #[test]
 fn attack_1_at_reduced_only_an_heir_of_the_same_user_inherits_and_at_pinned_none() {
     for level in levels::OLDER {
@@ -64,7 +66,7 @@ fn attack_1_at_reduced_only_an_heir_of_the_same_user_inherits_and_at_pinned_none
     }
 }
 
-/// Defence: none but attack 1's, for the start time is not asked.
+/// Defences: those of attack 1, for nothing asks for a start time. With both returning early, heirs win.
 #[test]
 fn attack_2_an_heir_that_started_in_the_same_tick_inherits_no_identity() {
     let Some(node) = Node::start("attack_2") else { return };

@@ -105,20 +105,18 @@ fn attack_13_a_connection_that_is_passed_to_another_user_gives_it_nothing() {
     assert_eq!(node.gets(passed), "nothing");
 }
 
-/// Defence: `host::facts::path`.
+/// Defence: `host::facts::path`. With it returning early, the liar gets the identity.
 #[test]
 fn attack_25_a_file_bound_over_the_trusted_path_gets_nothing() {
     let Some(node) = Node::start("attack_25") else { return };
     let private = "mount --bind /etc /etc && mount -o remount,ro,bind /etc";
     assert_eq!(node.gets_in(private, &format!("become(41001); {HONEST}")), "identity", "a sandbox keeps its path");
-    let liar = format!(
-        "cp --remove-destination {PYTHON} /tmp/liar.$$ && mount --bind /tmp/liar.$$ {} && rm -f /tmp/liar.$$",
-        node.trusted.display()
-    );
-    assert_eq!(node.gets_in(&liar, &format!("become(41001); {HONEST}")), "nothing");
+    let (trusted, liar) = (node.trusted.display(), node.trusted.with_file_name("liar"));
+    let lie = format!("cp {PYTHON} {liar} && mount --bind {liar} {trusted}", liar = liar.display());
+    assert_eq!(node.gets_in(&lie, &format!("become(41001); {HONEST}")), "nothing");
 }
 
-/// Defence: `PinnedProcess::wrote`.
+/// Defence: `PinnedProcess::wrote`. With it returning early, the thief gets the identity.
 #[test]
 fn attack_14_a_connection_that_is_taken_out_of_its_process_gives_the_thief_nothing() {
     let Some(node) = Node::start("attack_14") else { return };

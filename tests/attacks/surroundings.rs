@@ -20,7 +20,7 @@ fn after(prepare: &str) -> [String; 6] {
     ["unshare", "-m", "sh", "-c", &format!("{prepare} \"$@\""), "sh"].map(str::to_owned)
 }
 
-/// Defence: `reference::find`, by the daemon's own id maps; behind it `reference::compared`, by the namespace.
+/// Defence: `reference::find`, by the daemon's own id maps. Without that, `reference::compared` refuses by the namespace.
 #[test]
 fn attack_17_a_daemon_in_a_user_namespace_refuses_to_start() {
     let Some(node) = Node::start("attack_17") else { return };
@@ -65,7 +65,7 @@ fn attack_21_a_daemon_from_which_processes_are_hidden_refuses_to_start() {
     refuses(&Daemon::end_behind(&without.each_ref().map(String::as_str), ""), "hides other users' processes");
 }
 
-/// Defence: `reference::proc_directory`.
+/// Defence: `reference::proc_directory`. Without its look at the file system, its look at itself refuses.
 #[test]
 fn attack_22_a_daemon_with_something_else_on_proc_refuses_to_start() {
     let Some(node) = Node::start("attack_22") else { return };
@@ -74,7 +74,8 @@ fn attack_22_a_daemon_with_something_else_on_proc_refuses_to_start() {
     refuses(&Daemon::end_behind(&fake.each_ref().map(String::as_str), ""), "not the kernel's process file system");
 }
 
-/// Defences: `host::facts::not_on_the_host` and `host::facts::path`.
+/// Defences: `host::facts::not_on_the_host` and `host::facts::path`. With both returning early, the liar gets the identity;
+/// with the second alone, nothing.
 #[test]
 fn attack_24_a_root_directory_of_its_own_lends_no_path() {
     let Some(node) = Node::start("attack_24") else { return };
@@ -167,7 +168,8 @@ fn unit(test: u32) -> (String, String) {
     (name, table)
 }
 
-/// Defences: `Hierarchy::anchored` for the daemon's own namespace, `host::facts::host` for the caller's.
+/// Defences: `Hierarchy::anchored` for the daemon's own namespace, `host::facts::host` for the caller's. With the first
+/// returning early, the group below the daemon's own gets the unit's identity.
 #[test]
 fn attack_42_a_cgroup_namespace_moves_nobody_to_the_root() {
     if !rustix::process::geteuid().is_root() {
@@ -187,7 +189,7 @@ fn attack_42_a_cgroup_namespace_moves_nobody_to_the_root() {
     assert_eq!(node.gets_by(&["unshare", "-C", PYTHON], HONEST), "nothing");
 }
 
-/// Defence: `host::cgroup::Cgroups::group`.
+/// Defence: `host::cgroup::Cgroups::group`. With it content where lines disagree, the unit of the first gets its identity.
 #[test]
 fn attack_44_hierarchies_that_name_different_units_or_containers_prove_none() {
     let systemd = Path::new("/sys/fs/cgroup/systemd");
