@@ -9,31 +9,31 @@
 //! `agent` builds all of it from one configuration; `cli` is what a person types.
 
 // 11
-pub mod cli;
+pub mod cli; // every command, its arguments, its screen and its exit code
 // 10
-pub mod agent;
+pub mod agent; // builds everything from one configuration, swaps it at a reload, and stops it with one deadline
 // 9
-pub mod endpoints;
+pub mod endpoints; // sockets, gRPC and HTTP: codecs that decide nothing
 // 7
-pub mod entitlement;
+pub mod entitlement; // one live caller: what it holds now and why, until it ends
 // 6
-pub mod issuance;
+pub mod issuance; // permits become SVIDs, and when they are renewed
 // 5
-pub mod policy;
+pub mod policy; // decides: evidence and entries become permits or a denial, with the trace
 // 4
-pub mod attestation;
-pub mod authority;
-pub mod federation;
+pub mod attestation; // who asks: one process, proven the same before and after its facts were read
+pub mod authority; // who signs, and the bundle that verifies it
+pub mod federation; // whom else this node believes
 // 3
-pub mod audit;
-pub mod registration;
+pub mod audit; // what was issued, denied, undecided and ended: one line each
+pub mod registration; // entries, and which of them some evidence satisfies
 // 2
-pub mod durable;
-pub mod evidence;
-pub mod readiness;
+pub mod durable; // files that survive a power cut, and noticing that files have changed
+pub mod evidence; // facts about a process with source and grade, and their text form
+pub mod readiness; // named reasons for "not yet" and "degraded"
 // 1
-pub mod identity;
+pub mod identity; // SPIFFE IDs, SVIDs, bundles and how each is verified
 // 0
-pub mod randomness;
-pub mod sys;
-pub mod time;
+pub mod randomness; // random bytes, real or from a seed
+pub mod sys; // system calls that no crate wraps: the only unsafe code
+pub mod time; // the wall clock

@@ -74,9 +74,10 @@ pub(in crate::cli) fn wrap(text: &str, used: usize, indent: usize) -> String {
     wrapped
 }
 
-/// A line of a screen: a title in twelve columns, and what there is to say, wrapped below itself.
+/// A line of a screen: a title in twelve columns or more, and what there is to say, wrapped below itself.
 pub(in crate::cli) fn row(title: &str, text: &str) -> String {
-    format!("{title:<12}{}\n", wrap(text, 12, 12))
+    let used = title.chars().count().max(11) + 1;
+    format!("{title:<11} {}\n", wrap(text, used, 12))
 }
 
 #[cfg(test)]

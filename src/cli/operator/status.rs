@@ -88,7 +88,11 @@ fn text(report: &StatusReport) -> String {
     if !notes.is_empty() {
         text += "\nNotes\n";
         for (title, note) in notes {
-            text += &row(&title, &printable(&note));
+            // A detail of several lines keeps them; each is a text from elsewhere.
+            let lines: Vec<_> = note.lines().map(printable).collect();
+            for (at, line) in lines.iter().enumerate() {
+                text += &row(if at == 0 { &title } else { "" }, line);
+            }
         }
     }
     text
@@ -208,12 +212,12 @@ mod tests {
     fn what_is_wrong_stands_in_the_notes_and_keeps_to_the_screen() {
         let text = text(&report(|report| {
             report["reasons"] = json!([{ "name": "configuration", "severity": "degraded",
-                "detail": "bonafide.toml:3:1: unknown key \"trust\u{1b}[2J\"; did you mean trust_domain? ".repeat(3) }]);
+                "detail": "bonafide.toml:3:1: unknown key \"trust\u{1b}[2J\"; did you mean trust_domain?\n".repeat(3) }]);
             report["log"]["dropped_lines"] = 7.into();
             report["identities"]["renewals_failed"] = 1.into();
         }));
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
-        for said in ["configuration", "7 lines were dropped", "1 renewal failed", "trust\\u{1b}[2J"] {
+        for said in ["configuration bonafide.toml:3:1", "7 lines were dropped", "1 renewal failed", "trust\\u{1b}[2J"] {
             assert!(text.contains(said), "{said:?} in\n{text}");
         }
     }
