@@ -8,21 +8,21 @@ mod daemon;
 #[path = "support/http2.rs"]
 mod http2;
 
-#[path = "attacks/executables.rs"]
+#[path = "attacks/callers/executables.rs"]
 mod executables;
 #[path = "attacks/floods.rs"]
 mod floods;
-#[path = "attacks/levels.rs"]
+#[path = "attacks/callers/levels.rs"]
 mod levels;
-#[path = "attacks/node.rs"]
+#[path = "attacks/callers/node.rs"]
 mod node;
-#[path = "attacks/pid_reuse.rs"]
+#[path = "attacks/callers/pid_reuse.rs"]
 mod pid_reuse;
-#[path = "attacks/process_identity.rs"]
+#[path = "attacks/callers/process_identity.rs"]
 mod process_identity;
 #[path = "attacks/requests.rs"]
 mod requests;
-#[path = "attacks/surroundings.rs"]
+#[path = "attacks/callers/surroundings.rs"]
 mod surroundings;
 #[path = "attacks/tokens.rs"]
 mod tokens;
