@@ -23,6 +23,8 @@ mod door;
 mod ends;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
+#[path = "workload_api/in_flight.rs"]
+mod in_flight;
 #[path = "workload_api/lifetime.rs"]
 mod lifetime;
 #[path = "workload_api/reflection.rs"]

@@ -1,0 +1,70 @@
+//! What was handed over and waits behind a full pipe, while the world changes: the second look, at the first byte.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bonafide::agent::reload::Cause;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::io::DuplexStream;
+
+use crate::http2::hello;
+use crate::http2::request;
+use crate::kernel::FakePid;
+use crate::kernel::FakeProcess;
+use crate::node::TestNode;
+use crate::node::workload;
+
+const WEB: &[u8] = b"spiffe://example.org/web";
+
+/// Fewer bytes than come before the first message, so that the message waits in the daemon.
+const NARROW_PIPE: usize = 48;
+
+/// A client that has asked, and does not read.
+async fn asked(node: &TestNode) -> (FakePid, DuplexStream) {
+    let process = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
+    let mut bytes = node.connect(&process).bytes;
+    for part in [hello(), request(1, None, &[])].concat().chunks(NARROW_PIPE) {
+        bytes.write_all(part).await.unwrap();
+    }
+    // The node has done all it can once nothing but its timers is left.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let issued = node.records.0.lock().unwrap().iter().any(|record| record.spiffe_id.is_some());
+    assert!(issued, "nothing was handed over that could wait");
+    (process, bytes)
+}
+
+/// Whether the identity arrives after all.
+async fn arrives(mut bytes: DuplexStream) -> bool {
+    let mut read = Vec::new();
+    let reading = bytes.read_to_end(&mut read);
+    let _ = tokio::time::timeout(Duration::from_secs(1), reading).await; // a served stream has no end
+    read.windows(WEB.len()).any(|window| window == WEB)
+}
+
+fn node() -> TestNode {
+    TestNode::observed(7, &workload("/web", &["unix:uid:1000"]), NARROW_PIPE, Arc::new(|_, _| {}))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_arrives_when_nothing_has_changed() {
+    let node = node();
+    let (_process, bytes) = asked(&node).await;
+    assert!(arrives(bytes).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_does_not_leave_to_another_program() {
+    let node = node();
+    let (process, bytes) = asked(&node).await;
+    process.exec("/usr/bin/other");
+    assert!(!arrives(bytes).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_does_not_leave_once_the_entry_is_gone() {
+    let node = node();
+    let (_process, bytes) = asked(&node).await;
+    assert!(node.reload(&workload("/db", &["unix:uid:1001"]), Cause::Asked).swapped);
+    assert!(!arrives(bytes).await);
+}
