@@ -285,3 +285,83 @@ impl Entitlement {
         Effect::Wait(due.unwrap_or(now + NOTHING_DUE))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::attestation::Attested;
+    use crate::attestation::kernel::Level;
+    use crate::entitlement::published::Board;
+    use crate::evidence::EvidenceSet;
+    use crate::evidence::Grade;
+    use crate::evidence::Source;
+    use crate::identity::Bundle;
+    use crate::identity::PrivateKey;
+    use crate::policy::decide::Rules;
+    use crate::policy::decide::decide;
+    use crate::registration::Entry;
+    use crate::registration::EntryIndex;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn permitted(paths: &[&str], now: SystemTime) -> Event {
+        let mut evidence = EvidenceSet::default();
+        evidence.prove("unix:uid:1".parse().unwrap(), Grade::Kernel, Source::Credentials);
+        let entries = (0..).zip(paths).map(|(order, path)| Entry::example(order, path, &["unix:uid:1"])).collect();
+        let rules = Rules { minimum: Level::Reduced };
+        let caller = Attested::example(Level::Full, evidence);
+        let permits = decide(&caller, &EntryIndex::new(entries, 0), &rules, now).outcome.unwrap();
+        let own = Arc::new(Bundle::empty("example.org".parse().unwrap()));
+        Event::Permitted { permits, view: Board::new(None, own, &BTreeMap::new()).view(std::iter::empty()) }
+    }
+
+    /// Issues for every permit but those of `failing`.
+    fn answered(effect: Effect, failing: &[&str], now: SystemTime) -> Event {
+        let Effect::Issue(permits) = effect else { panic!("nothing to issue: {effect:?}") };
+        let answer = |permit: Permit| {
+            let id = permit.entry().id.clone();
+            if failing.contains(&id.path()) {
+                return Issued::Failed { id: DecisionId([0; 6]), spread: 0.5 };
+            }
+            let (chain, key, serial) = (Vec::new(), Arc::new(PrivateKey::from_pkcs8(Vec::new())), String::new());
+            let svid = X509Svid { id, chain, key, hint: None, serial, issued: now, not_after: now + HOUR };
+            Issued::Svid { svid, spread: 0.5 }
+        };
+        Event::Issued(permits.into_iter().map(answer).collect())
+    }
+
+    fn held(entitlement: &Entitlement) -> Vec<&str> {
+        entitlement.svids().iter().map(|held| held.svid.id.path()).collect()
+    }
+
+    #[test]
+    fn a_failure_never_changes_the_order_of_the_identities_that_are_held() {
+        let mut stream = Entitlement::new(Delivers::X509Svids);
+        let first = stream.on(permitted(&["/a", "/b"], NOW), NOW);
+        stream.on(answered(first, &[], NOW), NOW);
+        assert_eq!(held(&stream), ["/a", "/b"]);
+        let half = NOW + HOUR / 2;
+        let later = stream.on(permitted(&["/new", "/a", "/b"], half), half);
+        stream.on(answered(later, &["/new", "/b"], half), half);
+        assert_eq!(held(&stream), ["/a", "/b"], "the default identity stays the default one");
+        let again = stream.on(permitted(&["/new", "/a", "/b"], half), half);
+        stream.on(answered(again, &[], half), half);
+        assert_eq!(held(&stream), ["/new", "/a", "/b"]);
+    }
+
+    #[test]
+    fn an_svid_that_begins_in_the_future_by_a_clock_that_was_set_back_is_renewed() {
+        let late = NOW + 2 * HOUR;
+        let mut stream = Entitlement::new(Delivers::X509Svids);
+        let first = stream.on(permitted(&["/a"], late), late);
+        stream.on(answered(first, &[], late), late);
+        let slewed = late - Duration::from_secs(1);
+        assert!(!matches!(stream.on(permitted(&["/a"], slewed), slewed), Effect::Issue(_)));
+        let set_back = late - HOUR;
+        assert!(matches!(stream.on(permitted(&["/a"], set_back), set_back), Effect::Issue(_)));
+    }
+}

@@ -111,7 +111,8 @@ impl Host for Linux {
             Err(Errno::AGAIN | Errno::INVAL) if patience == Patience::None => Err(Undecided::TimedOut),
             Err(Errno::MFILE | Errno::NFILE) => Err(Undecided::OutOfDescriptors),
             Err(Errno::NOMEM) => Err(Undecided::OutOfMemory),
-            Err(Errno::NOSYS) => Err(Undecided::Kernel),
+            // A disk that fails says nothing about the caller.
+            Err(Errno::NOSYS | Errno::IO | Errno::INTR | Errno::STALE | Errno::TIMEDOUT) => Err(Undecided::Kernel),
             Err(_) => Ok(None),
         }
     }
