@@ -28,7 +28,8 @@ fn attack_17_a_daemon_in_a_user_namespace_refuses_to_start() {
     refuses(&Daemon::end_behind(&["unshare", "-Ur"], ""), "maps ids");
 }
 
-/// Defences: `reference::proc_directory` at the start, and `Attestor::pin` for a caller that has no number.
+/// Defences: `reference::proc_directory` at the start, and `Attestor::pin` for a caller that has no number. With that check
+/// gone, still nothing: there is no `/proc/0`.
 #[test]
 fn attack_18_a_daemon_in_a_pid_namespace_refuses_to_start_or_takes_those_outside_for_nobody() {
     let namespace = ["unshare", "-pf", "--kill-child", "--mount-proc"];
@@ -41,7 +42,8 @@ fn attack_18_a_daemon_in_a_pid_namespace_refuses_to_start_or_takes_those_outside
     refuses(&Daemon::end_behind(&["unshare", "-pf"], ""), "another PID namespace");
 }
 
-/// Defence: `host::facts::host`, by the namespace that the kernel shows and not by a number that the caller knows.
+/// Defence: `host::facts::host`, by the namespace that the kernel shows and not by a number that the caller knows. With
+/// namespaces not looked at, it gets the identity of the host's root.
 #[test]
 fn attack_19_a_caller_that_is_the_first_process_of_its_own_pid_namespace_is_still_itself() {
     let Some(node) = Node::start("attack_19") else { return };
@@ -54,7 +56,7 @@ fn attack_19_a_caller_that_is_the_first_process_of_its_own_pid_namespace_is_stil
     }
 }
 
-/// Defence: `reference::first_process`.
+/// Defence: `reference::first_process`. Without it, the start still fails, with an error that does not name the cause.
 #[test]
 fn attack_21_a_daemon_from_which_processes_are_hidden_refuses_to_start() {
     let hidden = "mount -t proc -o hidepid=invisible proc /proc && exec";
@@ -169,7 +171,7 @@ fn unit(test: u32) -> (String, String) {
 }
 
 /// Defences: `Hierarchy::anchored` for the daemon's own namespace, `host::facts::host` for the caller's. With the first
-/// returning early, the group below the daemon's own gets the unit's identity.
+/// returning early, the group below the daemon's own gets the unit's identity; with the second, the caller gets root's.
 #[test]
 fn attack_42_a_cgroup_namespace_moves_nobody_to_the_root() {
     if !rustix::process::geteuid().is_root() {
