@@ -70,18 +70,18 @@ fn until_live(daemon: &Daemon, count: u64) {
     }
 }
 
-/// Defence: `Budgets::connection`. Latency is not looked at here.
+/// Defence: `Budgets::connection`, by which one user has half of the door at most. Latency is not looked at here.
 #[test]
 fn attack_71_beside_two_thousand_connections_of_one_user_another_is_served() {
     raise_descriptors();
-    let Some(node) = Node::start("attack_71") else { return };
+    let Some(node) = Node::start_behind("attack_71", &[], "[limits]\nconnections = 2000\n") else { return };
     let flooded = flood(&node.daemon, 2000, &[hello(), request(1, None, &[])].concat());
     assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
     drop(flooded);
     assert_eq!(node.gets(HONEST), "identity");
 }
 
-/// Defences: `UnixDoor::turn_one_away`, by the descriptor kept in reserve, and the rest of `accept::serve`.
+/// Defence: `UnixDoor::turn_one_away`, by the descriptor kept in reserve. Without it newcomers wait for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_72_without_descriptors_streams_go_on_newcomers_are_turned_away_and_nothing_spins() {
     let few = ["/bin/sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];

@@ -163,7 +163,7 @@ fn attacks_87_and_88_an_entry_for_everybody_or_with_an_ambiguous_selector_refuse
     is_served(&Daemon::start(&me()));
 }
 
-/// Defence: `messages::Hints`, and the order of the entries as they are written.
+/// Defences: `policy::decide`, which gives a hint once and in the order of the entries, and `messages::Hints` behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names() {
     let uid = nix::unistd::getuid();
