@@ -81,7 +81,8 @@ fn attack_71_beside_two_thousand_connections_of_one_user_another_is_served() {
     assert_eq!(node.gets(HONEST), "identity");
 }
 
-/// Defence: `UnixDoor::turn_one_away`, by the descriptor kept in reserve. Without it newcomers wait for ever.
+/// Defences: `accept::admit`, which closes a connection whose process finds no descriptor, and `UnixDoor::turn_one_away`
+/// where there is none for the connection either.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_72_without_descriptors_streams_go_on_newcomers_are_turned_away_and_nothing_spins() {
     let few = ["/bin/sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];
@@ -90,8 +91,13 @@ async fn attack_72_without_descriptors_streams_go_on_newcomers_are_turned_away_a
     let mut stream = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();
     let flooded = flood(&daemon, 200, &[hello(), request(1, None, &[])].concat());
-    let answered = answer_to(&daemon.socket(), &[hello(), request(1, None, &[])].concat());
-    assert!(!answered.windows(9).any(|bytes| bytes == b"spiffe://"), "a newcomer found a descriptor");
+    let turned_away = || {
+        let answered = answer_to(&daemon.socket(), &[hello(), request(1, None, &[])].concat());
+        assert!(!answered.windows(9).any(|bytes| bytes == b"spiffe://"), "a newcomer found a descriptor");
+    };
+    turned_away();
+    let _the_last_descriptors = [(); 4].map(|()| UnixStream::connect(daemon.admin_socket()).unwrap());
+    turned_away();
     let (begun, before) = (Instant::now(), used(&daemon));
     let renewed = tokio::time::timeout(PATIENCE, stream.message()).await.expect("a renewal").unwrap().unwrap();
     let (elapsed, spent) = (begun.elapsed(), used(&daemon) - before);
