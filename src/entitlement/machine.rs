@@ -130,6 +130,8 @@ struct Awaited {
     place: usize,
     hint: Option<String>,
     terms: Terms,
+    /// Whether an earlier SVID of this identity is held.
+    renews: bool,
 }
 
 impl Entitlement {
@@ -207,7 +209,8 @@ impl Entitlement {
             let mut kept = before.iter().position(|held| held.svid.id == id).map(|at| before.swap_remove(at));
             let fresh = kept.as_ref().is_some_and(|held| held.terms == terms && held.is_current(now));
             if !fresh {
-                self.awaited.push(Awaited { id, place, hint: hint.clone(), terms });
+                let renews = kept.is_some();
+                self.awaited.push(Awaited { id, place, hint: hint.clone(), terms, renews });
                 to_issue.push(permit);
             }
             if let Some(held) = &mut kept {
@@ -227,7 +230,12 @@ impl Entitlement {
     /// Puts new SVIDs in their places. Where one failed, what was held before stays until its own end.
     fn issued(&mut self, answers: Vec<Issued>, now: SystemTime) -> Effect {
         let mut failed = None;
+        let mut first_missing = usize::MAX;
+        let mut new = Vec::new();
         for (awaited, answer) in std::mem::take(&mut self.awaited).into_iter().zip(answers) {
+            if !awaited.renews {
+                new.push(awaited.id.clone());
+            }
             match answer {
                 Issued::Svid { mut svid, spread } => {
                     svid.hint = awaited.hint;
@@ -236,9 +244,16 @@ impl Entitlement {
                     self.held.push(Held { svid, renew_at, terms: awaited.terms, place: awaited.place });
                     self.unserved = true;
                 }
-                Issued::Failed { id, spread } => failed = Some((id, spread)),
+                Issued::Failed { id, spread } => {
+                    failed = Some((id, spread));
+                    if !awaited.renews {
+                        first_missing = first_missing.min(awaited.place);
+                    }
+                }
             }
         }
+        // A client takes the first identity as its default: nothing new is served behind one that is still missing.
+        self.held.retain(|held| held.place < first_missing || !new.contains(&held.svid.id));
         self.held.sort_by_key(|held| held.place);
         match failed {
             Some((id, spread)) => {

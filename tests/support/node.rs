@@ -275,6 +275,7 @@ impl Randomness for Seeded {
 pub(crate) struct FakeAuthority {
     real: Embedded,
     refusing: Mutex<Option<String>>,
+    refusing_one: Mutex<Option<String>>,
 }
 
 impl FakeAuthority {
@@ -284,11 +285,24 @@ impl FakeAuthority {
             ca_ttl: Duration::from_secs(7 * 24 * 3600),
             jwt_issuer: None,
         };
-        Self { real: Embedded::in_memory(settings, now, randomness).unwrap(), refusing: Mutex::default() }
+        Self {
+            real: Embedded::in_memory(settings, now, randomness).unwrap(),
+            refusing: Mutex::default(),
+            refusing_one: Mutex::default(),
+        }
     }
 
     pub(crate) fn refuse(&self, why: &str) {
         *self.refusing.lock().unwrap() = Some(why.to_owned());
+    }
+
+    /// Refuses certificates for this path alone.
+    pub(crate) fn refuse_path(&self, path: &str) {
+        *self.refusing_one.lock().unwrap() = Some(path.to_owned());
+    }
+
+    fn signs(&self, order: &Order) -> bool {
+        self.refusing_one.lock().unwrap().as_deref() != Some(order.id.path())
     }
 
     pub(crate) fn relent(&self) {
@@ -304,7 +318,11 @@ impl Authority for FakeAuthority {
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
         match self.refused() {
             Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
-            None => self.real.x509(orders),
+            None if orders.iter().all(|order| self.signs(order)) => self.real.x509(orders),
+            None => {
+                let refused = || Err(Refused::Unavailable("not this one".to_owned()));
+                Box::pin(std::future::ready(orders.iter().map(|_| refused()).collect()))
+            }
         }
     }
 

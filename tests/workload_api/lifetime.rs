@@ -173,6 +173,17 @@ async fn a_new_entry_adds_an_identity_and_keeps_the_key_of_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_second_identity_is_served_as_the_default_because_the_first_could_not_be_signed() {
+    let both = workload("/web", &["unix:uid:1000"]) + &workload("/metrics", &["unix:uid:1000"]);
+    let node = TestNode::start(7, &both);
+    node.authority.refuse_path("/web");
+    assert_eq!(node.workload(&of_user(&node, 1000)).await.next().await, Seen::End(Code::Unavailable));
+    node.authority.refuse_path("/metrics");
+    let mut stream = node.workload(&of_user(&node, 1000)).await;
+    assert_eq!(stream.ids().await, ["spiffe://example.org/web"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removed_entry_ends_its_stream_with_permission_denied() {
     let (node, _web, mut stream) = serving().await;
     assert!(node.reload(&workload("/db", &["unix:uid:1001"]), Cause::SeenOnDisk).swapped);
