@@ -61,8 +61,6 @@ pub(in crate::entitlement) enum NotIssued {
 #[derive(Debug, Default)]
 struct HandedOver {
     by_stream: BTreeMap<u64, Holding>,
-    /// The image that the latest of it was decided for.
-    image: Option<ImageEpoch>,
     /// The entries under which all of it was looked at last.
     checked_epoch: Option<u64>,
 }
@@ -79,7 +77,7 @@ pub(in crate::entitlement) struct Basis {
 /// Identities, and what they rest on.
 #[derive(Debug)]
 struct Holding {
-    trace: Arc<Trace>,
+    basis: Basis,
     ids: Vec<SpiffeId>,
 }
 
@@ -98,10 +96,32 @@ impl LiveCaller {
     ) -> Result<(), NotAttested> {
         self.process.unchanged(basis.image)?;
         let mut handed_over = self.handed_over();
-        handed_over.by_stream.insert(stream, Holding { trace: Arc::clone(&basis.trace), ids });
-        handed_over.image = Some(basis.image);
+        handed_over.by_stream.insert(stream, Holding { basis: basis.clone(), ids });
         handed_over.checked_epoch = None;
         Ok(())
+    }
+
+    /// Notes that a stream was decided again: what it was given before rests on this now.
+    pub(in crate::entitlement) fn decided_again(&self, stream: u64, basis: &Basis) {
+        let mut handed_over = self.handed_over();
+        if let Some(holding) = handed_over.by_stream.get_mut(&stream) {
+            holding.basis = basis.clone();
+            handed_over.checked_epoch = None;
+        }
+    }
+
+    /// The images that everything handed over was decided for: one, unless the process moved in between.
+    fn decided_images(&self) -> Vec<ImageEpoch> {
+        let mut images = Vec::with_capacity(1);
+        for holding in self.handed_over().by_stream.values() {
+            if !images.contains(&holding.basis.image) {
+                images.push(holding.basis.image);
+            }
+        }
+        if images.is_empty() {
+            images.push(self.process.epoch());
+        }
+        images
     }
 
     /// Forgets what a stream was given, because the stream has ended.
@@ -119,7 +139,7 @@ impl LiveCaller {
             return true;
         }
         let permitted = handed_over.by_stream.values().all(|holding| {
-            let entries = entries_under(&holding.trace, &rulebook);
+            let entries = entries_under(&holding.basis.trace, &rulebook);
             holding.ids.iter().all(|id| entries.iter().any(|entry| entry.id == *id))
         });
         handed_over.checked_epoch = permitted.then_some(epoch);
@@ -168,8 +188,10 @@ impl Caller for LiveCaller {
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
-        let image = self.handed_over().image.unwrap_or_else(|| self.process.epoch());
-        self.process.unchanged(image).map_err(|why| self.shared.refuse_unattested(&self.process, why))?;
+        let mut images = self.decided_images().into_iter();
+        images
+            .try_for_each(|image| self.process.unchanged(image))
+            .map_err(|why| self.shared.refuse_unattested(&self.process, why))?;
         if self.still_permitted() {
             return Ok(());
         }

@@ -127,7 +127,9 @@ impl Driver {
         match shared.decide(&self.caller.process).await {
             Ok(granted) => {
                 self.registration.rests_on(Arc::clone(&granted.trace));
-                self.basis = Some(Basis { trace: granted.trace, image: granted.image });
+                let basis = Basis { trace: granted.trace, image: granted.image };
+                self.caller.decided_again(self.registration.number(), &basis);
+                self.basis = Some(basis);
                 let view = board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
                 Event::Permitted { permits: granted.permits, view }
             }

@@ -62,6 +62,15 @@ async fn what_waited_does_not_leave_to_another_program() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waited_does_not_leave_to_another_unit() {
+    let entry = workload("/web", &["systemd:id:web.service"]);
+    let node = TestNode::observed(7, &entry, NARROW_PIPE, Arc::new(|_, _| {}));
+    let (process, bytes) = asked(&node).await;
+    process.move_to("/system.slice/other.service");
+    assert!(!arrives(bytes).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waited_does_not_leave_once_the_entry_is_gone() {
     let node = node();
     let (_process, bytes) = asked(&node).await;
