@@ -268,6 +268,18 @@ fn a_directory_that_others_can_write_is_refused() {
 }
 
 #[test]
+fn a_directory_above_that_others_can_write_is_refused() {
+    let (folder, _) = folder(MAIN);
+    fs::create_dir(folder.path().join("below")).unwrap();
+    let main = folder.path().join("below/bonafide.toml");
+    write(&main, MAIN, 0o644);
+    assert_eq!(loaded(&folder, &main), "accepted");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let said = loaded(&folder, &main);
+    assert!(said.ends_with("above it can be written by everybody (mode 0777): chmod o-w"), "{said}");
+}
+
+#[test]
 fn a_link_is_judged_by_the_file_that_it_leads_to() {
     let (folder, main) = folder(MAIN);
     let target = folder.path().join("real.toml");

@@ -85,8 +85,7 @@ impl Reading {
 }
 
 fn read_one(path: &Path, left: &mut u64) -> Result<String, String> {
-    let folder = fs::metadata(folder_of(path)).map_err(|error| format!("cannot be read: {error}"))?;
-    trust(&folder, Trusted::Directory)?;
+    trust_folders(path)?;
     // Without O_NONBLOCK a FIFO in this place would hold up the daemon.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = file.map_err(|error| format!("cannot be read: {error}"))?;
@@ -95,7 +94,7 @@ fn read_one(path: &Path, left: &mut u64) -> Result<String, String> {
     if !metadata.is_file() {
         return Err("is not a regular file".to_owned());
     }
-    trust(&metadata, Trusted::File)?;
+    trust(&metadata, "")?;
     let bytes = read_at_most(file, *left).map_err(|error| format!("cannot be read: {error}"))?;
     let bytes = bytes
         .ok_or_else(|| format!("the configuration has more than {} MiB in all; make it shorter", MAX_BYTES >> 20))?;
@@ -113,17 +112,22 @@ fn read_at_most(file: File, most: u64) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Trusted {
-    File,
-    Directory,
+/// SECURITY: who may rename any directory on the way to the file can put another file in its place.
+fn trust_folders(path: &Path) -> Result<(), String> {
+    let folder = std::path::absolute(folder_of(path)).map_err(|error| format!("cannot be read: {error}"))?;
+    for (above, directory) in folder.ancestors().enumerate() {
+        let metadata = fs::metadata(directory).map_err(|error| format!("cannot be read: {error}"))?;
+        let name = if above == 0 { "its directory ".to_owned() } else { format!("{} above it ", directory.display()) };
+        trust(&metadata, &name)?;
+    }
+    Ok(())
 }
 
 /// Refuses what others could have written. A group may write where that is no widening: root's group, and the daemon's
-/// own group on files of its own user (the private group of a person who tries things out).
-fn trust(metadata: &Metadata, kind: Trusted) -> Result<(), String> {
+/// own group on files of its own user (the private group of a person who tries things out). `name` begins the sentence,
+/// where it is not about the file itself.
+fn trust(metadata: &Metadata, name: &str) -> Result<(), String> {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let name = if kind == Trusted::Directory { "its directory " } else { "" };
     if metadata.uid() != 0 && metadata.uid() != uid {
         return Err(format!(
             "{name}belongs to uid {}; a configuration belongs to root or to the user who runs the daemon (uid {uid}): chown it",
@@ -131,7 +135,7 @@ fn trust(metadata: &Metadata, kind: Trusted) -> Result<(), String> {
         ));
     }
     // In a sticky directory nobody can replace the files of others.
-    let sticky = kind == Trusted::Directory && metadata.mode() & 0o1000 != 0;
+    let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
     let group_may = metadata.gid() == 0 || (metadata.uid() == uid && metadata.gid() == gid);
     let told =
         |who, bits| format!("{name}can be written by {who} (mode {:04o}): chmod {bits}", metadata.mode() & 0o7777);
