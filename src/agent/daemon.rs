@@ -218,7 +218,7 @@ fn limits(config: &Config) -> Result<Limits, NotRunning> {
     let asked = &config.limits;
     let defaults = asked.connections.map_or_else(
         || Limits::for_descriptors(descriptors),
-        |connections| Limits::for_connections(connections as usize),
+        |connections| Limits::for_connections(affordable(connections as usize, descriptors)),
     );
     Ok(Limits {
         connections: defaults.connections,
@@ -228,6 +228,15 @@ fn limits(config: &Config) -> Result<Limits, NotRunning> {
         idle: asked.idle,
         drain: defaults.drain,
     })
+}
+
+/// The connections that were asked for, or as many as there are descriptors for.
+fn affordable(asked: usize, descriptors: u64) -> usize {
+    let most = Limits::most_connections(descriptors);
+    if asked > most {
+        tracing::warn!(asked, most, descriptors, "[limits] connections needs more descriptors; raise LimitNOFILE=");
+    }
+    asked.min(most)
 }
 
 fn unix_status(door: &str, path: &Path, mode: u32) -> SocketStatus {

@@ -27,12 +27,23 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// Descriptors that connections never take: the daemon's own, and some to attest with.
+const KEPT_BACK: u64 = 40;
+
 impl Limits {
     /// The defaults under a soft limit of `descriptors`: 40 % of it as connections, and for one caller 1,024, or half of
     /// all where that is less: no caller can take the whole door.
     #[must_use]
     pub fn for_descriptors(descriptors: u64) -> Self {
-        Self::for_connections(usize::try_from(descriptors.saturating_mul(2) / 5).unwrap_or(usize::MAX).max(2))
+        let share = usize::try_from(descriptors.saturating_mul(2) / 5).unwrap_or(usize::MAX);
+        Self::for_connections(share.clamp(2, Self::most_connections(descriptors)))
+    }
+
+    /// The most connections that leave the daemon what it needs itself: with no descriptor left nobody who is connected
+    /// could be looked at again.
+    #[must_use]
+    pub fn most_connections(descriptors: u64) -> usize {
+        usize::try_from(descriptors.saturating_sub(KEPT_BACK) / 2).unwrap_or(usize::MAX).max(2)
     }
 
     /// The defaults of a door with so many connections in all.
@@ -249,6 +260,7 @@ mod tests {
         }
         assert_eq!(Limits::for_connections(100).connections_per_caller, 50);
         assert_eq!(Limits::for_descriptors(20_000).connections, 8000);
+        assert_eq!(Limits::for_descriptors(64).connections, 12);
         assert_eq!(Limits::for_descriptors(20_000).connections_per_caller, 1024);
     }
 
