@@ -1,6 +1,5 @@
 //! One connected process, as a door holds it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -60,7 +59,8 @@ pub(in crate::entitlement) enum NotIssued {
 /// What was given to the door last, by stream, and may not have left yet.
 #[derive(Debug, Default)]
 struct HandedOver {
-    by_stream: BTreeMap<u64, Holding>,
+    /// A list, for most connections have one stream, and a map makes room for eleven at once.
+    by_stream: Vec<Holding>,
     /// The entries under which all of it was looked at last.
     checked_epoch: Option<u64>,
 }
@@ -77,6 +77,7 @@ pub(in crate::entitlement) struct Basis {
 /// Identities, and what they rest on.
 #[derive(Debug)]
 struct Holding {
+    stream: u64,
     basis: Basis,
     ids: Vec<SpiffeId>,
 }
@@ -96,7 +97,14 @@ impl LiveCaller {
     ) -> Result<(), NotAttested> {
         self.process.unchanged(basis.image)?;
         let mut handed_over = self.handed_over();
-        handed_over.by_stream.insert(stream, Holding { basis: basis.clone(), ids });
+        let holding = Holding { stream, basis: basis.clone(), ids };
+        match handed_over.by_stream.iter_mut().find(|held| held.stream == stream) {
+            Some(held) => *held = holding,
+            None => {
+                handed_over.by_stream.reserve_exact(1);
+                handed_over.by_stream.push(holding);
+            }
+        }
         handed_over.checked_epoch = None;
         Ok(())
     }
@@ -104,7 +112,7 @@ impl LiveCaller {
     /// Notes that a stream was decided again: what it was given before rests on this now.
     pub(in crate::entitlement) fn decided_again(&self, stream: u64, basis: &Basis) {
         let mut handed_over = self.handed_over();
-        if let Some(holding) = handed_over.by_stream.get_mut(&stream) {
+        if let Some(holding) = handed_over.by_stream.iter_mut().find(|held| held.stream == stream) {
             holding.basis = basis.clone();
             handed_over.checked_epoch = None;
         }
@@ -113,7 +121,7 @@ impl LiveCaller {
     /// The images that everything handed over was decided for: one, unless the process moved in between.
     fn decided_images(&self) -> Vec<ImageEpoch> {
         let mut images = Vec::with_capacity(1);
-        for holding in self.handed_over().by_stream.values() {
+        for holding in &self.handed_over().by_stream {
             if !images.contains(&holding.basis.image) {
                 images.push(holding.basis.image);
             }
@@ -126,7 +134,7 @@ impl LiveCaller {
 
     /// Forgets what a stream was given, because the stream has ended.
     pub(in crate::entitlement) fn forget(&self, stream: u64) {
-        self.handed_over().by_stream.remove(&stream);
+        self.handed_over().by_stream.retain(|held| held.stream != stream);
     }
 
     /// Whether everything that was handed over is still permitted by the entries in force: they may have changed while
@@ -138,7 +146,7 @@ impl LiveCaller {
         if handed_over.checked_epoch == Some(epoch) {
             return true;
         }
-        let permitted = handed_over.by_stream.values().all(|holding| {
+        let permitted = handed_over.by_stream.iter().all(|holding| {
             let entries = entries_under(&holding.basis.trace, &rulebook);
             holding.ids.iter().all(|id| entries.iter().any(|entry| entry.id == *id))
         });
