@@ -15,7 +15,7 @@ mod pipes;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
-#[path = "workload_api/clocks.rs"]
+#[path = "workload_api/over_time/clocks.rs"]
 mod clocks;
 #[path = "workload_api/door.rs"]
 mod door;
@@ -23,15 +23,15 @@ mod door;
 mod ends;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
-#[path = "workload_api/in_flight.rs"]
+#[path = "workload_api/over_time/in_flight.rs"]
 mod in_flight;
-#[path = "workload_api/lifetime.rs"]
+#[path = "workload_api/over_time/lifetime.rs"]
 mod lifetime;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
 #[path = "workload_api/security_header.rs"]
 mod security_header;
-#[path = "workload_api/seeds.rs"]
+#[path = "workload_api/over_time/seeds.rs"]
 mod seeds;
 #[path = "workload_api/socket.rs"]
 mod socket;
