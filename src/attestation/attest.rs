@@ -92,8 +92,9 @@ impl Attestor {
         Ok(PinnedProcess { process, epoch, key: CallerKey { uid: peer.uid, cgroup } })
     }
 
-    /// Collects what is known of a process. `wants` is asked which of the costly facts an entry could use beside the others;
-    /// `accounts` are the names that entries use; `now` is written into the proof.
+    /// Collects what is known of a process. `wants` is asked which of the costly facts an entry could use beside the others,
+    /// first with the cheap ones, then with the path; `accounts` are the names that entries use; `now` is written into the
+    /// proof.
     ///
     /// Asynchronous only for the costly facts.
     ///
@@ -120,14 +121,21 @@ impl Attestor {
         let namespaces = self.namespaces(&*directory, &epoch)?;
         let seen = Seen { peer: process.peer(), groups: &status.groups, namespaces, place: &place };
         let mut evidence = facts::facts(&seen, accounts);
-        let wants = self.withhold_costly(&mut evidence, &seen, wants);
-        if wants.path {
+        let elsewhere = facts::not_on_the_host(&seen);
+        let wanted = |evidence: &_| if elsewhere.is_some() { Wants::NOTHING } else { wants(evidence) };
+        let not_looked_for = elsewhere.unwrap_or(WithheldBecause::NotWanted);
+        if wanted(&evidence).path {
             self.path(&mut evidence, pinned.key, &executable).await?;
+        } else {
+            evidence.withhold(SelectorKind::UnixPath, None, not_looked_for);
         }
-        if wants.sha256 {
+        // By now the path is known, and most of the entries that want a hash beside another path want none.
+        if wanted(&evidence).sha256 {
             self.sha256(&mut evidence, pinned.key, &executable.0, directory.clone()).await?;
             // Time has passed: is the image that was hashed still the one that runs?
             pinned.same_image(&image(&*directory, epoch.cgroup)?.0)?;
+        } else {
+            evidence.withhold(SelectorKind::UnixSha256, None, not_looked_for);
         }
         process.alive()?;
         if pidfd_facts(process)? != before {
@@ -157,18 +165,6 @@ impl Attestor {
         })
     }
 
-    /// Writes down which costly facts are not looked for, and returns those that are.
-    fn withhold_costly(&self, evidence: &mut EvidenceSet, seen: &Seen<'_>, wants: Wanted<'_>) -> Wants {
-        let elsewhere = facts::not_on_the_host(seen);
-        let wanted = if elsewhere.is_some() { Wants::NOTHING } else { wants(evidence) };
-        for (kind, wanted) in [(SelectorKind::UnixPath, wanted.path), (SelectorKind::UnixSha256, wanted.sha256)] {
-            if !wanted {
-                evidence.withhold(kind, None, elsewhere.unwrap_or(WithheldBecause::NotWanted));
-            }
-        }
-        wanted
-    }
-
     async fn path(
         &self,
         evidence: &mut EvidenceSet,
@@ -183,7 +179,7 @@ impl Attestor {
             answer => answer?,
         };
         let text = link.to_string_lossy();
-        match facts::path(&text, running, at_path.as_ref()) {
+        match facts::path(&text, running, at_path) {
             Ok(path) => evidence.prove(path, Grade::Kernel, Source::Executable),
             Err(because) => evidence.withhold(SelectorKind::UnixPath, Some(text.into_owned()), because),
         }

@@ -236,6 +236,17 @@ pub enum Patience {
     Any,
 }
 
+/// What PID 1 sees at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtPath {
+    /// This file.
+    File(FileIdentity),
+    /// No file, or a symlink on the way.
+    Nothing,
+    /// The daemon may not search a directory on the way.
+    Closed,
+}
+
 /// The host that callers are compared with: PID 1's view, found once at start.
 pub trait Host: Send + Sync + fmt::Debug {
     /// The level this kernel gives.
@@ -244,12 +255,11 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// The inode of the reference namespace; `None` where the kernel does not say.
     fn namespace(&self, namespace: Namespace) -> Option<u64>;
 
-    /// The identity of the file at `path`, resolved from PID 1's root without symlinks or magic links. `None` where there
-    /// is none.
+    /// What is at `path`, resolved from PID 1's root without symlinks or magic links.
     ///
     /// # Errors
     /// [`Undecided`]; with [`Patience::None`] [`Undecided::TimedOut`] when it would have to wait.
-    fn file_at(&self, path: &Path, patience: Patience) -> Result<Option<FileIdentity>, Undecided>;
+    fn file_at(&self, path: &Path, patience: Patience) -> Result<AtPath, Undecided>;
 
     /// The absolute path from the root of the hierarchy for a path that `/proc/PID/cgroup` showed us. `cgroup` is the
     /// caller's cgroup id, where the path is that of the unified hierarchy and the kernel says. `None` where the path cannot

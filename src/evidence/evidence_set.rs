@@ -62,6 +62,12 @@ pub enum WithheldBecause {
     /// The path, resolved from PID 1's root, is not the running file.
     #[error("this path on the host is not the file that is running")]
     PathIsAnotherFile,
+    /// A directory on the path is closed to the daemon, so that nothing is known of what the host has there.
+    #[error(
+        "the daemon may not search a directory on this path; let others search it (chmod o+x), or put the program \
+         elsewhere"
+    )]
+    PathNotSearchable,
     /// The running file has been deleted.
     #[error("the running file has been deleted")]
     Deleted,

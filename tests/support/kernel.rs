@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 
+use bonafide::attestation::kernel::AtPath;
 use bonafide::attestation::kernel::Credentials;
 use bonafide::attestation::kernel::Executable;
 use bonafide::attestation::kernel::FileIdentity;
@@ -298,9 +299,10 @@ impl Host for FakeKernel {
         })
     }
 
-    fn file_at(&self, path: &Path, _: Patience) -> Result<Option<FileIdentity>, Undecided> {
+    fn file_at(&self, path: &Path, _: Patience) -> Result<AtPath, Undecided> {
         let machine = self.lock();
-        machine.fault.map_or_else(|| Ok(machine.files.get(path).map(|(identity, _)| *identity)), Err)
+        let file = machine.files.get(path).map_or(AtPath::Nothing, |(identity, _)| AtPath::File(*identity));
+        machine.fault.map_or(Ok(file), Err)
     }
 
     fn anchored_cgroup(&self, shown: &str, _: Option<u64>) -> Result<Option<String>, Undecided> {

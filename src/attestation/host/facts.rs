@@ -1,6 +1,7 @@
 //! Which facts follow from what was read, each by its own condition, and what is withheld and why.
 
 use crate::attestation::host::cgroup::Group;
+use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::FileIdentity;
 use crate::evidence::Accounts;
@@ -155,21 +156,22 @@ pub fn not_on_the_host(seen: &Seen<'_>) -> Option<WithheldBecause> {
     }
 }
 
-/// Whether the path of the executable's link counts. `at_path` is the file that PID 1 sees there.
+/// Whether the path of the executable's link counts. `at_path` is what PID 1 sees there.
 ///
 /// SECURITY: a deleted file is known by its count of names. Its link ends in ` (deleted)`, and a file can be called that.
 ///
 /// # Errors
 /// Why it does not count.
-pub fn path(link: &str, running: &FileIdentity, at_path: Option<&FileIdentity>) -> Result<Selector, WithheldBecause> {
+pub fn path(link: &str, running: &FileIdentity, at_path: AtPath) -> Result<Selector, WithheldBecause> {
     if running.links == 0 {
         let anonymous = link.starts_with("/memfd:");
         return Err(if anonymous { WithheldBecause::Anonymous } else { WithheldBecause::Deleted });
     }
-    if !at_path.is_some_and(|there| there.is_same_file(running)) {
-        return Err(WithheldBecause::PathIsAnotherFile);
+    match at_path {
+        AtPath::File(there) if there.is_same_file(running) => Selector::path(link).ok_or(WithheldBecause::NotPrintable),
+        AtPath::Closed => Err(WithheldBecause::PathNotSearchable),
+        AtPath::File(_) | AtPath::Nothing => Err(WithheldBecause::PathIsAnotherFile),
     }
-    Selector::path(link).ok_or(WithheldBecause::NotPrintable)
 }
 
 /// File systems whose bytes only their owner and root can change, by `f_type` (SPEC: statfs(2)): ext2 to ext4, xfs, btrfs,
@@ -320,25 +322,27 @@ mod tests {
 
     #[test]
     fn a_path_counts_only_when_the_host_has_the_running_file_there() {
-        let same = path("/usr/bin/web", &file(), Some(&file()));
+        let same = path("/usr/bin/web", &file(), AtPath::File(file()));
         assert_eq!(same, Ok("unix:path:/usr/bin/web".parse().unwrap()));
         let touched = FileIdentity { ctime: 2, links: 2, ..file() };
-        assert!(path("/usr/bin/web", &file(), Some(&touched)).is_ok());
+        assert!(path("/usr/bin/web", &file(), AtPath::File(touched)).is_ok());
         for other in [
-            None,
-            Some(FileIdentity { inode: 6, ..file() }),
-            Some(FileIdentity { device: libc::makedev(8, 2), ..file() }),
+            AtPath::Nothing,
+            AtPath::File(FileIdentity { inode: 6, ..file() }),
+            AtPath::File(FileIdentity { device: libc::makedev(8, 2), ..file() }),
         ] {
-            assert_eq!(path("/usr/bin/web", &file(), other.as_ref()), Err(WithheldBecause::PathIsAnotherFile));
+            assert_eq!(path("/usr/bin/web", &file(), other), Err(WithheldBecause::PathIsAnotherFile));
         }
+        let closed = path("/home/web/web", &file(), AtPath::Closed);
+        assert_eq!(closed, Err(WithheldBecause::PathNotSearchable), "which is not to say that it is another file");
     }
 
     #[test]
     fn a_deleted_file_is_known_by_its_names_and_not_by_its_text() {
         let deleted = FileIdentity { links: 0, ..file() };
-        assert_eq!(path("/tmp/x (deleted)", &deleted, Some(&deleted)), Err(WithheldBecause::Deleted));
-        assert_eq!(path("/memfd:/usr/bin/nginx (deleted)", &deleted, None), Err(WithheldBecause::Anonymous));
-        let called_so = path("/tmp/x (deleted)", &file(), Some(&file()));
+        assert_eq!(path("/tmp/x (deleted)", &deleted, AtPath::File(deleted)), Err(WithheldBecause::Deleted));
+        assert_eq!(path("/memfd:/usr/bin/nginx (deleted)", &deleted, AtPath::Nothing), Err(WithheldBecause::Anonymous));
+        let called_so = path("/tmp/x (deleted)", &file(), AtPath::File(file()));
         assert_eq!(called_so.map(|selector| selector.to_string()), Ok("unix:path:/tmp/x (deleted)".to_owned()));
     }
 

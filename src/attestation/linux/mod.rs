@@ -21,7 +21,7 @@ pub use process::LinuxProcess;
 pub use reference::Reference;
 pub use reference::Unfit;
 
-use crate::attestation::kernel::FileIdentity;
+use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::Host;
 use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Namespace;
@@ -94,8 +94,8 @@ impl Host for Linux {
         Some(self.namespaces.of(namespace))
     }
 
-    fn file_at(&self, path: &Path, patience: Patience) -> Result<Option<FileIdentity>, Undecided> {
-        let Ok(below) = path.strip_prefix("/") else { return Ok(None) };
+    fn file_at(&self, path: &Path, patience: Patience) -> Result<AtPath, Undecided> {
+        let Ok(below) = path.strip_prefix("/") else { return Ok(AtPath::Nothing) };
         let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         if patience == Patience::None {
             // SECURITY: a path can lead into a file system that its owner answers for, and never answers.
@@ -104,7 +104,7 @@ impl Host for Linux {
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::openat2(&self.root, below, flags, Mode::empty(), resolve) {
             Ok(file) => match files::identity(&file) {
-                Ok(identity) => Ok(Some(identity)),
+                Ok(identity) => Ok(AtPath::File(identity)),
                 Err(errno) => Err(Undecided::from_errno(errno.raw_os_error()).unwrap_or(Undecided::Kernel)),
             },
             // RESOLVE_CACHED answers EAGAIN when it would have to wait, and EINVAL below Linux 5.12.
@@ -113,7 +113,8 @@ impl Host for Linux {
             Err(Errno::NOMEM) => Err(Undecided::OutOfMemory),
             // A disk that fails says nothing about the caller.
             Err(Errno::NOSYS | Errno::IO | Errno::INTR | Errno::STALE | Errno::TIMEDOUT) => Err(Undecided::Kernel),
-            Err(_) => Ok(None),
+            Err(Errno::ACCESS) => Ok(AtPath::Closed),
+            Err(_) => Ok(AtPath::Nothing),
         }
     }
 

@@ -148,6 +148,27 @@ fn attack_30_hundreds_of_megabytes_to_hash_hold_up_nobody_else() {
     assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "what is remembered costs nothing");
 }
 
+/// Defence: `host::facts::path`. The daemon of this test has root's user and not its right to search every directory.
+#[test]
+fn a_program_where_the_daemon_may_not_search_has_no_path_and_is_told_so() {
+    let test = "a_program_where_the_daemon_may_not_search";
+    let table =
+        "[[workload]]\nid = \"/closed\"\nselectors = [\"unix:uid:41005\", \"unix:path:TRUSTED-home/program\"]\n";
+    let launcher = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
+    let Some(node) = Node::start_behind(test, &launcher, table) else { return };
+    let home = node.trusted.with_file_name("trusted-home");
+    let program = home.join("program");
+    fs::create_dir(&home).unwrap();
+    fs::copy(&node.trusted, &program).unwrap();
+    assert_eq!(node.honest_gets(&program, 41005), "identity");
+    let withheld = || node.withheld_from(&[&program.display().to_string()], 41005, "UnixPath");
+    assert_eq!(withheld(), "not withheld");
+    chown(&home, Some(41005), None).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(node.honest_gets(&program, 41005), "nothing");
+    assert_eq!(withheld(), "path_not_searchable");
+}
+
 /// Defence: the kernel, which names the loader; nothing looks at arguments.
 #[test]
 fn attack_31_a_program_that_another_loads_lends_it_no_path() {

@@ -1,6 +1,7 @@
 //! A daemon with callers of several users, and programs that only some of them may be.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -85,17 +86,35 @@ impl Node {
 
     /// What a process gets that is started by this command.
     pub(crate) fn gets_by(&self, command: &[&str], script: &str) -> String {
-        let run = Command::new(command[0])
-            .args(&command[1..])
-            .args(["-c", &format!("{PEER}\nTRUSTED = {:?}\n{script}", self.trusted.display().to_string())])
-            .arg(self.daemon.socket())
-            .arg(self.daemon.pid().to_string())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let run = self.caller(command, script).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8(run.stdout).unwrap().trim().to_owned();
         assert!(!said.is_empty(), "{}", String::from_utf8_lossy(&run.stderr));
         said
+    }
+
+    /// Why a fact of this kind is withheld from a process of this user that is started by this command, as `explain` says it.
+    pub(crate) fn withheld_from(&self, command: &[&str], uid: u32, kind: &str) -> String {
+        let waits = format!("become({uid}); print('.', flush=True); sys.stdin.read()");
+        let mut waiting = self.caller(command, &waits).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let is_there = waiting.stdout.as_mut().unwrap().read_exact(&mut [0]);
+        let explained = self.daemon.ask(&["explain", &waiting.id().to_string(), "-o", "json"]);
+        drop(waiting.stdin.take());
+        waiting.wait().unwrap();
+        is_there.unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&explained.stdout).unwrap();
+        let withheld = report["evidence"]["withheld"].as_array().unwrap();
+        let because = withheld.iter().find(|one| one["kind"] == kind).map(|one| one["because"].as_str().unwrap());
+        because.unwrap_or("not withheld").to_owned()
+    }
+
+    fn caller(&self, command: &[&str], script: &str) -> Command {
+        let mut caller = Command::new(command[0]);
+        caller
+            .args(&command[1..])
+            .args(["-c", &format!("{PEER}\nTRUSTED = {:?}\n{script}", self.trusted.display().to_string())])
+            .arg(self.daemon.socket())
+            .arg(self.daemon.pid().to_string());
+        caller
     }
 
     /// While the daemon is stopped, a process connects, asks, hands the connection to a child and exits; `wait` is how its

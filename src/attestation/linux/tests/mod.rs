@@ -18,6 +18,7 @@ use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::evidence::Accounts;
+use crate::evidence::EvidenceSet;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
 use crate::evidence::Wants;
@@ -172,6 +173,20 @@ async fn costly_facts_are_not_looked_for_when_no_entry_could_use_them() {
         let because = attested.evidence().withheld_because(kind);
         assert_eq!(because, Some(WithheldBecause::NotWanted));
     }
+}
+
+#[tokio::test]
+async fn a_hash_that_the_path_rules_out_is_not_looked_for() {
+    let Some(here) = here("a_hash_that_the_path_rules_out_is_not_looked_for") else { return };
+    let (_client, pinned) = here.connect_self();
+    let beside_another_path = |evidence: &EvidenceSet| {
+        let known = evidence.facts().iter().any(|fact| fact.selector.kind() == SelectorKind::UnixPath);
+        Wants { path: !known, sha256: !known }
+    };
+    let nobody = Accounts::default();
+    let attesting = here.attestor.attest(&pinned, &beside_another_path, &nobody, SystemTime::UNIX_EPOCH);
+    let because = attesting.await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256);
+    assert_eq!(because, Some(WithheldBecause::NotWanted));
 }
 
 #[tokio::test]
