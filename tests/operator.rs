@@ -4,6 +4,8 @@
 
 #[path = "operator/admin_door.rs"]
 mod admin_door;
+#[path = "operator/clock.rs"]
+mod clock;
 #[path = "operator/commands.rs"]
 mod commands;
 #[path = "support/daemon.rs"]

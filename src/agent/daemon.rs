@@ -20,8 +20,11 @@ use crate::agent::reload::Cause;
 use crate::agent::reload::Reloader;
 use crate::agent::start::Machine;
 use crate::agent::start::NotRunning;
+use crate::agent::watches::authority::look;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::memory;
+use crate::agent::watches::readiness::tell_of_readiness;
+use crate::agent::watches::readiness::tell_systemd;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::Linux;
@@ -87,15 +90,16 @@ pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> 
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     node.run(until(stop.clone(), memory::give_back(budgets.clone())));
     let (authority, clock) = (machine.authority.clone(), machine.clock.clone());
+    look(&authority, &*clock, readiness);
     node.run(until(stop.clone(), watch_authority(authority, clock, readiness.clone())));
     doors.open(&mut node, &machine, routes, budgets, operations)?;
     follow_signals(&mut node, reloader.clone(), stop.clone())?;
     let following = stop.clone();
     node.run(bundles.watch_files(reloader.federation(), following.clone()));
     node.run(async move { reloader.follow_files(following).await });
+    tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "started");
     readiness.clear(STARTING);
-    tell_systemd(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "ready");
+    node.run(until(stop.clone(), tell_of_readiness(readiness.clone())));
     Ok(run_until_stopped(std::mem::take(&mut node.tasks), stop.clone(), GRACE).await?)
 }
 
@@ -249,11 +253,4 @@ fn unix_status(door: &str, path: &Path, mode: u32) -> SocketStatus {
 
 fn refused(what: &'static str, why: &std::io::Error) -> NotRunning {
     NotRunning::System { what, why: why.to_string() }
-}
-
-/// Without systemd there is nobody to tell.
-fn tell_systemd(what: &[sd_notify::NotifyState<'_>]) {
-    if let Err(why) = sd_notify::notify(what) {
-        tracing::warn!(%why, "systemd could not be told");
-    }
 }

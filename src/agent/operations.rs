@@ -90,7 +90,7 @@ impl Operations for Arc<Daemon> {
             level: self.entitlements.attestor().host().level(),
             authority: AuthorityStatus {
                 kind: "embedded".to_owned(),
-                not_after: seconds(self.entitlements.authority().not_after()),
+                not_after: self.entitlements.authority().not_after().map(seconds),
             },
             bundles: self.bundles(),
             identities: self.identities(),

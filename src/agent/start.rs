@@ -41,9 +41,6 @@ use crate::time::SystemClock;
 /// How long the last lines of the log may take.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// How often a clock that is wrong is looked at again.
-const CLOCK_CHECK: Duration = Duration::from_millis(500);
-
 /// How the daemon is to run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
@@ -250,16 +247,11 @@ fn authority(
 ) -> Result<Embedded, NotRunning> {
     let settings =
         Settings { trust_domain: config.trust_domain.clone(), ca_ttl: config.authority.ca_ttl, jwt_issuer: None };
-    let open = || Embedded::open(data_dir.clone(), settings.clone(), clock.now(), randomness.clone());
-    let mut opened = open();
-    while let Err(OpenError::ClockBeforeRelease) = opened {
-        wait_for_the_clock();
-        opened = open();
-    }
-    let (authority, notes) = opened?;
+    let (authority, notes) = Embedded::open(data_dir.clone(), settings, clock.now(), randomness.clone())?;
     for note in notes {
         match note {
             Note::New { .. } => tracing::info!("{note}"),
+            Note::AwaitsClock => tracing::warn!("{note}"),
             Note::NotWritable { .. } => {
                 tracing::warn!("{note}");
                 readiness.block("data_dir", Severity::Degraded, note.to_string());
@@ -267,50 +259,4 @@ fn authority(
         }
     }
     Ok(authority)
-}
-
-/// A machine without a battery starts in 1970, until somebody tells it the time. No new authority can be given a life
-/// then; whoever watches the start is told to wait, too.
-fn wait_for_the_clock() {
-    let why = OpenError::ClockBeforeRelease.to_string();
-    tracing::warn!(%why, "waiting");
-    let extended = u32::try_from(CLOCK_CHECK.as_micros()).unwrap_or(u32::MAX).saturating_mul(20);
-    let _nobody_to_tell =
-        sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(extended), sd_notify::NotifyState::Status(&why)]);
-    std::thread::sleep(CLOCK_CHECK);
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::time::SystemTime;
-
-    use super::*;
-    use crate::agent::config::files::Source;
-    use crate::agent::config::files::Sources;
-    use crate::authority::Authority as _;
-    use crate::authority::embedded::RELEASE_DATE;
-
-    /// Shows 1970 once, and then the right time.
-    #[derive(Debug, Default)]
-    struct NotSetYet(Mutex<bool>);
-
-    impl Clock for NotSetYet {
-        fn now(&self) -> SystemTime {
-            let set = std::mem::replace(&mut *self.0.lock().unwrap(), true);
-            SystemTime::UNIX_EPOCH + if set { RELEASE_DATE } else { Duration::ZERO }
-        }
-    }
-
-    #[test]
-    fn a_first_start_before_the_clock_is_set_waits_for_it_and_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let source = Source { file: PathBuf::from("bonafide.toml"), text: "trust_domain = \"example.org\"".to_owned() };
-        let config = Config::from_sources(&Sources { files: vec![source], folders: Vec::new() }).unwrap();
-        let data_dir = Arc::new(DataDir::open(&folder.path().join("data")).unwrap());
-        let clock = NotSetYet::default();
-        let authority =
-            authority(&config, &data_dir, &clock, &Arc::new(SystemRandomness), &Readiness::default()).unwrap();
-        assert_eq!(authority.can_sign(clock.now()), Ok(()));
-    }
 }

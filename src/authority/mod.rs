@@ -106,18 +106,18 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// Signs one token.
     fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>>;
 
-    /// The bundle of its trust domain, published before anything in it is used.
+    /// The bundle of its trust domain, published before anything in it is used; empty before there is a key.
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>>;
 
     /// Whether keys may be shared.
     fn key_sharing(&self) -> KeySharing;
 
-    /// When the active X.509 key, and with it everything it signs, ends.
-    fn not_after(&self) -> SystemTime;
+    /// When the active X.509 key, and with it everything it signs, ends; `None` before there is one.
+    fn not_after(&self) -> Option<SystemTime>;
 
     /// Whether it could sign at that time, as far as the clock goes.
     ///
     /// # Errors
-    /// [`Refused::OutsideLife`]
+    /// [`Refused::OutsideLife`], or [`Refused::Unavailable`] while it has no key.
     fn can_sign(&self, now: SystemTime) -> Result<(), Refused>;
 }

@@ -77,8 +77,10 @@ impl Collector for Gauges {
             let left = ConstGauge::new(at - sampled_at);
             put("bonafide_next_expiry", "Until the first SVID ends, were it not renewed", seconds, &left)?;
         }
-        let end = ConstGauge::new(authority.not_after);
-        put("bonafide_authority_not_after_timestamp", "When the authority ends, since 1970", seconds, &end)?;
+        if let Some(at) = authority.not_after {
+            let end = ConstGauge::new(at);
+            put("bonafide_authority_not_after_timestamp", "When the authority ends, since 1970", seconds, &end)?;
+        }
         put("bonafide_configuration", "Which configuration is in force", None, &one_of(&configuration.state))?;
         put("bonafide_kernel_level", "What this kernel proves of a caller", None, &one_of(&level))
     }

@@ -30,6 +30,7 @@ use crate::entitlement::ledger::live::Live;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::published::Board;
 use crate::evidence::CallerKey;
+use crate::evidence::Undecided;
 use crate::issuance::Issuer;
 use crate::policy::changes::concerns;
 use crate::policy::decide::Permit;
@@ -207,11 +208,15 @@ impl Entitlements {
         self.decide_quietly(process).await.map_err(|(verdict, trace)| self.refuse(process, verdict, trace.as_ref()))
     }
 
-    /// Attests a caller now and decides.
+    /// Attests a caller now and decides. Before the authority has its first key there is nothing to decide about: an empty
+    /// bundle would tell a workload to trust nobody.
     pub(in crate::entitlement) async fn decide_quietly(
         &self,
         process: &PinnedProcess,
     ) -> Result<Granted, (Verdict, Option<Arc<Trace>>)> {
+        if self.board().own().bundle().x509_authorities.is_empty() {
+            return Err((Verdict::Undecided(Undecided::Authority), None));
+        }
         let rulebook = self.rulebook();
         let wants = |evidence: &_| rulebook.entries.wants(evidence);
         let begun = Instant::now();

@@ -21,7 +21,7 @@ fn entry(id: &str, selector: &str) -> String {
 }
 
 /// An entry for whoever runs these tests.
-fn entry_for_us() -> String {
+pub(crate) fn entry_for_us() -> String {
     entry("/us", &format!("unix:uid:{}", own_uid()))
 }
 
@@ -29,11 +29,11 @@ fn nobody() -> String {
     entry("/nobody", "unix:uid:41999")
 }
 
-fn code(output: &Output) -> i32 {
+pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -171,11 +171,11 @@ fn fetched_files_are_private_and_belong_together() {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn get(port: u16, path: &str) -> (u16, String) {
+pub(crate) fn get(port: u16, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -17,11 +17,15 @@ use tempfile::TempDir;
 /// How long the daemon may take to serve.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What it says once it serves.
+pub(crate) const READY: &str = "READY=1";
+
 /// A running daemon. Dropping it kills it and removes its folder.
 pub(crate) struct Daemon {
     child: Child,
     folder: TempDir,
     launcher: Vec<String>,
+    notify: UnixDatagram,
 }
 
 impl Daemon {
@@ -33,10 +37,32 @@ impl Daemon {
 
     /// The same, by a program that ends in executing what follows its own arguments.
     pub(crate) fn start_behind(launcher: &[&str], tables: &str) -> Self {
+        let mut daemon = Self::begin_behind(launcher, tables);
+        daemon.hear(READY);
+        daemon
+    }
+
+    /// The same, but nothing is waited for.
+    pub(crate) fn begin_behind(launcher: &[&str], tables: &str) -> Self {
         let launcher: Vec<_> = launcher.iter().map(|&word| word.to_owned()).collect();
         let folder = configured(tables);
-        let child = launch(folder.path(), &launcher);
-        Self { child, folder, launcher }
+        let notify = service_manager(folder.path());
+        Self { child: spawn(folder.path(), &launcher), folder, launcher, notify }
+    }
+
+    /// Waits until the daemon tells its service manager a line that begins like this.
+    pub(crate) fn hear(&mut self, beginning: &str) {
+        let mut message = [0; 1024];
+        for _ in 0..PATIENCE.as_millis() / 100 {
+            let length = self.notify.recv(&mut message).unwrap_or_default();
+            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line.starts_with(beginning)) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the daemon ended with {status}");
+            }
+        }
+        panic!("the daemon did not say {beginning} in time");
     }
 
     /// Starts a daemon that is expected to end at once, and returns with what it said, and how it ended.
@@ -102,12 +128,14 @@ impl Daemon {
 
     /// A new daemon on the files of one that has ended. Returns once it serves.
     pub(crate) fn restart(&mut self) {
-        self.child = launch(self.folder.path(), &self.launcher);
+        self.notify = service_manager(self.folder.path());
+        self.begin_restart();
+        self.hear(READY);
     }
 
     /// A new daemon on the files of one that has ended, which is not waited for.
     pub(crate) fn begin_restart(&mut self) {
-        self.child = spawn(self.folder.path(), &self.launcher, &[]);
+        self.child = spawn(self.folder.path(), &self.launcher);
     }
 
     /// Runs a client command of the binary against this daemon.
@@ -147,28 +175,16 @@ fn configured(tables: &str) -> TempDir {
     folder
 }
 
-/// Starts the daemon whose files are in `folder`, and waits until it says that it serves.
-fn launch(folder: &Path, launcher: &[String]) -> Child {
-    let notify = folder.join("ready.sock");
-    let _none_yet = fs::remove_file(&notify);
-    let ready = UnixDatagram::bind(&notify).unwrap();
-    ready.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let mut child = spawn(folder, launcher, &[("NOTIFY_SOCKET", &notify)]);
-    let mut message = [0; 1024];
-    for _ in 0..PATIENCE.as_millis() / 100 {
-        let length = ready.recv(&mut message).unwrap_or_default();
-        if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
-            return child;
-        }
-        if let Some(status) = child.try_wait().unwrap() {
-            panic!("the daemon ended with {status}:\n{}", fs::read_to_string(folder.join("log")).unwrap());
-        }
-    }
-    child.kill().unwrap();
-    panic!("the daemon did not serve in time:\n{}", fs::read_to_string(folder.join("log")).unwrap());
+/// Where the daemon tells how it does: a new socket for each daemon, so that nothing is heard of an earlier one.
+fn service_manager(folder: &Path) -> UnixDatagram {
+    let name = folder.join("notify.sock");
+    let _none_yet = fs::remove_file(&name);
+    let notify = UnixDatagram::bind(&name).unwrap();
+    notify.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    notify
 }
 
-fn spawn(folder: &Path, launcher: &[String], environment: &[(&str, &Path)]) -> Child {
+fn spawn(folder: &Path, launcher: &[String]) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
     let program = [env!("CARGO_BIN_EXE_bonafide").to_owned(), "run".to_owned(), "--config".to_owned()];
     let words = [launcher, &program].concat();
@@ -176,7 +192,7 @@ fn spawn(folder: &Path, launcher: &[String], environment: &[(&str, &Path)]) -> C
         .args(&words[1..])
         .arg(folder.join("bonafide.toml"))
         .env_clear()
-        .envs(environment.iter().copied())
+        .env("NOTIFY_SOCKET", folder.join("notify.sock"))
         .stdin(Stdio::null())
         .stderr(log.try_clone().unwrap())
         .stdout(log)

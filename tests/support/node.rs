@@ -341,7 +341,7 @@ impl Authority for FakeAuthority {
         self.real.key_sharing()
     }
 
-    fn not_after(&self) -> SystemTime {
+    fn not_after(&self) -> Option<SystemTime> {
         self.real.not_after()
     }
 

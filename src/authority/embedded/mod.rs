@@ -11,8 +11,12 @@ mod tokens;
 
 pub use life::RELEASE_DATE;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -82,7 +86,7 @@ pub enum OpenError {
     /// There is no state yet, and what was made could not be kept.
     #[error("a new authority cannot be kept: {0}")]
     Store(#[from] StoreError),
-    /// There is no state yet, and the clock is wrong, so that no life could be given to a new authority.
+    /// There are no keys yet, and the clock is wrong, so that no life could be given to new ones.
     #[error(
         "the clock shows a time before this release was made (2026-11-22), so no authority can be made; set the clock"
     )]
@@ -107,6 +111,9 @@ pub enum Note {
         /// For whom.
         trust_domain: String,
     },
+    /// There are no keys yet, and none can be made before the clock is right.
+    #[error("{}", OpenError::ClockBeforeRelease)]
+    AwaitsClock,
     /// The data directory takes no writes: serving goes on, and no key can be rotated.
     #[error("{path} takes no writes ({why}): issuing goes on, rotation is postponed; make room or make it writable")]
     NotWritable {
@@ -120,15 +127,26 @@ pub enum Note {
 /// The embedded authority.
 #[derive(Debug)]
 pub struct Embedded {
-    x509: X509Signer,
-    jwt: JwtSigner,
+    settings: Settings,
+    randomness: Arc<dyn Randomness>,
+    /// Not there yet only at a first start with a clock that must be wrong.
+    signers: OnceLock<Signers>,
+    making: Mutex<()>,
     bundle: watch::Sender<Arc<Bundle>>,
     /// INVARIANT: held as long as anything is signed, so that no second daemon opens the same keys.
-    _lock: Option<Arc<DataDir>>,
+    data_dir: Option<Arc<DataDir>>,
+}
+
+/// The active keys.
+#[derive(Debug)]
+struct Signers {
+    x509: X509Signer,
+    jwt: JwtSigner,
 }
 
 impl Embedded {
-    /// Opens the authority that `data_dir` holds, or makes one where there is none yet.
+    /// Opens the authority that `data_dir` holds, or makes one where there is none yet. While the clock must be wrong
+    /// none is made: what is opened then has no keys and an empty bundle, until [`Self::make_first_keys`] succeeds.
     ///
     /// # Errors
     /// [`OpenError`]. A key that cannot be read is never replaced by a new one.
@@ -138,29 +156,22 @@ impl Embedded {
         now: SystemTime,
         randomness: Arc<dyn Randomness>,
     ) -> Result<(Self, Vec<Note>), OpenError> {
-        let file = data_dir.file(Name::Authority);
-        let mut notes = Vec::new();
-        let state = match data_dir.load(Name::Authority)? {
-            Some(bytes) => {
-                if let Err(error) = data_dir.probe() {
-                    notes.push(Note::NotWritable { path: data_dir.path().to_owned(), why: error.to_string() });
-                }
-                State::parse(&bytes).map_err(|why| OpenError::Contradiction { file: file.clone(), why })?
-            }
-            None => {
-                let made = State::make(&settings, now, &*randomness)?;
-                data_dir.store(Name::Authority, &made.to_bytes()?)?;
-                notes.push(Note::New { trust_domain: settings.trust_domain.to_string() });
-                made
-            }
-        };
-        if state.trust_domain != settings.trust_domain.as_str() {
-            let (found, wanted) = (state.trust_domain.clone(), settings.trust_domain.to_string());
-            return Err(OpenError::ForeignTrustDomain { file, found, wanted });
+        let authority = Self::without_keys(settings, randomness, Some(data_dir.clone()));
+        if let Some(bytes) = data_dir.load(Name::Authority)? {
+            let not_writable =
+                |error: io::Error| Note::NotWritable { path: data_dir.path().to_owned(), why: error.to_string() };
+            let note = data_dir.probe().err().map(not_writable);
+            authority.take_up(&State::parse(&bytes).map_err(|why| authority.contradiction(why))?)?;
+            return Ok((authority, note.into_iter().collect()));
         }
-        let authority = Self::with(&state, settings, randomness, Some(data_dir))
-            .map_err(|why| OpenError::Contradiction { file, why })?;
-        Ok((authority, notes))
+        let note = match authority.make_first_keys(now) {
+            Err(OpenError::ClockBeforeRelease) => {
+                data_dir.probe().map_err(|source| StoreError { file: data_dir.file(Name::Authority), source })?;
+                Some(Note::AwaitsClock)
+            }
+            made => made?,
+        };
+        Ok((authority, note.into_iter().collect()))
     }
 
     /// An authority that lives and dies with this process.
@@ -168,30 +179,68 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`]
     pub fn in_memory(settings: Settings, now: SystemTime, randomness: Arc<dyn Randomness>) -> Result<Self, OpenError> {
-        let state = State::make(&settings, now, &*randomness)?;
-        Self::with(&state, settings, randomness, None)
-            .map_err(|why| OpenError::Contradiction { file: PathBuf::from("memory"), why })
+        let authority = Self::without_keys(settings, randomness, None);
+        authority.make_first_keys(now)?;
+        Ok(authority)
     }
 
-    fn with(
-        state: &State,
-        settings: Settings,
-        randomness: Arc<dyn Randomness>,
-        lock: Option<Arc<DataDir>>,
-    ) -> Result<Self, &'static str> {
-        let (x509, jwt) = state.signers(&settings, randomness)?;
-        let bundle = state.bundle(settings.trust_domain)?;
-        Ok(Self { x509, jwt, bundle: watch::Sender::new(Arc::new(bundle)), _lock: lock })
+    /// Makes keys and keeps them, where there are none yet; says so, if it did. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was changed, and it may be tried again.
+    pub fn make_first_keys(&self, now: SystemTime) -> Result<Option<Note>, OpenError> {
+        // RACE: a second maker would leave other keys on the disk than those that sign.
+        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.signers.get().is_some() {
+            return Ok(None);
+        }
+        let made = State::make(&self.settings, now, &*self.randomness)?;
+        if let Some(data_dir) = &self.data_dir {
+            data_dir.store(Name::Authority, &made.to_bytes()?)?;
+        }
+        self.take_up(&made)?;
+        Ok(Some(Note::New { trust_domain: made.trust_domain }))
+    }
+
+    fn without_keys(settings: Settings, randomness: Arc<dyn Randomness>, data_dir: Option<Arc<DataDir>>) -> Self {
+        let bundle = watch::Sender::new(Arc::new(Bundle::empty(settings.trust_domain.clone())));
+        Self { settings, randomness, signers: OnceLock::new(), making: Mutex::new(()), bundle, data_dir }
+    }
+
+    /// Publishes what is kept, and signs with it from now on.
+    fn take_up(&self, state: &State) -> Result<(), OpenError> {
+        if state.trust_domain != self.settings.trust_domain.as_str() {
+            let (found, wanted) = (state.trust_domain.clone(), self.settings.trust_domain.to_string());
+            return Err(OpenError::ForeignTrustDomain { file: self.file(), found, wanted });
+        }
+        let signers = state.signers(&self.settings, self.randomness.clone());
+        let (x509, jwt) = signers.map_err(|why| self.contradiction(why))?;
+        let bundle = state.bundle(self.settings.trust_domain.clone()).map_err(|why| self.contradiction(why))?;
+        self.bundle.send_replace(Arc::new(bundle));
+        self.signers.get_or_init(|| Signers { x509, jwt });
+        Ok(())
+    }
+
+    fn signers(&self) -> Result<&Signers, Refused> {
+        self.signers.get().ok_or_else(|| Refused::Unavailable("it has no keys yet".to_owned()))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.data_dir.as_ref().map_or_else(|| PathBuf::from("memory"), |data_dir| data_dir.file(Name::Authority))
+    }
+
+    fn contradiction(&self, why: &'static str) -> OpenError {
+        OpenError::Contradiction { file: self.file(), why }
     }
 }
 
 impl Authority for Embedded {
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
-        async move { orders.iter().map(|order| self.x509.sign(order)).collect() }.boxed()
+        async move { orders.iter().map(|order| self.signers()?.x509.sign(order)).collect() }.boxed()
     }
 
     fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
-        async move { self.jwt.sign(&order) }.boxed()
+        async move { self.signers()?.jwt.sign(&order) }.boxed()
     }
 
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
@@ -202,12 +251,12 @@ impl Authority for Embedded {
         KeySharing::PerStream
     }
 
-    fn not_after(&self) -> SystemTime {
-        self.x509.not_after()
+    fn not_after(&self) -> Option<SystemTime> {
+        self.signers.get().map(|signers| signers.x509.not_after())
     }
 
     fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
-        self.x509.can_sign(now)
+        self.signers()?.x509.can_sign(now)
     }
 }
 

@@ -62,7 +62,9 @@ fn text(report: &StatusReport) -> String {
     let up = span(Duration::from_secs(report.uptime_seconds));
     let mut text = format!(" - bonafide {}, trust domain {}, up {up}\n\n", report.version, report.trust_domain);
     let authority = &report.authority;
-    text += &row("authority", &format!("{}, ends {}", printable(&authority.kind), from_now(authority.not_after, now)));
+    let life =
+        authority.not_after.map_or_else(|| "has no keys yet".to_owned(), |at| format!("ends {}", from_now(at, now)));
+    text += &row("authority", &format!("{}, {life}", printable(&authority.kind)));
     text += &row("kernel", level(report.level));
     text += &row("identities", &identities(report));
     text += &row("refused", &refused(report));

@@ -82,7 +82,7 @@ pub(in crate::endpoints) mod tests {
                 sampled_at: 1_700_000_000.0,
                 uptime_seconds: 60,
                 level: Level::Full,
-                authority: AuthorityStatus { kind: "embedded".to_owned(), not_after: 1_700_604_800.0 },
+                authority: AuthorityStatus { kind: "embedded".to_owned(), not_after: Some(1_700_604_800.0) },
                 bundles: vec![],
                 identities: IdentitiesStatus {
                     entries: 4,

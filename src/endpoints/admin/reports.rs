@@ -67,8 +67,8 @@ pub struct StatusReport {
 pub struct AuthorityStatus {
     /// `embedded`, `disk` or `spire`.
     pub kind: String,
-    /// When the active key, and with it everything it signs, ends.
-    pub not_after: f64,
+    /// When the active key, and with it everything it signs, ends; absent before the first key is made.
+    pub not_after: Option<f64>,
 }
 
 /// One trust domain's bundle.

@@ -1,0 +1,61 @@
+//! Tells systemd and the log whether workloads are served, and why not.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::timeout;
+
+use crate::readiness::Readiness;
+use crate::readiness::Reason;
+use crate::readiness::Severity;
+
+/// How often systemd is asked for more time while the start waits for something, and for how much.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+const MORE_TIME: u32 = 10_000_000;
+
+/// Says `READY=1` once workloads are served (SPEC: product contract §4), and at every change what stands in the way.
+/// A start may have to wait for somebody to set the clock, so systemd is asked for more time until then. Never ends.
+pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
+    let mut reasons = readiness.watch();
+    let mut told: Option<String> = None;
+    let mut served = false;
+    loop {
+        let why = in_the_way(&reasons.borrow_and_update());
+        let ready = why.is_empty();
+        let mut news = Vec::new();
+        if told.as_ref() != Some(&why) {
+            if ready {
+                tracing::info!("ready")
+            } else {
+                tracing::warn!(why, "not ready")
+            }
+            news.push(NotifyState::Status(if ready { "serving" } else { &why }));
+        }
+        if ready && !served {
+            news.push(NotifyState::Ready);
+        }
+        served |= ready;
+        if !served {
+            news.push(NotifyState::ExtendTimeoutUsec(MORE_TIME));
+        }
+        tell_systemd(&news);
+        told = Some(why);
+        let patience = if served { Duration::MAX } else { ASK_AGAIN };
+        let _changed_or_asked_again = timeout(patience, reasons.changed()).await;
+    }
+}
+
+/// The details of what keeps workloads from being served; empty when nothing does.
+fn in_the_way(reasons: &[Reason]) -> String {
+    let in_the_way = reasons.iter().filter(|reason| reason.severity == Severity::NotReady);
+    in_the_way.map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Without systemd there is nobody to tell.
+pub(in crate::agent) fn tell_systemd(what: &[NotifyState<'_>]) {
+    if !what.is_empty()
+        && let Err(why) = sd_notify::notify(what)
+    {
+        tracing::warn!(%why, "systemd could not be told");
+    }
+}

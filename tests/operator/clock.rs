@@ -1,0 +1,78 @@
+//! The shipped daemon on a machine whose clock has not been set yet.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::daemon::Daemon;
+use crate::daemon::READY;
+use crate::running::code;
+use crate::running::entry_for_us;
+use crate::running::free_port;
+use crate::running::get;
+use crate::running::text;
+
+const BEFORE_RELEASE: &str = "a time before this release was made";
+
+/// A file, and what launches a daemon whose clock shows 1970 as long as the file is there.
+fn wrong_clock(folder: &Path) -> (PathBuf, [String; 3]) {
+    let library = folder.join("wrong_clock.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/wrong_clock.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
+    assert!(built.success());
+    let file = folder.join("wrong");
+    fs::write(&file, "").unwrap();
+    let preload = format!("LD_PRELOAD={}", library.display());
+    let launcher = ["env".to_owned(), preload, format!("WRONG_CLOCK={}", file.display())];
+    (file, launcher)
+}
+
+/// Everything that an operator and a workload can ask of a daemon whose clock is wrong.
+fn issues_nothing_and_says_why(daemon: &Daemon, health: u16) {
+    let status = daemon.ask(&["status"]);
+    let screen = text(&status.stdout);
+    assert_eq!(code(&status), 1, "{status:?}");
+    assert!(
+        screen.starts_with("not ready - ") && screen.replace("\n            ", " ").contains(BEFORE_RELEASE),
+        "{screen}"
+    );
+    assert_eq!(code(&daemon.ask(&["healthcheck"])), 1);
+    assert_eq!(get(health, "/live").0, 200);
+    let (code_of_ready, reasons) = get(health, "/ready");
+    assert!(code_of_ready == 503 && reasons.contains(BEFORE_RELEASE), "{reasons}");
+    for fetch in [&["fetch", "x509"][..], &["fetch", "jwt", "--audience", "a"]] {
+        let refused = daemon.ask(fetch);
+        assert!(code(&refused) == 1 && text(&refused.stderr).contains("no identity issued (d-"), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_start_with_a_wrong_clock_says_what_it_waits_for_and_serves_once_the_clock_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wrong, launcher) = wrong_clock(folder.path());
+    let health = free_port();
+    let tables = format!("{}[health]\nlisten = \"127.0.0.1:{health}\"\n", entry_for_us());
+    let mut daemon = Daemon::begin_behind(&launcher.each_ref().map(String::as_str), &tables);
+    let state = daemon.folder().join("data/authority.state");
+    let waits = format!("STATUS=nothing is issued: the clock shows {BEFORE_RELEASE}");
+
+    daemon.hear(&waits);
+    issues_nothing_and_says_why(&daemon, health);
+    assert_eq!(code(&daemon.ask(&["fetch", "bundle"])), 1, "an empty bundle was handed out");
+    assert!(!state.exists(), "a life was given to an authority by a wrong clock");
+    fs::remove_file(&wrong).unwrap();
+    daemon.hear(READY);
+    assert_eq!((code(&daemon.ask(&["status"])), code(&daemon.ask(&["fetch", "x509"]))), (0, 0));
+
+    let kept = fs::read(&state).unwrap();
+    daemon.stop();
+    fs::write(&wrong, "").unwrap();
+    daemon.begin_restart();
+    daemon.hear("STATUS=nothing is issued: the clock is outside the authority's life");
+    issues_nothing_and_says_why(&daemon, health);
+    fs::remove_file(&wrong).unwrap();
+    daemon.hear(READY);
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    assert_eq!(fs::read(&state).unwrap(), kept, "something was deleted because of a clock");
+}
