@@ -10,6 +10,8 @@ mod clock;
 mod commands;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "operator/reload.rs"]
+mod reload;
 #[path = "operator/running.rs"]
 mod running;
 #[path = "operator/shipped_files.rs"]

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
-use crate::agent::config::problem::Findings;
+use crate::agent::config::Refused;
+use crate::agent::config::files::Sources;
 use crate::agent::last_good;
 use crate::durable::DataDir;
 use crate::durable::file_watch::FileWatch;
@@ -71,6 +72,8 @@ pub struct InForce {
     pub state: ReloadState,
     /// When it was accepted.
     pub accepted_at: SystemTime,
+    /// What the files said when they were read last, where that was refused or held back.
+    pub refused: Option<Sources>,
 }
 
 impl InForce {
@@ -78,6 +81,11 @@ impl InForce {
     #[must_use]
     pub fn federation(&self) -> Arc<[federation::Settings]> {
         self.config.federation.clone().into()
+    }
+
+    /// What the files said when they were read last.
+    fn on_disk(&self) -> &Sources {
+        self.refused.as_ref().unwrap_or(&self.accepted.sources)
     }
 
     /// What is decided by under this configuration. `epoch` tells it from every other one of this run.
@@ -137,8 +145,8 @@ impl Reloader {
         let loaded = tokio::task::spawn_blocking(move || config::load(&file)).await;
         match loaded {
             Ok(Ok((config, accepted))) => self.swap(config, accepted, cause),
-            Ok(Err(findings)) => self.refuse(&findings),
-            Err(panic) => self.refuse_because(vec![format!("reading the configuration failed: {panic}")]),
+            Ok(Err(refused)) => self.refuse(refused),
+            Err(panic) => self.refuse_because(vec![format!("reading the configuration failed: {panic}")], None),
         }
     }
 
@@ -159,21 +167,21 @@ impl Reloader {
     }
 
     /// RACE: which files to watch is known only once they have been read, so what changed between the reading and the
-    /// watch was seen by neither. Files that were refused or held back are not asked again: they do differ.
+    /// watch was seen by neither. A reading that failed as a whole is not repeated in circles.
     async fn missed_a_change(&self) -> bool {
         let in_force = self.in_force();
         let file = self.file.clone();
-        in_force.state == ReloadState::Current
-            && tokio::task::spawn_blocking(move || config::files::read(&file).0)
-                .await
-                .is_ok_and(|sources| sources != in_force.accepted.sources)
+        let read = in_force.state == ReloadState::Current || in_force.refused.is_some();
+        read && tokio::task::spawn_blocking(move || config::files::read(&file).0)
+            .await
+            .is_ok_and(|sources| sources != *in_force.on_disk())
     }
 
-    /// The main file and everything that it includes now.
+    /// The main file and everything that it includes now, whether or not that was accepted: a file is mended where it is.
     fn watched(&self) -> Vec<Watched> {
         let in_force = self.in_force();
-        let files = in_force.accepted.sources.files.iter().map(|source| Watched::File(source.file.clone()));
-        let folders = in_force.accepted.sources.folders.iter();
+        let files = in_force.on_disk().files.iter().map(|source| Watched::File(source.file.clone()));
+        let folders = in_force.on_disk().folders.iter();
         let folders = folders.map(|folder| Watched::Folder { folder: folder.clone(), suffix: ".toml".to_owned() });
         files.chain([Watched::File(self.file.clone())]).chain(folders).collect()
     }
@@ -184,19 +192,21 @@ impl Reloader {
         let restart_for = before.config.restart_needed(&config);
         if !restart_for.is_empty() {
             let keys = restart_for.join(", ");
-            return self.refuse_because(vec![format!(
+            let told = format!(
                 "{}: a change of {keys} needs a restart; nothing was changed; type: systemctl restart bonafide",
                 self.file.display()
-            )]);
+            );
+            return self.refuse_because(vec![told], Some(accepted.sources));
         }
-        let in_force = InForce { config, accepted, state: ReloadState::Current, accepted_at: self.clock.now() };
+        let (state, accepted_at) = (ReloadState::Current, self.clock.now());
+        let in_force = InForce { config, accepted, state, accepted_at, refused: None };
         let rulebook = in_force.rulebook(self.epoch.load(Ordering::Relaxed) + 1);
         let mut report = compare(&before.config, &in_force.config);
         if cause == Cause::SeenOnDisk
             && let Some(held) = self.entitlements.held_back(&rulebook)
         {
             report.held_back = names(&before.config, &held.ending);
-            self.hold_back(&report, &before);
+            self.hold_back(&report, &before, in_force.accepted.sources);
             return report;
         }
         self.epoch.fetch_add(1, Ordering::Relaxed);
@@ -219,7 +229,7 @@ impl Reloader {
         }
     }
 
-    fn hold_back(&self, report: &ReloadReport, before: &InForce) {
+    fn hold_back(&self, report: &ReloadReport, before: &InForce, refused: Sources) {
         let ids: Vec<_> = report.held_back.iter().map(|entry| entry.id.as_str()).collect();
         let detail = format!(
             "a change of {} would end live identities ({}) and is held back; look at it and type: bonafide reload",
@@ -228,20 +238,21 @@ impl Reloader {
         );
         tracing::warn!(%detail, "configuration held back");
         self.readiness.block(REASON, Severity::Degraded, detail);
-        self.in_force.send_replace(Arc::new(InForce { state: ReloadState::HeldBack, ..before.clone() }));
+        let (state, refused) = (ReloadState::HeldBack, Some(refused));
+        self.in_force.send_replace(Arc::new(InForce { state, refused, ..before.clone() }));
     }
 
-    fn refuse(&self, findings: &Findings) -> ReloadReport {
-        self.refuse_because(findings.problems.iter().map(ToString::to_string).collect())
+    fn refuse(&self, Refused { findings, sources }: Refused) -> ReloadReport {
+        self.refuse_because(findings.problems.iter().map(ToString::to_string).collect(), Some(sources))
     }
 
-    fn refuse_because(&self, problems: Vec<String>) -> ReloadReport {
+    fn refuse_because(&self, problems: Vec<String>, refused: Option<Sources>) -> ReloadReport {
         for problem in &problems {
             tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
         }
         self.readiness.block(REASON, Severity::Degraded, problems.join("\n"));
-        let before = self.in_force();
-        self.in_force.send_replace(Arc::new(InForce { state: ReloadState::LastGood, ..InForce::clone(&before) }));
+        let state = ReloadState::LastGood;
+        self.in_force.send_replace(Arc::new(InForce { state, refused, ..InForce::clone(&self.in_force()) }));
         ReloadReport { problems, ..ReloadReport::default() }
     }
 }

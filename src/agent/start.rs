@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::config;
 use crate::agent::config::Config;
+use crate::agent::config::Refused;
 use crate::agent::config::problem::Findings;
 use crate::agent::config::sections::log::LogFormat;
 use crate::agent::daemon;
@@ -196,11 +197,11 @@ fn configuration(
     readiness: &Readiness,
 ) -> Result<(InForce, Option<DataDir>), NotRunning> {
     let accepted_at = clock.now();
-    let findings = match config::load(&options.config) {
+    let Refused { findings, sources } = match config::load(&options.config) {
         Ok((config, accepted)) => {
-            return Ok((InForce { config, accepted, state: ReloadState::Current, accepted_at }, None));
+            return Ok((InForce { config, accepted, state: ReloadState::Current, accepted_at, refused: None }, None));
         }
-        Err(findings) => findings,
+        Err(refused) => refused,
     };
     let refused = |findings, instead: String| Err(NotRunning::Configuration { findings, instead });
     if options.strict {
@@ -216,7 +217,8 @@ fn configuration(
             let detail = format!("serving the last accepted configuration, because the files are bad:\n{findings}");
             eprintln!("bonafide: {detail}");
             readiness.block("configuration", Severity::Degraded, detail);
-            Ok((InForce { config, accepted, state: ReloadState::LastGood, accepted_at }, Some(data_dir)))
+            let (state, refused) = (ReloadState::LastGood, Some(sources));
+            Ok((InForce { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
         Ok(_) => refused(findings, "the last accepted configuration has another data_dir; mend the files".to_owned()),
         Err(why) => refused(findings, format!("{why}; mend the files and start again")),

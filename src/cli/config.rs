@@ -57,7 +57,7 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
                 config.warnings.into_iter().chain(config.federation.iter().flat_map(bundle_warnings)).collect();
             Checked { file, accepted: true, entries, findings: Findings { warnings, ..Findings::default() } }
         }
-        Err(findings) => Checked { file, accepted: false, entries: 0, findings },
+        Err(refused) => Checked { file, accepted: false, entries: 0, findings: refused.findings },
     };
     match output.output {
         Format::Json => screen.json(&checked),

@@ -16,7 +16,7 @@ fn own_uid() -> u32 {
     nix::unistd::getuid().as_raw()
 }
 
-fn entry(id: &str, selector: &str) -> String {
+pub(crate) fn entry(id: &str, selector: &str) -> String {
     format!("[[workload]]\nid = {id:?}\nselectors = [{selector:?}]\n")
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn entry_for_us() -> String {
     entry("/us", &format!("unix:uid:{}", own_uid()))
 }
 
-fn nobody() -> String {
+pub(crate) fn nobody() -> String {
     entry("/nobody", "unix:uid:41999")
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 

@@ -123,7 +123,8 @@ impl TestNode {
             stop: stop.clone(),
         };
         let (config, accepted) = configuration(workloads);
-        let in_force = InForce { config, accepted, state: ReloadState::Current, accepted_at: clock.now() };
+        let in_force =
+            InForce { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
         let mut node = Node::new(ground, in_force.rulebook(0));
         let entitlements = node.entitlements.clone();
         let reloader = Reloader::new("test.toml".into(), in_force, entitlements.clone(), readiness.clone(), None);

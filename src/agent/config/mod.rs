@@ -91,26 +91,34 @@ pub struct Accepted {
     pub accounts: Accounts,
 }
 
+/// What cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{findings}")]
+pub struct Refused {
+    /// Every problem at once.
+    pub findings: Findings,
+    /// What was read: the files in which the problems can be mended, and those that could not be read left out.
+    pub sources: Sources,
+}
+
 /// Reads the configuration at `main` with everything that it includes, and asks who its users and groups are. Blocks for
 /// as long as the disk and the name service take, at most some seconds: never on the request path.
 ///
 /// # Errors
-/// [`Findings`]: every problem at once.
-pub fn load(main: &Path) -> Result<(Config, Accepted), Findings> {
+/// [`Refused`]
+pub fn load(main: &Path) -> Result<(Config, Accepted), Refused> {
     let (sources, mut findings) = files::read(main);
-    let config = match Config::from_sources(&sources) {
-        Ok(config) => config,
-        Err(found) => {
-            findings.merge(found);
-            return Err(findings);
+    match Config::from_sources(&sources) {
+        Ok(config) => {
+            let accounts = accounts::look_up(&config.names, NAMES_WITHIN, &mut findings);
+            if findings.problems.is_empty() {
+                return Ok((config, Accepted { sources, accounts }));
+            }
+            findings.warnings.extend(config.warnings);
         }
-    };
-    let accounts = accounts::look_up(&config.names, NAMES_WITHIN, &mut findings);
-    if findings.problems.is_empty() {
-        return Ok((config, Accepted { sources, accounts }));
+        Err(found) => findings.merge(found),
     }
-    findings.warnings.extend(config.warnings);
-    Err(findings)
+    Err(Refused { findings, sources })
 }
 
 impl Accepted {

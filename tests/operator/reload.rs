@@ -1,0 +1,139 @@
+//! The shipped daemon and its files: what is taken up, what is refused, and what is held back.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
+
+use futures_util::StreamExt as _;
+use nix::sys::signal::Signal;
+use spiffe::WorkloadApiClient;
+
+use crate::daemon::Daemon;
+use crate::running::code;
+use crate::running::entry_for_us;
+use crate::running::json;
+use crate::running::nobody;
+use crate::running::text;
+
+/// How long a change on disk may take to be seen and taken up.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Asks for the status until the configuration is in this state, with so many entries.
+fn comes_to(daemon: &Daemon, state: &str, entries: usize) {
+    let begun = Instant::now();
+    loop {
+        let status = json(&daemon.ask(&["status", "-o", "json"]));
+        if status["configuration"]["state"] == state && status["identities"]["entries"] == entries {
+            return;
+        }
+        assert!(begun.elapsed() < SOON, "not {state} with {entries} entries: {status:#}");
+    }
+}
+
+/// A daemon whose main file includes `entries.d/*.toml`, which is not there yet.
+fn with_drop_ins() -> Daemon {
+    let daemon = Daemon::start(&entry_for_us());
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), format!("include = [\"entries.d/*.toml\"]\n{text}")).unwrap();
+    comes_to(&daemon, "current", 1);
+    assert_eq!(code(&daemon.ask(&["reload"])), 0);
+    daemon
+}
+
+fn drop_in(daemon: &Daemon, name: &str, text: &str) {
+    let folder = daemon.folder().join("entries.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(name), text).unwrap();
+}
+
+#[test]
+fn a_file_dropped_into_an_included_folder_is_taken_up_and_one_taken_away_is_given_up() {
+    let daemon = with_drop_ins();
+    drop_in(&daemon, "a.toml", &nobody());
+    comes_to(&daemon, "current", 2);
+    fs::remove_file(daemon.folder().join("entries.d/a.toml")).unwrap();
+    comes_to(&daemon, "current", 1);
+}
+
+#[test]
+fn a_bad_file_in_a_folder_that_is_newly_included_takes_effect_once_it_is_mended() {
+    let daemon = Daemon::start(&entry_for_us());
+    drop_in(&daemon, "a.toml", "[[workload]]\nid = \"no-slash\"\nselectors = [\"unix:uid:41999\"]\n");
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), format!("include = [\"entries.d/*.toml\"]\n{text}")).unwrap();
+    comes_to(&daemon, "last_good", 1);
+    drop_in(&daemon, "a.toml", &nobody());
+    comes_to(&daemon, "current", 2);
+    assert_eq!(code(&daemon.ask(&["status"])), 0);
+}
+
+#[test]
+fn what_needs_a_restart_is_refused_whole_and_says_so() {
+    let daemon = Daemon::start(&entry_for_us());
+    let good = fs::read_to_string(daemon.configuration()).unwrap();
+    for (from, to, key) in [
+        ("\"example.org\"", "\"other.test\"", "trust_domain"),
+        ("admin.sock", "a.sock", "admin"),
+        ("workload.sock", "w.sock", "workload_api"),
+        ("ca_ttl = \"1h\"", "ca_ttl = \"2h\"", "authority"),
+    ] {
+        fs::write(daemon.configuration(), good.replace(from, to) + &nobody()).unwrap();
+        let reload = daemon.ask(&["reload"]);
+        let said = text(&reload.stdout);
+        assert_eq!(code(&reload), 2, "{said}");
+        assert!(said.contains(&format!("a change of {key} needs a restart")), "{said}");
+        comes_to(&daemon, "last_good", 1);
+    }
+    fs::write(daemon.configuration(), good).unwrap();
+    comes_to(&daemon, "current", 1);
+}
+
+#[test]
+fn a_start_with_bad_files_serves_what_was_accepted_last_and_a_strict_one_refuses() {
+    let mut daemon = Daemon::start(&entry_for_us());
+    let good = fs::read_to_string(daemon.configuration()).unwrap();
+    daemon.kill();
+    fs::write(daemon.configuration(), good.replace("selectors", "selektors")).unwrap();
+    let run = ["run", "--strict", "--config"];
+    let strict = Command::new(env!("CARGO_BIN_EXE_bonafide")).args(run).arg(daemon.configuration()).output().unwrap();
+    let line = format!("{}:", daemon.configuration().display());
+    assert_eq!(code(&strict), 2, "{strict:?}");
+    assert!(text(&strict.stderr).contains(&line), "{strict:?}");
+
+    daemon.restart();
+    comes_to(&daemon, "last_good", 1);
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let status = daemon.ask(&["status"]);
+    assert!(code(&status) == 5 && text(&status.stdout).contains("selektors"), "{status:?}");
+    fs::write(daemon.configuration(), good).unwrap();
+    comes_to(&daemon, "current", 1);
+    assert_eq!(code(&daemon.ask(&["status"])), 0);
+}
+
+/// A file that is cut in half between two tables is still good TOML.
+#[tokio::test]
+async fn a_change_seen_on_disk_that_ends_live_identities_waits_for_reload_or_a_hangup() {
+    let ask: fn(&Daemon) = |daemon| assert_eq!(code(&daemon.ask(&["reload"])), 0);
+    for apply in [ask, |daemon| daemon.signal(Signal::SIGHUP)] {
+        let daemon = Daemon::start(&entry_for_us());
+        let client = WorkloadApiClient::connect_to(daemon.address()).await.unwrap();
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut stream = client.stream_x509_contexts().await.unwrap();
+            assert!(stream.next().await.unwrap().is_ok());
+            held.push(stream);
+        }
+        let whole = fs::read_to_string(daemon.configuration()).unwrap();
+        fs::write(daemon.configuration(), whole.split("[[workload]]").next().unwrap()).unwrap();
+        comes_to(&daemon, "held_back", 1);
+        let status = daemon.ask(&["status"]);
+        let screen = text(&status.stdout);
+        assert_eq!(code(&status), 5, "{screen}");
+        assert!(screen.contains("spiffe://example.org/us") && screen.contains("held back"), "{screen}");
+        assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0, "it was applied");
+        apply(&daemon);
+        comes_to(&daemon, "current", 0);
+        assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 4);
+    }
+}
