@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -155,19 +157,40 @@ fn what_is_not_asked_for_is_not_shown() {
 }
 
 #[test]
-fn fetched_files_are_private_and_belong_together() {
-    let daemon = Daemon::start(&entry_for_us());
+fn every_identity_is_written_with_its_key_and_its_bundle_and_only_secrets_are_private() {
+    let us = format!("unix:uid:{}", own_uid());
+    let partner = "[[federation]]\ntrust_domain = \"partner.example\"\nbundle_file = \"partner.pem\"\n";
+    let federated = format!("{partner}{}federates_with = [\"partner.example\"]\n", entry("/us", &us));
+    let daemon = Daemon::start(&(federated + &entry("/us/too", &us)));
     let folder = daemon.folder().join("svid");
     fs::create_dir(&folder).unwrap();
-    let fetched = daemon.ask(&["fetch", "x509", "--write", folder.to_str().unwrap()]);
-    assert_eq!(code(&fetched), 0, "{fetched:?}");
-    for (name, label) in [("svid.pem", "CERTIFICATE"), ("svid_key.pem", "PRIVATE KEY"), ("bundle.pem", "CERTIFICATE")] {
-        assert!(fs::read_to_string(folder.join(name)).unwrap().starts_with(&format!("-----BEGIN {label}-----\n")));
-        assert_eq!(fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777, 0o600, "{name}");
+    let write = |what: &[&str]| {
+        let fetched = daemon.ask(&[what, &["--write", folder.to_str().unwrap()]].concat());
+        assert_eq!(code(&fetched), 0, "{fetched:?}");
+    };
+    write(&["fetch", "bundle"]);
+    fs::copy(folder.join("example.org.pem"), daemon.folder().join("partner.pem")).unwrap();
+    let begun = Instant::now();
+    while !folder.join("federated_bundle.1.0.pem").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the partner's bundle was not taken up");
+        write(&["fetch", "x509"]);
     }
-    assert_eq!(code(&daemon.ask(&["fetch", "bundle", "--write", folder.to_str().unwrap()])), 0);
-    let jwks: Value = serde_json::from_slice(&fs::read(folder.join("example.org.jwks.json")).unwrap()).unwrap();
-    assert!(!jwks["keys"].as_array().unwrap().is_empty());
+    write(&["fetch", "jwt", "--audience", "a"]);
+    for (name, beginning, mode) in [
+        ("svid.0.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
+        ("svid.0.key", "-----BEGIN PRIVATE KEY-----\n", 0o600),
+        ("bundle.0.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
+        ("svid.1.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
+        ("svid.1.key", "-----BEGIN PRIVATE KEY-----\n", 0o600),
+        ("bundle.1.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
+        ("federated_bundle.1.0.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
+        ("jwt_svid.1.token", "eyJ", 0o600),
+        ("example.org.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
+        ("example.org.jwks.json", "{", 0o644),
+    ] {
+        assert!(fs::read_to_string(folder.join(name)).unwrap().starts_with(beginning), "{name}");
+        assert_eq!(fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777, mode, "{name}");
+    }
 }
 
 /// A port that was free a moment ago.

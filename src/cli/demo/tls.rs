@@ -20,6 +20,7 @@ use x509_parser::prelude::X509Certificate;
 use crate::cli::demo::service::Event;
 use crate::cli::demo::service::Trouble;
 use crate::cli::demo::service::micros_since;
+use crate::cli::workload::client::certificates;
 use crate::cli::workload::client::connect;
 use crate::endpoints::workload_api::proto::X509svid;
 use crate::endpoints::workload_api::proto::X509svidRequest;
@@ -59,11 +60,12 @@ impl Configurations {
     fn new(svid: &X509svid, peer: SpiffeId) -> Result<Self, Trouble> {
         let id: SpiffeId = svid.spiffe_id.parse()?;
         let mut bundle = Bundle::empty(id.trust_domain().parse()?);
-        bundle.x509_authorities = certificates(&svid.bundle)?.map(|der| der.to_vec().into()).collect();
+        bundle.x509_authorities = each_certificate(&svid.bundle)?.into_iter().map(|der| der.to_vec().into()).collect();
         let bundles = Arc::new(Bundles::from([(bundle.trust_domain.clone(), Arc::new(bundle))]));
         let expected = peer.clone();
         let verifier = PeerVerifier::new(move || bundles.clone(), move |found| *found == expected);
-        let chain: Vec<_> = certificates(&svid.x509_svid)?.collect();
+        let chain: Vec<_> =
+            each_certificate(&svid.x509_svid)?.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let key = PrivatePkcs8KeyDer::from(svid.x509_svid_key.to_vec());
         let mut server = ServerConfig::builder()
             .with_client_cert_verifier(verifier.clone())
@@ -136,14 +138,6 @@ fn serial(der: &[u8]) -> Result<String, Trouble> {
     Ok(leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The certificates that lie in `der` one after the other.
-fn certificates(mut der: &[u8]) -> Result<impl Iterator<Item = CertificateDer<'static>>, Trouble> {
-    let mut found = Vec::new();
-    while !der.is_empty() {
-        let (rest, _) = X509Certificate::from_der(der)?;
-        let (one, rest) = der.split_at(der.len() - rest.len());
-        found.push(CertificateDer::from(one.to_vec()));
-        der = rest;
-    }
-    Ok(found.into_iter())
+fn each_certificate(der: &[u8]) -> Result<Vec<&[u8]>, Trouble> {
+    Ok(certificates(der).map_err(|failure| failure.why)?)
 }

@@ -13,6 +13,8 @@ use tonic::Streaming;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::transport::Endpoint;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::cli::operator::client::runtime;
 use crate::cli::screen::Exit;
@@ -141,6 +143,22 @@ pub(in crate::cli) fn refused(status: &Status) -> Failure {
 pub(in crate::cli) fn not_understood(what: &str) -> Failure {
     let next = "bonafide version, and restart the daemon after an upgrade";
     Failure::new(Exit::No, "the daemon's answer is not understood", printable(what), next)
+}
+
+/// The certificates that lie in `der` one after the other (SPEC: Workload API, `X509SVID`).
+///
+/// # Errors
+/// [`Failure`] when there is anything else.
+pub(in crate::cli) fn certificates(mut der: &[u8]) -> Result<Vec<&[u8]>, Failure> {
+    let mut certificates = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) =
+            X509Certificate::from_der(der).map_err(|error| not_understood(&format!("a certificate: {error}")))?;
+        let (one, after) = der.split_at(der.len() - rest.len());
+        certificates.push(one);
+        der = after;
+    }
+    Ok(certificates)
 }
 
 /// The `d-…` in a refusal.

@@ -19,9 +19,9 @@ use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::not_understood;
 use crate::cli::workload::fetch::ANSWER_TIME;
-use crate::cli::workload::fetch::files::replace;
-use crate::cli::workload::fetch::x509::certificates;
-use crate::cli::workload::fetch::x509::certificates_pem;
+use crate::cli::workload::fetch::files::FileSet;
+use crate::cli::workload::fetch::files::written;
+use crate::cli::workload::fetch::x509::pems;
 use crate::endpoints::workload_api::proto::JwtBundlesRequest;
 use crate::endpoints::workload_api::proto::X509BundlesRequest;
 
@@ -30,7 +30,7 @@ use crate::endpoints::workload_api::proto::X509BundlesRequest;
 pub struct Arguments {
     #[command(flatten)]
     socket: WorkloadSocket,
-    /// Write TRUST-DOMAIN.pem and TRUST-DOMAIN.jwks.json there
+    /// Write TRUST-DOMAIN.pem and TRUST-DOMAIN.jwks.json there, all at once
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
     #[command(flatten)]
@@ -53,17 +53,17 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
         Ok((x509, jwt.await?.bundles))
     })?;
     let bundles = shown(&x509, &jwt)?;
-    if let Some(folder) = &arguments.write {
-        for (id, der) in &x509 {
-            replace(folder, &format!("{}.pem", file_name(id)?), &certificates_pem(der)?)?;
-        }
-        for (id, jwks) in &jwt {
-            replace(folder, &format!("{}.jwks.json", file_name(id)?), &String::from_utf8_lossy(jwks))?;
-        }
+    let mut files = FileSet::new("bundle");
+    for (id, der) in &x509 {
+        files.public(format!("{}.pem", file_name(id)?), pems(der)?.concat());
     }
+    for (id, jwks) in &jwt {
+        files.public(format!("{}.jwks.json", file_name(id)?), String::from_utf8_lossy(jwks).into_owned());
+    }
+    let paths = arguments.write.as_deref().map_or(Ok(Vec::new()), |folder| files.write(folder))?;
     match arguments.output.output {
         Format::Json => screen.json(&bundles),
-        Format::Text => screen.text(&text(&bundles)),
+        Format::Text => screen.text(&(text(&bundles) + &written(&paths))),
     }
     Ok(Exit::Fine)
 }
@@ -71,8 +71,7 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
 fn shown(x509: &BTreeMap<String, Bytes>, jwt: &BTreeMap<String, Bytes>) -> Result<BTreeMap<String, Bundle>, Failure> {
     let mut bundles: BTreeMap<String, Bundle> = BTreeMap::new();
     for (id, der) in x509 {
-        let each = certificates(der)?.iter().map(|one| certificates_pem(one.as_raw())).collect::<Result<_, _>>()?;
-        bundles.entry(id.clone()).or_default().certificates = each;
+        bundles.entry(id.clone()).or_default().certificates = pems(der)?;
     }
     for (id, jwks) in jwt {
         let jwks = serde_json::from_slice(jwks).map_err(|error| not_understood(&format!("a JWK Set: {error}")))?;

@@ -1,9 +1,12 @@
 //! `bonafide fetch jwt`.
 
+use std::path::PathBuf;
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
@@ -18,6 +21,8 @@ use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::not_understood;
 use crate::cli::workload::fetch::ANSWER_TIME;
+use crate::cli::workload::fetch::files::FileSet;
+use crate::cli::workload::fetch::files::written;
 use crate::endpoints::workload_api::proto::Jwtsvid;
 use crate::endpoints::workload_api::proto::JwtsvidRequest;
 
@@ -32,6 +37,10 @@ pub struct Arguments {
     /// Only this identity
     #[arg(long, value_name = "ID")]
     spiffe_id: Option<String>,
+    /// Write the tokens there at once: jwt_svid.N.token, N is 0 for the default
+    /// identity
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
     /// Print the tokens themselves
     #[arg(long)]
     show_token: bool,
@@ -42,6 +51,8 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Shown {
     svids: Vec<Svid>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    written: Vec<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -66,7 +77,12 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
         client.one(request, async |api, request| api.fetch_jwtsvid(request).await).await
     })?;
     let svids = response.svids.iter().map(|svid| shown(svid, arguments.show_token)).collect::<Result<_, _>>()?;
-    let shown = Shown { svids };
+    let mut files = FileSet::new("jwt");
+    for (n, svid) in response.svids.iter().enumerate() {
+        files.secret(format!("jwt_svid.{n}.token"), Zeroizing::new(svid.svid.clone()));
+    }
+    let written = arguments.write.as_deref().map_or(Ok(Vec::new()), |folder| files.write(folder))?;
+    let shown = Shown { svids, written };
     match arguments.output.output {
         Format::Json => screen.json(&shown),
         Format::Text => screen.text(&text(&shown)),
@@ -106,5 +122,5 @@ fn text(shown: &Shown) -> String {
             text += &format!("{token}\n");
         }
     }
-    text
+    text + &written(&shown.written)
 }

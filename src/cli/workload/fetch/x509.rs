@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use serde::Serialize;
 use x509_parser::asn1_rs::FromDer;
 use x509_parser::certificate::X509Certificate;
@@ -19,10 +20,12 @@ use crate::cli::words::now;
 use crate::cli::words::printable;
 use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
+use crate::cli::workload::client::certificates;
 use crate::cli::workload::client::not_understood;
 use crate::cli::workload::fetch::ANSWER_TIME;
+use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::pem;
-use crate::cli::workload::fetch::files::replace;
+use crate::cli::workload::fetch::files::written;
 use crate::endpoints::workload_api::proto::X509svid;
 use crate::endpoints::workload_api::proto::X509svidRequest;
 use crate::endpoints::workload_api::proto::X509svidResponse;
@@ -32,7 +35,8 @@ use crate::endpoints::workload_api::proto::X509svidResponse;
 pub struct Arguments {
     #[command(flatten)]
     socket: WorkloadSocket,
-    /// Write the default identity to svid.pem, svid_key.pem and bundle.pem there
+    /// Write all of them there at once: svid.N.pem, svid.N.key, bundle.N.pem and
+    /// federated_bundle.N.M.pem; N is 0 for the default identity
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
     /// Print private keys, too
@@ -45,7 +49,9 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Shown {
     svids: Vec<Svid>,
-    bundles: BTreeMap<String, usize>,
+    bundles: BTreeMap<String, Bundle>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    written: Vec<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -56,9 +62,14 @@ struct Svid {
     serial: String,
     not_before: i64,
     not_after: i64,
-    certificates: String,
+    certificates: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     private_key: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Bundle {
+    certificates: Vec<String>,
 }
 
 pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
@@ -67,12 +78,9 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
         let mut client = Client::connect(&socket).await?;
         client.first(X509svidRequest {}, async |api, request| api.fetch_x509svid(request).await).await
     })?;
-    let shown = shown(&response, arguments.show_key)?;
-    if let (Some(folder), Some(default)) = (&arguments.write, response.svids.first()) {
-        // The key first: whoever watches for the certificate finds the key that belongs to it.
-        replace(folder, "svid_key.pem", &pem("PRIVATE KEY", &default.x509_svid_key))?;
-        replace(folder, "bundle.pem", &certificates_pem(&default.bundle)?)?;
-        replace(folder, "svid.pem", &certificates_pem(&default.x509_svid)?)?;
+    let mut shown = shown(&response, arguments.show_key)?;
+    if let Some(folder) = &arguments.write {
+        shown.written = files(&response)?.write(folder)?;
     }
     match arguments.output.output {
         Format::Json => screen.json(&shown),
@@ -81,25 +89,41 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
     Ok(Exit::Fine)
 }
 
+/// The names that the SPIRE agent's own `fetch` gives them: by number, the default identity being 0.
+fn files(response: &X509svidResponse) -> Result<FileSet, Failure> {
+    let mut files = FileSet::new("x509");
+    let federated: BTreeMap<_, _> = response.federated_bundles.iter().collect();
+    for (n, svid) in response.svids.iter().enumerate() {
+        files.public(format!("svid.{n}.pem"), pems(&svid.x509_svid)?.concat());
+        files.secret(format!("svid.{n}.key"), pem("PRIVATE KEY", &svid.x509_svid_key));
+        files.public(format!("bundle.{n}.pem"), pems(&svid.bundle)?.concat());
+        for (m, bundle) in federated.values().enumerate() {
+            files.public(format!("federated_bundle.{n}.{m}.pem"), pems(bundle)?.concat());
+        }
+    }
+    Ok(files)
+}
+
 fn shown(response: &X509svidResponse, show_key: bool) -> Result<Shown, Failure> {
     let svids = response.svids.iter().map(|svid| shown_svid(svid, show_key)).collect::<Result<_, _>>()?;
     let own = response.svids.iter().map(|svid| (trust_domain(&svid.spiffe_id), &svid.bundle));
     let federated = response.federated_bundles.iter().map(|(id, bundle)| (id.clone(), bundle));
-    let bundles =
-        own.chain(federated).map(|(id, bundle)| Ok((id, certificates(bundle)?.len()))).collect::<Result<_, _>>()?;
-    Ok(Shown { svids, bundles })
+    let bundle = |(id, der): (String, &Bytes)| Ok((id, Bundle { certificates: pems(der)? }));
+    let bundles = own.chain(federated).map(bundle).collect::<Result<_, _>>()?;
+    Ok(Shown { svids, bundles, written: Vec::new() })
 }
 
 fn shown_svid(svid: &X509svid, show_key: bool) -> Result<Svid, Failure> {
     let chain = certificates(&svid.x509_svid)?;
-    let leaf = chain.first().ok_or_else(|| not_understood("an SVID without a certificate"))?;
+    let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+    let (_, leaf) = leaf.ok_or_else(|| not_understood("an SVID without a certificate"))?;
     Ok(Svid {
         spiffe_id: svid.spiffe_id.clone(),
         hint: svid.hint.clone(),
         serial: leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
         not_before: leaf.validity().not_before.timestamp(),
         not_after: leaf.validity().not_after.timestamp(),
-        certificates: certificates_pem(&svid.x509_svid)?,
+        certificates: pems(&svid.x509_svid)?,
         private_key: show_key.then(|| pem("PRIVATE KEY", &svid.x509_svid_key).to_string()),
     })
 }
@@ -109,28 +133,9 @@ fn trust_domain(id: &str) -> String {
     id.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")
 }
 
-/// The certificates in concatenated DER.
-pub(in crate::cli::workload::fetch) fn certificates(mut der: &[u8]) -> Result<Vec<X509Certificate<'_>>, Failure> {
-    let mut certificates = Vec::new();
-    while !der.is_empty() {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|error| not_understood(&format!("a certificate: {error}")))?;
-        certificates.push(certificate);
-        der = rest;
-    }
-    Ok(certificates)
-}
-
-pub(in crate::cli::workload::fetch) fn certificates_pem(mut der: &[u8]) -> Result<String, Failure> {
-    let mut text = String::new();
-    while !der.is_empty() {
-        let (rest, _) =
-            X509Certificate::from_der(der).map_err(|error| not_understood(&format!("a certificate: {error}")))?;
-        let (one, after) = der.split_at(der.len() - rest.len());
-        text += &pem("CERTIFICATE", one);
-        der = after;
-    }
-    Ok(text)
+/// The certificates in concatenated DER, each as PEM.
+pub(in crate::cli::workload::fetch) fn pems(der: &[u8]) -> Result<Vec<String>, Failure> {
+    Ok(certificates(der)?.into_iter().map(|one| pem("CERTIFICATE", one).to_string()).collect())
 }
 
 fn text(shown: &Shown) -> String {
@@ -141,13 +146,13 @@ fn text(shown: &Shown) -> String {
         let end = from_now(svid.not_after as f64, now());
         text += &format!("{}{hint}\n  serial {}\n  ends   {end}\n", printable(&svid.spiffe_id), svid.serial);
         if let Some(key) = &svid.private_key {
-            text += &svid.certificates;
+            text += &svid.certificates.concat();
             text += key;
         }
     }
-    for (id, certificates) in &shown.bundles {
-        let certificates = count(*certificates as u64, "certificate", "certificates");
+    for (id, bundle) in &shown.bundles {
+        let certificates = count(bundle.certificates.len() as u64, "certificate", "certificates");
         text += &format!("bundle of {}: {certificates}\n", printable(id));
     }
-    text
+    text + &written(&shown.written)
 }
