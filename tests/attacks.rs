@@ -8,6 +8,8 @@ mod daemon;
 #[path = "support/http2.rs"]
 mod http2;
 
+#[path = "attacks/configuration.rs"]
+mod configuration;
 #[path = "attacks/callers/executables.rs"]
 mod executables;
 #[path = "attacks/floods.rs"]

@@ -1,23 +1,43 @@
-//! Attacks on the workload socket's name and on its transport.
+//! Attacks on the workload socket's name, and by clients that speak something else, too slowly, or nothing.
 
+use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::io::Read as _;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::lchown;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tempfile::TempDir;
+use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::workload_api::proto::X509svidRequest;
+use rustix::fs::CWD;
+use rustix::fs::RenameFlags;
+use tokio::time::Instant;
+use tonic::Code;
+use tonic::Request;
 
 use crate::daemon::Daemon;
+use crate::http2::PING;
+use crate::http2::PREFACE;
+use crate::http2::frame;
+use crate::http2::hello;
+use crate::http2::request;
+use crate::requests::client;
+use crate::requests::with_header;
+use crate::requests::x509;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+const LYING_RECVMSG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/lying_recvmsg.c");
 
 pub(crate) fn me() -> String {
     let uid = nix::unistd::getuid();
@@ -30,19 +50,13 @@ pub(crate) fn is_served(daemon: &Daemon) {
     assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
 }
 
-/// Runs a daemon that is expected to end at once.
-fn run(folder: &TempDir, socket: &Path) -> Output {
-    let at = |name: &str| folder.path().join(name).display().to_string();
-    let configuration = format!(
-        "trust_domain = \"example.org\"\n[workload_api]\nsocket = {socket:?}\n[admin]\nsocket = {:?}\n\
-         [authority]\nkind = \"embedded\"\ndata_dir = {:?}\n{}",
-        at("admin/admin.sock"),
-        at("data"),
-        me(),
-    );
-    fs::write(at("bonafide.toml"), configuration).unwrap();
+/// Starts one more daemon with this configuration of `daemon`'s, but with data and an admin socket of its own. It is
+/// expected to end at once.
+pub(crate) fn one_more(daemon: &Daemon, configuration: &str) -> Output {
+    let file = daemon.folder().join("one_more.toml");
+    fs::write(&file, configuration.replace("admin.sock", "other.sock").replace("/data\"", "/other\"")).unwrap();
     let program = env!("CARGO_BIN_EXE_bonafide");
-    Command::new("timeout").args(["10", program, "run", "--config", &at("bonafide.toml")]).output().unwrap()
+    Command::new("timeout").args(["10", program, "run", "--config"]).arg(file).output().unwrap()
 }
 
 /// The daemon ended, and said why.
@@ -59,78 +73,256 @@ pub(crate) fn answer_to(socket: &Path, bytes: &[u8]) -> Vec<u8> {
     let _ = client.write_all(bytes); // the daemon may have cut already
     let mut answer = Vec::new();
     match client.read_to_end(&mut answer) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the connection stays open"),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the connection stays open"),
         _ => answer, // a reset is an end, too
     }
 }
 
-/// Defence: `listener::check_name`. With it returning early the squatter's file is replaced and the daemon serves.
-#[test]
-fn attack_63_a_squatted_name_refuses_the_start_and_stays_what_it_is() {
-    let folder = TempDir::with_prefix("bonafide-").unwrap();
-    let socket = folder.path().join("workload.sock");
-    fs::write(&socket, "squatted").unwrap();
-    refuses(&run(&folder, &socket), "is not the daemon's own socket");
-    assert_eq!(fs::read_to_string(&socket).unwrap(), "squatted");
-    is_served(&Daemon::start(&me()));
+fn configuration(daemon: &Daemon) -> String {
+    fs::read_to_string(daemon.configuration()).unwrap()
 }
 
-/// Defence: `listener::open_parents`. With plain opens in place of `openat2` the daemon serves below the symlink.
+/// Defence: `listener::check_name`.
+#[test]
+fn attack_63_whatever_squats_on_the_name_stays_what_it_is_and_refuses_the_start() {
+    const TEST: &str = "attack_63_whatever_squats_on_the_name_stays_what_it_is_and_refuses_the_start";
+    let mut daemon = Daemon::start(&me());
+    daemon.kill();
+    let (name, elsewhere) = (daemon.socket(), daemon.folder().join("elsewhere"));
+    let stays = |because| {
+        let squatter = name.symlink_metadata().unwrap().ino();
+        refuses(&one_more(&daemon, &configuration(&daemon)), because);
+        assert_eq!(name.symlink_metadata().unwrap().ino(), squatter);
+    };
+    fs::remove_file(&name).unwrap();
+    fs::write(&name, "squatted").unwrap();
+    stays("is not the daemon's own socket");
+    fs::remove_file(&name).unwrap();
+    fs::create_dir(&name).unwrap();
+    stays("is not the daemon's own socket");
+    fs::remove_dir(&name).unwrap();
+    symlink(&elsewhere, &name).unwrap();
+    stays("is not the daemon's own socket");
+    assert!(!elsewhere.exists());
+    fs::remove_file(&name).unwrap();
+    let living = UnixListener::bind(&name).unwrap();
+    stays("another daemon listens");
+    match lchown(&name, Some(41000), None) {
+        Ok(()) => stays("is not the daemon's own socket"),
+        Err(_) => eprintln!("skipped: {TEST}: another user's socket: only root can give a file away"),
+    }
+    drop(living);
+    fs::remove_file(&name).unwrap();
+    daemon.restart();
+    is_served(&daemon);
+}
+
+/// Defence: `listener::open_parents`, which opens each directory below the one before it and follows no link;
+/// `listener::check_directory` judges what is open.
 #[test]
 fn attack_64_a_symlinked_or_writable_directory_refuses_the_start() {
-    let folder = TempDir::with_prefix("bonafide-").unwrap();
-    let real = folder.path().join("real");
-    fs::create_dir(&real).unwrap();
-    symlink(&real, folder.path().join("link")).unwrap();
-    refuses(&run(&folder, &folder.path().join("link/workload.sock")), "is a symlink");
-    fs::set_permissions(&real, fs::Permissions::from_mode(0o777)).unwrap();
-    refuses(&run(&folder, &real.join("workload.sock")), "can be written by others");
-    is_served(&Daemon::start(&me()));
+    let mut daemon = Daemon::start(&me());
+    daemon.kill();
+    let directory = daemon.socket().parent().unwrap().to_owned();
+    let real = directory.with_file_name("real");
+    fs::rename(&directory, &real).unwrap();
+    symlink(&real, &directory).unwrap();
+    refuses(&one_more(&daemon, &configuration(&daemon)), "is a symlink");
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&real, &directory).unwrap();
+    let open_to = |mode| fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+    for mode in [0o777, 0o775, 0o1777] {
+        open_to(mode);
+        refuses(&one_more(&daemon, &configuration(&daemon)), "can be written by others");
+    }
+    open_to(0o755);
+    daemon.restart();
+    is_served(&daemon);
 }
 
-/// Defence: `listener::probe`. With it answering "refused" the second daemon takes the first one's clients.
+/// Defences as above. The attacker owns a directory beside ours, as anybody may in `/tmp`, and swaps it for a link to one
+/// that would pass.
+#[test]
+fn attack_64_a_directory_that_is_swapped_for_a_symlink_and_back_never_gets_the_socket() {
+    const TEST: &str = "attack_64_a_directory_that_is_swapped_for_a_symlink_and_back_never_gets_the_socket";
+    let mut daemon = Daemon::start(&me());
+    daemon.kill();
+    let [theirs, link, target] = ["theirs", "link", "target"].map(|name| daemon.folder().join(name));
+    fs::create_dir(&theirs).unwrap();
+    fs::create_dir(&target).unwrap();
+    symlink(&target, &link).unwrap();
+    if lchown(&theirs, Some(41000), None).is_err() {
+        return eprintln!("skipped: {TEST}: only root can give a directory away");
+    }
+    let there = configuration(&daemon).replace("run/agent/workload.sock", "theirs/workload.sock");
+    let done = AtomicBool::new(false);
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(CWD, &theirs, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let ended = (0..20).map(|_| one_more(&daemon, &there)).collect();
+        done.store(true, Ordering::Relaxed);
+        ended
+    });
+    ended.iter().for_each(|output| refuses(output, "theirs"));
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "the socket was made behind the link");
+    daemon.restart();
+    is_served(&daemon);
+}
+
+/// Defence: `listener::probe`.
 #[test]
 fn attack_65_a_second_daemon_is_refused_and_a_dead_one_s_socket_is_taken_over() {
     let mut daemon = Daemon::start(&me());
-    let folder = TempDir::with_prefix("bonafide-").unwrap();
-    refuses(&run(&folder, &daemon.socket()), "another daemon listens");
+    refuses(&one_more(&daemon, &configuration(&daemon)), "another daemon listens");
     is_served(&daemon);
     daemon.kill_and_restart();
     is_served(&daemon);
 }
 
-/// Defence: `listener::check_path`. There is no other way to a socket.
-#[test]
-fn attack_67_and_70_neither_an_abstract_socket_nor_tcp_is_offered() {
-    let folder = TempDir::with_prefix("bonafide-").unwrap();
-    for socket in ["@bonafide", "tcp://127.0.0.1:8081", "workload.sock"] {
-        let refused = run(&folder, Path::new(socket));
-        assert_eq!(refused.status.code(), Some(2), "{socket}");
+/// The inodes of the sockets that the daemon has open; `None` where only root may look.
+fn sockets_of(daemon: &Daemon, test: &str) -> Option<HashSet<String>> {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", daemon.pid())) else {
+        eprintln!("skipped: {test}: the running daemon: it is closed to all but root");
+        return None;
+    };
+    let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.unwrap().path()).ok());
+    let inode = |link: &str| link.strip_prefix("socket:[")?.strip_suffix(']').map(str::to_owned);
+    Some(links.filter_map(|link| inode(&link.to_string_lossy())).collect())
+}
+
+/// The lines of a table of sockets, in words.
+fn table(daemon: &Daemon, name: &str) -> Vec<Vec<String>> {
+    let table = fs::read_to_string(format!("/proc/{}/net/{name}", daemon.pid())).unwrap_or_default();
+    table.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+fn no_socket_can_be_named(daemon: &Daemon, names: &[&str]) {
+    for name in names {
+        let named = configuration(daemon).replace(&daemon.socket().display().to_string(), name);
+        refuses(&one_more(daemon, &named), "write an absolute path");
     }
 }
 
-/// Defence: `AuthorityFilter::preface`, and `require_security_header` behind it.
+/// Defence: `listener::check_path`. There is no other way to a socket.
 #[test]
-fn attack_69_a_tricked_http_client_learns_nothing() {
+fn attack_67_no_abstract_socket_is_offered() {
     let daemon = Daemon::start(&me());
-    let answer = answer_to(&daemon.socket(), b"POST /SpiffeWorkloadAPI/FetchX509SVID HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert!(!answer.starts_with(b"HTTP/") && answer.len() < 100, "{answer:?}");
+    no_socket_can_be_named(&daemon, &["@bonafide", "\\u0000bonafide", "unix-abstract:bonafide"]);
     is_served(&daemon);
+    let Some(own) = sockets_of(&daemon, "attack_67_no_abstract_socket_is_offered") else { return };
+    const LISTENS: &str = "00010000";
+    let listening = table(&daemon, "unix").into_iter().filter(|line| own.contains(&line[6]) && line[3] == LISTENS);
+    let paths: Vec<_> = listening.map(|line| line.get(7).cloned().unwrap_or_default()).collect();
+    assert_eq!(paths.len(), 2, "{paths:?}");
+    assert!(paths.iter().all(|path| path.starts_with('/')), "{paths:?}");
 }
 
-/// Defence: `connection::fell_silent`. Without it the connection stays for as long as its client likes.
+/// Defence: `listener::check_path`, as for attack 67.
 #[test]
-fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() {
+fn attack_70_no_tcp_is_offered() {
     let daemon = Daemon::start(&me());
-    assert!(answer_to(&daemon.socket(), b"PRI * HTTP/2.0\r\n").len() < 100);
+    no_socket_can_be_named(&daemon, &["tcp://127.0.0.1:8081", "127.0.0.1:8081", "localhost:8081"]);
     is_served(&daemon);
+    let Some(own) = sockets_of(&daemon, "attack_70_no_tcp_is_offered") else { return };
+    for protocol in ["tcp", "tcp6", "udp", "udp6"] {
+        let ours = table(&daemon, protocol).into_iter().find(|line| own.contains(&line[9]));
+        assert_eq!(ours, None, "{protocol}");
+    }
 }
 
-/// Defence: `listener::probe`, as for attack 65.
-#[test]
-fn attack_63_a_listener_of_the_same_user_is_not_replaced() {
-    let folder = TempDir::with_prefix("bonafide-").unwrap();
-    let socket: PathBuf = folder.path().join("workload.sock");
-    let _living = UnixListener::bind(&socket).unwrap();
-    refuses(&run(&folder, &socket), "another daemon listens");
+/// Defences: `AuthorityFilter::preface`, and `require_security_header` behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_69_a_tricked_http_client_learns_nothing() {
+    let daemon = Daemon::start(&me());
+    let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    for other in [&b"POST /SpiffeWorkloadAPI/FetchX509SVID HTTP/1.1\r\nHost: x\r\n\r\n"[..], tls] {
+        let answer = answer_to(&daemon.socket(), other);
+        assert!(!answer.starts_with(b"HTTP/") && answer.len() < 100, "{answer:?}");
+    }
+    for values in [&[][..], &["True"], &["TRUE"], &["1"], &[""], &["true", "true"], &["true, true"]] {
+        let mut request = Request::new(X509svidRequest {});
+        for value in values {
+            request.metadata_mut().append("workload.spiffe.io", value.parse().unwrap());
+        }
+        assert_eq!(x509(&daemon, request).await.unwrap_err().code(), Code::InvalidArgument, "{values:?}");
+    }
+    x509(&daemon, with_header(X509svidRequest {})).await.unwrap();
+}
+
+/// How long a connection is kept that says `at_once`, and then a byte of `dripping` now and then.
+fn kept(daemon: &Daemon, at_once: &[u8], dripping: &[u8]) -> Duration {
+    let mut client = UnixStream::connect(daemon.socket()).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let begun = Instant::now();
+    client.write_all(at_once).unwrap();
+    let mut dripping = dripping.iter().cycle();
+    while begun.elapsed() < PATIENCE {
+        match client.read(&mut [0; 4096]) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let drop = dripping.next().map_or(&[][..], std::slice::from_ref);
+                let _ = client.write_all(drop); // the daemon may have cut meanwhile
+            }
+            Ok(0) | Err(_) => return begun.elapsed(),
+        }
+    }
+    panic!("the connection stays open");
+}
+
+/// Defence: `connection::fell_silent`. In five seconds a request must have come, whatever else did.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() {
+    let daemon = Daemon::start(&format!("[limits]\nidle = \"1s\"\n{}", me()));
+    let endless_block = [&hello()[..], &frame(kind::HEADERS, 0, 1, &[0; 8000])[..9]].concat();
+    let given_up = frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
+    let asked_once = [hello(), request(1, None, &[]), given_up].concat();
+    let mut served = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let (second, fourth) = (Duration::from_secs(1), Duration::from_secs(4));
+    let clients: [(&[u8], &[u8], Duration); 6] = [
+        (b"", b"", fourth),
+        (&PREFACE[..16], b"", fourth),
+        (b"", &endless_block, fourth),
+        (&endless_block, b"\x83", fourth),
+        (&hello(), &frame(PING, 0, 0, b"a byte.."), fourth),
+        (&asked_once, b"", second),
+    ];
+    std::thread::scope(|scope| {
+        for (at_once, dripping, least) in clients {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let kept = kept(daemon, at_once, dripping);
+                assert!(kept >= least, "closed after {kept:?}, before its time");
+            });
+        }
+    });
+    for _ in ["the first", "a renewal after all that"] {
+        served.message().await.unwrap().unwrap();
+    }
+}
+
+/// Defences: `accept::admit`, which gives each connection a task of its own, and `accept::report`, which goes on when one
+/// has panicked. The panic is real: a library in the daemon's process has `recvmsg` lie.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_84_a_panic_ends_its_own_connection_and_nothing_else() {
+    let folder = tempfile::TempDir::with_prefix("bonafide-").unwrap();
+    let library = folder.path().join("lying.so");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(LYING_RECVMSG).output();
+    assert!(compiled.as_ref().is_ok_and(|output| output.status.success()), "{compiled:?}");
+    let lying = ["/usr/bin/env", &format!("LD_PRELOAD={}", library.display())];
+    let daemon = Daemon::start_behind(&lying, &format!("[limits]\nconnections = 10\n{}", me()));
+    let mut stream = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    let more_than_there_may_be_at_once = 20;
+    for _ in 0..more_than_there_may_be_at_once {
+        answer_to(&daemon.socket(), &[hello(), frame(PING, 0, 0, b"panic!!!")].concat());
+    }
+    let begun = Instant::now();
+    while daemon.log().matches("a connection's task panicked").count() < more_than_there_may_be_at_once {
+        assert!(begun.elapsed() < PATIENCE, "nobody was told of all panics");
+    }
+    stream.message().await.expect("the other's stream goes on").unwrap();
+    is_served(&daemon);
 }

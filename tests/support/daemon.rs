@@ -143,6 +143,12 @@ impl Daemon {
         self.child = spawn(self.folder.path(), &self.launcher);
     }
 
+    /// A new daemon on the files of one that has ended; it is expected to end at once.
+    pub(crate) fn start_refused(&self) -> Output {
+        let words = [env!("CARGO_BIN_EXE_bonafide"), "run", "--config"];
+        Command::new("timeout").arg("10").args(words).arg(self.configuration()).output().unwrap()
+    }
+
     /// Runs a client command of the binary against this daemon.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_bonafide"))

@@ -20,6 +20,7 @@ use nix::sys::socket::MsgFlags;
 use crate::callers::FakeCallers;
 use crate::door;
 use crate::door::Door;
+use crate::http2::PING;
 use crate::http2::PREFACE;
 use crate::http2::SETTINGS;
 use crate::http2::frame;
@@ -28,7 +29,6 @@ use crate::http2::literal;
 use crate::http2::request;
 
 const WEB: &str = "spiffe://example.org/web";
-const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const SOON: Duration = Duration::from_secs(10);

@@ -1,0 +1,238 @@
+//! Attacks by files: configurations that are too wide, too large, not ours or not whole, and keys that others may read.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::lchown;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use bonafide::endpoints::workload_api::proto::X509svidRequest;
+use tokio::time::Instant;
+
+use crate::daemon::Daemon;
+use crate::requests::client;
+use crate::requests::with_header;
+use crate::requests::x509;
+use crate::transport::PATIENCE;
+use crate::transport::is_served;
+use crate::transport::me;
+use crate::transport::one_more;
+use crate::transport::refuses;
+
+/// Defences: `read_selectors`, which wants some, and `check_strength`, which wants one that tells this workload apart.
+#[test]
+fn attack_87_an_entry_for_everybody_refuses_the_start() {
+    for selectors in ["", "\"host:true\"", "\"unix:path:/bin/sh\"", "\"cgroup:/\"", "\"systemd:slice:system.slice\""] {
+        let ended = Daemon::end_behind(&[], &format!("[[workload]]\nid = \"/all\"\nselectors = [{selectors}]\n"));
+        refuses(&ended, "bonafide.toml:");
+    }
+    refuses(&Daemon::end_behind(&[], "[[workload]]\nid = \"/all\"\n"), "would match every process");
+    is_served(&Daemon::start(&me()));
+}
+
+/// Defence: `Selector::from_str`, which reads one text in one way.
+#[test]
+fn attack_88_an_ambiguous_selector_refuses_the_start() {
+    for selector in [
+        "",
+        "unix",
+        "unix:",
+        "unix:uid",
+        "unix:uid:",
+        "unix:uid:1:2",
+        "unix:uid: 1",
+        "unix:uid:01",
+        "unix::uid:1",
+        "Unix:uid:1",
+    ] {
+        let ended = Daemon::end_behind(
+            &[],
+            &format!("{}[[workload]]\nid = \"/x\"\nselectors = [\"unix:uid:1\", {selector:?}]\n", me()),
+        );
+        refuses(&ended, "bonafide.toml:");
+    }
+    is_served(&Daemon::start(&me()));
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// What the daemon keeps.
+fn kept(daemon: &Daemon) -> Vec<PathBuf> {
+    fs::read_dir(daemon.folder().join("data")).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+/// Defences: `Disk::create` and `make_directory`, which set the mode whatever the umask; `Disk::open` and `Disk::read`,
+/// which refuse what is wider.
+#[test]
+fn attack_126_keys_are_their_owner_s_alone_or_refused() {
+    const TEST: &str = "attack_126_keys_are_their_owner_s_alone_or_refused";
+    let mut daemon = Daemon::start_behind(&["/bin/sh", "-c", "umask 000; exec \"$@\"", "sh"], &me());
+    is_served(&daemon);
+    let data = daemon.folder().join("data");
+    assert_eq!(mode(&data), 0o700);
+    for file in kept(&daemon) {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    daemon.kill();
+    for (path, narrow) in kept(&daemon).into_iter().map(|file| (file, 0o600)).chain([(data.clone(), 0o700)]) {
+        let Some(name) = path.file_name().filter(|name| *name != "configuration.accepted") else { continue };
+        set_mode(&path, narrow | 0o044);
+        refuses(&daemon.start_refused(), &name.to_string_lossy());
+        set_mode(&path, narrow);
+    }
+    daemon.restart();
+    is_served(&daemon);
+    set_mode(daemon.folder(), 0o755);
+    let backup = |uid: &str| {
+        Command::new("setpriv")
+            .args(["--reuid", uid, "--regid", uid, "--clear-groups", "tar", "-cf", "/dev/null"])
+            .arg(&data)
+            .output()
+    };
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: {TEST}: a backup by another user: only root can become one");
+    }
+    assert!(!backup("41000").unwrap().status.success());
+    assert!(backup("0").unwrap().status.success());
+}
+
+/// Defences: `syntax::parse` with its depth, `files::read_at_most`, and `Reader`, which knows every key, its type and
+/// its range. What is included may not include: there is no loop to be in.
+#[test]
+fn attack_138_a_configuration_made_to_exhaust_its_reader_is_refused_at_once_and_the_one_before_stays() {
+    let daemon = Daemon::start(&me());
+    let whole = fs::read_to_string(daemon.configuration()).unwrap();
+    let nested = |open: &str, close: &str| format!("x = {}{}\n", open.repeat(100_000), close.repeat(100_000));
+    let bombs = [
+        ("more than 8 MiB", format!("# {}\n", "x".repeat(8 << 20))),
+        ("nest deeper than 32", nested("[", "]")),
+        ("nest deeper than 32", nested("{x=", "}")),
+        ("this is not TOML", format!("{} = 1\n", ["x"; 100_000].join("."))),
+        ("this is not TOML", "[admin]\nsocket = \"/run/other.sock\"\n".to_owned()),
+        ("this is not TOML", "id = \"/other\"\n".to_owned()),
+        ("connections", format!("[limits]\nconnections = 1{}\n", "0".repeat(1000))),
+        ("connections", format!("[limits]\nconnections = {}\n", i64::MAX)),
+        ("unknown", "[limits]\nconections = 1\n".to_owned()),
+        ("100001 entries", "[[workload]]\n".repeat(100_000)),
+    ];
+    let text = |(because, bomb): &(&'static str, String)| (*because, format!("{whole}{bomb}"));
+    let includes_itself = ("include", format!("include = [\"*.toml\"]\n{whole}"));
+    for (because, bomb) in bombs.iter().map(text).chain([includes_itself]) {
+        fs::write(daemon.configuration(), &bomb).unwrap();
+        let begun = Instant::now();
+        let reloaded = daemon.ask(&["reload"]);
+        let said = String::from_utf8_lossy(&reloaded.stderr) + String::from_utf8_lossy(&reloaded.stdout);
+        assert_eq!(reloaded.status.code(), Some(2), "{because}: {said}");
+        assert!(said.contains(because), "{because}: {said}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{because}: {:?}", begun.elapsed());
+        is_served(&daemon);
+    }
+    fs::write(daemon.configuration(), &whole).unwrap();
+    assert!(daemon.ask(&["reload"]).status.success());
+    is_served(&daemon);
+}
+
+/// Defence: `files::read_one`, which judges the open file by `trust`, and every directory above its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_139_a_configuration_that_others_could_have_written_is_not_read() {
+    const TEST: &str = "attack_139_a_configuration_that_others_could_have_written_is_not_read";
+    let daemon = Daemon::start(&me());
+    let (file, whole) = (daemon.configuration(), fs::read_to_string(daemon.configuration()).unwrap());
+    let evil = format!("{whole}{}", me().replace("/me", "/evil"));
+    let theirs = daemon.folder().join("theirs.toml");
+    let fresh = || {
+        let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir(&file));
+        fs::write(&file, &evil).unwrap();
+        set_mode(&file, 0o644);
+    };
+    let refused = async |because: &str| {
+        let reloaded = daemon.ask(&["reload"]);
+        let said = String::from_utf8_lossy(&reloaded.stderr) + String::from_utf8_lossy(&reloaded.stdout);
+        assert!(reloaded.status.code() == Some(2) && said.contains(because), "{because}: {said}");
+        let given = x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids;
+        assert!(given.iter().all(|svid| !svid.spiffe_id.ends_with("/evil")), "{because}");
+        fresh();
+    };
+    fresh();
+    set_mode(&file, 0o666);
+    refused("can be written by everybody").await;
+    set_mode(daemon.folder(), 0o777);
+    refused("can be written by everybody").await;
+    set_mode(daemon.folder(), 0o700);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    refused("is not a regular file").await;
+    fs::remove_file(&file).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+    refused("is not a regular file").await;
+    if lchown(&file, Some(41000), None).is_ok() {
+        refused("belongs to uid 41000").await;
+        lchown(&file, None, Some(41000)).unwrap();
+        set_mode(&file, 0o664);
+        refused("can be written by its group").await;
+        fs::rename(&file, &theirs).unwrap();
+        lchown(&theirs, Some(41000), None).unwrap();
+        symlink(&theirs, &file).unwrap();
+        refused("belongs to uid 41000").await;
+    } else {
+        eprintln!("skipped: {TEST}: files of others: only root can give a file away");
+    }
+    assert!(daemon.ask(&["reload"]).status.success());
+    let given = x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids;
+    assert_eq!(given.len(), 2, "the same text in a file that nobody else could write is in force");
+}
+
+/// Defences: `syntax::parse`, for a text that ends in the middle of a table; `Reloader::hold_back`, for one that ends
+/// between two.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_140_a_half_written_configuration_is_never_in_force() {
+    let daemon = Daemon::start(&["/a", "/b", "/c"].map(|id| me().replace("/me", id)).concat());
+    let whole = fs::read_to_string(daemon.configuration()).unwrap();
+    let mut stream = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap().svids.len(), 3);
+    let last = whole.rfind("[[workload]]").unwrap();
+    for end in (last + 3..whole.len() - 3).step_by(7) {
+        fs::write(daemon.configuration(), &whole[..end]).unwrap();
+        let reloaded = daemon.ask(&["reload"]);
+        assert!(!reloaded.status.success(), "{:?} was taken", &whole[last..end]);
+    }
+    let first_only = &whole[..whole.find("[[workload]]\nid = \"/b\"").unwrap()];
+    fs::write(daemon.configuration(), first_only).unwrap();
+    let begun = Instant::now();
+    while !String::from_utf8_lossy(&daemon.ask(&["status"]).stdout).contains("held back") {
+        assert!(begun.elapsed() < PATIENCE, "nobody saw the change");
+    }
+    assert_eq!(x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids.len(), 3);
+    assert!(daemon.ask(&["reload"]).status.success());
+    assert_eq!(
+        x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids.len(),
+        1,
+        "asked for, it is in force"
+    );
+}
+
+/// Defence: `Name`, the only names that `DataDir` knows: none comes from outside.
+#[test]
+fn attack_141_no_name_in_the_configuration_names_a_file() {
+    let entry = "[[workload]]\nid = \"/..hidden/x\"\nselectors = [\"unix:uid:4242\"]\nhint = \"../../hidden\"\n";
+    let daemon = Daemon::start(&(me() + entry + "audiences = [\"../hidden\"]\n"));
+    is_served(&daemon);
+    let tokens = daemon.ask(&["fetch", "jwt", "--audience", "../../hidden"]);
+    assert!(tokens.status.success(), "{}", String::from_utf8_lossy(&tokens.stderr));
+    for name in ["../hidden", "/hidden", "a/../hidden", ""] {
+        let named =
+            fs::read_to_string(daemon.configuration()).unwrap().replace("\"example.org\"", &format!("{name:?}"));
+        refuses(&one_more(&daemon, &named), "one_more.toml:1:");
+    }
+    let names: Vec<_> = kept(&daemon).iter().map(|file| file.file_name().unwrap().to_owned()).collect();
+    assert!(!names.is_empty() && names.iter().all(|name| !name.to_string_lossy().contains("hidden")), "{names:?}");
+}
