@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
-use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use nix::sys::signal::Signal;
@@ -12,23 +10,17 @@ use spiffe::WorkloadApiClient;
 use crate::daemon::Daemon;
 use crate::running::code;
 use crate::running::entry_for_us;
+use crate::running::eventually;
 use crate::running::json;
 use crate::running::nobody;
 use crate::running::text;
 
-/// How long a change on disk may take to be seen and taken up.
-const SOON: Duration = Duration::from_secs(10);
-
 /// Asks for the status until the configuration is in this state, with so many entries.
 fn comes_to(daemon: &Daemon, state: &str, entries: usize) {
-    let begun = Instant::now();
-    loop {
+    eventually(&format!("{state} with {entries} entries"), || {
         let status = json(&daemon.ask(&["status", "-o", "json"]));
-        if status["configuration"]["state"] == state && status["identities"]["entries"] == entries {
-            return;
-        }
-        assert!(begun.elapsed() < SOON, "not {state} with {entries} entries: {status:#}");
-    }
+        status["configuration"]["state"] == state && status["identities"]["entries"] == entries
+    });
 }
 
 /// A daemon whose main file includes `entries.d/*.toml`, which is not there yet.

@@ -8,9 +8,9 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::Duration;
-use std::time::Instant;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::daemon::Daemon;
 
@@ -170,11 +170,10 @@ fn every_identity_is_written_with_its_key_and_its_bundle_and_only_secrets_are_pr
     };
     write(&["fetch", "bundle"]);
     fs::copy(folder.join("example.org.pem"), daemon.folder().join("partner.pem")).unwrap();
-    let begun = Instant::now();
-    while !folder.join("federated_bundle.1.0.pem").exists() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the partner's bundle was not taken up");
+    eventually("the partner's bundle is taken up", || {
         write(&["fetch", "x509"]);
-    }
+        folder.join("federated_bundle.1.0.pem").exists()
+    });
     write(&["fetch", "jwt", "--audience", "a"]);
     for (name, beginning, mode) in [
         ("svid.0.pem", "-----BEGIN CERTIFICATE-----\n", 0o644),
@@ -190,6 +189,14 @@ fn every_identity_is_written_with_its_key_and_its_bundle_and_only_secrets_are_pr
     ] {
         assert!(fs::read_to_string(folder.join(name)).unwrap().starts_with(beginning), "{name}");
         assert_eq!(fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777, mode, "{name}");
+    }
+}
+
+/// Asks again and again, for at most ten seconds.
+pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "not in time: {what}");
     }
 }
 
