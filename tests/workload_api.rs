@@ -19,6 +19,8 @@ mod answers;
 mod clocks;
 #[path = "workload_api/door.rs"]
 mod door;
+#[path = "workload_api/over_time/endings.rs"]
+mod endings;
 #[path = "workload_api/ends.rs"]
 mod ends;
 #[path = "workload_api/hostile.rs"]

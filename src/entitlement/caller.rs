@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tokio::time::Instant;
 
 use crate::attestation::ImageEpoch;
 use crate::attestation::NotAttested;
@@ -24,8 +26,9 @@ use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::door::X509Update;
 use crate::entitlement::entitlements::Entitlements;
-use crate::entitlement::examine::entries_under;
 use crate::entitlement::ledger::decisions::Verdict;
+use crate::entitlement::ledger::handed_over::Basis;
+use crate::entitlement::ledger::handed_over::HandedOver;
 use crate::entitlement::ledger::records;
 use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::stream;
@@ -37,7 +40,6 @@ use crate::identity::X509Svid;
 use crate::issuance::IssueError;
 use crate::policy::decide::Denial;
 use crate::policy::decide::Permit;
-use crate::policy::decide::Trace;
 
 /// A pinned process and the state it shares with all others.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub(in crate::entitlement) struct LiveCaller {
     pub(in crate::entitlement) shared: Arc<Entitlements>,
     pub(in crate::entitlement) process: PinnedProcess,
     handed_over: Mutex<HandedOver>,
+    last_look: Mutex<Option<Look>>,
 }
 
 /// Why nothing was issued on a permit.
@@ -56,106 +59,89 @@ pub(in crate::entitlement) enum NotIssued {
     Failed(DecisionId),
 }
 
-/// What was given to the door last, by stream, and may not have left yet.
-#[derive(Debug, Default)]
-struct HandedOver {
-    /// A list, for most connections have one stream, and a map makes room for eleven at once.
-    by_stream: Vec<Holding>,
-    /// The entries under which all of it was looked at last.
-    checked_epoch: Option<u64>,
-}
-
-/// What a decision rests on.
-#[derive(Debug, Clone)]
-pub(in crate::entitlement) struct Basis {
-    /// Everything that was decided by.
-    pub(in crate::entitlement) trace: Arc<Trace>,
-    /// The image that it was decided for.
-    pub(in crate::entitlement) image: ImageEpoch,
-}
-
-/// Identities, and what they rest on.
+/// The latest look at a process, which all of its connection's streams share.
 #[derive(Debug)]
-struct Holding {
-    stream: u64,
-    basis: Basis,
-    ids: Vec<SpiffeId>,
+struct Look {
+    at: Instant,
+    /// The image that was looked for.
+    image: ImageEpoch,
+    found: Result<(), NotAttested>,
 }
+
+/// A process that became another one is noticed at the latest after this time, whether or not anything is due for it
+/// (SPEC: product contract §5, rule 8).
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Nobody looks again for the same sooner than this.
+const LOOK_SHARED: Duration = Duration::from_secs(8);
 
 impl LiveCaller {
     pub(in crate::entitlement) fn new(shared: Arc<Entitlements>, process: PinnedProcess) -> Self {
-        Self { shared, process, handed_over: Mutex::default() }
+        Self { shared, process, handed_over: Mutex::default(), last_look: Mutex::default() }
     }
 
-    /// The first of the two checks before a secret leaves, at the moment when the door gets it. The transport makes the
-    /// second at its first byte, by what is noted here.
+    /// The first of the two checks before a secret leaves, at the moment when the door gets it: the new state of a stream.
+    /// The transport makes the second at its first byte, by what is noted here.
     pub(in crate::entitlement) fn hand_over(
         &self,
         stream: u64,
         basis: &Basis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
-        self.process.unchanged(basis.image)?;
-        let mut handed_over = self.handed_over();
-        let holding = Holding { stream, basis: basis.clone(), ids };
-        match handed_over.by_stream.iter_mut().find(|held| held.stream == stream) {
-            Some(held) => *held = holding,
-            None => {
-                handed_over.by_stream.reserve_exact(1);
-                handed_over.by_stream.push(holding);
-            }
-        }
-        handed_over.checked_epoch = None;
+        self.look(basis.image)?;
+        self.handed_over().state(stream, basis, ids);
         Ok(())
     }
 
-    /// Notes that a stream was decided again: what it was given before rests on this now.
-    pub(in crate::entitlement) fn decided_again(&self, stream: u64, basis: &Basis) {
-        let mut handed_over = self.handed_over();
-        if let Some(holding) = handed_over.by_stream.iter_mut().find(|held| held.stream == stream) {
-            holding.basis = basis.clone();
-            handed_over.checked_epoch = None;
-        }
+    /// The same for the answer to a single call.
+    pub(in crate::entitlement) fn hand_over_answer(
+        &self,
+        basis: &Basis,
+        ids: Vec<SpiffeId>,
+    ) -> Result<(), NotAttested> {
+        self.look(basis.image)?;
+        self.handed_over().answer(basis, ids);
+        Ok(())
     }
 
-    /// The images that everything handed over was decided for: one, unless the process moved in between.
-    fn decided_images(&self) -> Vec<ImageEpoch> {
-        let mut images = Vec::with_capacity(1);
-        for holding in &self.handed_over().by_stream {
-            if !images.contains(&holding.basis.image) {
-                images.push(holding.basis.image);
-            }
-        }
-        if images.is_empty() {
-            images.push(self.process.epoch());
-        }
-        images
-    }
-
-    /// Forgets what a stream was given, because the stream has ended.
-    pub(in crate::entitlement) fn forget(&self, stream: u64) {
-        self.handed_over().by_stream.retain(|held| held.stream != stream);
-    }
-
-    /// Whether everything that was handed over is still permitted by the entries in force: they may have changed while
-    /// it waited to be sent.
-    fn still_permitted(&self) -> bool {
-        let rulebook = self.shared.rulebook();
-        let epoch = rulebook.entries.epoch();
-        let mut handed_over = self.handed_over();
-        if handed_over.checked_epoch == Some(epoch) {
-            return true;
-        }
-        let permitted = handed_over.by_stream.iter().all(|holding| {
-            let entries = entries_under(&holding.basis.trace, &rulebook);
-            holding.ids.iter().all(|id| entries.iter().any(|entry| entry.id == *id))
-        });
-        handed_over.checked_epoch = permitted.then_some(epoch);
-        permitted
-    }
-
-    fn handed_over(&self) -> MutexGuard<'_, HandedOver> {
+    /// What was handed to the door and may not have left yet.
+    pub(in crate::entitlement) fn handed_over(&self) -> MutexGuard<'_, HandedOver> {
         self.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Proves that the image which something was decided for is still running.
+    fn look(&self, image: ImageEpoch) -> Result<(), NotAttested> {
+        let found = self.process.unchanged(image);
+        *self.last_look() = Some(Look { at: Instant::now(), image, found });
+        found
+    }
+
+    /// What a stream that only waits finds when its turn has come. The look is made once for all streams of the
+    /// connection: whoever comes second hears what the first has found.
+    ///
+    /// INVARIANT: a stream that comes whenever [`LiveCaller::next_look`] says hears of a change within [`LOOK_AGAIN`]: it
+    /// comes no later than that after the look it heard of last, and hears of one that is no older.
+    pub(in crate::entitlement) fn look_in_turn(&self, image: ImageEpoch) -> Result<(), NotAttested> {
+        let shared = self
+            .last_look()
+            .as_ref()
+            .filter(|look| look.image == image && look.at.elapsed() < LOOK_SHARED)
+            .map(|look| look.found);
+        shared.unwrap_or_else(|| self.look(image))
+    }
+
+    /// How long a stream may wait for its next turn; `spread` in `0.0 ..= 1.0` draws connections apart.
+    pub(in crate::entitlement) fn next_look(&self, image: ImageEpoch, spread: f64) -> Duration {
+        let wait = LOOK_SHARED + (LOOK_AGAIN - LOOK_SHARED).mul_f64(spread);
+        match self.last_look().as_ref().filter(|look| look.image == image) {
+            Some(Look { found: Err(NotAttested::No(_)), .. }) => Duration::ZERO,
+            Some(look) => wait.saturating_sub(look.at.elapsed()),
+            None => wait,
+        }
+    }
+
+    fn last_look(&self) -> MutexGuard<'_, Option<Look>> {
+        self.last_look.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Issues for one permit and writes it down, before anything of it can leave.
@@ -196,11 +182,15 @@ impl Caller for LiveCaller {
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
-        let mut images = self.decided_images().into_iter();
+        let mut images = self.handed_over().images();
+        if images.is_empty() {
+            images.push(self.process.epoch());
+        }
         images
-            .try_for_each(|image| self.process.unchanged(image))
+            .into_iter()
+            .try_for_each(|image| self.look(image))
             .map_err(|why| self.shared.refuse_unattested(&self.process, why))?;
-        if self.still_permitted() {
+        if self.handed_over().is_permitted(&self.shared.rulebook()) {
             return Ok(());
         }
         Err(self.shared.refuse(&self.process, Verdict::Denied(Denial::NoEntry), None))

@@ -105,6 +105,15 @@ impl Held {
     }
 }
 
+/// An SVID that was issued for a stream and is not, or never was, held by it any more.
+#[derive(Debug)]
+pub struct LetGo {
+    /// The SVID.
+    pub svid: X509Svid,
+    /// A word for the audit log.
+    pub why: &'static str,
+}
+
 /// A stream waits this long when nothing it holds ends: long enough to cost nothing, short enough that a timer of the
 /// runtime can hold it.
 const NOTHING_DUE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -115,6 +124,8 @@ pub struct Entitlement {
     delivers: Delivers,
     /// INVARIANT: in the order of the latest permits, at most one per SPIFFE ID.
     held: Vec<Held>,
+    /// What was issued and is not held any more, since it was last asked for.
+    let_go: Vec<LetGo>,
     view: Option<View>,
     /// What the permits that are being issued for are to become; parallel to the permits of [`Effect::Issue`].
     awaited: Vec<Awaited>,
@@ -141,6 +152,7 @@ impl Entitlement {
         Self {
             delivers,
             held: Vec::new(),
+            let_go: Vec::new(),
             view: None,
             awaited: Vec::new(),
             unserved: false,
@@ -155,9 +167,16 @@ impl Entitlement {
         &self.held
     }
 
-    /// Gives up everything held, because the stream has ended.
-    pub fn release(&mut self) -> Vec<Held> {
-        std::mem::take(&mut self.held)
+    /// What was let go since this was last asked. INVARIANT: every SVID that comes in by [`Event::Issued`] comes out here
+    /// once, at the latest when the stream has ended and [`Entitlement::release`] was called.
+    pub fn let_go(&mut self) -> Vec<LetGo> {
+        std::mem::take(&mut self.let_go)
+    }
+
+    /// Lets go of everything held, because the stream has ended.
+    pub fn release(&mut self, why: &'static str) {
+        let all = std::mem::take(&mut self.held);
+        self.lets_go(all, why);
     }
 
     /// The bundles to serve with it.
@@ -220,6 +239,7 @@ impl Entitlement {
             }
             self.held.extend(kept);
         }
+        self.lets_go(before, "denied");
         if to_issue.is_empty() {
             self.recovered();
             return self.settle(now);
@@ -240,7 +260,8 @@ impl Entitlement {
                 Issued::Svid { mut svid, spread } => {
                     svid.hint = awaited.hint;
                     let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
-                    self.held.retain(|held| held.svid.id != awaited.id);
+                    let earlier = self.held.extract_if(.., |held| held.svid.id == awaited.id).collect();
+                    self.lets_go(earlier, "renewed");
                     self.held.push(Held { svid, renew_at, terms: awaited.terms, place: awaited.place });
                     self.unserved = true;
                 }
@@ -253,7 +274,9 @@ impl Entitlement {
             }
         }
         // A client takes the first identity as its default: nothing new is served behind one that is still missing.
-        self.held.retain(|held| held.place < first_missing || !new.contains(&held.svid.id));
+        let behind = |held: &mut Held| held.place >= first_missing && new.contains(&held.svid.id);
+        let withheld = self.held.extract_if(.., behind).collect();
+        self.lets_go(withheld, "withheld");
         self.held.sort_by_key(|held| held.place);
         match failed {
             Some((id, spread)) => {
@@ -281,6 +304,10 @@ impl Entitlement {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(renewal::retry_at(now, first_end, self.failures, spread));
         self.wait(now)
+    }
+
+    fn lets_go(&mut self, held: Vec<Held>, why: &'static str) {
+        self.let_go.extend(held.into_iter().map(|held| LetGo { svid: held.svid, why }));
     }
 
     fn recovered(&mut self) {

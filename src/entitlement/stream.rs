@@ -2,7 +2,6 @@
 //! the next update, so that a slow reader costs one pending update.
 
 use std::sync::Arc;
-use std::time::Duration;
 use std::time::SystemTime;
 
 use futures_util::Stream;
@@ -12,12 +11,12 @@ use tokio::time::sleep;
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::audit::What;
-use crate::entitlement::caller::Basis;
 use crate::entitlement::caller::LiveCaller;
 use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Bundles;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::X509Update;
+use crate::entitlement::ledger::handed_over::Basis;
 use crate::entitlement::ledger::live::Identity;
 use crate::entitlement::ledger::live::Registration;
 use crate::entitlement::ledger::records::Credential;
@@ -27,6 +26,7 @@ use crate::entitlement::machine::Entitlement;
 use crate::entitlement::machine::Event;
 use crate::entitlement::machine::Held;
 use crate::entitlement::machine::Issued;
+use crate::entitlement::machine::LetGo;
 use crate::entitlement::published::View;
 use crate::policy::decide::Permit;
 use crate::randomness::fraction;
@@ -70,10 +70,6 @@ fn updates<T>(
     })
 }
 
-/// A process that became another one is noticed at the latest after this time, whether or not anything is due for it
-/// (SPEC: product contract §5, rule 8). One look takes some 20 µs.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-
 struct Driver {
     caller: Arc<LiveCaller>,
     entitlement: Entitlement,
@@ -84,6 +80,8 @@ struct Driver {
     next: Event,
     /// The generation of rulebook and board that the last decision was made in.
     generation: u64,
+    /// The answers so far to the permits that are being issued for.
+    underway: Vec<Issued>,
     /// It ended with a "no": what it handed over last may not have left yet, and must not leave any more.
     denied: bool,
 }
@@ -98,6 +96,7 @@ impl Driver {
             basis: None,
             next: Event::Opened,
             generation: 0,
+            underway: Vec::new(),
             denied: false,
         }
     }
@@ -107,6 +106,7 @@ impl Driver {
         loop {
             let event = std::mem::replace(&mut self.next, Event::Served);
             let effect = self.entitlement.on(event, self.caller.shared.now());
+            self.record_let_go();
             self.next = match effect {
                 Effect::Attest => self.decide().await,
                 Effect::Issue(permits) => self.issue(permits).await,
@@ -128,7 +128,7 @@ impl Driver {
             Ok(granted) => {
                 self.registration.rests_on(Arc::clone(&granted.trace));
                 let basis = Basis { trace: granted.trace, image: granted.image };
-                self.caller.decided_again(self.registration.number(), &basis);
+                self.caller.handed_over().decided_again(self.registration.number(), &basis);
                 self.basis = Some(basis);
                 let view = board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
                 Event::Permitted { permits: granted.permits, view }
@@ -139,16 +139,19 @@ impl Driver {
 
     /// RACE: entries that change after the decision make its permits worthless; nothing is wrong with the caller then, and
     /// it is decided again.
-    async fn issue(&self, permits: Vec<Permit>) -> Event {
-        let mut answers = Vec::with_capacity(permits.len());
+    async fn issue(&mut self, permits: Vec<Permit>) -> Event {
         for permit in permits {
-            answers.push(match self.caller.issue_x509(permit).await {
+            let answer = match self.caller.issue_x509(permit).await {
                 Ok(svid) => Issued::Svid { svid, spread: self.spread() },
                 Err(NotIssued::Failed(id)) => Issued::Failed { id, spread: self.spread() },
-                Err(NotIssued::Stale) => return Event::Woken,
-            });
+                Err(NotIssued::Stale) => {
+                    self.record_underway("stale");
+                    return Event::Woken;
+                }
+            };
+            self.underway.push(answer);
         }
-        Event::Issued(answers)
+        Event::Issued(std::mem::take(&mut self.underway))
     }
 
     fn hand_over(&self) -> Result<(), Event> {
@@ -172,9 +175,10 @@ impl Driver {
         self.registration.serves(identities, self.entitlement.failures());
         let process = &self.caller.process;
         let mut exited = process.process().exited();
+        let image = self.basis.as_ref().map_or_else(|| process.epoch(), |basis| basis.image);
         let mut time_left = until.duration_since(shared.now()).unwrap_or_default();
         loop {
-            let nap = time_left.min(LOOK_AGAIN.mul_f64(0.8 + 0.2 * self.spread()));
+            let nap = time_left.min(self.caller.next_look(image, self.spread()));
             tokio::select! {
                 biased;
                 () = shared.parts.stop.cancelled() => return Err(Ended::Stopping),
@@ -185,9 +189,8 @@ impl Driver {
             if time_left.is_zero() {
                 return Ok(Event::Woken);
             }
-            let image = self.basis.as_ref().map_or_else(|| process.epoch(), |basis| basis.image);
             // What cannot be found out now takes nothing away; it is asked again at the next look.
-            if let Err(why @ NotAttested::No(_)) = process.unchanged(image) {
+            if let Err(why @ NotAttested::No(_)) = self.caller.look_in_turn(image) {
                 return Ok(self.changed(why));
             }
         }
@@ -196,13 +199,26 @@ impl Driver {
     /// Writes down that what was held has ended, and with it why.
     fn record_end(&mut self, ended: Ended) {
         self.denied = matches!(ended, Ended::Denied(_));
-        let why = match ended {
+        self.entitlement.release(match ended {
             Ended::Denied(_) => "denied",
             Ended::Undecided(_) => "undecided",
             Ended::Stopping => "stopping",
-        };
-        for held in self.entitlement.release() {
-            self.caller.record(What::Ended, &Credential::of(&held.svid, None), Some(why));
+        });
+        self.record_let_go();
+    }
+
+    fn record_let_go(&mut self) {
+        for LetGo { svid, why } in self.entitlement.let_go() {
+            self.caller.record(What::Ended, &Credential::of(&svid, None), Some(why));
+        }
+    }
+
+    /// What was issued, and never got as far as to be held, has ended, too.
+    fn record_underway(&mut self, why: &str) {
+        for answer in self.underway.drain(..) {
+            if let Issued::Svid { svid, .. } = answer {
+                self.caller.record(What::Ended, &Credential::of(&svid, None), Some(why));
+            }
         }
     }
 
@@ -232,11 +248,11 @@ impl Drop for Driver {
     /// A stream that is dropped before its end was closed by its caller.
     fn drop(&mut self) {
         if !self.denied {
-            self.caller.forget(self.registration.number());
+            self.caller.handed_over().forget(self.registration.number());
         }
-        for held in self.entitlement.release() {
-            self.caller.record(What::Ended, &Credential::of(&held.svid, None), Some("closed"));
-        }
+        self.record_underway("closed");
+        self.entitlement.release("closed");
+        self.record_let_go();
     }
 }
 

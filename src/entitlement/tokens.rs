@@ -3,13 +3,14 @@
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::audit::What;
-use crate::entitlement::caller::Basis;
+
 use crate::entitlement::caller::LiveCaller;
 use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::ledger::decisions::Verdict;
+use crate::entitlement::ledger::handed_over::Basis;
 use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::published::Board;
 use crate::entitlement::published::View;
@@ -20,9 +21,6 @@ use crate::identity::jose::jws;
 use crate::policy::decide::Denial;
 use crate::policy::decide::Permit;
 use crate::policy::tokens::permits_for_tokens;
-
-/// The latest tokens stand where no stream has its number.
-const TOKENS: u64 = u64::MAX;
 
 /// How often a request is decided again because the entries change, or the caller moves, meanwhile.
 const TRIES: usize = 8;
@@ -45,7 +43,7 @@ pub(in crate::entitlement) async fn issue(
         };
         let ids = svids.iter().map(|svid| svid.id.clone()).collect();
         let basis = Basis { trace: granted.trace, image: granted.image };
-        match caller.hand_over(TOKENS, &basis, ids) {
+        match caller.hand_over_answer(&basis, ids) {
             Ok(()) => return Ok(svids),
             Err(NotAttested::No(Contradiction::Moved)) => {}
             Err(why) => return Err(shared.refuse_unattested(&caller.process, why)),

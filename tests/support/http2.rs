@@ -1,5 +1,7 @@
 //! HTTP/2 by hand, for clients that do what no library does.
 
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
 use bonafide::endpoints::transport::frames::FrameHeader;
 use bonafide::endpoints::transport::frames::kind;
 
@@ -27,8 +29,13 @@ pub(crate) fn request(stream: u32, authority: Option<&[u8]>, extra: &[u8]) -> Ve
 
 /// The same with a message.
 pub(crate) fn asking(stream: u32, authority: Option<&[u8]>, extra: &[u8], message: &[u8]) -> Vec<u8> {
+    calling("FetchX509SVID", stream, authority, extra, message)
+}
+
+/// A call of any method.
+pub(crate) fn calling(method: &str, stream: u32, authority: Option<&[u8]>, extra: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86]; // POST, http
-    block.extend(literal(":path", b"/SpiffeWorkloadAPI/FetchX509SVID"));
+    block.extend(literal(":path", format!("/SpiffeWorkloadAPI/{method}").as_bytes()));
     block.extend(authority.map(|value| literal(":authority", value)).unwrap_or_default());
     block.extend(literal("content-type", b"application/grpc"));
     block.extend(literal("te", b"trailers"));

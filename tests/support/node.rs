@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use bonafide::agent::reload::InForce;
 use bonafide::agent::reload::Reloader;
 use bonafide::audit::Record;
 use bonafide::audit::Sink;
+use bonafide::audit::What;
 use bonafide::authority::Authority;
 use bonafide::authority::Chain;
 use bonafide::authority::KeySharing;
@@ -45,6 +47,7 @@ use bonafide::randomness::Randomness;
 use bonafide::readiness::Readiness;
 use bonafide::time::Clock;
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -52,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::Request;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
@@ -162,6 +166,11 @@ impl TestNode {
 
 async fn fetch_x509(connected: Connected) -> Result<Streaming<X509svidResponse>, tonic::Status> {
     let channel = connected.try_channel().await.map_err(|why| tonic::Status::permission_denied(why.to_string()))?;
+    fetch_x509_on(channel).await
+}
+
+/// Opens one more stream of X.509-SVIDs on a connection.
+pub(crate) async fn fetch_x509_on(channel: Channel) -> Result<Streaming<X509svidResponse>, tonic::Status> {
     let mut request = Request::new(X509svidRequest {});
     request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
     Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner())
@@ -271,10 +280,12 @@ impl Randomness for Seeded {
     }
 }
 
-/// A real authority that refuses when told to.
+/// A real authority that refuses, or waits, when told to.
 #[derive(Debug)]
 pub(crate) struct FakeAuthority {
     real: Embedded,
+    /// How many certificates it signs before it waits for more.
+    may_sign: Semaphore,
     refusing: Mutex<Option<String>>,
     refusing_one: Mutex<Option<String>>,
 }
@@ -288,6 +299,7 @@ impl FakeAuthority {
         };
         Self {
             real: Embedded::in_memory(settings, now, randomness).unwrap(),
+            may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
             refusing: Mutex::default(),
             refusing_one: Mutex::default(),
         }
@@ -300,6 +312,12 @@ impl FakeAuthority {
     /// Refuses certificates for this path alone.
     pub(crate) fn refuse_path(&self, path: &str) {
         *self.refusing_one.lock().unwrap() = Some(path.to_owned());
+    }
+
+    /// Signs so many certificates more, and then waits to be told again.
+    pub(crate) fn sign_only(&self, certificates: usize) {
+        self.may_sign.forget_permits(Semaphore::MAX_PERMITS);
+        self.may_sign.add_permits(certificates);
     }
 
     fn signs(&self, order: &Order) -> bool {
@@ -319,7 +337,10 @@ impl Authority for FakeAuthority {
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
         match self.refused() {
             Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
-            None if orders.iter().all(|order| self.signs(order)) => self.real.x509(orders),
+            None if orders.iter().all(|order| self.signs(order)) => Box::pin(async {
+                self.may_sign.acquire().await.unwrap().forget();
+                self.real.x509(orders).await
+            }),
             None => {
                 let refused = || Err(Refused::Unavailable("not this one".to_owned()));
                 Box::pin(std::future::ready(orders.iter().map(|_| refused()).collect()))
@@ -354,6 +375,19 @@ impl Authority for FakeAuthority {
 /// The audit log of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Records(pub(crate) Mutex<Vec<Record>>);
+
+impl Records {
+    /// How often the log says this of each certificate, by serial number.
+    pub(crate) fn of_certificates(&self, what: What) -> BTreeMap<String, usize> {
+        let mut often = BTreeMap::new();
+        for record in self.0.lock().unwrap().iter().filter(|record| record.what == what) {
+            if let ("x509", Some(serial)) = (record.kind.as_deref().unwrap_or_default(), &record.serial) {
+                *often.entry(serial.clone()).or_default() += 1;
+            }
+        }
+        often
+    }
+}
 
 impl Sink for Records {
     fn record(&self, record: Record) {

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use bonafide::agent::reload::Cause;
 use bonafide::audit::What;
+use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::evidence::Undecided;
+use futures_util::FutureExt as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
+use tonic::Streaming;
 
 use crate::http2;
 use crate::kernel::FakePid;
@@ -16,6 +19,7 @@ use crate::kernel::FakeProcess;
 use crate::node::Seen;
 use crate::node::TestNode;
 use crate::node::Workload;
+use crate::node::fetch_x509_on;
 use crate::node::workload;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -127,6 +131,45 @@ async fn a_process_that_is_not_itself_any_more_loses_its_stream_within_ten_secon
         assert_eq!(stream.within(MINUTE).await, None, "it stays as long as nothing changes");
         change(&web);
         assert_eq!(stream.within(Duration::from_secs(10)).await, Some(Seen::End(Code::PermissionDenied)));
+    }
+}
+
+/// A process with so many streams on one connection, each of which has its first SVID.
+async fn serving_many(node: &TestNode, streams: usize) -> (FakePid, Vec<Streaming<X509svidResponse>>) {
+    let web = of_user(node, 1000);
+    let channel = node.connect(&web).channel().await;
+    let mut open = Vec::new();
+    for _ in 0..streams {
+        let mut stream = fetch_x509_on(channel.clone()).await.unwrap();
+        stream.message().await.unwrap();
+        open.push(stream);
+    }
+    (web, open)
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_streams_of_a_connection_share_one_look_in_ten_seconds() {
+    let mut asked = Vec::new();
+    for streams in [1, 50] {
+        let node = TestNode::start(7, &workload("/web", &["unix:uid:1000"]));
+        let (_web, _open) = serving_many(&node, streams).await;
+        let before = node.kernel.questions();
+        tokio::time::sleep(5 * MINUTE).await;
+        asked.push(node.kernel.questions() - before);
+    }
+    assert!(asked[0] > 0 && asked[1] < asked[0] * 3 / 2, "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_shared_look_finds_ends_every_stream_within_ten_seconds() {
+    let node = TestNode::start(7, &workload("/web", &["unix:uid:1000"]));
+    let (web, open) = serving_many(&node, 20).await;
+    tokio::time::sleep(MINUTE).await;
+    web.exec("/usr/bin/other");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for mut stream in open {
+        let end = stream.message().now_or_never().expect("it has ended");
+        assert_eq!(end.unwrap_err().code(), Code::PermissionDenied);
     }
 }
 

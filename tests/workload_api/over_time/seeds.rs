@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bonafide::agent::reload::Cause;
 use bonafide::attestation::kernel::Process;
+use bonafide::audit::What;
 use bonafide::evidence::Undecided;
 
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
+use crate::node::Records;
 use crate::node::Seeded;
 use crate::node::TestNode;
 use crate::node::Workload;
@@ -222,21 +224,41 @@ impl Walk {
     }
 }
 
+/// One life from its first event to its last, and then the node's end.
+fn live(seed: u64) -> (Arc<Mutex<Truth>>, Arc<Records>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut walk = Walk::new(seed);
+        for _ in 0..EVENTS {
+            walk.step().await;
+        }
+        walk.streams.clear();
+        walk.node.stop();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        (walk.truth, walk.node.records.clone())
+    })
+}
+
 #[test]
 fn nobody_is_ever_handed_what_is_not_permitted_when_its_first_byte_leaves() {
     let mut handed_over = 0;
     for seed in 0..SEEDS {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let truth = runtime.block_on(async {
-            let mut walk = Walk::new(seed);
-            for _ in 0..EVENTS {
-                walk.step().await;
-            }
-            walk.truth
-        });
+        let (truth, _) = live(seed);
         let truth = truth.lock().unwrap();
         assert!(truth.wrong.is_empty(), "seed {seed}: {:?}", truth.wrong);
         handed_over += truth.handed_over;
     }
     assert!(handed_over > 5 * SEEDS, "only {handed_over} identities left; the walk proves nothing");
+}
+
+#[test]
+fn every_certificate_that_is_issued_ends_once() {
+    let mut certificates = 0;
+    for seed in 0..SEEDS / 10 {
+        let (_, records) = live(seed);
+        let issued = records.of_certificates(What::Issued);
+        assert_eq!(records.of_certificates(What::Ended), issued, "seed {seed}");
+        certificates += issued.len() as u64;
+    }
+    assert!(certificates > SEEDS / 4, "only {certificates} were issued; the walk proves nothing");
 }
