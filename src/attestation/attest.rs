@@ -294,6 +294,8 @@ fn agree(peer: Credentials, status: &Status) -> Result<(), Contradiction> {
 }
 
 /// The image that runs now, and its file with the text of its link.
+///
+/// RACE: an exec between `stat` and the link pairs the old addresses with the new file, which is the image of neither.
 fn image(
     directory: &dyn ProcDirectory,
     cgroup: CgroupMark,
@@ -303,16 +305,14 @@ fn image(
         return Err(Contradiction::ProcessGone.into());
     }
     let executable = directory.executable()?;
-    let auxv = directory.read(ProcFile::Auxv)?;
-    if auxv.is_empty() {
+    if stat.placed.stack == 0 {
         return Err(Contradiction::ProcessGone.into());
     }
     let of = |namespace| directory.namespace(namespace);
     let epoch = ImageEpoch {
         device: executable.0.device,
         inode: executable.0.inode,
-        auxv: sha256(&auxv),
-        stack_start: stat.stack_start,
+        placed: stat.placed,
         namespaces: [of(Namespace::User)?, of(Namespace::Mount)?, of(Namespace::Pid)?],
         cgroup,
     };

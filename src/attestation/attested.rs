@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::attestation::host::stat::Placed;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Unanswered;
@@ -21,10 +22,8 @@ pub struct ImageEpoch {
     pub device: u64,
     /// Inode of the executable.
     pub inode: u64,
-    /// SHA-256 of the auxiliary vector, which holds the random addresses at which program and loader were put.
-    pub auxv: [u8; 32],
-    /// Address of the stack's start.
-    pub stack_start: u64,
+    /// Where the kernel put it, at random.
+    pub placed: Placed,
     /// Inodes of the user, mount and PID namespaces.
     pub namespaces: [u64; 3],
     /// The cgroup it was in: not part of the image, but decided for all the same.
@@ -154,8 +153,7 @@ impl Attested {
             epoch: ImageEpoch {
                 device: 1,
                 inode: 2,
-                auxv: [3; 32],
-                stack_start: 4,
+                placed: Placed { code: 3, stack: 4, heap: 5 },
                 namespaces: [5, 6, 7],
                 cgroup: CgroupMark::Unified(8),
             },

@@ -194,7 +194,11 @@ fn hash(
     if let Some(because) = facts::hash_withheld(uid, running, file_system) {
         return Ok(Err(because));
     }
-    let executable = directory.open_executable()?;
+    let executable = match directory.open_executable() {
+        // Who runs a file that others may not read has chosen it: that is a "no", and about the caller.
+        Err(Unanswered::Undecided(Undecided::NotPermitted)) => return Ok(Err(WithheldBecause::NotReadable)),
+        opened => opened?,
+    };
     if !executable.identity.is_same_file(running) {
         return Err(Unanswered::Gone);
     }

@@ -99,8 +99,6 @@ pub enum ProcFile {
     Stat,
     /// `cgroup`
     Cgroup,
-    /// `auxv`
-    Auxv,
 }
 
 /// A namespace link below `/proc/PID/ns`.

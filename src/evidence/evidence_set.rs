@@ -80,6 +80,9 @@ pub enum WithheldBecause {
     /// The caller's user owns the file or can write to it through some layer.
     #[error("the caller's own user could change the file")]
     WritableByCaller,
+    /// The file is closed to the daemon.
+    #[error("the daemon may not read the file; let others read it (chmod o+r)")]
+    NotReadable,
     /// The file is larger than the limit for hashing.
     #[error("the file is larger than the limit for hashing")]
     TooLarge,

@@ -384,7 +384,6 @@ impl ProcDirectory for FakeDirectory {
                 format!("{pid} (web) S{}{stack}{}\n", " 1".repeat(23) + " 1 ", " 0".repeat(24))
             }
             ProcFile::Cgroup => format!("0::{cgroup}\n"),
-            ProcFile::Auxv => format!("random {image}"),
         }
         .into_bytes())
     }

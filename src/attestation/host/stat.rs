@@ -14,8 +14,20 @@ pub struct Stat {
     /// Start of the process in clock ticks since boot. SECURITY: not an identity. A process can be allocated early and
     /// take its number late, so two processes of one number can show the same tick.
     pub started: u64,
-    /// Address of the stack's start: 0 or 1 for a reader without the right to trace the process.
-    pub stack_start: u64,
+    /// Where the kernel put the program.
+    pub placed: Placed,
+}
+
+/// Addresses that the kernel draws anew at every exec; 0 or 1 for a reader without the right to trace the process, and
+/// 0 for a process that is losing its memory or has none yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Placed {
+    /// The start of the program's code.
+    pub code: u64,
+    /// The start of the stack.
+    pub stack: u64,
+    /// The start of the heap.
+    pub heap: u64,
 }
 
 /// Fields after the name since Linux 3.5 (SPEC: proc_pid_stat(5)).
@@ -38,12 +50,11 @@ impl Stat {
         let after = after.strip_prefix(b") ").and_then(|fields| fields.strip_suffix(b"\n")).ok_or(NotKernelText)?;
         let fields: Vec<&[u8]> = after.split(|byte| *byte == b' ').collect();
         match fields.as_slice() {
-            [[state], rest @ ..] if fields.len() >= FIELDS && state.is_ascii_alphabetic() => Ok(Self {
-                pid: number(pid)?,
-                state: *state,
-                started: number(rest.get(18).ok_or(NotKernelText)?)?,
-                stack_start: number(rest.get(24).ok_or(NotKernelText)?)?,
-            }),
+            [[state], rest @ ..] if fields.len() >= FIELDS && state.is_ascii_alphabetic() => {
+                let field = |from_4th: usize| number(rest.get(from_4th).ok_or(NotKernelText)?);
+                let placed = Placed { code: field(22)?, stack: field(24)?, heap: field(43)? };
+                Ok(Self { pid: number(pid)?, state: *state, started: field(18)?, placed })
+            }
             _ => Err(NotKernelText),
         }
     }
@@ -70,9 +81,10 @@ mod tests {
     }
 
     #[test]
-    fn the_start_and_the_stack_are_the_22nd_and_28th_field() {
+    fn the_start_code_stack_and_heap_are_the_22nd_26th_28th_and_47th_field() {
         let stat = Stat::parse(&line(b"bash")).unwrap();
-        assert_eq!(stat, Stat { pid: 4711, state: b'S', started: 987_654, stack_start: 140_721_111 });
+        let placed = Placed { code: 5, stack: 140_721_111, heap: 10 };
+        assert_eq!(stat, Stat { pid: 4711, state: b'S', started: 987_654, placed });
     }
 
     #[test]

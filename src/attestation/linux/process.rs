@@ -173,7 +173,6 @@ impl ProcDirectory for Directory {
             ProcFile::Status => "status",
             ProcFile::Stat => "stat",
             ProcFile::Cgroup => "cgroup",
-            ProcFile::Auxv => "auxv",
         };
         read(&self.0, name).map_err(unanswered)
     }

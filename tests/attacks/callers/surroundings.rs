@@ -1,6 +1,7 @@
 //! What lies around the daemon and its callers: namespaces, `/proc`, cgroups, the names of users.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -18,6 +19,28 @@ fn user(uid: &str) -> [&str; 6] {
 /// A daemon after this shell command, in a mount namespace of its own.
 fn after(prepare: &str) -> [String; 6] {
     ["unshare", "-m", "sh", "-c", &format!("{prepare} \"$@\""), "sh"].map(str::to_owned)
+}
+
+/// The launcher gives the daemon its folder, a user of its own, and the capabilities of the shipped unit.
+#[test]
+fn the_user_and_the_capabilities_of_the_unit_are_enough_for_every_fact() {
+    const AS_THE_UNIT: &str = "for file do :; done; folder=${file%/*}; cp \"$1\" \"$folder/bonafide\"; shift
+        chown -R 41999:41999 \"$folder\"
+        exec setpriv --reuid 41999 --regid 41999 --clear-groups --no-new-privs \\
+            --bounding-set=-all,$0 --inh-caps=-all,$0 --ambient-caps=-all,$0 \"$folder/bonafide\" \"$@\"";
+    let unit = include_str!("../../../systemd/bonafide.service");
+    let ambient = unit.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=CAP_")).unwrap();
+    let capabilities = ambient.to_lowercase().replace(" cap_", ",+");
+    let launcher = ["sh", "-c", AS_THE_UNIT, &format!("+{capabilities}")];
+    let Some(node) = Node::start_behind("the_user_and_the_capabilities_of_the_unit", &launcher, "") else { return };
+    for (program, uid) in [(Path::new(PYTHON), 41000), (&node.trusted, 41001), (&node.trusted, 41004)] {
+        assert_eq!(node.honest_gets(program, uid), "identity", "{uid}");
+        assert_eq!(node.honest_gets(program, 41002), "nothing");
+    }
+    assert_eq!(node.gets(HONEST), "identity", "root on the host");
+    fs::set_permissions(&node.trusted, PermissionsExt::from_mode(0o711)).unwrap();
+    let program = node.trusted.display().to_string();
+    assert_eq!(node.withheld_from(&[&program], 41004, "UnixSha256"), "not_readable");
 }
 
 /// Defence: `reference::find`, by the daemon's own id maps. Without that, `reference::compared` refuses by the namespace.
