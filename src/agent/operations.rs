@@ -185,9 +185,10 @@ impl Daemon {
             peer: examination.peer,
             level: examination.level,
             evidence: examination.evidence,
+            entries: explanation.entries,
             considered: explanation.considered,
+            nearest_miss: explanation.nearest_miss.filter(|_| examination.verdict.is_err()),
             result: outcome(examination.verdict),
-            nearest_miss: explanation.nearest_miss,
             suggestion: proven.then_some(explanation.suggestion),
         }
     }

@@ -211,7 +211,11 @@ fn configuration(
     if !folder.is_dir() {
         return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
     }
-    let data_dir = DataDir::open(&folder)?;
+    let data_dir = match DataDir::open(&folder) {
+        Err(locked @ durable::OpenError::Locked { .. }) => return Err(locked.into()),
+        Err(why) => return refused(findings, format!("the last accepted configuration cannot be used: {why}")),
+        Ok(data_dir) => data_dir,
+    };
     match last_good::recall(&data_dir) {
         Ok((config, accepted)) if config.authority.data_dir == folder => {
             let detail = format!("serving the last accepted configuration, because the files are bad:\n{findings}");

@@ -11,9 +11,9 @@ use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Problem;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
+use crate::cli::words::count;
 use crate::federation;
 
 /// Look at the configuration
@@ -59,10 +59,7 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
         }
         Err(refused) => Checked { file, accepted: false, entries: 0, findings: refused.findings },
     };
-    match output.output {
-        Format::Json => screen.json(&checked),
-        Format::Text => screen.text(&checked.text()),
-    }
+    screen.answer(*output, &checked, Checked::text);
     Ok(if checked.accepted { Exit::Fine } else { Exit::Usage })
 }
 
@@ -83,20 +80,14 @@ impl Checked<'_> {
         let warnings = self.findings.warnings.iter().map(|warning| format!("{warning} (warning)\n"));
         let mut text: String = warnings.collect();
         if self.accepted {
-            text.push_str(&format!("{}: fine, {}\n", self.file.display(), counted(self.entries, "entry", "entries")));
+            let entries = count(self.entries as u64, "entry", "entries");
+            text.push_str(&format!("{}: fine, {entries}\n", self.file.display()));
             return text;
         }
         let problems = self.findings.problems.len() + self.findings.more;
-        let counted = counted(problems, "problem", "problems");
-        text.push_str(&format!(
-            "{}\n{}: {counted}; the daemon would not take it\n",
-            self.findings,
-            self.file.display()
-        ));
+        let problems = count(problems as u64, "problem", "problems");
+        let file = self.file.display();
+        text.push_str(&format!("{}\n{file}: {problems}; the daemon would not take it\n", self.findings));
         text
     }
-}
-
-fn counted(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -18,5 +18,7 @@ pub struct Arguments {
 }
 
 pub(in crate::cli) fn run(arguments: Arguments) -> ExitCode {
-    agent::run(RunOptions { config: arguments.config, strict: arguments.strict })
+    // Whoever reads a message elsewhere has another working directory.
+    let config = std::path::absolute(&arguments.config).unwrap_or(arguments.config);
+    agent::run(RunOptions { config, strict: arguments.strict })
 }

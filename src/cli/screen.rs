@@ -39,9 +39,9 @@ pub enum Format {
 /// The `-o` of every command that reads.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct OutputArguments {
-    /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Format,
+    /// How to print the answer: text, or json for programs, with stable keys
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    output: Format,
 }
 
 /// A command that has no answer: what happened, why, and what to type next.
@@ -76,7 +76,8 @@ impl Screen {
     /// The process's own output; in colour only where a person looks at it.
     #[must_use]
     pub fn of_process() -> Self {
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|said| !said.is_empty());
+        let colour = io::stdout().is_terminal() && !unwanted && std::env::var_os("TERM").is_none_or(|it| it != "dumb");
         Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), colour }
     }
 
@@ -86,13 +87,21 @@ impl Screen {
         Self { out, err, colour: false }
     }
 
+    /// Prints an answer as it was asked for: as JSON, or as `text` says it.
+    pub fn answer<A: Serialize>(&mut self, form: OutputArguments, answer: &A, text: impl FnOnce(&A) -> String) {
+        match form.output {
+            Format::Json => self.json(answer),
+            Format::Text => self.text(&text(answer)),
+        }
+    }
+
     /// Prints text for people.
     pub fn text(&mut self, text: &str) {
         write_or_leave(&mut self.out, text);
     }
 
     /// Prints one JSON document and a newline.
-    pub fn json(&mut self, answer: &impl Serialize) {
+    fn json(&mut self, answer: &impl Serialize) {
         // A report has string keys and finite numbers only, so it always has a JSON form.
         let text = serde_json::to_string_pretty(answer).unwrap_or_else(|_| "null".to_owned());
         write_or_leave(&mut self.out, &format!("{text}\n"));

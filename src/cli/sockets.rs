@@ -16,7 +16,7 @@ pub const ADMIN_SOCKET: &str = "/run/bonafide/admin.sock";
 #[derive(Debug, clap::Args)]
 pub struct WorkloadSocket {
     /// The workload socket, as a path or unix: address
-    #[arg(long, value_name = "SOCKET", env = "SPIFFE_ENDPOINT_SOCKET")]
+    #[arg(long, value_name = "SOCKET", env = "SPIFFE_ENDPOINT_SOCKET", hide_env_values = true)]
     socket: Option<String>,
     /// Take the socket from this configuration file
     #[arg(long, value_name = "FILE")]
@@ -27,7 +27,7 @@ pub struct WorkloadSocket {
 #[derive(Debug, clap::Args)]
 pub struct AdminSocket {
     /// The admin socket, as a path or unix: address
-    #[arg(long, value_name = "SOCKET", env = "BONAFIDE_ADMIN_SOCKET")]
+    #[arg(long, value_name = "SOCKET", env = "BONAFIDE_ADMIN_SOCKET", hide_env_values = true)]
     admin_socket: Option<String>,
     /// Take the socket from this configuration file
     #[arg(long, value_name = "FILE")]

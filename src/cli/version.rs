@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
+use crate::cli::words::row;
 
 /// Print the version and the standards it speaks
 #[derive(Debug, clap::Args)]
@@ -27,11 +27,8 @@ const VERSION: Version = Version {
 };
 
 pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
-    match arguments.output.output {
-        Format::Json => screen.json(&VERSION),
-        Format::Text => {
-            screen.text(&format!("bonafide {}\nstandards: {}\n", VERSION.version, VERSION.standards.join(", ")));
-        }
-    }
+    screen.answer(arguments.output, &VERSION, |Version { version, standards }| {
+        format!("bonafide {version}\n{}", row("standards", &standards.join(", ")))
+    });
     Ok(Exit::Fine)
 }

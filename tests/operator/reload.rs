@@ -1,6 +1,7 @@
 //! The shipped daemon and its files: what is taken up, what is refused, and what is held back.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use futures_util::StreamExt as _;
@@ -71,8 +72,8 @@ fn what_needs_a_restart_is_refused_whole_and_says_so() {
         ("ca_ttl = \"1h\"", "ca_ttl = \"2h\"", "authority"),
     ] {
         fs::write(daemon.configuration(), good.replace(from, to) + &nobody()).unwrap();
-        let reload = daemon.ask(&["reload"]);
-        let said = text(&reload.stdout);
+        let reload = daemon.ask(&["reload", "-o", "json"]);
+        let said = json(&reload)["problems"].to_string();
         assert_eq!(code(&reload), 2, "{said}");
         assert!(said.contains(&format!("a change of {key} needs a restart")), "{said}");
         comes_to(&daemon, "last_good", 1);
@@ -101,6 +102,21 @@ fn a_start_with_bad_files_serves_what_was_accepted_last_and_a_strict_one_refuses
     fs::write(daemon.configuration(), good).unwrap();
     comes_to(&daemon, "current", 1);
     assert_eq!(code(&daemon.ask(&["status"])), 0);
+}
+
+#[test]
+fn bad_files_are_named_also_where_the_data_directory_cannot_take_their_place() {
+    let mut daemon = Daemon::start(&entry_for_us());
+    daemon.kill();
+    let good = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), good.replace("selectors", "selektors")).unwrap();
+    let data = daemon.folder().join("data");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    let run = ["run", "--config"];
+    let ended = Command::new(env!("CARGO_BIN_EXE_bonafide")).args(run).arg(daemon.configuration()).output().unwrap();
+    let said = text(&ended.stderr);
+    assert_eq!(code(&ended), 2, "{said}");
+    assert!(said.contains("selektors") && said.contains(&format!("chmod 0700 {}", data.display())), "{said}");
 }
 
 /// A file that is cut in half between two tables is still good TOML.

@@ -192,6 +192,54 @@ fn every_identity_is_written_with_its_key_and_its_bundle_and_only_secrets_are_pr
     }
 }
 
+#[test]
+fn a_question_at_the_wrong_door_finds_no_daemon_there() {
+    let daemon = Daemon::start(&entry_for_us());
+    let (workload, admin) = (daemon.socket(), daemon.admin_socket());
+    for question in [
+        ["healthcheck", "--socket", admin.to_str().unwrap()],
+        ["status", "--admin-socket", workload.to_str().unwrap()],
+        ["reload", "--admin-socket", workload.to_str().unwrap()],
+    ] {
+        let output = daemon.ask(&question);
+        let said = text(&output.stderr);
+        let expected = if question[0] == "healthcheck" || own_uid() == 0 { 3 } else { 4 };
+        assert_eq!(code(&output), expected, "{question:?}: {said}");
+        assert!(said.contains("\n  why:  ") && said.contains("\n  next: ") && output.stdout.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn every_screen_fits_80_columns() {
+    let daemon = Daemon::start(&(entry_for_us() + &nobody()));
+    let own_pid = std::process::id().to_string();
+    for question in [
+        &["status"][..],
+        &["explain", &own_pid],
+        &["reload"],
+        &["healthcheck"],
+        &["fetch", "x509"],
+        &["fetch", "jwt", "--audience", "a"],
+        &["fetch", "bundle"],
+        &["version"],
+    ] {
+        let screen = text(&daemon.ask(question).stdout);
+        let fits = |line: &str| line.chars().count() <= 80 || line.contains("cgroup:/");
+        assert!(!screen.is_empty() && screen.lines().all(fits), "{question:?}:\n{screen}");
+    }
+}
+
+#[test]
+fn what_a_token_says_is_shown_as_the_token_says_it() {
+    let daemon = Daemon::start(&entry_for_us());
+    let fetched = json(&daemon.ask(&["fetch", "jwt", "--audience", "a", "--show-token", "-o", "json"]));
+    let svid = &fetched["svids"][0];
+    let token = svid["token"].as_str().unwrap();
+    let judged = json(&daemon.ask(&["validate", "--audience", "a", token, "-o", "json"]));
+    assert_eq!(judged["claims"]["exp"], svid["not_after"]);
+    assert!(svid["not_after"].is_i64() && judged["claims"]["exp"].is_i64(), "{judged}");
+}
+
 /// Asks again and again, for at most ten seconds.
 pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();

@@ -13,6 +13,7 @@ use http_body_util::Empty;
 use http_body_util::Limited;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -22,37 +23,31 @@ use crate::endpoints::admin::reports::Problem;
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 64 << 20;
-/// How long the daemon may take; a reload resolves names.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// How long the daemon may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long it may take to do something: a reload resolves names.
+const WORK_TIME: Duration = Duration::from_secs(60);
 
-/// What the daemon said.
-#[derive(Debug)]
-pub(in crate::cli) enum Answer<R> {
-    /// The report that was asked for.
-    Report(R),
-    /// Why there is none.
-    Problem(Problem),
-}
-
-/// Puts one question.
+/// Puts one question. `no_answer` says what it means when the daemon has no report but a problem.
 ///
 /// # Errors
-/// [`Failure`] when there is no answer: the daemon cannot be reached, or lets us not in.
+/// [`Failure`] when there is no report: the daemon cannot be reached, lets us not in, or says why not.
 pub(in crate::cli) fn ask<R: DeserializeOwned>(
     socket: &Path,
     method: Method,
     question: &str,
-) -> Result<Answer<R>, Failure> {
+    no_answer: impl FnOnce(Problem) -> Failure,
+) -> Result<R, Failure> {
     let runtime = runtime()?;
-    let timed = async { tokio::time::timeout(ANSWER_TIME, exchange(socket, method, question)).await };
-    let (status, body) =
-        runtime.block_on(timed).unwrap_or(Err(Failed::TooSlow)).map_err(|failed| failed.explain(socket))?;
+    let limit = if method == Method::GET { ANSWER_TIME } else { WORK_TIME };
+    let timed = async { tokio::time::timeout(limit, exchange(socket, method, question)).await };
+    let answered = runtime.block_on(timed).unwrap_or(Err(Failed::TooSlow(limit)));
+    let (status, body) = answered.map_err(|failed| failed.explain(socket))?;
     let unreadable = |error: serde_json::Error| Failed::NotAnswered(error.to_string()).explain(socket);
     if status == StatusCode::OK {
-        serde_json::from_slice(&body).map(Answer::Report).map_err(unreadable)
-    } else {
-        serde_json::from_slice(&body).map(Answer::Problem).map_err(unreadable)
+        return serde_json::from_slice(&body).map_err(unreadable);
     }
+    Err(no_answer(serde_json::from_slice(&body).map_err(unreadable)?))
 }
 
 /// A runtime for one question.
@@ -68,7 +63,7 @@ pub(in crate::cli) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 enum Failed {
     Connect(io::Error),
     Closed,
-    TooSlow,
+    TooSlow(Duration),
     NotAnswered(String),
 }
 
@@ -90,16 +85,23 @@ impl Failed {
             Self::Connect(error) => {
                 Failure::new(Exit::Unreachable, unreachable, error.to_string(), "systemctl status bonafide")
             }
+            // The admin socket never closes on root.
+            Self::Closed if geteuid().is_root() => Failure::new(
+                Exit::Unreachable,
+                format!("what listens at {socket} closed the connection without an answer"),
+                "it is not the daemon's admin socket, or the daemon is stopping",
+                "name the socket with --admin-socket or --config",
+            ),
             Self::Closed => Failure::new(
                 Exit::Denied,
                 format!("the daemon closed the connection at {socket} without an answer"),
                 only,
-                "sudo bonafide ..., or journalctl -u bonafide if that was root",
+                "sudo bonafide ...",
             ),
-            Self::TooSlow => Failure::new(
+            Self::TooSlow(limit) => Failure::new(
                 Exit::Unreachable,
                 "the daemon does not answer",
-                format!("it took the question, but gave no answer within {} s", ANSWER_TIME.as_secs()),
+                format!("it took the question, but gave no answer within {} s", limit.as_secs()),
                 "systemctl status bonafide",
             ),
             Self::NotAnswered(why) => Failure::new(

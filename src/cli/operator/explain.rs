@@ -2,11 +2,9 @@
 
 use http::Method;
 
-use crate::cli::operator::client::Answer;
 use crate::cli::operator::client::ask;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::AdminSocket;
@@ -35,19 +33,16 @@ pub struct Arguments {
     output: OutputArguments,
 }
 
+/// The columns of a selector on the screen.
+const SELECTOR: usize = 45;
+
 pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let question = match (&arguments.denial, arguments.pid) {
         (Some(id), _) => format!("/v1/explain?denial={}", decision_id(id)?),
         (None, pid) => format!("/v1/explain?pid={}", pid.unwrap_or_default()),
     };
-    let report: ExplainReport = match ask(&arguments.socket.path()?, Method::GET, &question)? {
-        Answer::Report(report) => report,
-        Answer::Problem(problem) => return Err(not_explained(problem)),
-    };
-    match arguments.output.output {
-        Format::Json => screen.json(&report),
-        Format::Text => screen.text(&text(&report)),
-    }
+    let report: ExplainReport = ask(&arguments.socket.path()?, Method::GET, &question, not_explained)?;
+    screen.answer(arguments.output, &report, text);
     Ok(match report.result {
         _ if arguments.denial.is_some() => Exit::Fine,
         Outcome::Permitted { .. } => Exit::Fine,
@@ -89,7 +84,10 @@ fn text(report: &ExplainReport) -> String {
     text += "\nEvidence\n";
     for fact in report.evidence.facts() {
         let selector = printable(&fact.selector.to_string());
-        text += &format!("  {selector:<45} {:<8} {}\n", word(&fact.grade), word(&fact.source).replace('_', " "));
+        let how = format!("{:<8} {}", word(&fact.grade), word(&fact.source).replace('_', " "));
+        // A selector that fills its column has a line of its own, so that the next two stay columns.
+        let gap = if selector.chars().count() > SELECTOR { format!("\n  {:SELECTOR$}", "") } else { String::new() };
+        text += &format!("  {selector:<SELECTOR$}{gap} {how}\n");
     }
     for withheld in report.evidence.withheld() {
         let seen = withheld.seen.as_deref().map(|seen| format!(" {}", printable(seen))).unwrap_or_default();
@@ -100,8 +98,10 @@ fn text(report: &ExplainReport) -> String {
     for entry in &report.considered {
         text += &considered(entry);
     }
-    if report.considered.is_empty() {
-        text += "  none rests on what is known of this process\n";
+    match report.entries.saturating_sub(report.considered.len()) {
+        0 if report.considered.is_empty() => text += "  there are none; add a [[workload]]\n",
+        0 => {}
+        more => text += &format!("  and {more} more, which lack as much or more\n"),
     }
     text += &format!("\nResult\n  {}\n", wrap(&printable(&result(&report.result)), 2, 2));
     if let Some(nearest) = &report.nearest_miss {
@@ -150,9 +150,12 @@ mod tests {
             "decision": "d-7f31c2a90b4e", "decided_at": 1_700_000_000.0,
             "peer": { "pid": 4121, "uid": 1000, "gid": 1000 }, "level": "full",
             "evidence": {
-                "facts": [{ "selector": "unix:uid:1000", "grade": "kernel", "source": "credentials" }],
+                "facts": [{ "selector": "unix:uid:1000", "grade": "kernel", "source": "credentials" },
+                          { "selector": "cgroup:/system.slice/a-unit-of-a-rather-long-name.service",
+                            "grade": "kernel", "source": "cgroup" }],
                 "withheld": [{ "kind": "UnixPath", "seen": "/tmp/\u{202e}x", "because": "path_is_another_file" }]
             },
+            "entries": 5,
             "considered": [{ "id": "spiffe://example.org/web", "origin": { "file": "/etc/b.toml", "line": 9 },
                              "lacking": ["unix:path:/usr/bin/web"], "refused": null }],
             "result": { "outcome": "denied", "why": "no_entry", "detail": "no entry matches" },
@@ -166,7 +169,9 @@ mod tests {
         for said in [
             "process 4121, uid 1000, gid 1000, pinned full",
             "decision d-7f31c2a90b4e",
-            "unix:uid:1000                                 kernel   credentials",
+            "  unix:uid:1000                                 kernel   credentials\n",
+            "a-unit-of-a-rather-long-name.service\n                                                kernel   cgroup\n",
+            "  and 4 more, which lack as much or more\n",
             "unix:path /tmp/\\u{202e}x withheld: this path on the host is not the file",
             "spiffe://example.org/web (/etc/b.toml:9)\n      lacks unix:path:/usr/bin/web\n",
             "Result\n  denied: no entry matches\n",

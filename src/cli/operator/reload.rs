@@ -2,16 +2,16 @@
 
 use http::Method;
 
-use crate::cli::operator::client::Answer;
 use crate::cli::operator::client::ask;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::AdminSocket;
 use crate::cli::words::printable;
+use crate::cli::words::wrap;
 use crate::endpoints::admin::reports::EntryName;
+use crate::endpoints::admin::reports::Problem;
 use crate::endpoints::admin::reports::ReloadReport;
 
 /// Make the daemon take its configuration as it is on disk now
@@ -24,16 +24,11 @@ pub struct Arguments {
 }
 
 pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
-    let report: ReloadReport = match ask(&arguments.socket.path()?, Method::POST, "/v1/reload")? {
-        Answer::Report(report) => report,
-        Answer::Problem(problem) => {
-            return Err(Failure::new(Exit::No, "nothing is known of the reload", problem.detail, "bonafide status"));
-        }
+    let unknown = |problem: Problem| {
+        Failure::new(Exit::No, "nothing is known of the reload", printable(&problem.detail), "bonafide status")
     };
-    match arguments.output.output {
-        Format::Json => screen.json(&report),
-        Format::Text => screen.text(&text(&report)),
-    }
+    let report = ask(&arguments.socket.path()?, Method::POST, "/v1/reload", unknown)?;
+    screen.answer(arguments.output, &report, text);
     Ok(if report.swapped { Exit::Fine } else { Exit::Usage })
 }
 
@@ -49,8 +44,9 @@ fn text(report: &ReloadReport) -> String {
     } else {
         "nothing was changed; the configuration before stays in force\n".to_owned()
     };
-    for problem in report.problems.iter().chain(&report.warnings) {
-        text += &format!("  {}\n", printable(problem));
+    let warnings = report.warnings.iter().map(|warning| format!("{warning} (warning)"));
+    for line in report.problems.iter().cloned().chain(warnings) {
+        text += &format!("  {}\n", wrap(&printable(&line), 2, 4));
     }
     if !report.swapped {
         text += "next: mend the above, then bonafide reload\n";

@@ -5,11 +5,9 @@ use std::time::Duration;
 use http::Method;
 
 use crate::attestation::kernel::Level;
-use crate::cli::operator::client::Answer;
 use crate::cli::operator::client::ask;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::AdminSocket;
@@ -21,6 +19,7 @@ use crate::cli::words::span;
 use crate::cli::words::word;
 use crate::endpoints::admin::reports::AttestorStatus;
 use crate::endpoints::admin::reports::BundleStatus;
+use crate::endpoints::admin::reports::Problem;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::endpoints::admin::reports::State;
 use crate::endpoints::admin::reports::StatusReport;
@@ -35,24 +34,17 @@ pub struct Arguments {
 }
 
 pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
-    let report: StatusReport = match ask(&arguments.socket.path()?, Method::GET, "/v1/status")? {
-        Answer::Report(report) => report,
-        Answer::Problem(problem) => {
-            return Err(Failure::new(Exit::No, "there is no status", problem.detail, "journalctl -u bonafide"));
-        }
+    let none = |problem: Problem| {
+        Failure::new(Exit::No, "there is no status", printable(&problem.detail), "journalctl -u bonafide")
     };
+    let report: StatusReport = ask(&arguments.socket.path()?, Method::GET, "/v1/status", none)?;
     let exit = match report.state {
         State::Healthy => Exit::Fine,
         State::Degraded => Exit::Stale,
         State::NotReady => Exit::No,
     };
-    match arguments.output.output {
-        Format::Json => screen.json(&report),
-        Format::Text => {
-            let state = screen.coloured(&word(&report.state).replace('_', " "), exit);
-            screen.text(&(state + &text(&report)));
-        }
-    }
+    let state = screen.coloured(&word(&report.state).replace('_', " "), exit);
+    screen.answer(arguments.output, &report, |report| state + &text(report));
     Ok(exit)
 }
 

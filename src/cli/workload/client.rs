@@ -1,5 +1,6 @@
 //! The public socket as any other client sees it.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -124,18 +125,23 @@ pub(in crate::cli) fn block_on<T>(
 
 /// What a refusal means for whoever typed the command.
 pub(in crate::cli) fn refused(status: &Status) -> Failure {
-    let why = printable(status.message());
+    let why = printable(&status.source().map_or_else(|| status.message().to_owned(), root_cause));
     let explain = decision_in(status.message()).map_or_else(
         || "bonafide status".to_owned(),
         |decision| format!("bonafide explain --denial {decision} (as root)"),
     );
     match status.code() {
         Code::PermissionDenied => Failure::new(Exit::Denied, "the daemon gave this process nothing", why, explain),
-        Code::InvalidArgument => Failure::new(Exit::Usage, "the daemon did not take the question", why, "--help"),
-        Code::Unavailable if decision_in(status.message()).is_some() => {
-            Failure::new(Exit::No, "the daemon could not find out who this process is", why, explain)
+        Code::InvalidArgument => {
+            Failure::new(Exit::Usage, "the daemon did not take the question", why, "bonafide help fetch jwt")
         }
-        _ => Failure::new(Exit::Unreachable, "the daemon gave no answer", why, "bonafide status"),
+        Code::Unavailable if decision_in(status.message()).is_some() => {
+            Failure::new(Exit::No, "the daemon cannot issue to this process now", why, explain)
+        }
+        _ => {
+            let next = "bonafide status, or name the workload socket with --socket";
+            Failure::new(Exit::Unreachable, "the daemon gave no answer", why, next)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `bonafide healthcheck`: whether workloads are served, asked as a workload would, by gRPC health on their socket.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,18 +10,18 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::WorkloadSocket;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::connect;
+use crate::cli::workload::client::refused;
 use crate::cli::workload::client::with_header;
 
 /// How long a healthy daemon may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// Exit 0 when workloads are served, else 1
+/// Tell whether workloads are served: exit 0 if so, 1 if not, 3 without a daemon
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -38,12 +39,15 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
     let socket = arguments.socket.path()?;
     let ready = block_on(ANSWER_TIME, async {
         let question = with_header(HealthCheckRequest::default());
-        let answer = HealthClient::new(connect(&socket).await?).check(question).await;
-        Ok(answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving))
+        match HealthClient::new(connect(&socket).await?).check(question).await {
+            Ok(answer) => Ok(answer.get_ref().status() == ServingStatus::Serving),
+            // What is no daemon does not answer at all; a daemon may say that it has no room.
+            Err(status) if status.source().is_some() => Err(refused(&status)),
+            Err(_) => Ok(false),
+        }
     })?;
-    match arguments.output.output {
-        Format::Json => screen.json(&Health { ready }),
-        Format::Text => screen.text(if ready { "ready\n" } else { "not ready; bonafide status says why\n" }),
-    }
+    screen.answer(arguments.output, &Health { ready }, |health| {
+        if health.ready { "ready\n" } else { "not ready; bonafide status says why\n" }.to_owned()
+    });
     Ok(if ready { Exit::Fine } else { Exit::No })
 }

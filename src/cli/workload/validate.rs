@@ -12,7 +12,6 @@ use tonic::Code;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::WorkloadSocket;
@@ -72,10 +71,7 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
         }
         Err(status) => return Err(refused(&status)),
     };
-    match arguments.output.output {
-        Format::Json => screen.json(&judgement),
-        Format::Text => screen.text(&text(&judgement)),
-    }
+    screen.answer(arguments.output, &judgement, text);
     Ok(if judgement.valid { Exit::Fine } else { Exit::No })
 }
 
@@ -103,11 +99,17 @@ fn object(claims: Struct) -> Map<String, Value> {
     claims.fields.into_iter().map(|(name, value)| (name, json(value))).collect()
 }
 
+/// A date is a whole number in a token; on the way here it became a float (SPEC: Workload API, `claims` is a `Struct`).
+#[allow(clippy::cast_possible_truncation, reason = "whole, and below 2^53")]
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 { (value as i64).into() } else { value.into() }
+}
+
 fn json(value: prost_types::Value) -> Value {
     match value.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
         Some(Kind::BoolValue(value)) => value.into(),
-        Some(Kind::NumberValue(value)) => value.into(),
+        Some(Kind::NumberValue(value)) => number(value),
         Some(Kind::StringValue(value)) => value.into(),
         Some(Kind::ListValue(list)) => list.values.into_iter().map(json).collect(),
         Some(Kind::StructValue(object_value)) => object(object_value).into(),

@@ -66,6 +66,7 @@ pub(in crate::endpoints) mod tests {
             peer: Credentials { pid, uid: 7, gid: 7 },
             level: Level::Full,
             evidence: EvidenceSet::default(),
+            entries: 0,
             considered: vec![],
             result: Outcome::Denied { why: "no_entry".to_owned(), detail: "no entry matches".to_owned() },
             nearest_miss: None,

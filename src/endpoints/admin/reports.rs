@@ -177,7 +177,9 @@ pub struct ExplainReport {
     pub level: Level,
     /// What was proven, and what was withheld and why.
     pub evidence: EvidenceSet,
-    /// The entries that were looked at, and what each lacked.
+    /// How many entries there are.
+    pub entries: usize,
+    /// Each with what it lacks, nearest first; the first 200.
     pub considered: Vec<Considered>,
     /// What came out.
     pub result: Outcome,

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::WorkloadSocket;
@@ -61,10 +60,7 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
         files.public(format!("{}.jwks.json", file_name(id)?), String::from_utf8_lossy(jwks).into_owned());
     }
     let paths = arguments.write.as_deref().map_or(Ok(Vec::new()), |folder| files.write(folder))?;
-    match arguments.output.output {
-        Format::Json => screen.json(&bundles),
-        Format::Text => screen.text(&(text(&bundles) + &written(&paths))),
-    }
+    screen.answer(arguments.output, &bundles, |bundles| text(bundles) + &written(&paths));
     Ok(Exit::Fine)
 }
 

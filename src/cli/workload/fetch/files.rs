@@ -75,12 +75,14 @@ impl FileSet {
     /// # Errors
     /// [`Failure`]; the files are what they were.
     pub(in crate::cli::workload::fetch) fn write(&self, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+        let is_there = folder.is_dir();
         self.replace(folder).map_err(|error| {
+            let folder = folder.display();
             let next = match error.kind() {
-                io::ErrorKind::NotFound => format!("mkdir -p -m 0755 {}", folder.display()),
-                _ => format!("ls -la {0}; df {0}; or name a directory of your own", folder.display()),
+                io::ErrorKind::NotFound if !is_there => format!("mkdir -p -m 0755 {folder}"),
+                _ => format!("ls -la {folder}; df {folder}; or name a directory of your own"),
             };
-            Failure::new(Exit::No, format!("cannot write to {}", folder.display()), error.to_string(), next)
+            Failure::new(Exit::No, format!("cannot write to {folder}"), error.to_string(), next)
         })?;
         Ok(self.files.iter().map(|file| folder.join(&file.name)).collect())
     }

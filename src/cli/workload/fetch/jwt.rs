@@ -10,19 +10,18 @@ use zeroize::Zeroizing;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::WorkloadSocket;
-use crate::cli::words::from_now;
-use crate::cli::words::now;
 use crate::cli::words::printable;
 use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::not_understood;
 use crate::cli::workload::fetch::ANSWER_TIME;
+use crate::cli::workload::fetch::ends;
 use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::written;
+use crate::cli::workload::fetch::titled;
 use crate::endpoints::workload_api::proto::Jwtsvid;
 use crate::endpoints::workload_api::proto::JwtsvidRequest;
 
@@ -61,7 +60,7 @@ struct Svid {
     #[serde(skip_serializing_if = "String::is_empty")]
     hint: String,
     audience: Vec<String>,
-    not_after: f64,
+    not_after: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
@@ -83,10 +82,7 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
     }
     let written = arguments.write.as_deref().map_or(Ok(Vec::new()), |folder| files.write(folder))?;
     let shown = Shown { svids, written };
-    match arguments.output.output {
-        Format::Json => screen.json(&shown),
-        Format::Text => screen.text(&text(&shown)),
-    }
+    screen.answer(arguments.output, &shown, text);
     Ok(Exit::Fine)
 }
 
@@ -107,7 +103,7 @@ fn shown(svid: &Jwtsvid, show_token: bool) -> Result<Svid, Failure> {
         spiffe_id: svid.spiffe_id.clone(),
         hint: svid.hint.clone(),
         audience,
-        not_after: claims["exp"].as_f64().unwrap_or_default(),
+        not_after: claims["exp"].as_i64().unwrap_or_default(),
         token: show_token.then(|| svid.svid.clone()),
     })
 }
@@ -115,9 +111,8 @@ fn shown(svid: &Jwtsvid, show_token: bool) -> Result<Svid, Failure> {
 fn text(shown: &Shown) -> String {
     let mut text = String::new();
     for svid in &shown.svids {
-        let hint = if svid.hint.is_empty() { String::new() } else { format!(" (hint {})", printable(&svid.hint)) };
-        let (audience, end) = (printable(&svid.audience.join(", ")), from_now(svid.not_after, now()));
-        text += &format!("{}{hint}\n  for    {audience}\n  ends   {end}\n", printable(&svid.spiffe_id));
+        let (audience, end) = (printable(&svid.audience.join(", ")), ends(svid.not_after));
+        text += &format!("{}\n  for    {audience}\n  ends   {end}\n", titled(&svid.spiffe_id, &svid.hint));
         if let Some(token) = &svid.token {
             text += &format!("{token}\n");
         }

@@ -10,22 +10,21 @@ use x509_parser::certificate::X509Certificate;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::cli::screen::Format;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::WorkloadSocket;
 use crate::cli::words::count;
-use crate::cli::words::from_now;
-use crate::cli::words::now;
 use crate::cli::words::printable;
 use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::certificates;
 use crate::cli::workload::client::not_understood;
 use crate::cli::workload::fetch::ANSWER_TIME;
+use crate::cli::workload::fetch::ends;
 use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::pem;
 use crate::cli::workload::fetch::files::written;
+use crate::cli::workload::fetch::titled;
 use crate::endpoints::workload_api::proto::X509svid;
 use crate::endpoints::workload_api::proto::X509svidRequest;
 use crate::endpoints::workload_api::proto::X509svidResponse;
@@ -82,10 +81,7 @@ pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut S
     if let Some(folder) = &arguments.write {
         shown.written = files(&response)?.write(folder)?;
     }
-    match arguments.output.output {
-        Format::Json => screen.json(&shown),
-        Format::Text => screen.text(&text(&shown)),
-    }
+    screen.answer(arguments.output, &shown, text);
     Ok(Exit::Fine)
 }
 
@@ -141,10 +137,8 @@ pub(in crate::cli::workload::fetch) fn pems(der: &[u8]) -> Result<Vec<String>, F
 fn text(shown: &Shown) -> String {
     let mut text = String::new();
     for svid in &shown.svids {
-        let hint = if svid.hint.is_empty() { String::new() } else { format!(" (hint {})", printable(&svid.hint)) };
-        #[allow(clippy::cast_precision_loss, reason = "a date in seconds is far below 2^52")]
-        let end = from_now(svid.not_after as f64, now());
-        text += &format!("{}{hint}\n  serial {}\n  ends   {end}\n", printable(&svid.spiffe_id), svid.serial);
+        let end = ends(svid.not_after);
+        text += &format!("{}\n  serial {}\n  ends   {end}\n", titled(&svid.spiffe_id, &svid.hint), svid.serial);
         if let Some(key) = &svid.private_key {
             text += &svid.certificates.concat();
             text += key;
