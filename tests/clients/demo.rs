@@ -2,22 +2,70 @@
 
 use std::fs;
 use std::fs::Permissions;
+use std::io::BufRead;
+use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// A directory for temporary files.
+fn place() -> TempDir {
+    let place = TempDir::with_prefix("bonafide-").unwrap();
+    // Under root the services run as other users, who must be able to pass.
+    fs::set_permissions(place.path(), Permissions::from_mode(0o711)).unwrap();
+    place
+}
+
+fn demo_in(place: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bonafide"));
+    command.arg("demo").env("TMPDIR", place).stdin(Stdio::null());
+    command
+}
+
+fn left_in(place: &TempDir) -> Vec<PathBuf> {
+    fs::read_dir(place.path()).unwrap().map(|file| file.unwrap().path()).collect()
+}
 
 /// Runs the demo, which must leave no file behind, however it ends.
 fn demo(flags: &[&str]) -> Output {
-    let folder = tempfile::TempDir::with_prefix("bonafide-").unwrap();
-    // Under root the services run as other users, who must be able to pass.
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bonafide"));
-    command.arg("demo").args(flags).env("TMPDIR", folder.path()).stdin(Stdio::null());
-    let output = command.output().unwrap();
-    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
-    assert!(left.is_empty(), "the demo left {left:?}");
+    let place = place();
+    let output = demo_in(place.path()).args(flags).output().unwrap();
+    assert_eq!(left_in(&place), <[PathBuf; 0]>::default(), "the demo left something");
     output
+}
+
+/// A demo whose services talk: its process and its story.
+fn begun_in(place: &TempDir) -> (Child, BufReader<ChildStdout>) {
+    let mut demo = demo_in(place.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut story = BufReader::new(demo.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("they talk mTLS") {
+        line.clear();
+        assert_ne!(story.read_line(&mut line).unwrap(), 0, "the demo ended");
+    }
+    (demo, story)
+}
+
+/// The processes that run from a place, or were told of it.
+fn processes_of(place: &TempDir) -> Vec<i32> {
+    let named = |pid: &i32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(&*place.path().to_string_lossy())
+    };
+    let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    numbers.filter(named).collect()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -50,4 +98,59 @@ fn the_demo_fails_when_nothing_rotates() {
     assert_eq!(output.status.code(), Some(1));
     let why = text(&output.stderr);
     assert!(why.contains("this did not happen: the server sees a new serial of the client"), "{why}");
+}
+
+#[test]
+fn nothing_outlives_a_demo_that_is_killed() {
+    let place = place();
+    let (mut demo, _story) = begun_in(&place);
+    assert!(processes_of(&place).len() >= 3, "the daemon and two services");
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let killed = Instant::now();
+    while !processes_of(&place).is_empty() || !left_in(&place).is_empty() {
+        assert!(killed.elapsed() < Duration::from_secs(10), "{:?} {:?}", processes_of(&place), left_in(&place));
+    }
+}
+
+#[test]
+fn what_a_demo_left_that_was_killed_with_its_daemon_is_removed_by_the_next() {
+    let place = place();
+    let (mut demo, _story) = begun_in(&place);
+    // So that it sees nothing of what happens to the others.
+    kill(Pid::from_raw(i32::try_from(demo.id()).unwrap()), Signal::SIGSTOP).unwrap();
+    for pid in processes_of(&place) {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let left = left_in(&place);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let strange = place.path().join("bonafide-demo-notone");
+    fs::write(&strange, "a file of somebody else").unwrap();
+    let output = demo_in(place.path()).arg("--impostor-has-entry").output().unwrap();
+    let story = text(&output.stdout);
+    assert!(story.contains(&format!("An earlier demo was killed; {} is removed now", left[0].display())), "{story}");
+    assert_eq!(left_in(&place), [strange]);
+}
+
+#[test]
+fn where_there_is_no_place_for_it_the_demo_says_so_and_leaves_nothing() {
+    let place = place();
+    let long = place.path().join("x".repeat(90));
+    fs::create_dir(&long).unwrap();
+    let open = place.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    for (folder, why) in [
+        (long, "at most 107 bytes"),
+        (open, "can be written by everybody"),
+        (place.path().join("nowhere"), "No such file or directory"),
+    ] {
+        let output = demo_in(&folder).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why) && said.contains("\n  next: TMPDIR="), "{said}");
+        assert!(fs::read_dir(&folder).into_iter().flatten().next().is_none(), "the demo left something");
+    }
 }

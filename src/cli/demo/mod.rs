@@ -1,9 +1,10 @@
 //! `bonafide demo`: a throw-away node, two services that talk mTLS while their SVIDs rotate, and an impostor. [`story`]
-//! tells it, [`node`] is the stage, and [`service`] is what runs in the services' own processes.
+//! tells it, on a [`node`] in a folder of its own, the [`stage`]; [`service`] is what runs in the services' own processes.
 
 mod node;
 mod seen;
 mod service;
+mod stage;
 mod story;
 mod tls;
 
@@ -31,10 +32,15 @@ pub struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     #[command(hide = true)]
+    Daemon(stage::Arguments),
+    #[command(hide = true)]
     Service(service::Arguments),
 }
 
 pub(in crate::cli) fn run(arguments: Arguments) -> ExitCode {
+    if let Some(Part::Daemon(arguments)) = &arguments.part {
+        return stage::run(arguments);
+    }
     let mut screen = Screen::of_process();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -43,7 +49,7 @@ pub(in crate::cli) fn run(arguments: Arguments) -> ExitCode {
     let answer = runtime.block_on(async {
         match arguments.part {
             Some(Part::Service(arguments)) => service::run(arguments).await,
-            None => tokio::select! {
+            _ => tokio::select! {
                 biased;
                 () = told_to_stop() => Err(failed("the demo was interrupted", "somebody told it to stop")),
                 told = story::tell(arguments.plan, &mut screen) => told,

@@ -1,4 +1,4 @@
-//! The stage: a folder of its own, a daemon in it, and copies of this program that play the services.
+//! The node: a daemon in a folder of its own, and copies of this program that play the services.
 
 use std::fs;
 use std::fs::Permissions;
@@ -24,6 +24,9 @@ use tokio::time::timeout;
 use crate::cli::demo::failed;
 use crate::cli::demo::service::Event;
 use crate::cli::demo::service::Role;
+use crate::cli::demo::stage::CONFIGURATION;
+use crate::cli::demo::stage::Folder;
+use crate::cli::demo::stage::no_room;
 use crate::cli::screen::Failure;
 
 /// The trust domain of the throw-away node.
@@ -49,6 +52,7 @@ pub(super) struct Node {
     program: PathBuf,
     events: mpsc::Sender<(Role, Event)>,
     first_user: Option<u32>,
+    abandoned: Vec<PathBuf>,
     // INVARIANT: last, because what runs in the folder is killed before the folder goes.
     folder: Folder,
 }
@@ -60,41 +64,37 @@ pub(super) struct Service {
     _input: Option<ChildStdin>,
 }
 
-/// A folder that is removed with everything in it.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _already_gone = fs::remove_dir_all(&self.0);
-    }
-}
-
 impl Node {
     /// Makes the folder and starts the daemon in it. What the services say arrives at the receiver.
     pub(super) async fn start(plan: Plan) -> Result<(Self, mpsc::Receiver<(Role, Event)>), Failure> {
-        let folder = new_folder().map_err(|error| failed("no folder can be made for the node", error))?;
+        let folder = Folder::new()?;
+        let abandoned = folder.remove_abandoned();
         let first_user = separate_users();
         if first_user.is_some() {
             // SECURITY: others may pass through it, not list it; the daemon keeps its keys in a folder that is 0700.
-            fs::set_permissions(&folder.0, Permissions::from_mode(0o711))
+            fs::set_permissions(folder.path(), Permissions::from_mode(0o711))
                 .map_err(|error| failed("the node's folder cannot be opened for the services", error))?;
         }
-        let config = folder.0.join("bonafide.toml");
         let program = std::env::current_exe().map_err(|error| failed("this program cannot find itself", error))?;
         for role in Role::ALL {
-            fs::copy(&program, folder.0.join(role.name()))
-                .map_err(|error| failed("this program cannot be copied", error))?;
+            fs::copy(&program, folder.path().join(role.name()))
+                .map_err(|error| no_room("this program cannot be copied", error))?;
         }
-        fs::write(&config, configuration(&folder.0, first_user, &plan))
-            .map_err(|error| failed("the configuration cannot be written", error))?;
-        let daemon = start_daemon(&program, &config, &folder.0).await?;
+        fs::write(folder.path().join(CONFIGURATION), configuration(folder.path(), first_user, &plan))
+            .map_err(|error| no_room("the configuration cannot be written", error))?;
+        let daemon = start_daemon(&program, folder.path()).await?;
         let (events, heard) = mpsc::channel(64);
-        Ok((Self { daemon, program, events, first_user, folder }, heard))
+        Ok((Self { daemon, program, events, first_user, abandoned, folder }, heard))
     }
 
     /// The node's folder.
     pub(super) fn folder(&self) -> &Path {
-        &self.folder.0
+        self.folder.path()
+    }
+
+    /// The folders of earlier demos that were removed, because nobody was left to do it.
+    pub(super) fn abandoned(&self) -> &[PathBuf] {
+        &self.abandoned
     }
 
     /// The user that plays `role`, where each has one of its own.
@@ -104,12 +104,12 @@ impl Node {
 
     /// Starts the copy of this program that plays `role`, with nothing in its environment but the socket's address.
     pub(super) fn play(&self, role: Role, arguments: &[&str]) -> Result<Service, Failure> {
-        let mut command = Command::new(self.folder.0.join(role.name()));
+        let mut command = Command::new(self.folder.path().join(role.name()));
         command
             .args(["demo", "service", role.name()])
             .args(arguments)
             .env_clear()
-            .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.folder.0.join("workload.sock").display()))
+            .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.folder.path().join("workload.sock").display()))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -117,10 +117,8 @@ impl Node {
         if let Some(user) = self.user(role) {
             command.uid(user).gid(user);
         }
-        let mut child = command.spawn().map_err(|error| Failure {
-            next: "set TMPDIR to a folder where programs may run".to_owned(),
-            ..failed(format!("the {} cannot be started", role.name()), error)
-        })?;
+        let mut child =
+            command.spawn().map_err(|error| no_room(format!("the {} cannot be started", role.name()), error))?;
         let service = Service { pid: child.id().unwrap_or_default(), _input: child.stdin.take() };
         tokio::spawn(listen(role, child, self.events.clone()));
         Ok(service)
@@ -131,7 +129,7 @@ impl Node {
         let answer = Command::new(&self.program)
             .args(arguments)
             .env_clear()
-            .env("BONAFIDE_ADMIN_SOCKET", self.folder.0.join("admin.sock"))
+            .env("BONAFIDE_ADMIN_SOCKET", self.folder.path().join("admin.sock"))
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
@@ -150,21 +148,14 @@ impl Node {
         let pid = self.daemon.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         let asked = pid.map(|pid| nix::sys::signal::kill(pid, Signal::SIGTERM));
         let ended = timeout(PATIENCE, self.daemon.wait()).await;
-        let log = fs::read_to_string(self.folder.0.join("daemon.log")).unwrap_or_default();
+        let log = fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default();
         match ended {
             Ok(Ok(status)) if status.success() => {}
             Ok(status) => return Err(failed("the daemon did not end well", format!("{asked:?}, {status:?}\n{log}"))),
             Err(_) => return Err(failed("the daemon did not stop when it was told to", log)),
         }
-        fs::remove_dir_all(&self.folder.0).map_err(|error| failed("the folder cannot be removed", error))
+        fs::remove_dir_all(self.folder.path()).map_err(|error| failed("the folder cannot be removed", error))
     }
-}
-
-/// A new folder below the directory for temporary files, for this user alone.
-fn new_folder() -> std::io::Result<Folder> {
-    // An entry by path wants the path without symlinks.
-    let parent = fs::canonicalize(std::env::temp_dir())?;
-    Ok(Folder(nix::unistd::mkdtemp(&parent.join("bonafide-demo-XXXXXX"))?))
 }
 
 /// The first of as many user ids as there are roles, none of them anybody's, where this process may become them.
@@ -203,15 +194,14 @@ fn path_selector(folder: &Path, role: Role) -> String {
 }
 
 /// Starts the daemon and waits until it says that it serves.
-async fn start_daemon(program: &Path, config: &Path, folder: &Path) -> Result<Child, Failure> {
+async fn start_daemon(program: &Path, folder: &Path) -> Result<Child, Failure> {
     let log = folder.join("daemon.log");
     let start = || -> std::io::Result<(UnixDatagram, Child)> {
         let ready = UnixDatagram::bind(folder.join("ready.sock"))?;
         let out = fs::File::create(&log)?;
         let daemon = Command::new(program)
-            .arg("run")
-            .arg("--config")
-            .arg(config)
+            .args(["demo", "daemon", "--demo", &std::process::id().to_string(), "--folder"])
+            .arg(folder)
             .env_clear()
             .env("NOTIFY_SOCKET", folder.join("ready.sock"))
             .stdin(Stdio::null())
@@ -221,7 +211,7 @@ async fn start_daemon(program: &Path, config: &Path, folder: &Path) -> Result<Ch
             .spawn()?;
         Ok((ready, daemon))
     };
-    let (ready, mut daemon) = start().map_err(|error| failed("the daemon cannot be started", error))?;
+    let (ready, mut daemon) = start().map_err(|error| no_room("the daemon cannot be started", error))?;
     let served = async {
         let mut message = [0; 256];
         loop {
@@ -234,12 +224,15 @@ async fn start_daemon(program: &Path, config: &Path, folder: &Path) -> Result<Ch
     };
     let outcome = tokio::select! {
         served = timeout(PATIENCE, served) => served.map_err(|_| "it was not ready in time".to_owned()),
-        status = daemon.wait() => Err(format!("it ended: {status:?}")),
+        status = daemon.wait() => Err(status.map_or_else(|error| error.to_string(), |status| status.to_string())),
     };
     match outcome {
         Ok(Ok(())) => Ok(daemon),
         Ok(Err(error)) => Err(failed("the daemon cannot be heard", error)),
-        Err(why) => Err(failed("the daemon did not start", why + "\n" + &fs::read_to_string(log).unwrap_or_default())),
+        Err(why) => {
+            let said = fs::read_to_string(log).unwrap_or_default();
+            Err(no_room("the daemon did not start", format!("{why}\n{}", said.trim_end())))
+        }
     }
 }
 

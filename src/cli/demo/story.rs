@@ -51,6 +51,9 @@ impl Story<'_> {
         let status = node.ask(&["status", "-o", "json"]).await?;
         let status: StatusReport =
             serde_json::from_str(&status).map_err(|error| failed("the node's status cannot be read", error))?;
+        for folder in node.abandoned() {
+            self.screen.text(&format!("An earlier demo was killed; {} is removed now\n", folder.display()));
+        }
         self.screen.text(&format!("A node of its own, in {}\n\n", node.folder().display()));
         let level = format!("{:?}", status.level).to_lowercase();
         self.line(&format!("the node serves {TRUST_DOMAIN}; this kernel's proof is \"{level}\""));
