@@ -2,19 +2,20 @@
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::AtFlags;
 use rustix::fs::Dir;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
-use rustix::fs::ResolveFlags;
 use rustix::process::Pid;
 use rustix::process::PidfdFlags;
 use rustix::process::getpid;
 use rustix::process::pidfd_open;
 
 use crate::attestation::host::cgroup::Cgroups;
+use crate::attestation::kernel::Patience;
 use crate::attestation::linux::Unfit;
 use crate::attestation::linux::files;
 use crate::attestation::linux::process::open_directory;
@@ -60,8 +61,7 @@ impl Hierarchy {
     /// whether we are in the cgroup namespace of PID 1.
     pub(super) fn open(proc: &OwnedFd, root: &OwnedFd, shares_cgroups: bool) -> Result<Self, Unfit> {
         let unified = ["sys/fs/cgroup", "sys/fs/cgroup/unified"].into_iter().find_map(|path| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let mount = rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+            let mount = files::resolve(root, Path::new(path), Patience::Any).ok()?;
             (rustix::fs::fstatfs(&mount).ok()?.f_type == CGROUP2).then_some(mount)
         });
         let anchor = match &unified {

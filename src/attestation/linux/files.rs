@@ -1,15 +1,60 @@
-//! Reading files and telling them apart, without asking a file system that may not answer.
+//! Finding files, reading them and telling them apart, without asking a file system that may not answer unless there is
+//! time.
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::Component;
+use std::path::Path;
 
 use rustix::fs::AtFlags;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
 use rustix::fs::Statx;
 use rustix::fs::StatxFlags;
 use rustix::io::Errno;
 
 use crate::attestation::host::MAX_FILE;
 use crate::attestation::kernel::FileIdentity;
+use crate::attestation::kernel::Patience;
+
+/// A handle on what lies at `below` when `root` is `/`, and no name on the way is a symlink.
+///
+/// `openat2(2)` does it in one step and without waiting. A filter on system calls cannot look into its arguments, so that
+/// many take it away whole (`RestrictSUIDSGID=` of systemd, the profiles of older container runtimes): then it is gone
+/// name by name, which may take as long as the slowest file system on the way.
+///
+/// # Errors
+/// `EAGAIN`: not without patience. Else whatever the kernel says.
+pub(super) fn resolve(root: &OwnedFd, below: &Path, patience: Patience) -> Result<OwnedFd, Errno> {
+    let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    if patience == Patience::None {
+        // SECURITY: a path can lead into a file system that its owner answers for, and never answers.
+        resolve |= ResolveFlags::CACHED;
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat2(root, below, flags, Mode::empty(), resolve) {
+        // RESOLVE_CACHED is not known below Linux 5.12.
+        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) if patience == Patience::None => Err(Errno::AGAIN),
+        Err(Errno::NOSYS | Errno::PERM) => walk(root, below),
+        resolved => resolved,
+    }
+}
+
+/// SECURITY: `O_NOFOLLOW` with `O_PATH` opens a symlink itself, and nothing lies below a symlink: on the way it is
+/// `ENOTDIR`, and at the end it is a file that nobody runs. There is no `..` on the way, so none leads out of `root`.
+fn walk(root: &OwnedFd, below: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut at = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
+    let mut names = below.components().peekable();
+    while let Some(name) = names.next() {
+        let Component::Normal(name) = name else { return Err(Errno::INVAL) };
+        let on_the_way = if names.peek().is_some() { OFlags::DIRECTORY } else { OFlags::empty() };
+        at = rustix::fs::openat(&at, name, flags | on_the_way, Mode::empty())?;
+    }
+    Ok(at)
+}
 
 /// The file behind an open descriptor.
 pub(super) fn identity(file: impl AsFd) -> Result<FileIdentity, Errno> {
@@ -63,4 +108,32 @@ pub(super) fn read_whole(file: &File) -> Result<Vec<u8>, Errno> {
     }
     text.truncate(filled);
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn name_by_name_a_path_leads_where_one_step_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        fs::write(folder.path().join("a/b/file"), "x").unwrap();
+        symlink("b", folder.path().join("a/link")).unwrap();
+        symlink("b/file", folder.path().join("a/last")).unwrap();
+        symlink("/proc/self/exe", folder.path().join("magic")).unwrap();
+        let root: OwnedFd = File::open(folder.path()).unwrap().into();
+        for path in ["a/b/file", "a/b", "a/link/file", "a/last", "magic", "a/none", "a/b/file/x", "a/../a/b", "../x"] {
+            let [one, many] = [resolve(&root, path.as_ref(), Patience::Any), walk(&root, path.as_ref())];
+            match (one, many) {
+                (Ok(one), Ok(many)) => assert_eq!(identity(one).unwrap(), identity(many).unwrap(), "{path}"),
+                (Err(_), Err(_)) => assert!(!path.starts_with("a/b/f") || path.ends_with('x'), "{path}"),
+                (one, Err(Errno::INVAL)) => assert!(path.contains(".."), "{path}: {one:?}"),
+                differ => panic!("{path}: {differ:?}"),
+            }
+        }
+    }
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
-use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 
 pub use process::LinuxProcess;
@@ -96,19 +95,12 @@ impl Host for Linux {
 
     fn file_at(&self, path: &Path, patience: Patience) -> Result<AtPath, Undecided> {
         let Ok(below) = path.strip_prefix("/") else { return Ok(AtPath::Nothing) };
-        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        if patience == Patience::None {
-            // SECURITY: a path can lead into a file system that its owner answers for, and never answers.
-            resolve |= ResolveFlags::CACHED;
-        }
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat2(&self.root, below, flags, Mode::empty(), resolve) {
+        match files::resolve(&self.root, below, patience) {
             Ok(file) => match files::identity(&file) {
                 Ok(identity) => Ok(AtPath::File(identity)),
                 Err(errno) => Err(Undecided::from_errno(errno.raw_os_error()).unwrap_or(Undecided::Kernel)),
             },
-            // RESOLVE_CACHED answers EAGAIN when it would have to wait, and EINVAL below Linux 5.12.
-            Err(Errno::AGAIN | Errno::INVAL) if patience == Patience::None => Err(Undecided::TimedOut),
+            Err(Errno::AGAIN) if patience == Patience::None => Err(Undecided::TimedOut),
             Err(Errno::MFILE | Errno::NFILE) => Err(Undecided::OutOfDescriptors),
             Err(Errno::NOMEM) => Err(Undecided::OutOfMemory),
             // A disk that fails says nothing about the caller.

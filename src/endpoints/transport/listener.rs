@@ -14,7 +14,6 @@ use rustix::fs::AtFlags;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
-use rustix::fs::ResolveFlags;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
@@ -244,13 +243,8 @@ fn open_parents(path: &Path) -> Result<OwnedFd, NotBound> {
 }
 
 fn open_directory(above: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(
-        above,
-        name,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-    )
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(above, name, flags, Mode::empty())
 }
 
 fn make_directory(above: &OwnedFd, name: &OsStr) -> Result<(), Errno> {

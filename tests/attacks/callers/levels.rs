@@ -14,7 +14,7 @@ use crate::process_identity::CHILD;
 use crate::process_identity::DROP;
 use crate::process_identity::swap;
 
-const OLDER_KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/older_kernel.py");
+pub(crate) const OLDER_KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/older_kernel.py");
 pub(crate) const OLDER: [&str; 2] = ["pinned", "reduced"];
 
 /// A node on a kernel of this level. `None` where this cannot be tested, which is said.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::daemon::Daemon;
+use crate::levels::OLDER_KERNEL;
 use crate::node::HONEST;
 use crate::node::Node;
 use crate::node::PYTHON;
@@ -21,9 +22,10 @@ fn after(prepare: &str) -> [String; 6] {
     ["unshare", "-m", "sh", "-c", &format!("{prepare} \"$@\""), "sh"].map(str::to_owned)
 }
 
-/// The launcher gives the daemon its folder, a user of its own, and the capabilities of the shipped unit.
+/// The launcher gives the daemon its folder, a user of its own, the capabilities of the shipped unit, and takes away what
+/// `RestrictSUIDSGID=` does.
 #[test]
-fn the_user_and_the_capabilities_of_the_unit_are_enough_for_every_fact() {
+fn what_the_unit_leaves_the_daemon_is_enough_for_every_fact() {
     const AS_THE_UNIT: &str = "for file do :; done; folder=${file%/*}; cp \"$1\" \"$folder/bonafide\"; shift
         chown -R 41999:41999 \"$folder\"
         exec setpriv --reuid 41999 --regid 41999 --clear-groups --no-new-privs \\
@@ -31,8 +33,8 @@ fn the_user_and_the_capabilities_of_the_unit_are_enough_for_every_fact() {
     let unit = include_str!("../../../systemd/bonafide.service");
     let ambient = unit.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=CAP_")).unwrap();
     let capabilities = ambient.to_lowercase().replace(" cap_", ",+");
-    let launcher = ["sh", "-c", AS_THE_UNIT, &format!("+{capabilities}")];
-    let Some(node) = Node::start_behind("the_user_and_the_capabilities_of_the_unit", &launcher, "") else { return };
+    let launcher = [PYTHON, OLDER_KERNEL, "without-openat2", "sh", "-c", AS_THE_UNIT, &format!("+{capabilities}")];
+    let Some(node) = Node::start_behind("what_the_unit_leaves_the_daemon", &launcher, "") else { return };
     for (program, uid) in [(Path::new(PYTHON), 41000), (&node.trusted, 41001), (&node.trusted, 41004)] {
         assert_eq!(node.honest_gets(program, uid), "identity", "{uid}");
         assert_eq!(node.honest_gets(program, 41002), "nothing");
