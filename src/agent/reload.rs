@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use tokio::sync::Mutex;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::config;
@@ -35,6 +37,10 @@ use crate::time::Clock;
 
 /// The reason on the readiness board while the files are not what is in force.
 const REASON: &str = "configuration";
+
+/// How often files that were refused are read again: what stood in their way may be no file, but the mode of a directory,
+/// or that no descriptor was left.
+const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a configuration is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,10 +161,12 @@ impl Reloader {
         let mut files = FileWatch::new(self.watched());
         loop {
             if !self.missed_a_change().await {
+                let refused = self.in_force().state == ReloadState::LastGood;
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
                     _ = files.changed() => {}
+                    () = sleep(READ_AGAIN), if refused => continue,
                 }
             }
             self.reload(Cause::SeenOnDisk).await;

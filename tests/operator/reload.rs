@@ -62,6 +62,18 @@ fn a_bad_file_in_a_folder_that_is_newly_included_takes_effect_once_it_is_mended(
 }
 
 #[test]
+fn files_that_were_refused_for_their_directory_are_taken_up_once_it_is_narrowed() {
+    let daemon = Daemon::start(&entry_for_us());
+    let mode = |bits| fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(bits)).unwrap();
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    mode(0o777);
+    fs::write(daemon.configuration(), text + &nobody()).unwrap();
+    comes_to(&daemon, "last_good", 1);
+    mode(0o700);
+    comes_to(&daemon, "current", 2);
+}
+
+#[test]
 fn what_needs_a_restart_is_refused_whole_and_says_so() {
     let daemon = Daemon::start(&entry_for_us());
     let good = fs::read_to_string(daemon.configuration()).unwrap();

@@ -31,14 +31,11 @@ pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
             }
             news.push(NotifyState::Status(if ready { "serving" } else { &why }));
         }
-        if ready && !served {
-            news.push(NotifyState::Ready);
-        }
-        served |= ready;
         if !served {
-            news.push(NotifyState::ExtendTimeoutUsec(MORE_TIME));
+            news.push(if ready { NotifyState::Ready } else { NotifyState::ExtendTimeoutUsec(MORE_TIME) });
         }
-        tell_systemd(&news);
+        // Without a descriptor for it, it is told again.
+        served |= tell_systemd(&news) && ready;
         told = Some(why);
         let patience = if served { Duration::MAX } else { ASK_AGAIN };
         let _changed_or_asked_again = timeout(patience, reasons.changed()).await;
@@ -51,11 +48,8 @@ fn in_the_way(reasons: &[Reason]) -> String {
     in_the_way.map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// Without systemd there is nobody to tell.
-pub(in crate::agent) fn tell_systemd(what: &[NotifyState<'_>]) {
-    if !what.is_empty()
-        && let Err(why) = sd_notify::notify(what)
-    {
-        tracing::warn!(%why, "systemd could not be told");
-    }
+/// Whether it was told; without systemd there is nobody to tell.
+pub(in crate::agent) fn tell_systemd(what: &[NotifyState<'_>]) -> bool {
+    let told = if what.is_empty() { Ok(()) } else { sd_notify::notify(what) };
+    told.inspect_err(|why| tracing::warn!(%why, "systemd could not be told")).is_ok()
 }
