@@ -9,6 +9,8 @@ mod fuzz_targets;
 #[path = "support/kernel.rs"]
 mod kernel;
 
+#[path = "faults/bad_input.rs"]
+mod bad_input;
 #[path = "faults/configuration.rs"]
 mod configuration;
 #[path = "faults/corpus.rs"]

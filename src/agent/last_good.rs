@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
+use crate::agent::config::files;
 use crate::agent::config::sections::authority;
 use crate::durable::DataDir;
 use crate::durable::Name;
@@ -16,7 +17,7 @@ use crate::durable::Name;
 /// name, or the default. Nothing is ever made there on this word alone.
 #[must_use]
 pub fn data_dir_of(main: &Path) -> PathBuf {
-    let text = std::fs::read_to_string(main).unwrap_or_default();
+    let text = files::read_untrusted(main);
     let (table, _) = DeTable::parse_recoverable(&text);
     let authority = table.get_ref().get("authority").and_then(|value| value.get_ref().as_table());
     let named = authority.and_then(|table| table.get("data_dir")).map(|value| value.get_ref());

@@ -190,7 +190,12 @@ fn only_what_a_running_daemon_cannot_change_needs_a_restart() {
     assert_eq!(old.restart_needed(&with("168h", "100h")), ["authority"]);
     assert_eq!(old.restart_needed(&with("workload.sock", "w.sock")), ["workload_api"]);
     assert_eq!(old.restart_needed(&with("admin.sock", "a.sock")), ["admin"]);
+    assert_eq!(old.restart_needed(&with("idle = \"2m\"", "idle = \"3m\"")), ["limits"]);
+    assert_eq!(old.restart_needed(&with("8090", "8091")), ["health"]);
+    assert_eq!(old.restart_needed(&with("metrics.sock", "m.sock")), ["metrics"]);
+    assert_eq!(old.restart_needed(&with("level = \"debug\"", "level = \"info\"")), ["log"]);
     assert!(old.restart_needed(&with("x509_ttl = \"30m\"", "x509_ttl = \"20m\"")).is_empty());
+    assert!(old.restart_needed(&with("minimum = \"pinned\"", "minimum = \"full\"")).is_empty());
 }
 
 /// A directory that only its owner may write, with a main file that says `text`.
@@ -237,14 +242,20 @@ fn an_include_without_a_match_is_none_and_a_named_file_must_be_there() {
     let (folder, main) = folder(MAIN);
     assert_eq!(loaded(&folder, &main), "accepted");
     fs::write(&main, "include = [\"more.toml\"]\ntrust_domain = \"example.org\"\n").unwrap();
-    assert_eq!(loaded(&folder, &main), "more.toml: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        loaded(&folder, &main),
+        "more.toml: cannot be read: No such file or directory (os error 2); write it, or give the name of one that is there"
+    );
 }
 
 #[test]
 fn a_missing_configuration_is_named() {
     let (folder, main) = folder(MAIN);
     fs::remove_file(&main).unwrap();
-    assert_eq!(loaded(&folder, &main), "bonafide.toml: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        loaded(&folder, &main),
+        "bonafide.toml: cannot be read: No such file or directory (os error 2); write it, or give the name of one that is there"
+    );
 }
 
 #[test]
@@ -306,10 +317,10 @@ fn what_is_no_file_is_refused_at_once() {
     let (folder, main) = folder(MAIN);
     fs::remove_file(&main).unwrap();
     nix::unistd::mkfifo(&main, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert_eq!(loaded(&folder, &main), "bonafide.toml: is not a regular file");
+    assert_eq!(loaded(&folder, &main), "bonafide.toml: is not a regular file; put one in its place");
     fs::remove_file(&main).unwrap();
     fs::create_dir(&main).unwrap();
-    assert_eq!(loaded(&folder, &main), "bonafide.toml: is not a regular file");
+    assert_eq!(loaded(&folder, &main), "bonafide.toml: is not a regular file; put one in its place");
 }
 
 #[test]

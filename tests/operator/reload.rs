@@ -82,6 +82,8 @@ fn what_needs_a_restart_is_refused_whole_and_says_so() {
         ("admin.sock", "a.sock", "admin"),
         ("workload.sock", "w.sock", "workload_api"),
         ("ca_ttl = \"1h\"", "ca_ttl = \"2h\"", "authority"),
+        ("[svid]", "[log]\nlevel = \"debug\"\n[svid]", "log"),
+        ("[svid]", "[limits]\nidle = \"1m\"\n[svid]", "limits"),
     ] {
         fs::write(daemon.configuration(), good.replace(from, to) + &nobody()).unwrap();
         let reload = daemon.ask(&["reload", "-o", "json"]);

@@ -84,18 +84,34 @@ impl Reading {
     }
 }
 
+/// The beginning of the main file, as far as a configuration may reach, whoever may have written it; empty where there is
+/// none to be read.
+pub(in crate::agent) fn read_untrusted(main: &Path) -> String {
+    let read = open(main).and_then(|file| {
+        let mut bytes = Vec::new();
+        if file.metadata()?.is_file() {
+            file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
+    });
+    String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()
+}
+
+/// Without `O_NONBLOCK` a FIFO in the file's place would hold up the daemon.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
 fn read_one(path: &Path, left: &mut u64) -> Result<String, String> {
     trust_folders(path)?;
-    // Without O_NONBLOCK a FIFO in this place would hold up the daemon.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = file.map_err(|error| format!("cannot be read: {error}"))?;
+    let file = open(path).map_err(|error| unreadable(&error))?;
     // SECURITY: what is judged is the open file, not the name, which could mean another file by now.
-    let metadata = file.metadata().map_err(|error| format!("cannot be read: {error}"))?;
+    let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     if !metadata.is_file() {
-        return Err("is not a regular file".to_owned());
+        return Err("is not a regular file; put one in its place".to_owned());
     }
     trust(&metadata, "")?;
-    let bytes = read_at_most(file, *left).map_err(|error| format!("cannot be read: {error}"))?;
+    let bytes = read_at_most(file, *left).map_err(|error| unreadable(&error))?;
     let bytes = bytes
         .ok_or_else(|| format!("the configuration has more than {} MiB in all; make it shorter", MAX_BYTES >> 20))?;
     *left -= bytes.len() as u64;
@@ -106,6 +122,15 @@ fn read_one(path: &Path, left: &mut u64) -> Result<String, String> {
     })
 }
 
+fn unreadable(error: &io::Error) -> String {
+    let fix = match error.kind() {
+        io::ErrorKind::NotFound => "; write it, or give the name of one that is there",
+        io::ErrorKind::PermissionDenied => "; let the user who runs this read it",
+        _ => "",
+    };
+    format!("cannot be read: {error}{fix}")
+}
+
 fn read_at_most(file: File, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
@@ -114,9 +139,9 @@ fn read_at_most(file: File, most: u64) -> io::Result<Option<Vec<u8>>> {
 
 /// SECURITY: who may rename any directory on the way to the file can put another file in its place.
 fn trust_folders(path: &Path) -> Result<(), String> {
-    let folder = std::path::absolute(folder_of(path)).map_err(|error| format!("cannot be read: {error}"))?;
+    let folder = std::path::absolute(folder_of(path)).map_err(|error| unreadable(&error))?;
     for (above, directory) in folder.ancestors().enumerate() {
-        let metadata = fs::metadata(directory).map_err(|error| format!("cannot be read: {error}"))?;
+        let metadata = fs::metadata(directory).map_err(|error| unreadable(&error))?;
         let name = if above == 0 { "its directory ".to_owned() } else { format!("{} above it ", directory.display()) };
         trust(&metadata, &name)?;
     }

@@ -17,7 +17,8 @@ pub(in crate::agent::config) fn parse<'a>(file: &File<'a>, findings: &mut Findin
     let (table, errors) = DeTable::parse_recoverable(file.text);
     for error in &errors {
         let at = error.span().map_or(0, |span| span.start);
-        findings.problem(file.problem(at, format!("this is not TOML: {}", error.message())));
+        let fix = if error.message() == "duplicate key" { "; keep one of them" } else { "" };
+        findings.problem(file.problem(at, format!("this is not TOML: {}{fix}", error.message())));
     }
     errors.is_empty().then(|| table.into_inner())
 }

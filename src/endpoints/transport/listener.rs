@@ -86,7 +86,7 @@ pub enum NotBound {
         path: PathBuf,
     },
     /// The kernel refused a step.
-    #[error("could not {step} {path:?}: {source}")]
+    #[error("could not {step} {path:?}: {source}; let the daemon's user write there, or give another socket")]
     Kernel {
         /// Which step.
         step: &'static str,

@@ -1,0 +1,172 @@
+//! Bad input to the shipped daemon: where it is wrong, what is wrong and what to do are said, and nothing is lost.
+
+use std::fs;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+
+use rustix::process::geteuid;
+use tempfile::TempDir;
+
+use crate::daemon::Daemon;
+
+const ENTRY: &str = "[[workload]]\nid = \"/us\"\nselectors = [\"unix:uid:UID\", \"host:true\"]\n";
+
+fn entry() -> String {
+    ENTRY.replace("UID", &geteuid().as_raw().to_string())
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// What it said, on one line.
+fn said(output: &Output) -> String {
+    let said = String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).unwrap();
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Starts a daemon that must not serve.
+fn run(configuration: &Path) -> Output {
+    let words = ["20", env!("CARGO_BIN_EXE_bonafide"), "run", "--config"];
+    Command::new("timeout").args(words).arg(configuration).output().unwrap()
+}
+
+/// The configuration of a daemon, once it serves, and a copy of it for a first start in other places.
+fn copied(daemon: &Daemon, from: &str, to: &str) -> PathBuf {
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    assert!(text.contains(from));
+    let copy = daemon.folder().join("copy.toml");
+    fs::write(&copy, text.replace("/data\"", "/fresh\"").replace(from, to)).unwrap();
+    copy
+}
+
+/// Texts that take the place of a good one, and what is said about each: where, what, and what to do.
+fn bad_texts(good: &str) -> Vec<(String, &'static str)> {
+    let with = |from: &str, to: &str| good.replace(from, to);
+    let more = |text: &str| format!("{good}{text}");
+    let until = |end: &str| good.split(end).next().unwrap().to_owned();
+    vec![
+        (until("ors ="), ":15:7: this is not TOML: key with no value, expected `=`"),
+        (more(&"# padding\n".repeat(900_000)), ": the configuration has more than 8 MiB in all; make it shorter"),
+        (more(&format!("a = {}", "[".repeat(10_000))), ":16:37: brackets nest deeper than 32; write it flat"),
+        (with("ca_ttl", "data_dir = \"/x\"\nca_ttl"), ":9:1: this is not TOML: duplicate key; keep one of them"),
+        (with("ca_ttl", "ca_tll"), ":9:1: unknown key \"ca_tll\" in [authority]; did you mean \"ca_ttl\"?"),
+        (
+            with("/us", "/u s"),
+            ":14:9: id is \"/u s\": the path has ' ' at byte 2; only a-z A-Z 0-9 . - _ and / are allowed",
+        ),
+        (with("host:true", "unix:uid:x"), "selector \"unix:uid:x\" wants a number from 0 to 4294967294"),
+        (with("host:true", "unix:pid:1"), "has the unknown kind \"unix:pid\"; did you mean \"unix:gid\"?"),
+        (until("selectors"), ":13:1: an entry without selectors would match every process; add selectors = "),
+        (
+            with("unix:uid:", "unix:path:/x"),
+            ":15:1: entry \"/us\" has no selector that tells it from other processes of this node; add",
+        ),
+        (
+            with("ttl = \"10s\"\nj", "ttl = \"2h\"\nj"),
+            "and ca_ttl is \"1h\"; write at most \"30m\", or a longer ca_ttl",
+        ),
+        (with("ttl = \"10s\"\nj", "ttl = \"9s\"\nj"), ":11:12: x509_ttl is \"9s\"; the shortest SVID lives 10s"),
+        (with("host:true", "unix:user:x-nobody"), "there is no user \"x-nobody\" on this machine; create it, or write"),
+        (with("\"embedded\"", "\"spire\""), ":7:8: kind is \"spire\", which this version does not have yet; write"),
+        (more("[node.aws]\n"), ":16:2: cloud evidence, [node.*], is not in this version yet; remove it"),
+    ]
+}
+
+/// Asks everyone who reads configurations: nobody takes it, each says why, and the daemon serves what it served.
+fn is_refused_everywhere(daemon: &Daemon, expected: &str) {
+    let file = daemon.configuration();
+    let checked = daemon.ask(&["config", "check", file.to_str().unwrap()]);
+    let reloaded = daemon.ask(&["reload"]);
+    let started = fs::read_to_string(&file).map(|text| {
+        let copy = daemon.folder().join("copy.toml");
+        fs::write(&copy, text.replace("/data\"", "/fresh\"")).unwrap();
+        fs::set_permissions(&copy, fs::metadata(&file).unwrap().permissions()).unwrap();
+        run(&copy)
+    });
+    for output in [checked, reloaded, started.unwrap_or_else(|_| run(&file))] {
+        let said = said(&output);
+        assert_eq!(code(&output), 2, "{expected}: {said}");
+        assert!(said.contains(expected), "{expected:?} is not in {said}");
+    }
+    assert!(!daemon.folder().join("fresh").exists(), "something was made");
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0, "{expected}: an identity was lost");
+}
+
+#[test]
+fn every_bad_configuration_is_refused_by_check_reload_and_run_and_costs_nobody_an_identity() {
+    let daemon = Daemon::start(&entry());
+    let file = daemon.configuration();
+    let good = fs::read_to_string(&file).unwrap();
+    for (text, expected) in bad_texts(&good) {
+        assert_ne!(text, good, "{expected}");
+        fs::write(&file, text).unwrap();
+        is_refused_everywhere(&daemon, expected);
+    }
+    fs::write(&file, &good).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    is_refused_everywhere(&daemon, "can be written by everybody (mode 0666): chmod o-w");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    is_refused_everywhere(&daemon, "is not a regular file; put one in its place");
+    fs::remove_dir(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let waits_for_nobody = run(&file);
+    assert_eq!(code(&waits_for_nobody), 2, "{waits_for_nobody:?}");
+    fs::remove_file(&file).unwrap();
+    is_refused_everywhere(&daemon, "cannot be read: No such file or directory (os error 2); write it, or give");
+    fs::write(&file, good).unwrap();
+    assert_eq!((code(&daemon.ask(&["reload"])), code(&daemon.ask(&["status"]))), (0, 0));
+}
+
+#[test]
+fn a_configuration_that_its_reader_may_not_read_says_so() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: a_configuration_that_its_reader_may_not_read_says_so: only root can become other users");
+        return;
+    }
+    let folder = TempDir::with_prefix("bonafide-").unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let (program, file) = (folder.path().join("bonafide"), folder.path().join("bonafide.toml"));
+    fs::copy(env!("CARGO_BIN_EXE_bonafide"), &program).unwrap();
+    fs::write(&file, "trust_domain = \"example.org\"\n").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    for command in [&["config", "check"][..], &["run", "--config"]] {
+        let stranger = ["--reuid=41000", "--regid=41000", "--clear-groups"];
+        let output = Command::new("setpriv").args(stranger).arg(&program).args(command).arg(&file).output().unwrap();
+        let said = said(&output);
+        assert_eq!(code(&output), 2, "{said}");
+        assert!(said.contains("Permission denied (os error 13); let the user who runs this read it"), "{said}");
+    }
+}
+
+#[test]
+fn a_socket_in_a_place_that_others_could_take_or_have_taken_is_refused_and_nothing_there_is_touched() {
+    let daemon = Daemon::start(&entry());
+    let at = |name: &str| daemon.folder().join(name);
+    fs::create_dir(at("real")).unwrap();
+    symlink(at("real"), at("link")).unwrap();
+    fs::create_dir(at("wide")).unwrap();
+    fs::set_permissions(at("wide"), Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(at("taken")).unwrap();
+    fs::write(at("taken/workload.sock"), "a file of somebody else").unwrap();
+    for (place, exit, expected) in [
+        ("link", 2, "link\" is a symlink or no directory; name the directory itself"),
+        ("wide", 2, "wide\" can be written by others (mode 0777), who could replace the socket; run: chmod go-w"),
+        ("taken", 2, "taken/workload.sock\" is there and is not the daemon's own socket; remove it if nobody needs it"),
+        ("run/agent", 1, "run/agent/workload.sock\"; stop it, or give this one another socket"),
+    ] {
+        let output = run(&copied(&daemon, "run/agent/", &format!("{place}/")));
+        let said = said(&output);
+        assert_eq!(code(&output), exit, "{place}: {said}");
+        assert!(said.contains(expected), "{expected:?} is not in {said}");
+        assert!(!at(place).join("admin.sock").exists() || place == "run/agent", "{place}: a socket was left");
+    }
+    assert_eq!(fs::read_to_string(at("taken/workload.sock")).unwrap(), "a file of somebody else");
+    assert_eq!((code(&daemon.ask(&["status"])), code(&daemon.ask(&["fetch", "x509"]))), (0, 0));
+}
