@@ -12,6 +12,8 @@ mod http2;
 mod configuration;
 #[path = "attacks/callers/executables.rs"]
 mod executables;
+#[path = "attacks/callers/file_systems.rs"]
+mod file_systems;
 #[path = "attacks/floods.rs"]
 mod floods;
 #[path = "attacks/callers/levels.rs"]

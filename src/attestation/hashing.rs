@@ -78,6 +78,9 @@ impl Hashing {
         directory: Arc<dyn ProcDirectory>,
     ) -> Result<Digest, Unanswered> {
         let uid = caller.uid;
+        if let Some(because) = facts::hash_withheld_by_looks(uid, running) {
+            return Ok(Err(because));
+        }
         let remembered = |digest: Option<[u8; 32]>| digest.filter(|_| facts::hash_is_stable(uid, running)).map(Ok);
         if let Some(digest) = remembered(self.remembered(running)) {
             return Ok(digest);
@@ -222,4 +225,199 @@ fn sha256(mut file: File, still_wanted: &dyn Fn() -> bool) -> std::io::Result<[u
         context.update(buffer.get(..read).unwrap_or_default());
     }
     Err(std::io::ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt as _;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::attestation::kernel::Executable;
+    use crate::attestation::kernel::Namespace;
+    use crate::attestation::kernel::ProcFile;
+
+    const ONE: CallerKey = CallerKey { uid: 1000, cgroup: 7 };
+    const OTHER: CallerKey = CallerKey { uid: 1001, cgroup: 7 };
+    const EXT4: i64 = 0xEF53;
+
+    /// A program of root's on a local file system, which may hang until it is let go.
+    struct Program {
+        identity: FileIdentity,
+        asked: Arc<Notify>,
+        hangs: Option<Mutex<mpsc::Receiver<()>>>,
+    }
+
+    impl Program {
+        fn new(inode: u64, size: u64) -> Self {
+            let device = libc::makedev(8, 1);
+            let identity =
+                FileIdentity { device, inode, size, ctime: 1, mtime: 1, links: 1, uid: 0, gid: 0, mode: 0o100_755 };
+            Self { identity, asked: Arc::default(), hangs: None }
+        }
+
+        /// One whose file system does not answer before the sender is dropped.
+        fn hanging(inode: u64) -> (Self, mpsc::Sender<()>) {
+            let (let_go, hangs) = mpsc::channel();
+            (Self { hangs: Some(Mutex::new(hangs)), ..Self::new(inode, 4) }, let_go)
+        }
+    }
+
+    impl ProcDirectory for Program {
+        fn read(&self, _: ProcFile) -> Result<Vec<u8>, Unanswered> {
+            Err(Unanswered::Absent)
+        }
+
+        fn namespace(&self, _: Namespace) -> Result<u64, Unanswered> {
+            Err(Unanswered::Absent)
+        }
+
+        fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered> {
+            Ok((self.identity, PathBuf::new()))
+        }
+
+        fn executable_file_system(&self) -> Result<i64, Unanswered> {
+            self.asked.notify_one();
+            if let Some(hangs) = &self.hangs {
+                let _let_go = hangs.lock().unwrap().recv();
+            }
+            Ok(EXT4)
+        }
+
+        fn open_executable(&self) -> Result<Executable, Unanswered> {
+            Ok(Executable { file: File::open("/dev/null").unwrap(), identity: self.identity })
+        }
+    }
+
+    async fn digest(hashing: &Hashing, caller: CallerKey, program: Program) -> Result<Digest, Unanswered> {
+        let running = program.identity;
+        hashing.digest(caller, &running, Arc::new(program)).await
+    }
+
+    /// What comes of this when the time limit passes after something else.
+    async fn beyond_the_limit<T>(after: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
+        let pass = async {
+            after.await;
+            tokio::time::advance(LIMIT + Duration::from_millis(1)).await;
+            threads_have_run().await;
+        };
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = pass => panic!("it goes on waiting"),
+        }
+    }
+
+    /// Returns when whatever could begin on a thread has had its chance.
+    async fn threads_have_run() {
+        for _ in 0..20 {
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+        }
+    }
+
+    fn undecided(why: Undecided) -> Result<Digest, Unanswered> {
+        Err(Unanswered::Undecided(why))
+    }
+
+    #[test]
+    fn bytes_beyond_the_size_limit_are_not_read_however_small_the_file_looked() {
+        let reads = std::cell::Cell::new(0_u64);
+        let at_most_twice_the_limit = || {
+            reads.set(reads.get() + 1);
+            reads.get() * 128 * 1024 < 2 * facts::MAX_HASHED
+        };
+        let endless = File::open("/dev/zero").unwrap();
+        let error = sha256(endless, &at_most_twice_the_limit).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_file_that_nobody_waits_for_any_more_is_read_no_further() {
+        let endless = File::open("/dev/zero").unwrap();
+        assert_eq!(sha256(endless, &|| false).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_prove_nothing_costs_no_budget_and_asks_no_file_system() {
+        let hashing = Hashing::default();
+        for _ in 0..3 {
+            let (mut program, _let_go) = Program::hanging(1);
+            program.identity.size = facts::MAX_HASHED + 1;
+            let at_once = digest(&hashing, ONE, program).now_or_never();
+            assert_eq!(at_once, Some(Ok(Err(WithheldBecause::TooLarge))));
+        }
+        assert!(digest(&hashing, ONE, Program::new(2, 4)).await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_system_that_does_not_answer_in_time_holds_up_its_own_caller_and_nobody_else() {
+        let hashing = Hashing::default();
+        let (program, let_go) = Program::hanging(1);
+        let asked = program.asked.clone();
+        let first = beyond_the_limit(asked.notified(), digest(&hashing, ONE, program)).await;
+        assert_eq!(first, undecided(Undecided::TimedOut));
+        let again = beyond_the_limit(threads_have_run(), digest(&hashing, ONE, Program::new(2, 4))).await;
+        assert_eq!(again, undecided(Undecided::TimedOut), "its turn is still taken");
+        assert!(digest(&hashing, OTHER, Program::new(3, 4)).await.unwrap().is_ok());
+        assert_eq!(hashing.look_up(OTHER, || 5).await, Ok(5));
+        drop(let_go);
+        assert!(digest(&hashing, ONE, Program::new(2, 4)).await.unwrap().is_ok(), "it has its turn back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_callers_are_waited_for_at_once_and_a_third_when_they_are_given_up() {
+        let hashing = Hashing::default();
+        let (one, lets_one_go) = Program::hanging(1);
+        let (other, lets_other_go) = Program::hanging(2);
+        let third = Program::new(3, 4);
+        let asked = [&one, &other, &third].map(|program| program.asked.clone());
+        let [first_asked, second_asked, third_asked] = asked;
+        let later = async {
+            first_asked.notified().await;
+            second_asked.notified().await;
+            tokio::time::advance(LIMIT / 2).await;
+            let give_up = async {
+                threads_have_run().await;
+                assert!(third_asked.notified().now_or_never().is_none());
+                tokio::time::advance(LIMIT / 2).await;
+            };
+            tokio::join!(digest(&hashing, CallerKey { uid: 1002, ..ONE }, third), give_up).0
+        };
+        let (first, second, third) = tokio::join!(digest(&hashing, ONE, one), digest(&hashing, OTHER, other), later);
+        assert_eq!([first, second], [undecided(Undecided::TimedOut), undecided(Undecided::TimedOut)]);
+        assert!(third.unwrap().is_ok());
+        drop((lets_one_go, lets_other_go));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_threads_hang_than_there_are_places_and_then_the_limit_is_said() {
+        let hashing = Hashing::default();
+        let mut kept = Vec::new();
+        for uid in 0..THREADS as u32 {
+            let (program, let_go) = Program::hanging(1);
+            let asked = program.asked.clone();
+            let hung = beyond_the_limit(asked.notified(), digest(&hashing, CallerKey { uid, ..ONE }, program)).await;
+            assert_eq!(hung, undecided(Undecided::TimedOut), "{uid}");
+            kept.push(let_go);
+        }
+        assert_eq!(digest(&hashing, ONE, Program::new(2, 4)).await, undecided(Undecided::Budget));
+        kept.clear();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_caller_may_have_read_in_a_minute_is_bounded_and_what_is_remembered_costs_nothing() {
+        let hashing = Hashing::default();
+        let large = |inode| Program::new(inode, 400 << 20);
+        for inode in [1, 2, 1, 2, 1, 2] {
+            assert!(digest(&hashing, ONE, large(inode)).await.unwrap().is_ok(), "{inode}");
+        }
+        assert_eq!(digest(&hashing, ONE, large(3)).await, undecided(Undecided::Budget));
+        assert!(digest(&hashing, OTHER, large(3)).await.unwrap().is_ok(), "another's budget");
+        assert!(digest(&hashing, ONE, large(3)).await.unwrap().is_ok(), "remembered by now");
+        tokio::time::advance(BUDGET_PERIOD).await;
+        assert!(digest(&hashing, ONE, large(4)).await.unwrap().is_ok(), "the next minute");
+    }
 }

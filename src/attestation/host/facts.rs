@@ -188,15 +188,25 @@ pub const MAX_HASHED: u64 = 512 << 20;
 
 /// Why the hash of this file proves nothing for this caller; `None` when it counts.
 ///
-/// SECURITY: bytes that the caller can change after they ran prove nothing of what ran. A write bit for a group counts as
-/// the caller's, for an access list hides behind it. The upper file of an overlay can be swapped after the exec by whoever
-/// owns the upper directory. Root can do all of that anyway.
+/// SECURITY: the upper file of an overlay can be swapped after the exec by whoever owns the upper directory. Root can do
+/// that anyway.
 #[must_use]
 pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<WithheldBecause> {
+    if !(LOCAL.contains(&file_system) || file_system == OVERLAY && uid == 0) {
+        Some(WithheldBecause::ForeignFileSystem)
+    } else {
+        hash_withheld_by_looks(uid, file)
+    }
+}
+
+/// The part of [`hash_withheld`] that asks no file system.
+///
+/// SECURITY: bytes that the caller can change after they ran prove nothing of what ran. A write bit for a group counts as
+/// the caller's, for an access list hides behind it. Root can do all of that anyway.
+#[must_use]
+pub fn hash_withheld_by_looks(uid: u32, file: &FileIdentity) -> Option<WithheldBecause> {
     let root = uid == 0;
-    let overlay = file_system == OVERLAY;
-    let borrowed = BORROWED_DEVICES.contains(&file.major());
-    if !(LOCAL.contains(&file_system) || overlay && root) || (borrowed && !root) {
+    if BORROWED_DEVICES.contains(&file.major()) && !root {
         Some(WithheldBecause::ForeignFileSystem)
     } else if !root && (file.uid == uid || file.mode & 0o022 != 0) {
         Some(WithheldBecause::WritableByCaller)
@@ -215,7 +225,7 @@ pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<
 /// whatever looks were remembered.
 #[must_use]
 pub fn hash_is_stable(uid: u32, file: &FileIdentity) -> bool {
-    file.major() != 0 && hash_withheld(uid, file, LOCAL[0]).is_none()
+    file.major() != 0 && hash_withheld_by_looks(uid, file).is_none()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A daemon with callers of several users, and programs that only some of them may be.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +31,7 @@ impl Node {
         Self::start_behind(test, &[], "")
     }
 
-    /// As [`Node::start`], with more tables, in which `TRUSTED` stands for the path, and with a launcher of the daemon.
+    /// As [`Node::start`], with more tables, in which `TRUSTED` stands for the path and `DIGEST` for the hash, and with a launcher of the daemon.
     pub(crate) fn start_behind(test: &str, launcher: &[&str], tables: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !PathBuf::from(PYTHON).exists() {
             eprintln!("skipped: {test}: needs root and {PYTHON}");
@@ -45,10 +46,10 @@ impl Node {
              [[workload]]\nid = \"/root\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n\
              [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:TRUSTED\"]\n\
              [[workload]]\nid = \"/weak\"\nselectors = [\"unix:uid:41003\", \"unix:path:TRUSTED\"]\naccept_weak = true\n\
-             [[workload]]\nid = \"/hashed\"\nselectors = [\"unix:uid:41004\", \"unix:sha256:{}\"]\n{tables}",
-            sha256(&trusted)
+             [[workload]]\nid = \"/hashed\"\nselectors = [\"unix:uid:41004\", \"unix:sha256:DIGEST\"]\n{tables}"
         );
-        let daemon = Daemon::start_behind(launcher, &tables.replace("TRUSTED", &trusted.display().to_string()));
+        let tables = tables.replace("TRUSTED", &trusted.display().to_string()).replace("DIGEST", &sha256(&trusted));
+        let daemon = Daemon::start_behind(launcher, &tables);
         fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
         Some(Self { daemon, trusted })
     }
@@ -85,7 +86,7 @@ impl Node {
     }
 
     /// What a process gets that is started by this command.
-    pub(crate) fn gets_by(&self, command: &[&str], script: &str) -> String {
+    pub(crate) fn gets_by(&self, command: &[impl AsRef<OsStr>], script: &str) -> String {
         let run = self.caller(command, script).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8(run.stdout).unwrap().trim().to_owned();
         assert!(!said.is_empty(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -93,7 +94,7 @@ impl Node {
     }
 
     /// Why a fact of this kind is withheld from a process of this user that is started by this command, as `explain` says it.
-    pub(crate) fn withheld_from(&self, command: &[&str], uid: u32, kind: &str) -> String {
+    pub(crate) fn withheld_from(&self, command: &[impl AsRef<OsStr>], uid: u32, kind: &str) -> String {
         let waits = format!("become({uid}); print('.', flush=True); sys.stdin.read()");
         let mut waiting = self.caller(command, &waits).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let is_there = waiting.stdout.as_mut().unwrap().read_exact(&mut [0]);
@@ -107,8 +108,8 @@ impl Node {
         because.unwrap_or("not withheld").to_owned()
     }
 
-    fn caller(&self, command: &[&str], script: &str) -> Command {
-        let mut caller = Command::new(command[0]);
+    fn caller(&self, command: &[impl AsRef<OsStr>], script: &str) -> Command {
+        let mut caller = Command::new(&command[0]);
         caller
             .args(&command[1..])
             .args(["-c", &format!("{PEER}\nTRUSTED = {:?}\n{script}", self.trusted.display().to_string())])

@@ -92,18 +92,30 @@ def fields(stat):
     return open(stat).read().rsplit(") ", 1)[1].split()
 
 
-def asks_and_becomes(program, uid):
-    """While the daemon is stopped, a process connects, asks, leaves the connection to a child, and becomes `program`."""
-    stop()
+def asks_and_becomes(program, uid, after_the_accept=False):
+    """While the daemon is stopped, a process asks, leaves its connection to a child, and becomes `program`."""
+    connected, tells = os.pipe()
+    stopped, lets_ask = os.pipe()
+    if not after_the_accept:
+        stop()
     asker = os.fork()
     if asker == 0:
         become(uid)
         s = connect()
-        say(s, HELLO + request())
+        say(s, HELLO)
+        if after_the_accept:
+            accepted(s)
+            os.write(tells, b".")
+            os.read(stopped, 1)
+        say(s, request())
         if os.fork() == 0:
             answer(s)
             os._exit(0)
         os.execv(program, ["python3", "-c", "import time; time.sleep(3)"])
+    if after_the_accept:
+        os.read(connected, 1)
+        stop()
+        os.write(lets_ask, b".")
     while os.readlink(f"/proc/{asker}/exe") != program:
         pass
     go_on()

@@ -9,13 +9,9 @@ use crate::node::HONEST;
 use crate::node::Node;
 use crate::node::PYTHON;
 
-/// Becomes the trusted program between its request and the answer, which a child waits for.
+/// Becomes the trusted program after the accept, with its request on the way; a child waits for the answer.
 pub(crate) fn swap(uid: u32) -> String {
-    format!(
-        "become({uid}); s = connect(); say(s, HELLO); accepted(s); say(s, request())\n\
-         if os.fork() == 0: answer(s); os._exit(0)\n\
-         os.execv(TRUSTED, ['python3', '-c', 'import time; time.sleep(2)'])"
-    )
+    format!("asks_and_becomes(TRUSTED, {uid}, after_the_accept=True)")
 }
 
 /// Drops its user after the connect.
@@ -25,7 +21,8 @@ pub(crate) const DROP: &str = "s = connect(); become(41000); say(s, HELLO + requ
 pub(crate) const CHILD: &str = "s = connect(); say(s, HELLO); accepted(s)\n\
                                 if os.fork() == 0: say(s, request()); answer(s); os._exit(0)\nos.wait()";
 
-/// Defence: `Attestor::pin`, the first `Process::alive`.
+/// Defence: the kernel, which forgets a process that was reaped: with `Process::alive`, `attestation::attest::pidfd_facts` and
+/// `attestation::attest::image` returning early, still nothing. They stop what comes after it (attacks 1 and 4).
 #[test]
 fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
     let Some(node) = Node::start("attack_3") else { return };
@@ -33,7 +30,8 @@ fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
     assert_eq!(node.gets(&node.dead_at_the_accept("os.waitpid(middle, 0)")), "nothing");
 }
 
-/// Defence: `Process::alive`, which a process that exited fails whether it was reaped or not.
+/// Defences: `Process::alive`, which a process that exited fails whether it was reaped or not, and
+/// `attestation::attest::image`. With both returning early, the zombie's child gets the identity; with the first alone, nothing.
 #[test]
 fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
     let Some(node) = Node::start("attack_4") else { return };
@@ -42,7 +40,8 @@ fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
     assert_eq!(node.gets(&node.dead_at_the_accept(unreaped)), "nothing");
 }
 
-/// Defence: `attestation::attest::image`, a first thread without an executable.
+/// Defence: `attestation::attest::image`, by a first thread that is dead and has neither executable nor namespaces. With it
+/// making do with what is there, the other thread gets the identity.
 #[test]
 fn attack_5_a_caller_whose_first_thread_has_exited_gets_nothing() {
     let Some(node) = Node::start("attack_5") else { return };
@@ -53,7 +52,7 @@ fn attack_5_a_caller_whose_first_thread_has_exited_gets_nothing() {
     assert_eq!(node.gets(rest), "nothing");
 }
 
-/// Defence: `PinnedProcess::same_image`.
+/// Defence: `PinnedProcess::same_image`. With it returning early, the attacker gets the identity.
 #[test]
 fn attack_6_a_caller_that_becomes_the_trusted_program_after_the_accept_gets_nothing() {
     let Some(node) = Node::start("attack_6") else { return };
@@ -63,7 +62,8 @@ fn attack_6_a_caller_that_becomes_the_trusted_program_after_the_accept_gets_noth
     assert_eq!(node.gets(&swap(41001)), "nothing");
 }
 
-/// Defence: `attestation::attest::pidfd_facts`.
+/// Defences: `attestation::attest::pidfd_facts`, `attestation::attest::agree` and `PinnedProcess::wrote`. With all three
+/// returning early, it gets root's identity; with `agree` or `wrote` left, nothing.
 #[test]
 fn attack_10_a_caller_that_drops_its_user_after_the_connect_gets_nothing() {
     let Some(node) = Node::start("attack_10") else { return };
@@ -71,7 +71,8 @@ fn attack_10_a_caller_that_drops_its_user_after_the_connect_gets_nothing() {
     assert_eq!(node.gets(DROP), "nothing");
 }
 
-/// Defence: `attestation::attest::pidfd_facts`.
+/// Defences: `attestation::attest::pidfd_facts` and `attestation::attest::agree`. With both returning early, the thread gets
+/// the identity; with the first alone, nothing.
 #[test]
 fn attack_11_a_thread_with_a_user_of_its_own_gets_neither_users_identity() {
     let Some(node) = Node::start("attack_11") else { return };
@@ -82,7 +83,7 @@ fn attack_11_a_thread_with_a_user_of_its_own_gets_neither_users_identity() {
     assert_eq!(node.gets(thread), "nothing");
 }
 
-/// Defence: `PinnedProcess::wrote`.
+/// Defence: `PinnedProcess::wrote`. With it returning early, the child gets the identity.
 #[test]
 fn attack_12_a_child_that_inherits_the_connection_gets_nothing() {
     let Some(node) = Node::start("attack_12") else { return };
@@ -93,7 +94,7 @@ fn attack_12_a_child_that_inherits_the_connection_gets_nothing() {
     assert_eq!(node.gets(root_forks_and_drops), "nothing");
 }
 
-/// Defence: `PinnedProcess::wrote`.
+/// Defence: `PinnedProcess::wrote`. With it returning early, the other user gets the identity.
 #[test]
 fn attack_13_a_connection_that_is_passed_to_another_user_gives_it_nothing() {
     let Some(node) = Node::start("attack_13") else { return };
@@ -130,7 +131,8 @@ fn attack_14_a_connection_that_is_taken_out_of_its_process_gives_the_thief_nothi
     assert_eq!(node.gets(stolen), "nothing");
 }
 
-/// Defence: `host::stat::Stat::parse`, by the last parenthesis.
+/// Defence: `host::stat::Stat::parse`, by the last parenthesis. By the first one, the name hides a process from its own
+/// identity: the honest caller gets nothing.
 #[test]
 fn attack_37_a_name_made_of_fields_changes_nothing() {
     let Some(node) = Node::start("attack_37") else { return };
@@ -139,7 +141,8 @@ fn attack_37_a_name_made_of_fields_changes_nothing() {
     assert_eq!(node.gets(&format!("{renamed}; become(41002); {HONEST}")), "nothing");
 }
 
-/// Defence: `OwnedFd`, which everything about a caller is held by.
+/// Defence: `OwnedFd`, which everything about a caller is held by. With one directory handle of each attestation forgotten,
+/// descriptors stay behind.
 #[test]
 fn attack_38_callers_that_fail_in_every_way_leave_no_descriptor_behind() {
     let Some(node) = Node::start("attack_38") else { return };
