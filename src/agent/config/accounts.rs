@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -18,39 +20,46 @@ use crate::evidence::Accounts;
 
 /// Finds the ids of `names`. What cannot be found is a problem at the name's place.
 pub(in crate::agent::config) fn look_up(names: &AccountNames, within: Duration, findings: &mut Findings) -> Accounts {
-    if names.users.is_empty() && names.groups.is_empty() {
-        return Accounts::default();
-    }
+    let users = names.users.iter().map(|(name, place)| ("user", "passwd", name, place));
+    let groups = names.groups.iter().map(|(name, place)| ("group", "group", name, place));
+    let mut all = users.chain(groups);
+    let Some(last) = all.clone().last() else { return Accounts::default() };
     let (send, answer) = mpsc::channel();
-    let asked = names.clone();
+    let (asked, answered) = (names.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&answered);
     // A name service that hangs keeps this thread; it holds nothing, and dies with the process.
-    let started = std::thread::Builder::new().name("names".to_owned()).spawn(move || send.send(ask(&asked)));
-    let first =
-        names.users.iter().map(|name| ("user", name)).chain(names.groups.iter().map(|name| ("group", name))).next();
-    match (started.map(|_| answer.recv_timeout(within)), first) {
-        (Ok(Ok((accounts, problems))), _) => {
-            problems.into_iter().for_each(|problem| findings.problem(problem));
-            accounts
-        }
-        (_, Some((kind, (name, place)))) => {
-            let told = format!(
-                "the system did not say within {} who its users and groups are ({kind} {name:?} is the first of them); try \
-                 getent, or name ids with unix:uid or unix:gid",
-                show(within)
-            );
-            findings.problem(place.problem(told));
-            Accounts::default()
-        }
-        (_, None) => Accounts::default(),
+    let started = std::thread::Builder::new().name("names".to_owned()).spawn(move || send.send(ask(&asked, &counted)));
+    if let Ok(Ok((accounts, problems))) = started.map(|_| answer.recv_timeout(within)) {
+        problems.into_iter().for_each(|problem| findings.problem(problem));
+        return accounts;
     }
+    let (kind, database, name, place) = all.nth(answered.load(Ordering::Relaxed)).unwrap_or(last);
+    findings.problem(place.problem(format!(
+        "the system did not say within {} who its users and groups are, and still has to say it of {kind} {name:?}; try \
+         getent {database} {name}, or name ids with unix:uid or unix:gid",
+        show(within)
+    )));
+    Accounts::default()
 }
 
-fn ask(names: &AccountNames) -> (Accounts, Vec<Problem>) {
+fn ask(names: &AccountNames, answered: &AtomicUsize) -> (Accounts, Vec<Problem>) {
     let mut problems = Vec::new();
     let user = |name: &str| User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
     let group = |name: &str| Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
-    let users = ids("user", &names.users, user, &mut problems);
-    let groups = ids("group", &names.groups, group, &mut problems);
+    let mut ids = |kind, names, ask: &dyn Fn(&str) -> nix::Result<Option<u32>>| {
+        ids(
+            kind,
+            names,
+            |name| {
+                let id = ask(name);
+                answered.fetch_add(1, Ordering::Relaxed);
+                id
+            },
+            &mut problems,
+        )
+    };
+    let users = ids("user", &names.users, &user);
+    let groups = ids("group", &names.groups, &group);
     (Accounts { users, groups }, problems)
 }
 

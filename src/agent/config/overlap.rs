@@ -1,10 +1,12 @@
 //! Which entries a process gets together although their author may not have meant it.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Position;
 use crate::agent::config::problem::Problem;
+use crate::agent::config::problem::shown;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Grade;
 use crate::evidence::Source;
@@ -47,9 +49,18 @@ fn warning(entry: &Entry, other: &Entry, same: bool) -> Problem {
             format!("whoever matches this entry {id:?} matches the one of the same id at {}", other.origin)
         }
         (false, _) => {
-            format!("whoever matches entry {id:?} matches {other_id:?} at {}, too, and gets both", other.origin)
+            let hint = same_hint(entry, other).unwrap_or_default();
+            format!("whoever matches entry {id:?} matches {other_id:?} at {}, too, and gets both{hint}", other.origin)
         }
     };
     let position = Some(Position { line: entry.origin.line, column: 1 });
     Problem { file: entry.origin.file.clone(), position, text }
+}
+
+/// What becomes of a hint that both have (SPEC: SPIFFE Workload API §5.2.1, a hint is unique within a response).
+fn same_hint(entry: &Entry, other: &Entry) -> Option<String> {
+    let hint = entry.hint.as_ref().filter(|hint| other.hint.as_ref() == Some(hint))?;
+    let rank = |entry: &Entry| (Reverse(entry.priority), entry.order);
+    let without = if rank(entry) < rank(other) { other } else { entry };
+    Some(format!(", {:?} without the hint {} that both have; write another there", without.id.path(), shown(hint)))
 }

@@ -164,6 +164,7 @@ fn read_selectors(table: &mut Reader<'_, '_>, names: &mut AccountNames) -> Optio
     }
     let parsed: Vec<_> = texts.iter().map(|text| read_selector(table, text, names)).collect();
     let mut selectors = parsed.into_iter().collect::<Option<Vec<_>>>()?;
+    warn_of_interpreters(table, &selectors, &texts);
     selectors.sort();
     let twice = selectors.windows(2).find_map(|pair| {
         if let [a, b] = pair
@@ -197,6 +198,36 @@ fn read_selector(table: &mut Reader<'_, '_>, text: &Text<'_>, names: &mut Accoun
         _ => {}
     }
     Some(selector)
+}
+
+/// SECURITY: an interpreter runs whatever it is given, so its path tells nothing of what runs. A unit does.
+fn warn_of_interpreters(table: &mut Reader<'_, '_>, selectors: &[Selector], texts: &[Text<'_>]) {
+    if selectors.iter().any(|selector| matches!(selector, Selector::SystemdId(_))) {
+        return;
+    }
+    for (selector, text) in selectors.iter().zip(texts) {
+        if let Selector::UnixPath(path) = selector
+            && is_interpreter(path)
+        {
+            let told = "is an interpreter: every script that it is started with matches; add the unit that runs yours, for \
+                        example \"systemd:id:NAME.service\", or build it as a program of its own";
+            table.warn(text.span.start, format!("selector {} {told}", shown(text.value)));
+        }
+    }
+}
+
+/// Whether a program does what its arguments say: a language, a shell, a loader, many programs in one. By its name alone,
+/// whatever its version.
+fn is_interpreter(path: &str) -> bool {
+    const INTERPRETERS: [&str; 37] = [
+        "R", "Rscript", "ash", "awk", "bash", "beam.smp", "bun", "busybox", "csh", "dash", "deno", "dotnet", "env",
+        "fish", "gawk", "guile", "java", "julia", "ksh", "lua", "luajit", "mawk", "mono", "node", "nodejs", "perl",
+        "php", "pwsh", "pypy", "python", "ruby", "sh", "tclsh", "tcsh", "toybox", "wish", "zsh",
+    ];
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let unversioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
+    let loader = name.starts_with("ld-") && name.contains(".so");
+    loader || INTERPRETERS.contains(&name) || INTERPRETERS.contains(&unversioned)
 }
 
 /// SECURITY: an entry of nothing but paths, hashes and slices gives its identity to every user who can start that

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::daemon::Daemon;
 use crate::levels::OLDER_KERNEL;
@@ -51,6 +52,23 @@ fn attack_17_a_daemon_in_a_user_namespace_refuses_to_start() {
     let Some(node) = Node::start("attack_17") else { return };
     assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
     refuses(&Daemon::end_behind(&["unshare", "-Ur"], ""), "maps ids");
+}
+
+/// Enters a user namespace in which every id is itself, and executes what follows.
+const SAME_IDS: &str = "import ctypes, os, sys\nentered, enters = os.pipe()\n\
+                        if os.fork() == 0:\n os.read(entered, 1)\n \
+                        for ids in 'ug': open(f'/proc/{os.getppid()}/{ids}id_map', 'w').write('0 0 4294967295')\n \
+                        os._exit(0)\n\
+                        assert ctypes.CDLL(None).unshare(0x10000000) == 0; os.write(enters, b'.')\n\
+                        assert os.wait()[1] == 0; os.execvp(sys.argv[1], sys.argv[1:])";
+
+/// Defence: `reference::compared`, by the number of the namespace, for its maps are those of the host. With it returning
+/// early, the daemon starts.
+#[test]
+fn attack_17_a_daemon_in_a_user_namespace_that_maps_every_id_to_itself_refuses_to_start() {
+    let Some(node) = Node::start("attack_17_same_ids") else { return };
+    assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
+    refuses(&Daemon::end_behind(&[PYTHON, "-c", SAME_IDS], ""), "not that of PID 1 or of the host");
 }
 
 /// Defences: `reference::proc_directory` at the start, and `Attestor::pin` for a caller that has no number. With that check
@@ -118,22 +136,66 @@ fn attack_24_a_root_directory_of_its_own_lends_no_path() {
     assert_eq!(node.gets_by(&lie, HONEST), "nothing");
 }
 
-/// Defence: `config::accounts::look_up`, which is the only one to ask for names.
+/// A user data base of this one name, for who sees it at `/etc/passwd`.
+fn passwd(uid: u32) -> String {
+    format!("root:x:0:0::/:/bin/sh\nbonafide-web:x:{uid}:{uid}::/:/bin/sh\n")
+}
+
+const BINARY: &str = env!("CARGO_BIN_EXE_bonafide");
+const NAMED: &str = "[[workload]]\nid = \"/named\"\nselectors = [\"unix:user:bonafide-web\"]\n";
+
+/// Defence: `config::accounts::look_up`, which is the only one to ask for names. With `host::facts::facts` asking the system for
+/// the caller's name, the other user gets the identity.
 #[test]
 fn attack_35_a_name_means_what_it_meant_when_the_configuration_was_loaded() {
-    let passwd = tempfile::NamedTempFile::new().unwrap();
-    let web_is = |uid| fs::write(&passwd, format!("root:x:0:0::/:/bin/sh\nbonafide-web:x:{uid}:{uid}::/:/bin/sh\n"));
-    web_is(41005).unwrap();
-    let launcher = after(&format!("mount --bind {} /etc/passwd && exec", passwd.path().display()));
-    let table = "[[workload]]\nid = \"/named\"\nselectors = [\"unix:user:bonafide-web\"]\n";
-    let Some(node) = Node::start_behind("attack_35", &launcher.each_ref().map(String::as_str), table) else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, passwd(41005)).unwrap();
+    let launcher = after(&format!("mount --bind {} /etc/passwd && exec", file.path().display()));
+    let Some(node) = Node::start_behind("attack_35", &launcher.each_ref().map(String::as_str), NAMED) else { return };
     assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
-    web_is(41006).unwrap();
+    fs::write(&file, passwd(41006)).unwrap();
     assert_eq!(node.honest_gets(PYTHON, 41006), "nothing");
     assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
 }
 
-/// Defence: `host::status::Status::parse` on the first thread, whose user and groups must be the connection's.
+/// Defences: the time limit of `config::accounts::look_up`, without which the reload does not end; and the thread of its own
+/// in `Reloader::reload`, without which one caller is answered in those 5 s. The user data base is a pipe that nobody writes
+/// to: who opens it waits for ever.
+#[test]
+fn attack_35_a_name_service_that_never_answers_ends_a_start_and_a_reload_and_holds_up_no_caller() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, silent] = ["passwd", "silent"].map(|name| folder.path().join(name));
+    fs::write(&file, passwd(41005)).unwrap();
+    let reads = |passwd: &Path| after(&format!("mount --bind {} /etc/passwd && exec", passwd.display()));
+    let launcher = reads(&file);
+    let test = "attack_35_silence";
+    let Some(node) = Node::start_behind(test, &launcher.each_ref().map(String::as_str), NAMED) else { return };
+    let in_its_view = &|command: &[&str]| {
+        let daemon = node.daemon.pid().to_string();
+        Command::new("nsenter").args(["-t", &daemon, "-m", "timeout", "20"]).args(command).output().unwrap()
+    };
+    nix::unistd::mkfifo(&silent, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    assert!(in_its_view(&["mount", "--bind", silent.to_str().unwrap(), "/etc/passwd"]).status.success());
+    let told = "still has to say it of user \"bonafide-web\"; try getent passwd bonafide-web";
+    let answered = std::thread::scope(|threads| {
+        let socket = node.daemon.admin_socket().display().to_string();
+        let reload = threads.spawn(move || in_its_view(&[BINARY, "reload", "--admin-socket", &socket]));
+        let mut answered = 0;
+        while !reload.is_finished() {
+            assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
+            answered += 1;
+        }
+        refuses(&reload.join().unwrap(), told);
+        answered
+    });
+    assert!(answered > 3, "{answered} callers were answered while a reload waited 5 s for a name");
+    let configuration = node.daemon.configuration().display().to_string();
+    refuses(&in_its_view(&[BINARY, "config", "check", &configuration]), told);
+    refuses(&Daemon::end_behind(&reads(&silent).each_ref().map(String::as_str), NAMED), told);
+}
+
+/// Defence: `attestation::linux::process`, which reads the status of the first thread. With that of another thread read
+/// instead, the caller gets the identity.
 #[test]
 fn attack_36_a_group_that_is_not_the_process_s_counts_for_nothing() {
     let table = "[[workload]]\nid = \"/grouped\"\nselectors = [\"unix:uid:41007\", \"unix:supplementary_gid:41042\"]\n";
