@@ -49,15 +49,10 @@ fn attack_28_a_file_system_that_shows_other_bytes_than_it_runs_has_no_hash() {
     assert_eq!(node.withheld_from(&lies(1), 41004, "UnixSha256"), "foreign_file_system");
 }
 
-/// Defences: `Hashing::turn`, `Hashing::on_a_thread`, and the time limits of `Hashing::digest` and `Hashing::look_up`. Without
-/// turns, user 41005 waits and gets nothing; on the thread that serves, or without the limits, the attackers' own requests
-/// are never answered.
-#[test]
-fn attack_28_a_file_system_that_never_answers_holds_up_nobody_else() {
-    let Some(node) = node_with_mounts("attack_28_hangs") else { return };
-    let node = &node;
+/// These users run what hangs, each from the file system of its number, and others get what they always get.
+fn while_hung(node: &Node, attackers: [(u32, u32); 2]) {
     std::thread::scope(|threads| {
-        let attacks = [(0, 41004), (1, 41004), (2, 41006)].map(|(number, uid)| {
+        let attacks = attackers.map(|(number, uid)| {
             let command = from_lying_files(node, "hangs", number);
             threads.spawn(move || node.gets_by(&command, &format!("become({uid}); {HONEST}")))
         });
@@ -72,6 +67,17 @@ fn attack_28_a_file_system_that_never_answers_holds_up_nobody_else() {
             assert_eq!(attack.join().unwrap(), "nothing");
         }
     });
+}
+
+/// Defences: `Hashing::turn`, `Hashing::on_a_thread`, and the time limits of `Hashing::digest` and `Hashing::look_up`. Without
+/// turns, user 41005 waits and gets nothing; on the thread that serves, or without the limits, the attackers' own requests
+/// are never answered.
+#[test]
+fn attack_28_a_file_system_that_never_answers_holds_up_nobody_else() {
+    let Some(node) = node_with_mounts("attack_28_hangs") else { return };
+    for attackers in [[(0, 41004), (1, 41004)], [(2, 41006), (3, 41006)]] {
+        while_hung(&node, attackers);
+    }
     assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "once its file system has gone");
 }
 
