@@ -194,13 +194,15 @@ struct Mounted(PathBuf);
 impl Mounted {
     /// Takes along the state that is there.
     fn over(directory: &Path) -> Option<Self> {
-        let state = fs::read(directory.join("authority.state")).unwrap();
+        let state = fs::read(directory.join("authority.state")).ok();
         if !mount(&["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs"], directory) {
             return None;
         }
         let mounted = Self(directory.to_owned());
-        fs::write(directory.join("authority.state"), state).unwrap();
-        fs::set_permissions(directory.join("authority.state"), fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some(state) = state {
+            fs::write(directory.join("authority.state"), state).unwrap();
+            fs::set_permissions(directory.join("authority.state"), fs::Permissions::from_mode(0o600)).unwrap();
+        }
         Some(mounted)
     }
 }
@@ -243,4 +245,27 @@ async fn a_full_and_a_read_only_directory_with_good_state_serve_and_say_that_the
     assert!(verifies(&before, &roots));
     assert!(daemon.log()[said_before..].contains("takes no writes"), "{}", daemon.log());
     daemon.kill();
+}
+
+/// Without keys there is nothing to serve with, and keys that are not kept would be lost at the next start.
+#[test]
+fn a_first_start_on_a_full_or_read_only_directory_is_refused_with_exit_code_2_and_says_to_make_room() {
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    fs::remove_file(state_file(&daemon)).unwrap();
+    let Some(_mounted) = Mounted::over(&data(&daemon)) else {
+        eprintln!(
+            "skipped: a_first_start_on_a_full_or_read_only_directory_is_refused_with_exit_code_2_and_says_to_make_room: \
+             needs root and mount(8)"
+        );
+        return;
+    };
+    let _filled_up = fs::write(data(&daemon).join("filler"), vec![0; 1 << 20]);
+    for why in ["No space left on device", "Read-only file system"] {
+        let (code, said) = refusal(&daemon, &daemon.configuration());
+        assert_eq!(code, Some(2), "{said}");
+        let expected = format!("{} cannot be written: {why}", state_file(&daemon).display());
+        assert!(said.contains(&expected) && said.contains("make room, or make the directory writable"), "{said}");
+        assert!(mount(&["-o", "remount,ro"], &data(&daemon)));
+    }
 }
