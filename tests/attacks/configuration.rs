@@ -23,6 +23,7 @@ use crate::transport::one_more;
 use crate::transport::refuses;
 
 /// Defences: `read_selectors`, which wants some, and `check_strength`, which wants one that tells this workload apart.
+/// With the first returning early the second refuses; with the second, the daemon serves every process.
 #[test]
 fn attack_87_an_entry_for_everybody_refuses_the_start() {
     for selectors in ["", "\"host:true\"", "\"unix:path:/bin/sh\"", "\"cgroup:/\"", "\"systemd:slice:system.slice\""] {
@@ -33,7 +34,8 @@ fn attack_87_an_entry_for_everybody_refuses_the_start() {
     is_served(&Daemon::start(&me()));
 }
 
-/// Defence: `Selector::from_str`, which reads one text in one way.
+/// Defence: `Selector::from_str`, which reads one text in one way. With a selector for what it cannot read the daemon
+/// serves.
 #[test]
 fn attack_88_an_ambiguous_selector_refuses_the_start() {
     for selector in [
@@ -71,7 +73,8 @@ fn kept(daemon: &Daemon) -> Vec<PathBuf> {
 }
 
 /// Defences: `Disk::create` and `make_directory`, which set the mode whatever the umask; `Disk::open` and `Disk::read`,
-/// which refuse what is wider.
+/// which refuse what is wider. With the first leaving it to the umask the daemon refuses its own directory; with the
+/// second returning early it serves from keys that others can read.
 #[test]
 fn attack_126_keys_are_their_owner_s_alone_or_refused() {
     const TEST: &str = "attack_126_keys_are_their_owner_s_alone_or_refused";
@@ -106,7 +109,8 @@ fn attack_126_keys_are_their_owner_s_alone_or_refused() {
 }
 
 /// Defences: `syntax::parse` with its depth, `files::read_at_most`, and `Reader`, which knows every key, its type and
-/// its range. What is included may not include: there is no loop to be in.
+/// its range. What is included may not include: there is no loop to be in. Without the limit the 8 MiB are taken;
+/// without the depth the parser's own refuses; without the limit on entries each of the 100,001 is complained of.
 #[test]
 fn attack_138_a_configuration_made_to_exhaust_its_reader_is_refused_at_once_and_the_one_before_stays() {
     let daemon = Daemon::start(&me());
@@ -141,7 +145,8 @@ fn attack_138_a_configuration_made_to_exhaust_its_reader_is_refused_at_once_and_
     is_served(&daemon);
 }
 
-/// Defence: `files::read_one`, which judges the open file by `trust`, and every directory above its name.
+/// Defence: `files::read_one`, which judges the open file by `trust`, and every directory above its name. With `trust`
+/// returning early the file of mode 0666 is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_139_a_configuration_that_others_could_have_written_is_not_read() {
     const TEST: &str = "attack_139_a_configuration_that_others_could_have_written_is_not_read";
@@ -192,7 +197,8 @@ async fn attack_139_a_configuration_that_others_could_have_written_is_not_read()
 }
 
 /// Defences: `syntax::parse`, for a text that ends in the middle of a table; `Reloader::hold_back`, for one that ends
-/// between two.
+/// between two. With the first taking what it could read, what the cut table lacks still refuses it; with the second
+/// returning early, what is left of the file is in force at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_140_a_half_written_configuration_is_never_in_force() {
     let daemon = Daemon::start(&["/a", "/b", "/c"].map(|id| me().replace("/me", id)).concat());
@@ -220,7 +226,7 @@ async fn attack_140_a_half_written_configuration_is_never_in_force() {
     );
 }
 
-/// Defence: `Name`, the only names that `DataDir` knows: none comes from outside.
+/// Defence: `Name`, the only names that `DataDir` knows: none comes from outside, and no early return can make one.
 #[test]
 fn attack_141_no_name_in_the_configuration_names_a_file() {
     let entry = "[[workload]]\nid = \"/..hidden/x\"\nselectors = [\"unix:uid:4242\"]\nhint = \"../../hidden\"\n";

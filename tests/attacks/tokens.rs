@@ -103,7 +103,8 @@ fn claims() -> Value {
     json!({"sub": "spiffe://partner.test/web", "aud": ["ledger"], "exp": (now + Duration::from_secs(300)).as_secs()})
 }
 
-/// Defence: `jws::verify`, which takes the algorithm from the key.
+/// Defences: `Header::choose` and `PublicKey::verifies`, which take the algorithm from the key. With both leaving it to
+/// the header, "none" over a true signature is valid; with `verifies` returning early, a token without a signature is.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_92_neither_no_signature_nor_another_algorithm_is_a_proof() {
     let node = Federation::start();
@@ -120,7 +121,9 @@ async fn attack_92_neither_no_signature_nor_another_algorithm_is_a_proof() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defence: `jws::verify`, which knows four header names and believes a key id only as a key of the bundle.
+/// Defences: `Header::read`, which knows three header names, and `Header::choose`, to which a key id is the name of a
+/// key in the bundle. With the first taking any name a token with its own `jwk` is valid; with the second taking the
+/// first key, one with the id "../../k" is.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_93_a_header_that_brings_or_names_its_own_key_is_refused() {
     let node = Federation::start();
@@ -138,7 +141,9 @@ async fn attack_93_a_header_that_brings_or_names_its_own_key_is_refused() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defence: `jws::verify`, which reads claims by its own strict parser.
+/// Defences: `check_times`, `check_audience` and `json::object`. With the first returning early a token without `exp`
+/// is valid, with the second one without `aud`, and with the last taking a name twice, one with two `exp`. With `time`
+/// reading what is no number as the end of time, an `exp` that is a text is believed.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_94_claims_of_another_type_twice_or_missing_are_refused() {
     let node = Federation::start();
@@ -161,7 +166,8 @@ async fn attack_94_claims_of_another_type_twice_or_missing_are_refused() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defence: the bundle is that of the subject's own trust domain, and of no other.
+/// Defence: `View::bundle_of`, by which the bundle is that of the subject's own trust domain, and of no other. With it
+/// falling back on the partner's a token of the partner's for `unknown.test` is valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_95_one_trust_domain_s_key_proves_nothing_of_another() {
     let node = Federation::start();
