@@ -11,6 +11,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio::time::timeout;
@@ -23,7 +24,7 @@ use crate::evidence::CallerKey;
 use crate::evidence::Undecided;
 use crate::evidence::WithheldBecause;
 
-/// Pieces of work at once that still may be waited for.
+/// Files of local file systems that are read at once.
 const AT_ONCE: usize = 2;
 /// Threads that may hang in a file system that does not answer.
 const THREADS: usize = 16;
@@ -92,16 +93,23 @@ impl Hashing {
             if let Some(digest) = remembered(self.remembered(running)) {
                 return Ok(digest);
             }
+            // SECURITY: before it is opened, for opening alone can wait for ever, and before it takes a place among those
+            // that are read, for asking can wait for ever, too.
+            let asked = Arc::clone(&directory);
+            let (file_system, turn) = self.on_a_thread(turn, move |_| asked.executable_file_system()).await?;
+            if let Some(because) = facts::hash_withheld(uid, running, file_system?) {
+                return Ok(Err(because));
+            }
             self.spend(caller, running.size)?;
-            let _waited_for = self.at_once.acquire().await.map_err(|_| Undecided::NotReady)?;
+            let _reading = self.at_once.acquire().await.map_err(|_| Undecided::NotReady)?;
             let wanted = *running;
-            let hashed =
-                self.on_a_thread(turn, move |still_wanted| hash(uid, &wanted, &*directory, still_wanted)).await?;
-            hashed.inspect(|digest| {
-                if let (Ok(digest), true) = (digest, facts::hash_is_stable(uid, running)) {
-                    self.remember(running, *digest);
-                }
-            })
+            let read = move |still_wanted: &dyn Fn() -> bool| hash(&wanted, &*directory, still_wanted);
+            let (digest, _turn) = self.on_a_thread(turn, read).await?;
+            let digest = digest?;
+            if facts::hash_is_stable(uid, running) {
+                self.remember(running, digest);
+            }
+            Ok(Ok(digest))
         };
         timeout(LIMIT, work).await.unwrap_or(Err(Unanswered::Undecided(Undecided::TimedOut)))
     }
@@ -118,25 +126,26 @@ impl Hashing {
         let turn = self.turn(caller);
         let work = async {
             let turn = turn.acquire_owned().await.map_err(|_| Undecided::NotReady)?;
-            let _waited_for = self.at_once.acquire().await.map_err(|_| Undecided::NotReady)?;
-            self.on_a_thread(turn, move |_| work()).await
+            Ok(self.on_a_thread(turn, move |_| work()).await?.0)
         };
         timeout(LIMIT, work).await.unwrap_or(Err(Undecided::TimedOut))
     }
 
+    /// Works on a thread, and gives the turn back.
+    ///
     /// SECURITY: a thread that a file system never lets go keeps its caller's turn and its own place, and nothing else:
     /// the caller can hold up itself, and everyone only from [`THREADS`] different groups of root's making.
     async fn on_a_thread<T: Send + 'static>(
         &self,
-        turn: tokio::sync::OwnedSemaphorePermit,
+        turn: OwnedSemaphorePermit,
         work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
-    ) -> Result<T, Undecided> {
+    ) -> Result<(T, OwnedSemaphorePermit), Undecided> {
         let place = self.threads.clone().try_acquire_owned().map_err(|_| Undecided::Budget)?;
         let wanted = Arc::new(());
         let still_wanted = Arc::downgrade(&wanted);
         let result = tokio::task::spawn_blocking(move || {
-            let _kept_to_the_end = (turn, place);
-            work(&|| still_wanted.strong_count() > 0)
+            let _kept_to_the_end = place;
+            (work(&|| still_wanted.strong_count() > 0), turn)
         });
         let result = result.await.map_err(|_| Undecided::Kernel);
         drop(wanted);
@@ -185,30 +194,18 @@ impl Hashing {
     }
 }
 
-/// Reads the executable if its digest would count.
+/// Reads the executable, if it is still the one that was running.
 fn hash(
-    uid: u32,
     running: &FileIdentity,
     directory: &dyn ProcDirectory,
     still_wanted: &dyn Fn() -> bool,
-) -> Result<Digest, Unanswered> {
-    // SECURITY: before it is opened, for opening alone can wait for ever.
-    let file_system = directory.executable_file_system()?;
-    if let Some(because) = facts::hash_withheld(uid, running, file_system) {
-        return Ok(Err(because));
-    }
-    let executable = match directory.open_executable() {
-        // Who runs a file that others may not read has chosen it: that is a "no", and about the caller.
-        Err(Unanswered::Undecided(Undecided::NotPermitted)) => return Ok(Err(WithheldBecause::NotReadable)),
-        opened => opened?,
-    };
+) -> Result<[u8; 32], Unanswered> {
+    let executable = directory.open_executable()?;
     if !executable.identity.is_same_file(running) {
         return Err(Unanswered::Gone);
     }
-    match sha256(executable.file, still_wanted) {
-        Ok(digest) => Ok(Ok(digest)),
-        Err(error) => Err(Unanswered::from_errno(error.raw_os_error().unwrap_or(libc::ETIMEDOUT))),
-    }
+    sha256(executable.file, still_wanted)
+        .map_err(|error| Unanswered::from_errno(error.raw_os_error().unwrap_or(libc::ETIMEDOUT)))
 }
 
 fn sha256(mut file: File, still_wanted: &dyn Fn() -> bool) -> std::io::Result<[u8; 32]> {
@@ -248,7 +245,14 @@ mod tests {
     struct Program {
         identity: FileIdentity,
         asked: Arc<Notify>,
-        hangs: Option<Mutex<mpsc::Receiver<()>>>,
+        asking: Hangs,
+        opening: Hangs,
+    }
+
+    type Hangs = Option<Mutex<mpsc::Receiver<()>>>;
+
+    fn hang(here: &Hangs) {
+        let _let_go = here.as_ref().map(|hangs| hangs.lock().unwrap().recv());
     }
 
     impl Program {
@@ -256,13 +260,19 @@ mod tests {
             let device = libc::makedev(8, 1);
             let identity =
                 FileIdentity { device, inode, size, ctime: 1, mtime: 1, links: 1, uid: 0, gid: 0, mode: 0o100_755 };
-            Self { identity, asked: Arc::default(), hangs: None }
+            Self { identity, asked: Arc::default(), asking: None, opening: None }
         }
 
         /// One whose file system does not answer before the sender is dropped.
         fn hanging(inode: u64) -> (Self, mpsc::Sender<()>) {
             let (let_go, hangs) = mpsc::channel();
-            (Self { hangs: Some(Mutex::new(hangs)), ..Self::new(inode, 4) }, let_go)
+            (Self { asking: Some(Mutex::new(hangs)), ..Self::new(inode, 4) }, let_go)
+        }
+
+        /// One whose disk does not answer before the sender is dropped.
+        fn slow(inode: u64) -> (Self, mpsc::Sender<()>) {
+            let (program, let_go) = Self::hanging(inode);
+            (Self { asking: None, opening: program.asking, ..Self::new(inode, 4) }, let_go)
         }
     }
 
@@ -280,14 +290,16 @@ mod tests {
         }
 
         fn executable_file_system(&self) -> Result<i64, Unanswered> {
-            self.asked.notify_one();
-            if let Some(hangs) = &self.hangs {
-                let _let_go = hangs.lock().unwrap().recv();
+            if self.opening.is_none() {
+                self.asked.notify_one();
             }
+            hang(&self.asking);
             Ok(EXT4)
         }
 
         fn open_executable(&self) -> Result<Executable, Unanswered> {
+            self.asked.notify_one();
+            hang(&self.opening);
             Ok(Executable { file: File::open("/dev/null").unwrap(), identity: self.identity })
         }
     }
@@ -368,11 +380,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_callers_are_waited_for_at_once_and_a_third_when_they_are_given_up() {
+    async fn two_files_are_read_at_once_and_a_third_when_they_are_given_up() {
         let hashing = Hashing::default();
-        let (one, lets_one_go) = Program::hanging(1);
-        let (other, lets_other_go) = Program::hanging(2);
-        let third = Program::new(3, 4);
+        let (one, lets_one_go) = Program::slow(1);
+        let (other, lets_other_go) = Program::slow(2);
+        let (third, lets_third_go) = Program::slow(3);
+        drop(lets_third_go);
         let asked = [&one, &other, &third].map(|program| program.asked.clone());
         let [first_asked, second_asked, third_asked] = asked;
         let later = async {
