@@ -50,9 +50,8 @@ fn attack_28_a_file_system_that_shows_other_bytes_than_it_runs_has_no_hash() {
     assert_eq!(node.withheld_from(&lies(1), 41004, "UnixSha256"), "foreign_file_system");
 }
 
-/// Defences: `Hashing::turn`, `Hashing::on_a_thread`, and the time limits of `Hashing::digest` and `Hashing::look_up`. With the
-/// file systems asked in the places of those that are read, user 41005 waits and gets nothing; on the thread that serves, or
-/// without the limits, the attackers' own requests are never answered.
+/// Defences: `Hashing::on_a_thread`, and the time limits of `Hashing::digest` and `Hashing::look_up`. On the thread that serves,
+/// or without the limits, the attackers' own requests are never answered.
 #[test]
 fn attack_28_file_systems_that_never_answer_hold_up_nobody_else() {
     let Some(node) = node_with_mounts("attack_28_hangs") else { return };
