@@ -13,6 +13,7 @@ use rustix::process::Rlimit;
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
+use crate::http2::PING;
 use crate::http2::PREFACE;
 use crate::http2::SETTINGS;
 use crate::http2::frame;
@@ -20,6 +21,7 @@ use crate::http2::hello;
 use crate::http2::request;
 use crate::node::HONEST;
 use crate::node::Node;
+use crate::requests::asked_first;
 use crate::requests::client;
 use crate::requests::with_header;
 use crate::transport::PATIENCE;
@@ -200,4 +202,14 @@ async fn attack_75_two_thousand_callers_that_never_read_cost_one_update_each() {
     assert!(grown < READERS * 4, "{grown} KiB more after ten updates of two KiB for {READERS} readers");
     drop(slow);
     is_served(&daemon);
+}
+
+/// Defence: `DaemonLog::lets_through`. With the engine's warnings passing, each of these frames is a line of the log.
+#[test]
+fn attack_79_no_frame_of_a_peer_is_a_line_of_the_log() {
+    let daemon = Daemon::start(&me());
+    let answers_to_nothing = frame(PING, 1, 0, b"any text").repeat(400);
+    assert_eq!(asked_first(&daemon, &answers_to_nothing), 3, "the honest request after them is answered");
+    let log = daemon.log();
+    assert!(log.contains("issued") && !log.contains("PING"), "{log}");
 }

@@ -62,7 +62,7 @@ pub(crate) async fn tokens(daemon: &Daemon, audience: Vec<String>, id: &str) -> 
 }
 
 /// On which stream the first data comes, when `attack` is said on stream 1 and an honest request on stream 3.
-fn asked_first(daemon: &Daemon, attack: &[u8]) -> u32 {
+pub(crate) fn asked_first(daemon: &Daemon, attack: &[u8]) -> u32 {
     let mut client = UnixStream::connect(daemon.socket()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(&[&hello(), attack, &request(3, None, &[])].concat()).unwrap();
