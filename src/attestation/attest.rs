@@ -1,6 +1,7 @@
 //! The entrance: from a pinned process to [`Attested`]. Everything of one attestation is read through one directory handle,
 //! and the image that was there at the accept must be there after the last fact.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -81,12 +82,11 @@ impl Attestor {
         if peer.pid == 0 {
             return Err(Contradiction::OutsidePidNamespace.into());
         }
-        process.alive()?;
-        let pidfd = pidfd_facts(&*process)?;
         let directory = process.directory()?;
+        let pidfd = pidfd_facts(&*process)?;
         let text = directory.read(ProcFile::Cgroup)?;
         let cgroups = Cgroups::parse(&text).map_err(|_| Contradiction::Malformed)?;
-        let (epoch, _) = image(&*directory, cgroup_mark(pidfd.as_ref(), &cgroups))?;
+        let (epoch, _) = image(&*directory, cgroup_mark(pidfd.as_ref(), &cgroups, &text))?;
         process.alive()?;
         let cgroup = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
         Ok(PinnedProcess { process, epoch, key: CallerKey { uid: peer.uid, cgroup } })
@@ -108,15 +108,14 @@ impl Attestor {
         now: SystemTime,
     ) -> Result<Attested, NotAttested> {
         let process = &*pinned.process;
-        process.alive()?;
-        let before = pidfd_facts(process)?;
         let directory: Arc<dyn ProcDirectory> = process.directory()?.into();
+        let before = pidfd_facts(process)?;
         let status = Status::parse(&directory.read(ProcFile::Status)?).map_err(|_| Contradiction::Malformed)?;
         agree(process.peer(), &status)?;
         let text = directory.read(ProcFile::Cgroup)?;
         let cgroups = Cgroups::parse(&text).map_err(|_| Contradiction::Malformed)?;
         let place = self.place(&cgroups, before.as_ref())?;
-        let (epoch, executable) = image(&*directory, cgroup_mark(before.as_ref(), &cgroups))?;
+        let (epoch, executable) = image(&*directory, cgroup_mark(before.as_ref(), &cgroups, &text))?;
         pinned.same_image(&epoch)?;
         let namespaces = self.namespaces(&*directory, &epoch)?;
         let seen = Seen { peer: process.peer(), groups: &status.groups, namespaces, place: &place };
@@ -125,13 +124,13 @@ impl Attestor {
         let wanted = |evidence: &_| if elsewhere.is_some() { Wants::NOTHING } else { wants(evidence) };
         let not_looked_for = elsewhere.unwrap_or(WithheldBecause::NotWanted);
         if wanted(&evidence).path {
-            self.path(&mut evidence, pinned.key, &executable).await?;
+            self.path(&mut evidence, pinned.key, &executable, directory.executable_link()?).await?;
         } else {
             evidence.withhold(SelectorKind::UnixPath, None, not_looked_for);
         }
         // By now the path is known, and most of the entries that want a hash beside another path want none.
         if wanted(&evidence).sha256 {
-            self.sha256(&mut evidence, pinned.key, &executable.0, directory.clone()).await?;
+            self.sha256(&mut evidence, pinned.key, &executable, directory.clone()).await?;
             // Time has passed: is the image that was hashed still the one that runs?
             pinned.same_image(&image(&*directory, epoch.cgroup)?.0)?;
         } else {
@@ -169,9 +168,10 @@ impl Attestor {
         &self,
         evidence: &mut EvidenceSet,
         caller: CallerKey,
-        (running, link): &(FileIdentity, std::path::PathBuf),
+        running: &FileIdentity,
+        link: PathBuf,
     ) -> Result<(), Undecided> {
-        let at_path = match self.host.file_at(link, Patience::None) {
+        let at_path = match self.host.file_at(&link, Patience::None) {
             Err(Undecided::TimedOut) => {
                 let (host, link) = (self.host.clone(), link.clone());
                 self.hashing.look_up(caller, move || host.file_at(&link, Patience::Any)).await??
@@ -224,26 +224,21 @@ impl PinnedProcess {
     }
 
     /// Proves that the image which something was decided for is still running, with the credentials and in the cgroup of
-    /// then. Some 20 µs: asked before every message with a secret.
+    /// then. Some 10 µs: asked before every message with a secret.
     ///
     /// # Errors
     /// [`NotAttested`]
     pub fn unchanged(&self, decided: ImageEpoch) -> Result<(), NotAttested> {
         let process = &*self.process;
-        process.alive()?;
-        let pidfd = pidfd_facts(process)?;
         let directory = process.directory()?;
+        let pidfd = pidfd_facts(process)?;
         if pidfd.is_none() {
             let status = Status::parse(&directory.read(ProcFile::Status)?).map_err(|_| Contradiction::Malformed)?;
             agree(process.peer(), &status)?;
         }
         let mark = match (decided.cgroup, pidfd) {
             (CgroupMark::Unified(_), Some(pidfd)) => CgroupMark::Unified(pidfd.cgroup),
-            (_, pidfd) => {
-                let text = directory.read(ProcFile::Cgroup)?;
-                let cgroups = Cgroups::parse(&text).map_err(|_| Contradiction::Malformed)?;
-                cgroup_mark(pidfd.as_ref(), &cgroups)
-            }
+            _ => CgroupMark::Lines(sha256(&directory.read(ProcFile::Cgroup)?)),
         };
         let (now, _) = image(&*directory, mark)?;
         process.alive()?;
@@ -293,13 +288,10 @@ fn agree(peer: Credentials, status: &Status) -> Result<(), Contradiction> {
     }
 }
 
-/// The image that runs now, and its file with the text of its link.
+/// The image that runs now, and its file.
 ///
 /// RACE: an exec between `stat` and the link pairs the old addresses with the new file, which is the image of neither.
-fn image(
-    directory: &dyn ProcDirectory,
-    cgroup: CgroupMark,
-) -> Result<(ImageEpoch, (FileIdentity, std::path::PathBuf)), NotAttested> {
+fn image(directory: &dyn ProcDirectory, cgroup: CgroupMark) -> Result<(ImageEpoch, FileIdentity), NotAttested> {
     let stat = Stat::parse(&directory.read(ProcFile::Stat)?).map_err(|_| Contradiction::Malformed)?;
     if stat.is_dead() {
         return Err(Contradiction::ProcessGone.into());
@@ -310,8 +302,8 @@ fn image(
     }
     let of = |namespace| directory.namespace(namespace);
     let epoch = ImageEpoch {
-        device: executable.0.device,
-        inode: executable.0.inode,
+        device: executable.device,
+        inode: executable.inode,
         placed: stat.placed,
         namespaces: [of(Namespace::User)?, of(Namespace::Mount)?, of(Namespace::Pid)?],
         cgroup,
@@ -319,10 +311,10 @@ fn image(
     Ok((epoch, executable))
 }
 
-fn cgroup_mark(pidfd: Option<&PidfdFacts>, cgroups: &Cgroups<'_>) -> CgroupMark {
+fn cgroup_mark(pidfd: Option<&PidfdFacts>, cgroups: &Cgroups<'_>, text: &[u8]) -> CgroupMark {
     match (cgroups.deciding(), pidfd) {
         (Some((_, true)), Some(pidfd)) => CgroupMark::Unified(pidfd.cgroup),
-        (deciding, _) => CgroupMark::Path(sha256(deciding.map_or("", |(path, _)| path).as_bytes())),
+        _ => CgroupMark::Lines(sha256(text)),
     }
 }
 

@@ -35,8 +35,8 @@ pub struct ImageEpoch {
 pub enum CgroupMark {
     /// The id of a group in the unified hierarchy.
     Unified(u64),
-    /// SHA-256 of the deciding path.
-    Path([u8; 32]),
+    /// SHA-256 of the lines of all hierarchies.
+    Lines([u8; 32]),
 }
 
 impl ImageEpoch {

@@ -285,8 +285,12 @@ mod tests {
             Err(Unanswered::Absent)
         }
 
-        fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered> {
-            Ok((self.identity, PathBuf::new()))
+        fn executable(&self) -> Result<FileIdentity, Unanswered> {
+            Ok(self.identity)
+        }
+
+        fn executable_link(&self) -> Result<PathBuf, Unanswered> {
+            Ok(PathBuf::new())
         }
 
         fn executable_file_system(&self) -> Result<i64, Unanswered> {

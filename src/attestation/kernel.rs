@@ -173,7 +173,7 @@ pub trait Process: Send + Sync + fmt::Debug {
     /// [`Unanswered`]
     fn pidfd_facts(&self) -> Result<Option<PidfdFacts>, Unanswered>;
 
-    /// Opens the process's directory in `/proc` and proves that it belongs to this process.
+    /// Opens the process's directory in `/proc`, and proves then that the process is alive: so the directory is its own.
     ///
     /// # Errors
     /// [`Unanswered`]
@@ -197,11 +197,17 @@ pub trait ProcDirectory: Send + Sync {
     /// [`Unanswered`]
     fn namespace(&self, namespace: Namespace) -> Result<u64, Unanswered>;
 
-    /// The running executable: its identity, and the text of the link.
+    /// The running executable.
     ///
     /// # Errors
     /// [`Unanswered::Absent`] for a kernel thread or a zombie.
-    fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered>;
+    fn executable(&self) -> Result<FileIdentity, Unanswered>;
+
+    /// The text of the link to the running executable.
+    ///
+    /// # Errors
+    /// As [`ProcDirectory::executable`].
+    fn executable_link(&self) -> Result<PathBuf, Unanswered>;
 
     /// The `f_type` of the running executable's file system. May wait for that file system.
     ///

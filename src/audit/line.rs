@@ -121,6 +121,9 @@ fn rfc3339(at: f64) -> String {
 /// text would forge a line or rewrite the screen that shows it. Everything but printable ASCII leaves as `\uXXXX`, in
 /// UTF-16 as JSON has it.
 fn push_escaped(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        return out.push_str(text);
+    }
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),

@@ -23,8 +23,8 @@ pub struct DecisionId(pub [u8; 6]);
 
 impl fmt::Display for DecisionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("d-")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "d-{:012x}", u64::from_be_bytes([0, 0, a, b, c, d, e, g]))
     }
 }
 

@@ -399,10 +399,12 @@ impl ProcDirectory for FakeDirectory {
         })
     }
 
-    fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered> {
-        let mut machine = self.kernel.lock();
-        let process = machine.ask(self.serial)?;
-        Ok((process.running, process.exe.clone()))
+    fn executable(&self) -> Result<FileIdentity, Unanswered> {
+        Ok(self.kernel.lock().ask(self.serial)?.running)
+    }
+
+    fn executable_link(&self) -> Result<PathBuf, Unanswered> {
+        Ok(self.kernel.lock().ask(self.serial)?.exe.clone())
     }
 
     fn executable_file_system(&self) -> Result<i64, Unanswered> {

@@ -48,7 +48,8 @@ impl Stat {
         let open = before.iter().position(|byte| *byte == b'(').ok_or(NotKernelText)?;
         let pid = before.get(..open).and_then(|pid| pid.strip_suffix(b" ")).ok_or(NotKernelText)?;
         let after = after.strip_prefix(b") ").and_then(|fields| fields.strip_suffix(b"\n")).ok_or(NotKernelText)?;
-        let fields: Vec<&[u8]> = after.split(|byte| *byte == b' ').collect();
+        let mut fields: Vec<&[u8]> = Vec::with_capacity(FIELDS);
+        fields.extend(after.split(|byte| *byte == b' '));
         match fields.as_slice() {
             [[state], rest @ ..] if fields.len() >= FIELDS && state.is_ascii_alphabetic() => {
                 let field = |from_4th: usize| number(rest.get(from_4th).ok_or(NotKernelText)?);

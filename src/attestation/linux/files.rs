@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Component;
 use std::path::Path;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::AtFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
@@ -14,6 +15,7 @@ use rustix::fs::ResolveFlags;
 use rustix::fs::Statx;
 use rustix::fs::StatxFlags;
 use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 
 use crate::attestation::host::MAX_FILE;
 use crate::attestation::kernel::FileIdentity;
@@ -87,26 +89,25 @@ fn from_statx(stat: &Statx) -> FileIdentity {
     }
 }
 
+/// How much of a file is asked for at first: more than most have, and less than the kernel's own buffer (a page).
+const FIRST: usize = 2048;
+
 /// Reads a file of `/proc`, at most [`MAX_FILE`] bytes and one more.
+///
+/// The kernel writes such a file into a page before it hands it out, so that a first read that leaves room has met the
+/// end of the file; only a longer one is asked for more.
 pub(super) fn read_whole(file: &File) -> Result<Vec<u8>, Errno> {
-    let mut text = vec![0; 2048];
-    let mut filled = 0;
-    loop {
-        let room = text.get_mut(filled..).unwrap_or_default();
-        match rustix::io::read(file, room) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-        if filled > MAX_FILE {
+    let mut text = Vec::with_capacity(FIRST);
+    let first = retry_on_intr(|| rustix::io::read(file, spare_capacity(&mut text)))?;
+    if first < FIRST {
+        return Ok(text);
+    }
+    while text.len() <= MAX_FILE {
+        text.reserve_exact((text.len() * 3).min(MAX_FILE + 1 - text.len()));
+        if retry_on_intr(|| rustix::io::read(file, spare_capacity(&mut text)))? == 0 {
             break;
         }
-        if filled == text.len() {
-            text.resize((text.len() * 4).min(MAX_FILE + 1), 0);
-        }
     }
-    text.truncate(filled);
     Ok(text)
 }
 

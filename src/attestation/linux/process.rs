@@ -8,9 +8,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::future::Shared;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt;
 use rustix::event::PollFd;
@@ -55,6 +58,8 @@ pub struct LinuxProcess {
     level: Level,
     /// Start time at [`Level::Reduced`], where the pidfd came after the number.
     started: Option<u64>,
+    /// The one wait for its exit. A descriptor can be waited for once in an `epoll`, and every stream waits.
+    exit: OnceLock<Shared<BoxFuture<'static, ()>>>,
 }
 
 impl LinuxProcess {
@@ -75,7 +80,7 @@ impl LinuxProcess {
             Err(nix::Error::EINVAL | nix::Error::ESRCH) => return Err(Unanswered::Gone),
             Err(errno) => return Err(unanswered_nix(errno)),
         };
-        Ok(Self { proc, pidfd, peer, level, started: None })
+        Ok(Self { proc, pidfd, peer, level, started: None, exit: OnceLock::new() })
     }
 
     /// The process that has this number now, for an operator who asks about it: nothing may be handed to it.
@@ -85,7 +90,7 @@ impl LinuxProcess {
         let directory = open_directory(&proc, pid)?;
         let status = Status::parse(&read(&directory, "status").map_err(unanswered)?).map_err(|_| Unanswered::Absent)?;
         let peer = Credentials { pid, uid: status.uids.effective, gid: status.gids.effective };
-        let process = Self { proc, pidfd, peer, level, started: None };
+        let process = Self { proc, pidfd, peer, level, started: None, exit: OnceLock::new() };
         process.alive().map(|()| process)
     }
 
@@ -95,7 +100,7 @@ impl LinuxProcess {
         let pid = i32::try_from(peer.pid).ok().and_then(Pid::from_raw).ok_or(Unanswered::Absent)?;
         let started = start_time(&open_directory(&proc, peer.pid)?)?;
         let pidfd = Arc::new(pidfd_open(pid, PidfdFlags::empty()).map_err(unanswered)?);
-        let process = Self { proc, pidfd, peer, level: Level::Reduced, started: Some(started) };
+        let process = Self { proc, pidfd, peer, level: Level::Reduced, started: Some(started), exit: OnceLock::new() };
         process.open_directory().map(|_| process)
     }
 
@@ -149,17 +154,18 @@ impl Process for LinuxProcess {
     }
 
     fn exited(&self) -> BoxFuture<'static, ()> {
-        let pidfd = self.pidfd.clone();
-        Box::pin(async move {
-            if sys::readable::readable(pidfd.as_fd()).await.is_ok() {
-                return;
-            }
-            // No room for one more wait: ask, and keep asking.
-            let mut answer = [PollFd::new(&pidfd, PollFlags::IN)];
-            while !matches!(poll(&mut answer, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1)) {
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-        })
+        self.exit.get_or_init(|| exit_of(Arc::clone(&self.pidfd)).boxed().shared()).clone().boxed()
+    }
+}
+
+async fn exit_of(pidfd: Arc<OwnedFd>) {
+    if sys::readable::readable(pidfd.as_fd()).await.is_ok() {
+        return;
+    }
+    // No room for one more wait: ask, and keep asking.
+    let mut answer = [PollFd::new(&pidfd, PollFlags::IN)];
+    while !matches!(poll(&mut answer, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1)) {
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 
@@ -181,15 +187,17 @@ impl ProcDirectory for Directory {
         namespace_of(&self.0, namespace).map_err(unanswered)
     }
 
-    fn executable(&self) -> Result<(FileIdentity, PathBuf), Unanswered> {
-        let identity = files::identity_at(&self.0, "exe", AtFlags::empty()).map_err(unanswered_link)?;
-        let link = match rustix::fs::readlinkat(&self.0, "exe", Vec::with_capacity(256)) {
-            Ok(link) => PathBuf::from(OsString::from_vec(link.into_bytes())),
+    fn executable(&self) -> Result<FileIdentity, Unanswered> {
+        files::identity_at(&self.0, "exe", AtFlags::empty()).map_err(unanswered_link)
+    }
+
+    fn executable_link(&self) -> Result<PathBuf, Unanswered> {
+        match rustix::fs::readlinkat(&self.0, "exe", Vec::with_capacity(256)) {
+            Ok(link) => Ok(PathBuf::from(OsString::from_vec(link.into_bytes()))),
             // Longer than any path that can be typed: no path at all.
-            Err(Errno::NAMETOOLONG) => PathBuf::new(),
-            Err(errno) => return Err(unanswered_link(errno)),
-        };
-        Ok((identity, link))
+            Err(Errno::NAMETOOLONG) => Ok(PathBuf::new()),
+            Err(errno) => Err(unanswered_link(errno)),
+        }
     }
 
     fn executable_file_system(&self) -> Result<i64, Unanswered> {
@@ -242,4 +250,32 @@ fn unanswered_nix(errno: nix::Error) -> Unanswered {
 /// A link of a living process can be missing, too: a kernel thread runs no file, and a first thread that exited no more.
 fn unanswered_link(errno: Errno) -> Unanswered {
     if errno == Errno::NOENT { Unanswered::Absent } else { unanswered(errno) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::attestation::linux::reference::proc_directory;
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_wait_for_an_exit_none_of_them_asks_again_and_again() {
+        let proc = Arc::new(proc_directory().unwrap());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = LinuxProcess::numbered(proc, child.id(), Level::Pinned).unwrap();
+        let mut all = join_all((0..10).map(|_| process.exited()));
+        let mut polls = 0;
+        let counted = poll_fn(|cx| {
+            polls += 1;
+            all.poll_unpin(cx)
+        });
+        assert!(tokio::time::timeout(Duration::from_secs(3600), counted).await.is_err());
+        assert!(polls < 10, "polled {polls} times in an hour in which nothing happened");
+        child.kill().unwrap();
+        all.await;
+        child.wait().unwrap();
+    }
 }

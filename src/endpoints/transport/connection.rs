@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::task::Context;
 use std::task::Poll;
@@ -25,7 +26,6 @@ use hyper::body::SizeHint;
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -56,7 +56,7 @@ const LAST_WORD: Duration = Duration::from_millis(50);
 pub(super) async fn serve(wire: Wire, peer: Peer, routes: Routes, budgets: Budgets, stop: CancellationToken) {
     let limits = budgets.limits().clone();
     let ended = peer.caller.ended();
-    let traffic = Arc::new(watch::Sender::new(Traffic::AwaitingFirstRequest));
+    let traffic = Arc::new(Traffic::default());
     let streams = Streams::default();
     let requests = Requests { peer, routes, budgets, traffic: traffic.clone() };
     let mut http = pin!(engine(&streams, &limits).serve_connection(TokioIo::new(wire), requests));
@@ -90,26 +90,20 @@ fn engine(streams: &Streams, limits: &Limits) -> http2::Builder<Streams> {
     engine
 }
 
-/// Resolves when nobody has asked anything for too long.
-async fn fell_silent(traffic: &watch::Sender<Traffic>, limits: &Limits) {
-    let mut traffic = traffic.subscribe();
+/// Resolves when nobody has asked anything for too long. Nobody tells it of a request: it looks when the time could be
+/// over, which costs a connection less than to be woken twice for each.
+async fn fell_silent(traffic: &Traffic, limits: &Limits) {
     let accepted = Instant::now();
     loop {
-        let now = *traffic.borrow_and_update();
-        let deadline = match now {
-            Traffic::AwaitingFirstRequest => accepted + limits.first_request,
-            Traffic::Open(0) => Instant::now() + limits.idle,
-            Traffic::Open(_) => {
-                if traffic.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            }
+        let deadline = match *traffic.now() {
+            Now::AwaitingFirstRequest => accepted + limits.first_request,
+            Now::Open(_) => Instant::now() + limits.idle,
+            Now::Silent { since } => since + limits.idle,
         };
-        if let Ok(Ok(())) = tokio::time::timeout_at(deadline, traffic.changed()).await {
-            continue;
+        if deadline <= Instant::now() {
+            return;
         }
-        return;
+        tokio::time::sleep_until(deadline).await;
     }
 }
 
@@ -166,35 +160,47 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams
 }
 
 /// What goes on on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Traffic {
+#[derive(Debug, Default)]
+struct Traffic(Mutex<Now>);
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Now {
+    #[default]
     AwaitingFirstRequest,
     /// How many streams are open.
     Open(usize),
+    /// None is, any more.
+    Silent { since: Instant },
+}
+
+impl Traffic {
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An open stream; counted until dropped.
 struct OpenStream {
-    traffic: Arc<watch::Sender<Traffic>>,
+    traffic: Arc<Traffic>,
     _charge: Option<StreamCharge>,
 }
 
 impl OpenStream {
-    fn count(traffic: &Arc<watch::Sender<Traffic>>, charge: Option<StreamCharge>) -> Self {
-        traffic.send_modify(|now| {
-            *now = Traffic::Open(if let Traffic::Open(streams) = *now { streams + 1 } else { 1 });
-        });
+    fn count(traffic: &Arc<Traffic>, charge: Option<StreamCharge>) -> Self {
+        let mut now = traffic.now();
+        *now = Now::Open(if let Now::Open(streams) = *now { streams + 1 } else { 1 });
+        drop(now);
         Self { traffic: traffic.clone(), _charge: charge }
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.traffic.send_modify(|now| {
-            if let Traffic::Open(streams) = now {
-                *streams = streams.saturating_sub(1);
-            }
-        });
+        let mut now = self.traffic.now();
+        *now = match *now {
+            Now::Open(streams @ 2..) => Now::Open(streams - 1),
+            _ => Now::Silent { since: Instant::now() },
+        };
     }
 }
 
@@ -203,7 +209,7 @@ struct Requests {
     peer: Peer,
     routes: Routes,
     budgets: Budgets,
-    traffic: Arc<watch::Sender<Traffic>>,
+    traffic: Arc<Traffic>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Requests {
