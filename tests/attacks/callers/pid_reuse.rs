@@ -71,7 +71,7 @@ fn attack_1_at_reduced_only_an_heir_of_the_same_user_inherits_and_at_pinned_none
 fn attack_2_an_heir_that_started_in_the_same_tick_inherits_no_identity() {
     let Some(node) = Node::start("attack_2") else { return };
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
-    let tries = tries(&node, 41001, 41001, 200);
+    let tries = tries(&node, 41001, 41001, 2_000);
     assert_eq!(tries.won, 0);
     assert!(tries.in_one_tick > 10);
 }
