@@ -26,7 +26,8 @@ pub(crate) fn node(test: &str, level: &str) -> Option<Node> {
     Node::start_behind(test, &[PYTHON, OLDER_KERNEL, level], "")
 }
 
-fn pins() -> bool {
+/// Whether this kernel has `SO_PEERPIDFD`.
+pub(crate) fn pins() -> bool {
     let (socket, _other) = UnixStream::pair().unwrap();
     getsockopt(&socket, sockopt::PeerPidfd).is_ok()
 }

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use crate::daemon::Daemon;
+use crate::levels;
 
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 const PEER: &str = include_str!("peer.py");
@@ -45,8 +46,17 @@ impl Node {
             "[[workload]]\nid = \"/victim\"\nselectors = [\"unix:uid:41000\"]\n\
              [[workload]]\nid = \"/root\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n\
              [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:TRUSTED\"]\n\
-             [[workload]]\nid = \"/weak\"\nselectors = [\"unix:uid:41003\", \"unix:path:TRUSTED\"]\naccept_weak = true\n\
              [[workload]]\nid = \"/hashed\"\nselectors = [\"unix:uid:41004\", \"unix:sha256:DIGEST\"]\n{tables}"
+        );
+        // Below Linux 6.5 an honest caller has neither path nor hash for any other entry.
+        let tables = if levels::pins() || launcher.contains(&levels::OLDER_KERNEL) {
+            tables
+        } else {
+            tables.replace("[[workload]]\n", "[[workload]]\naccept_weak = true\n")
+        };
+        let tables = format!(
+            "{tables}[[workload]]\nid = \"/weak\"\nselectors = [\"unix:uid:41003\", \"unix:path:TRUSTED\"]\n\
+             accept_weak = true\n"
         );
         let tables = tables.replace("TRUSTED", &trusted.display().to_string()).replace("DIGEST", &sha256(&trusted));
         let daemon = Daemon::start_behind(launcher, &tables);
