@@ -36,9 +36,7 @@ pub(crate) fn pins() -> bool {
 fn status_names_the_level_and_a_user_s_entry_needs_no_more_than_reduced() {
     for level in OLDER {
         let Some(node) = node("status_names_the_level", level) else { continue };
-        let status = node.daemon.ask(&["status", "-o", "json"]);
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-        assert_eq!(status["level"], level, "{status}");
+        assert_eq!(node.level(), level);
         assert_eq!(node.honest_gets(PYTHON, 41000), "identity", "{level}");
         assert_eq!(node.honest_gets(PYTHON, 41002), "nothing", "{level}");
     }

@@ -49,7 +49,7 @@ impl Node {
              [[workload]]\nid = \"/hashed\"\nselectors = [\"unix:uid:41004\", \"unix:sha256:DIGEST\"]\n{tables}"
         );
         // Below Linux 6.5 an honest caller has neither path nor hash for any other entry.
-        let tables = if levels::pins() || launcher.contains(&levels::OLDER_KERNEL) {
+        let tables = if levels::pins() || levels::OLDER.iter().any(|level| launcher.contains(level)) {
             tables
         } else {
             tables.replace("[[workload]]\n", "[[workload]]\naccept_weak = true\n")
@@ -62,6 +62,13 @@ impl Node {
         let daemon = Daemon::start_behind(launcher, &tables);
         fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
         Some(Self { daemon, trusted })
+    }
+
+    /// The level of the kernel, as `status` says it.
+    pub(crate) fn level(&self) -> String {
+        let status = self.daemon.ask(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        status["level"].as_str().unwrap().to_owned()
     }
 
     /// What a process gets that does this.

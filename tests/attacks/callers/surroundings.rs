@@ -271,7 +271,11 @@ fn attack_42_a_cgroup_namespace_moves_nobody_to_the_root() {
     let enter = Group::enter(&[&own]);
     let launcher: Vec<&str> = enter.iter().map(String::as_str).chain(["unshare", "-C"]).collect();
     let Some(node) = Node::start_behind("attack_42", &launcher, &table) else { return };
-    assert_eq!(gets_in(&node, &[&real]), "identity");
+    if node.level() == "full" {
+        assert_eq!(gets_in(&node, &[&real]), "identity");
+    } else {
+        eprintln!("skipped: attack_42: nothing tells the daemon where its own group is, needs Linux 6.13");
+    }
     assert_eq!(gets_in(&node, &[&below]), "nothing", "which the daemon sees at /system.slice");
     let Some(node) = Node::start("attack_42") else { return };
     assert_eq!(node.gets(HONEST), "identity");
