@@ -105,7 +105,11 @@ impl Hashing {
             let wanted = *running;
             let read = move |still_wanted: &dyn Fn() -> bool| hash(&wanted, &*directory, still_wanted);
             let (digest, _turn) = self.on_a_thread(turn, read).await?;
-            let digest = digest?;
+            let digest = match digest {
+                // Who runs a file that others may not read has chosen it: that is a "no", and about the caller.
+                Err(Unanswered::Undecided(Undecided::NotPermitted)) => return Ok(Err(WithheldBecause::NotReadable)),
+                digest => digest?,
+            };
             if facts::hash_is_stable(uid, running) {
                 self.remember(running, digest);
             }
