@@ -31,6 +31,8 @@ const QUIET: Duration = Duration::from_millis(50);
 const RESTLESS_LOOKS: u32 = 6;
 /// A name that is missing for less is being replaced.
 const REPLACED_WITHIN: Duration = Duration::from_secs(1);
+/// How many events one look takes in: one who writes without pause beside our files must not keep us listening for ever.
+const EVENTS_AT_ONCE: usize = 1024;
 
 /// What to watch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,7 +133,7 @@ impl FileWatch {
     fn look(&mut self) -> bool {
         let heard = self.hear();
         let present = self.present();
-        let mut happened = heard.iter().any(|path| self.watched.iter().any(|watched| watched.covers(path)));
+        let mut happened = heard;
         for path in self.seen.keys().filter(|path| !present.contains_key(*path)) {
             self.missing.entry(path.clone()).or_insert_with(Instant::now);
         }
@@ -157,9 +159,9 @@ impl FileWatch {
         paths.filter_map(|path| Stamp::of(&path).map(|stamp| (path, stamp))).collect()
     }
 
-    fn hear(&mut self) -> Vec<PathBuf> {
-        let folders: BTreeSet<&Path> = self.watched.iter().map(Watched::folder).collect();
-        self.notifier.as_mut().map(|notifier| notifier.hear(&folders)).unwrap_or_default()
+    /// Whether anything was heard of what is watched.
+    fn hear(&mut self) -> bool {
+        self.notifier.as_mut().is_some_and(|notifier| notifier.hear(&self.watched))
     }
 }
 
@@ -248,25 +250,29 @@ impl Notifier {
         let _ = tokio::time::timeout(longest, heard).await;
     }
 
-    /// Reads what has happened in `folders`, and the paths it has happened to.
-    fn hear(&mut self, folders: &BTreeSet<&Path>) -> Vec<PathBuf> {
-        self.attend(folders);
-        let mut heard = Vec::new();
+    /// Reads what has happened, and says whether any of it happened to what is `watched`. What has been read from the
+    /// kernel is taken in whole; the rest waits for the next look.
+    fn hear(&mut self, watched: &[Watched]) -> bool {
+        self.attend(&watched.iter().map(Watched::folder).collect());
+        let (mut heard, mut taken_in) = (false, 0);
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
-        while let Ok(event) = events.next() {
+        while taken_in < EVENTS_AT_ONCE || !events.is_buffer_empty() {
+            let Ok(event) = events.next() else { break };
+            taken_in += 1;
             if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.being_written.clear();
             }
             let Some(name) = event.file_name() else { continue };
             let in_folders = self.folders.iter().filter(|(_, watch)| **watch == event.wd());
-            for path in in_folders.map(|(folder, _)| folder.join(OsStr::from_bytes(name.to_bytes()))) {
+            let paths = in_folders.map(|(folder, _)| folder.join(OsStr::from_bytes(name.to_bytes())));
+            for path in paths.filter(|path| watched.iter().any(|watched| watched.covers(path))) {
                 if event.events().contains(ReadFlags::MODIFY) {
-                    self.being_written.insert(path.clone());
+                    self.being_written.insert(path);
                 } else if !event.events().contains(ReadFlags::CREATE) {
                     self.being_written.remove(&path);
                 }
-                heard.push(path);
+                heard = true;
             }
         }
         heard
@@ -382,6 +388,21 @@ mod tests {
         assert_eq!(room.told().await, ["entries.d/x.toml"], "others are told of meanwhile");
         writer.write_all(b"whole").unwrap();
         drop(writer);
+        assert_eq!(room.told().await, ["a.toml"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_writes_without_pause_beside_the_files_keeps_no_look_from_ending() {
+        let mut room = Room::new();
+        let [mut one, mut other] = ["one", "other"].map(|name| File::create(room.path(name)).unwrap());
+        for _ in 0..2 * EVENTS_AT_ONCE {
+            one.write_all(b"x").unwrap(); // in turns, for equal events in a row become one
+            other.write_all(b"x").unwrap();
+        }
+        assert!(!room.watch.look(), "nothing happened to what is watched");
+        let waiting = |room: &Room| rustix::io::ioctl_fionread(&room.watch.notifier.as_ref().unwrap().inotify).unwrap();
+        assert!(waiting(&room) > 0, "the rest waits for the next look");
+        fs::write(room.path("a.toml"), "22").unwrap();
         assert_eq!(room.told().await, ["a.toml"]);
     }
 
