@@ -9,19 +9,25 @@ use crate::endpoints::transport::budgets::Budgets;
 use crate::sys::allocator;
 
 const LOOK: Duration = Duration::from_secs(1);
-/// Fewer connections leave behind less than it costs to look for it.
+/// So many are worth the milliseconds that it costs.
 const MANY: usize = 64;
+/// What fewer leave behind waits this long for more: a few can have had many and long messages.
+const AT_THE_LATEST: u32 = 20;
 
-/// Gives back what starting took, and then what connections took, whenever many of them have gone. Never ends.
+/// Gives back what starting took, and then what connections took: soon when many have gone, and in a while when any
+/// have. Never ends.
 pub(in crate::agent) async fn give_back(budgets: Budgets) {
     let mut most_open = usize::MAX;
+    let mut looks = 0;
     loop {
         sleep(LOOK).await;
+        looks += 1;
         let open = budgets.usage().connections;
-        if most_open.saturating_sub(open) >= MANY {
+        let gone = most_open.saturating_sub(open);
+        if gone >= MANY || gone > 0 && looks >= AT_THE_LATEST {
             // A panic in there could only be the allocator's; there is nothing to do about it.
             let _ = tokio::task::spawn_blocking(allocator::return_free_pages).await;
-            most_open = open;
+            (most_open, looks) = (open, 0);
         }
         most_open = most_open.max(open);
     }
