@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::SignalKind;
@@ -200,8 +201,9 @@ fn follow_signals(node: &mut Node, reloader: Arc<Reloader>, stop: CancellationTo
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tell_systemd(&[sd_notify::NotifyState::Stopping]);
         asked_to_stop.cancel();
+        let told = tell_systemd(None, Some(sd_notify::NotifyState::Stopping));
+        let _in_time = tokio::time::timeout(Duration::from_secs(1), told).await;
     });
     // On its own: a name service that does not answer must not hold up the stop.
     node.run(until(stop, async move {

@@ -302,3 +302,19 @@ fn a_flood_of_refusals_is_counted_exactly_and_written_rarely() {
     assert_eq!(told, refusals);
     assert!((denied.len() as u64) < refusals, "nothing was suppressed");
 }
+
+#[test]
+fn a_service_manager_that_takes_no_more_messages_does_not_hold_up_the_stop() {
+    let mut daemon = Daemon::start(&nobody());
+    let full = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    full.connect(daemon.folder().join("notify.sock")).unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send(b"STATUS=noise").is_ok() {}
+    let pid = rustix::process::Pid::from_raw(daemon.pid().cast_signed()).unwrap();
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    let deadline = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    let mut exit = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut exit, Some(&deadline)), Ok(1), "it still runs");
+    assert!(daemon.stop().success());
+}

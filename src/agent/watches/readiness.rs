@@ -22,20 +22,18 @@ pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
     loop {
         let why = in_the_way(&reasons.borrow_and_update());
         let ready = why.is_empty();
-        let mut news = Vec::new();
+        let mut status = None;
         if told.as_ref() != Some(&why) {
             if ready {
                 tracing::info!("ready")
             } else {
                 tracing::warn!(why, "not ready")
             }
-            news.push(NotifyState::Status(if ready { "serving" } else { &why }));
+            status = Some(if ready { "serving".to_owned() } else { why.clone() });
         }
-        if !served {
-            news.push(if ready { NotifyState::Ready } else { NotifyState::ExtendTimeoutUsec(MORE_TIME) });
-        }
+        let awaited = if ready { NotifyState::Ready } else { NotifyState::ExtendTimeoutUsec(MORE_TIME) };
         // Without a descriptor for it, it is told again.
-        served |= tell_systemd(&news) && ready;
+        served |= tell_systemd(status, (!served).then_some(awaited)).await && ready;
         told = Some(why);
         let patience = if served { Duration::MAX } else { ASK_AGAIN };
         let _changed_or_asked_again = timeout(patience, reasons.changed()).await;
@@ -48,8 +46,16 @@ fn in_the_way(reasons: &[Reason]) -> String {
     in_the_way.map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// Whether it was told; without systemd there is nobody to tell.
-pub(in crate::agent) fn tell_systemd(what: &[NotifyState<'_>]) -> bool {
-    let told = if what.is_empty() { Ok(()) } else { sd_notify::notify(what) };
+/// Whether it was told; without systemd there is nobody to tell. Waits for room in systemd's queue, on a thread that
+/// serves nobody.
+pub(in crate::agent) async fn tell_systemd(status: Option<String>, state: Option<NotifyState<'static>>) -> bool {
+    if status.is_none() && state.is_none() {
+        return true;
+    }
+    let told = tokio::task::spawn_blocking(move || {
+        let what: Vec<_> = status.as_deref().map(NotifyState::Status).into_iter().chain(state).collect();
+        sd_notify::notify(&what)
+    });
+    let told = told.await.unwrap_or_else(|why| Err(why.into()));
     told.inspect_err(|why| tracing::warn!(%why, "systemd could not be told")).is_ok()
 }
