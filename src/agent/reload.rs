@@ -144,20 +144,22 @@ impl Reloader {
     }
 
     /// Reads the files and puts what they say in force.
-    pub async fn reload(&self, cause: Cause) -> ReloadReport {
+    pub async fn reload(self: &Arc<Self>, cause: Cause) -> ReloadReport {
         let _one = self.one_at_a_time.lock().await;
-        let file = self.file.clone();
-        // The disk and the name service may take seconds; serving must not wait for them.
-        let loaded = tokio::task::spawn_blocking(move || config::load(&file)).await;
-        match loaded {
-            Ok(Ok((config, accepted))) => self.swap(config, accepted, cause),
-            Ok(Err(refused)) => self.refuse(refused),
-            Err(panic) => self.refuse_because(vec![format!("reading the configuration failed: {panic}")], None),
-        }
+        let reloader = Arc::clone(self);
+        // The disk and the name service may take seconds, and finding out whom a change concerns some milliseconds for a
+        // thousand streams; serving must not wait for them.
+        let reloaded = tokio::task::spawn_blocking(move || match config::load(&reloader.file) {
+            Ok((config, accepted)) => reloader.swap(config, accepted, cause),
+            Err(refused) => reloader.refuse(refused),
+        });
+        reloaded.await.unwrap_or_else(|panic| {
+            self.refuse_because(vec![format!("reading the configuration failed: {panic}")], None)
+        })
     }
 
     /// Reads the files again whenever they change, until `stop`.
-    pub async fn follow_files(&self, stop: CancellationToken) {
+    pub async fn follow_files(self: Arc<Self>, stop: CancellationToken) {
         let mut files = FileWatch::new(self.watched());
         loop {
             if !self.missed_a_change().await {

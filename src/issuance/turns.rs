@@ -1,5 +1,5 @@
-//! Who may use the processor next: as many keys in the making as there are cores, and no more of one caller's in the line
-//! for them.
+//! Who may use the processor next: as many keys in the making as there are cores, and one core less than that for any one
+//! caller.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio::sync::SemaphorePermit;
 
 use crate::evidence::CallerKey;
 
-/// Turns, first come first served twice over: a caller's own requests wait for each other, and of each caller only as many
-/// as there are cores work, or wait for a core. So a caller with a thousand streams has all cores while nobody else wants
-/// one, and a stranger the first that becomes free.
+/// Turns, first come first served twice over: a caller's own requests wait for each other, and of each caller only so many
+/// work, or wait for a core, that one core is left. So a stranger of a caller with a thousand streams finds a core free, or
+/// is the next to have one; where there is one core only, the two alternate.
 #[derive(Debug)]
 pub(super) struct Turns {
-    count: usize,
+    of_one_caller: usize,
     cores: Semaphore,
     lines: Mutex<HashMap<CallerKey, Arc<Semaphore>>>,
 }
@@ -39,13 +39,17 @@ struct Place<'a> {
 
 impl Turns {
     pub(super) fn new(cores: usize) -> Self {
-        let count = cores.max(1);
-        Self { count, cores: Semaphore::new(count), lines: Mutex::default() }
+        Self {
+            of_one_caller: cores.saturating_sub(1).max(1),
+            cores: Semaphore::new(cores.max(1)),
+            lines: Mutex::default(),
+        }
     }
 
     /// Waits for this caller's turn. Dropping the wait gives the place up.
     pub(super) async fn take(&self, caller: CallerKey) -> Turn<'_> {
-        let line = Arc::clone(self.lines().entry(caller).or_insert_with(|| Arc::new(Semaphore::new(self.count))));
+        let line =
+            Arc::clone(self.lines().entry(caller).or_insert_with(|| Arc::new(Semaphore::new(self.of_one_caller))));
         let mut place = Place { turns: self, caller, line, head: false };
         // INVARIANT: neither semaphore is ever closed, so that waiting cannot fail.
         if let Ok(head) = place.line.acquire().await {
@@ -85,18 +89,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_has_every_core_that_nobody_else_wants_and_no_more() {
-        let turns = Turns::new(2);
+    async fn a_caller_leaves_one_core_to_others() {
+        let turns = Turns::new(3);
         let (first, _second) = (turns.take(caller(1)).await, turns.take(caller(1)).await);
         assert!(turns.take(caller(1)).now_or_never().is_none());
+        assert!(turns.take(caller(2)).now_or_never().is_some());
         drop(first);
         assert!(turns.take(caller(1)).now_or_never().is_some());
     }
 
     #[tokio::test]
-    async fn a_stranger_comes_next_although_a_thousand_of_another_wait() {
-        let turns = Turns::new(2);
-        let (busy, _busy) = (turns.take(caller(1)).await, turns.take(caller(1)).await);
+    async fn on_one_core_a_stranger_comes_next_although_a_thousand_of_another_wait() {
+        let turns = Turns::new(1);
+        let busy = turns.take(caller(1)).await;
         let mut crowd: Vec<_> = (0..1000).map(|_| Box::pin(turns.take(caller(1)))).collect();
         for one in &mut crowd {
             assert!(one.now_or_never().is_none());

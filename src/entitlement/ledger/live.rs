@@ -58,10 +58,11 @@ impl Live {
     }
 
     /// Wakes every stream that `concerned` says is concerned, and says how many that were.
+    ///
+    /// To find out may take long. It is asked of a copy, so that streams come and go meanwhile.
     pub fn wake(&self, concerned: impl Fn(&Stream) -> bool) -> usize {
-        let woken: Vec<_> =
-            self.locked().values().filter(|stream| concerned(stream)).map(|s| Arc::clone(&s.wake)).collect();
-        woken.iter().for_each(|wake| wake.notify_one());
+        let woken: Vec<_> = self.snapshot().into_iter().filter(|stream| concerned(stream)).collect();
+        woken.iter().for_each(|stream| stream.wake.notify_one());
         woken.len()
     }
 
