@@ -121,7 +121,7 @@ impl Hashing {
     /// Runs a look-up that may wait for a file system.
     ///
     /// # Errors
-    /// [`Undecided::TimedOut`] when it waits too long, [`Undecided::Budget`] when too many do.
+    /// [`Undecided::TimedOut`] when it waits too long.
     pub async fn look_up<T: Send + 'static>(
         &self,
         caller: CallerKey,
@@ -144,7 +144,7 @@ impl Hashing {
         turn: OwnedSemaphorePermit,
         work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
     ) -> Result<(T, OwnedSemaphorePermit), Undecided> {
-        let place = self.threads.clone().try_acquire_owned().map_err(|_| Undecided::Budget)?;
+        let place = self.threads.clone().acquire_owned().await.map_err(|_| Undecided::NotReady)?;
         let wanted = Arc::new(());
         let still_wanted = Arc::downgrade(&wanted);
         let result = tokio::task::spawn_blocking(move || {
@@ -234,6 +234,7 @@ mod tests {
     use std::sync::mpsc;
 
     use futures_util::FutureExt as _;
+    use futures_util::future::join_all;
     use tokio::sync::Notify;
 
     use super::*;
@@ -414,7 +415,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_threads_hang_than_there_are_places_and_then_the_limit_is_said() {
+    async fn no_more_threads_hang_than_there_are_places_and_then_nobody_waits_beyond_the_limit() {
         let hashing = Hashing::default();
         let mut kept = Vec::new();
         for uid in 0..THREADS as u32 {
@@ -424,8 +425,23 @@ mod tests {
             assert_eq!(hung, undecided(Undecided::TimedOut), "{uid}");
             kept.push(let_go);
         }
-        assert_eq!(digest(&hashing, ONE, Program::new(2, 4)).await, undecided(Undecided::Budget));
+        let late = beyond_the_limit(threads_have_run(), digest(&hashing, ONE, Program::new(2, 4))).await;
+        assert_eq!(late, undecided(Undecided::TimedOut));
         kept.clear();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_more_callers_at_once_than_there_are_places_each_is_answered() {
+        let hashing = Hashing::default();
+        let (let_go, hangs) = mpsc::channel();
+        let hangs: Arc<Hangs> = Arc::new(Some(Mutex::new(hangs)));
+        let look_up = |uid| {
+            let hangs = hangs.clone();
+            hashing.look_up(CallerKey { uid, ..ONE }, move || hang(&hangs))
+        };
+        let all = join_all((0..3 * THREADS as u32).map(look_up));
+        let (answers, ()) = tokio::join!(all, async { drop(let_go) });
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     }
 
     #[tokio::test(start_paused = true)]
