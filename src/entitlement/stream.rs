@@ -128,7 +128,7 @@ impl Driver {
             Ok(granted) => {
                 self.registration.rests_on(Arc::clone(&granted.trace));
                 let basis = Basis { trace: granted.trace, image: granted.image };
-                self.caller.handed_over().decided_again(self.registration.number(), &basis);
+                self.caller.handed_over().decided_again(&basis);
                 self.basis = Some(basis);
                 let view = board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
                 Event::Permitted { permits: granted.permits, view }

@@ -69,9 +69,10 @@ impl HandedOver {
         }
     }
 
-    /// Notes that a stream was decided again: what it was handed before rests on this now.
-    pub(in crate::entitlement) fn decided_again(&mut self, stream: u64, basis: &Basis) {
-        if let Some(held) = self.all.iter_mut().find(|held| held.stream == Some(stream)) {
+    /// Notes that a stream was decided again. Everything rests on this now, whoever was handed it: it is the latest
+    /// decision about the same process, and an earlier one may lack a fact that nobody wanted then.
+    pub(in crate::entitlement) fn decided_again(&mut self, basis: &Basis) {
+        for held in &mut self.all {
             held.basis = basis.clone();
             held.permitted_under = None;
         }

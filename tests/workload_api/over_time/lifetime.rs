@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bonafide::agent::reload::Cause;
 use bonafide::audit::What;
+use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
+use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::evidence::Undecided;
 use futures_util::FutureExt as _;
 use tokio::io::AsyncReadExt as _;
@@ -13,6 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic::Streaming;
 
+use crate::door::asking;
 use crate::http2;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
@@ -255,6 +258,19 @@ async fn what_waits_for_a_slow_reader_when_its_entry_goes_never_leaves() {
     let nobody = workload("/db", &["unix:uid:1001"]);
     let read = read_late(|node| assert!(node.reload(&nobody, Cause::Asked).swapped)).await;
     assert!(!holds_it(read), "it left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_wants_more_than_before_keeps_the_connection_of_one_that_had_a_token_by_it() {
+    let node = TestNode::start(7, &workload("/web", &["unix:uid:1000"]));
+    let channel = node.connect(&of_user(&node, 1000)).channel().await;
+    let mut stream = fetch_x509_on(channel.clone()).await.unwrap();
+    stream.message().await.unwrap();
+    let token = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: String::new() };
+    SpiffeWorkloadApiClient::new(channel).fetch_jwtsvid(asking(token)).await.unwrap();
+    let more = workload("/web", &["unix:uid:1000", "unix:path:/usr/bin/web"]) + "hint = \"more\"\n";
+    assert!(node.reload(&more, Cause::Asked).swapped);
+    assert_eq!(stream.message().await.unwrap().unwrap().svids[0].hint, "more");
 }
 
 #[tokio::test(start_paused = true)]
