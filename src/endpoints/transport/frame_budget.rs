@@ -1,8 +1,6 @@
 //! How many frames that carry nothing a connection may send: 500 a second, and one for each frame with something in it
-//! that we sent.
-//!
-//! SECURITY: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM and empty DATA cost the sender nothing and the
-//! receiver an answer or a queue entry each. An honest client sends them in answer to our HEADERS and DATA. Our own
+//! that we sent. SECURITY: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM and empty DATA cost the sender nothing and
+//! the receiver an answer or a queue entry each. An honest client sends them in answer to our HEADERS and DATA. Our own
 //! answers to its control frames must earn it nothing, or every PING would pay for the next.
 
 use tokio::time::Instant;
