@@ -5,7 +5,7 @@ use crate::node::Node;
 use crate::node::PYTHON;
 
 /// How long one round of tries may take.
-const SECONDS: u32 = 60;
+const SECONDS: u32 = 150;
 
 /// A process that may have no identity connects and dies, and one that may have one gets its number.
 struct Tries {
