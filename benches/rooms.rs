@@ -17,8 +17,8 @@ use bonafide::attestation::Attestor;
 use bonafide::attestation::kernel::Level;
 use bonafide::attestation::linux::Linux;
 use bonafide::authority::embedded::Embedded;
-use bonafide::authority::embedded::Settings;
-use bonafide::evidence::CallerKey;
+use bonafide::authority::embedded::EmbeddedSettings;
+use bonafide::evidence::Principal;
 use bonafide::issuance::Issuer;
 use bonafide::policy::Permit;
 use bonafide::policy::Rules;
@@ -163,7 +163,7 @@ fn matching(caller: &Attested, entries: u32) -> Figure {
 }
 
 fn issuance(caller: &Attested) -> [Figure; 2] {
-    let settings = Settings {
+    let settings = EmbeddedSettings {
         trust_domain: "load.test".parse().expect("a trust domain"),
         ca_ttl: Duration::from_secs(604_800),
         jwt_issuer: None,
@@ -175,7 +175,7 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     let permits = || -> Vec<Permit> {
         (0..IN_ALL).flat_map(|_| decide(caller, &index, &RULES, now).outcome.expect("an entry of ours")).collect()
     };
-    let (whom, signer) = (CallerKey { uid: caller.peer().uid, cgroup: 0 }, raw::Signer::new());
+    let (whom, signer) = (Principal { uid: caller.peer().uid, cgroup: 0 }, raw::Signer::new());
 
     let mut left = permits();
     let (x509, key_and_signature) = in_turns(

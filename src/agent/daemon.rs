@@ -10,17 +10,17 @@ use tokio::signal::unix::signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::admin_service::AdminService;
 use crate::agent::config::Config;
 use crate::agent::config::sections::doors::Listen;
 use crate::agent::lifecycle::GRACE;
 use crate::agent::lifecycle::run_until_stopped;
 use crate::agent::node::Ground;
 use crate::agent::node::Node;
-use crate::agent::operations::Daemon;
-use crate::agent::reload::Cause;
+use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
-use crate::agent::start::Machine;
 use crate::agent::start::NotRunning;
+use crate::agent::start::Prepared;
 use crate::agent::watches::authority::look;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::memory;
@@ -36,9 +36,9 @@ use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::health;
 use crate::endpoints::http;
 use crate::endpoints::metrics;
+use crate::endpoints::transport::acceptor::UnixAcceptor;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::budgets::Limits;
-use crate::endpoints::transport::door::UnixDoor;
 use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::workload_api;
 use crate::federation::ForeignBundles;
@@ -51,49 +51,49 @@ const STARTING: &str = "starting";
 const OWNER_AND_GROUP: u32 = 0o660;
 
 /// Serves until a signal or a failure.
-pub(in crate::agent) async fn serve(machine: Machine) -> Result<(), NotRunning> {
+pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning> {
     let started = Instant::now();
-    let Machine { readiness, stop, .. } = &machine;
+    let Prepared { readiness, stop, .. } = &prepared;
     readiness.block(STARTING, Severity::NotReady, "the daemon is starting");
-    let config = machine.in_force.config.clone();
-    let doors = Doors::bind(&config, &machine).await?;
-    let bundles = ForeignBundles::load(&machine.in_force.federation(), readiness.clone());
+    let config = prepared.active.config.clone();
+    let doors = Doors::bind(&config, &prepared).await?;
+    let bundles = ForeignBundles::load(&prepared.active.federation(), readiness.clone());
     let ground = Ground {
-        host: machine.linux.clone(),
-        authority: machine.authority.clone(),
+        host: prepared.linux.clone(),
+        authority: prepared.authority.clone(),
         foreign: bundles.bundles(),
-        audit: machine.journal.clone(),
-        clock: machine.clock.clone(),
-        randomness: machine.randomness.clone(),
+        audit: prepared.journal.clone(),
+        clock: prepared.clock.clone(),
+        randomness: prepared.randomness.clone(),
         stop: stop.clone(),
     };
-    let mut node = Node::new(ground, machine.in_force.rulebook(0));
+    let mut node = Node::new(ground, prepared.active.rulebook(0));
     let reloader = Arc::new(Reloader::new(
-        machine.file.clone(),
-        machine.in_force.clone(),
-        node.entitlements.clone(),
+        prepared.file.clone(),
+        prepared.active.clone(),
+        node.node_state.clone(),
         readiness.clone(),
-        Some(machine.data_dir.clone()),
+        Some(prepared.data_dir.clone()),
     ));
     let budgets = Budgets::new(limits(&config)?);
-    let operations: Arc<dyn Operations> = Arc::new(Arc::new(Daemon {
-        entitlements: node.entitlements.clone(),
+    let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
+        node_state: node.node_state.clone(),
         reloader: reloader.clone(),
-        journal: machine.journal.clone(),
+        journal: prepared.journal.clone(),
         budgets: budgets.clone(),
         readiness: readiness.clone(),
-        clock: machine.clock.clone(),
+        clock: prepared.clock.clone(),
         started,
         sockets: doors.status.clone(),
-        find_process: find_process(&machine.linux),
+        find_process: find_process(&prepared.linux),
     }));
     let routes = workload_api::routes(readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     node.run(until(stop.clone(), memory::give_back(budgets.clone())));
-    let (authority, clock) = (machine.authority.clone(), machine.clock.clone());
+    let (authority, clock) = (prepared.authority.clone(), prepared.clock.clone());
     look(&authority, &*clock, readiness);
     node.run(until(stop.clone(), watch_authority(authority, clock, readiness.clone())));
-    doors.open(&mut node, &machine, routes, budgets, operations)?;
+    doors.open(&mut node, &prepared, routes, budgets, operations)?;
     follow_signals(&mut node, reloader.clone(), stop.clone())?;
     let following = stop.clone();
     node.run(bundles.watch_files(reloader.federation(), following.clone()));
@@ -109,17 +109,17 @@ struct Doors {
     workload: Listener,
     admin: Listener,
     doorkeeper: Doorkeeper,
-    health: Option<http::Listener>,
-    metrics: Option<http::Listener>,
+    health: Option<http::HttpListener>,
+    metrics: Option<http::HttpListener>,
     status: Vec<SocketStatus>,
 }
 
 impl Doors {
-    async fn bind(config: &Config, machine: &Machine) -> Result<Self, NotRunning> {
+    async fn bind(config: &Config, prepared: &Prepared) -> Result<Self, NotRunning> {
         let workload = Listener::bind(&config.workload_api.socket, config.workload_api.mode)?;
         let doorkeeper = Doorkeeper {
             own_uid: rustix::process::geteuid().as_raw(),
-            group: config.admin_gid(&machine.in_force.accepted.accounts),
+            group: config.admin_gid(&prepared.active.accepted.accounts),
         };
         let admin = Listener::bind(&config.admin.socket, doorkeeper.mode())?;
         let mut status = vec![
@@ -129,7 +129,7 @@ impl Doors {
         let health = match config.health {
             Some(address) => {
                 status.push(SocketStatus { door: "health".to_owned(), address: address.to_string(), mode: None });
-                let bound = http::Listener::loopback(address).await;
+                let bound = http::HttpListener::loopback(address).await;
                 Some(bound.map_err(|why| refused("the health address could not be bound", &why))?)
             }
             None => None,
@@ -137,12 +137,12 @@ impl Doors {
         let metrics = match &config.metrics {
             Some(Listen::Loopback(address)) => {
                 status.push(SocketStatus { door: "metrics".to_owned(), address: address.to_string(), mode: None });
-                let bound = http::Listener::loopback(*address).await;
+                let bound = http::HttpListener::loopback(*address).await;
                 Some(bound.map_err(|why| refused("the metrics address could not be bound", &why))?)
             }
             Some(Listen::Unix(path)) => {
                 status.push(unix_status("metrics", path, OWNER_AND_GROUP));
-                Some(http::Listener::Unix(Listener::bind(path, OWNER_AND_GROUP)?))
+                Some(http::HttpListener::Unix(Listener::bind(path, OWNER_AND_GROUP)?))
             }
             None => None,
         };
@@ -152,30 +152,30 @@ impl Doors {
     fn open(
         self,
         node: &mut Node,
-        machine: &Machine,
+        prepared: &Prepared,
         routes: tonic::service::Routes,
         budgets: Budgets,
         operations: Arc<dyn Operations>,
     ) -> Result<(), NotRunning> {
-        let stop = &machine.stop;
-        let linux = machine.linux.clone();
+        let stop = &prepared.stop;
+        let linux = prepared.linux.clone();
         let identify = Arc::new(move |socket: std::os::fd::BorrowedFd<'_>| {
             linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>)
         });
-        let door = UnixDoor::new(self.workload, identify, machine.readiness.clone())
+        let door = UnixAcceptor::new(self.workload, identify, prepared.readiness.clone())
             .map_err(|why| refused("no descriptor is left", &why))?;
         node.serve(door, routes, budgets);
         node.run(until(stop.clone(), admin::server::serve(self.admin, self.doorkeeper, operations.clone())));
         if let Some(listener) = self.health {
-            node.run(until(stop.clone(), health::serve(listener, machine.readiness.clone())));
+            node.run(until(stop.clone(), health::serve(listener, prepared.readiness.clone())));
         }
         if let Some(listener) = self.metrics {
             let mut registry = Registry::default();
-            machine.metrics.register(&mut registry);
+            prepared.metrics.register(&mut registry);
             node.run(until(stop.clone(), metrics::serve(listener, registry, operations)));
         }
-        let journal = machine.journal.clone();
-        node.run(until(stop.clone(), async move { journal.tell_of_the_suppressed().await }));
+        let journal = prepared.journal.clone();
+        node.run(until(stop.clone(), async move { journal.flush_suppressed().await }));
         Ok(())
     }
 }
@@ -208,13 +208,13 @@ fn follow_signals(node: &mut Node, reloader: Arc<Reloader>, stop: CancellationTo
     // On its own: a name service that does not answer must not hold up the stop.
     node.run(until(stop, async move {
         while hang_up.recv().await.is_some() {
-            reloader.reload(Cause::Asked).await;
+            reloader.reload(ReloadTrigger::Asked).await;
         }
     }));
     Ok(())
 }
 
-fn find_process(linux: &Arc<Linux>) -> crate::agent::operations::FindProcess {
+fn find_process(linux: &Arc<Linux>) -> crate::agent::admin_service::FindProcess {
     let linux = linux.clone();
     Arc::new(move |pid| -> Result<Arc<dyn Process>, Unanswered> { Ok(Arc::new(linux.numbered(pid)?)) })
 }

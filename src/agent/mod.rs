@@ -1,12 +1,12 @@
 //! The whole daemon, built from one configuration: [`start`] puts a [`node`] on this machine, [`reload`] swaps what it
-//! decides by, [`operations`] answers its operator, and [`lifecycle`] stops everything with one deadline.
+//! decides by, [`admin_service`] answers its operator, and [`lifecycle`] stops everything with one deadline.
 
+pub mod admin_service;
 pub mod config;
 mod daemon;
 pub mod last_good;
 pub mod lifecycle;
 pub mod node;
-pub mod operations;
 pub mod reload;
 pub mod start;
 pub mod watches;

@@ -17,19 +17,19 @@ use crate::audit;
 use crate::authority::Authority;
 use crate::endpoints::transport::accept;
 use crate::endpoints::transport::accept::Transport;
+use crate::endpoints::transport::acceptor::Acceptor;
 use crate::endpoints::transport::budgets::Budgets;
-use crate::endpoints::transport::door::Door;
-use crate::entitlement::entitlements::Entitlements;
-use crate::entitlement::entitlements::Parts;
-use crate::entitlement::entitlements::Rulebook;
-use crate::entitlement::published::Board;
+use crate::entitlement::node_state::NodeState;
+use crate::entitlement::node_state::Parts;
+use crate::entitlement::node_state::Rulebook;
+use crate::entitlement::published::BundleSet;
 use crate::identity::Bundle;
 use crate::identity::TrustDomain;
 use crate::randomness::Randomness;
 use crate::time::Clock;
 
 /// The bundles of foreign trust domains, as they are now.
-pub type ForeignBoard = watch::Receiver<Arc<BTreeMap<TrustDomain, Arc<Bundle>>>>;
+pub type ForeignBundleWatch = watch::Receiver<Arc<BTreeMap<TrustDomain, Arc<Bundle>>>>;
 
 /// What a node stands on.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct Ground {
     /// Who signs.
     pub authority: Arc<dyn Authority>,
     /// Whom else it believes.
-    pub foreign: ForeignBoard,
+    pub foreign: ForeignBundleWatch,
     /// Where records go.
     pub audit: Arc<dyn audit::Sink>,
     /// The wall clock.
@@ -54,7 +54,7 @@ pub struct Ground {
 #[derive(Debug)]
 pub struct Node {
     /// The callers' shared state.
-    pub entitlements: Arc<Entitlements>,
+    pub node_state: Arc<NodeState>,
     /// Everything that runs.
     pub tasks: JoinSet<Result<(), Fatal>>,
     stop: CancellationToken,
@@ -66,19 +66,19 @@ impl Node {
     pub fn new(ground: Ground, rulebook: Rulebook) -> Self {
         let Ground { host, authority, mut foreign, audit, clock, randomness, stop } = ground;
         let mut own = authority.bundle();
-        let board = Board::new(None, own.borrow_and_update().clone(), &foreign.borrow_and_update());
+        let bundles = BundleSet::new(None, own.borrow_and_update().clone(), &foreign.borrow_and_update());
         let attestor = Attestor::new(host);
         let parts = Parts { attestor, authority, audit, clock: clock.clone(), randomness, stop: stop.clone() };
-        let entitlements = Arc::new(Entitlements::new(parts, rulebook, board));
-        let mut node = Self { entitlements, tasks: JoinSet::new(), stop };
-        node.run(publish(node.entitlements.clone(), own, foreign, node.stop.clone()));
-        node.run(notice_steps(node.entitlements.clone(), clock, node.stop.clone()));
+        let node_state = Arc::new(NodeState::new(parts, rulebook, bundles));
+        let mut node = Self { node_state, tasks: JoinSet::new(), stop };
+        node.run(publish(node.node_state.clone(), own, foreign, node.stop.clone()));
+        node.run(notice_steps(node.node_state.clone(), clock, node.stop.clone()));
         node
     }
 
     /// Serves workloads that come through `door`.
-    pub fn serve(&mut self, door: impl Door + 'static, routes: Routes, budgets: Budgets) {
-        let callers = Arc::new(Arc::clone(&self.entitlements));
+    pub fn serve(&mut self, door: impl Acceptor + 'static, routes: Routes, budgets: Budgets) {
+        let callers = Arc::new(Arc::clone(&self.node_state));
         let transport = Transport { callers, routes, budgets, stop: self.stop.clone() };
         self.run(accept::serve(door, transport));
     }
@@ -94,9 +94,9 @@ impl Node {
 
 /// Keeps the board what the authority and the partners publish.
 async fn publish(
-    entitlements: Arc<Entitlements>,
+    node_state: Arc<NodeState>,
     mut own: watch::Receiver<Arc<Bundle>>,
-    mut foreign: ForeignBoard,
+    mut foreign: ForeignBundleWatch,
     stop: CancellationToken,
 ) {
     loop {
@@ -109,16 +109,16 @@ async fn publish(
         if changed.is_err() {
             return stop.cancelled().await; // whoever published is gone; the last board stays
         }
-        let before = entitlements.board();
-        let board = Board::new(Some(&before), own.borrow_and_update().clone(), &foreign.borrow_and_update());
-        let woken = entitlements.replace_board(board);
+        let before = node_state.bundles();
+        let bundles = BundleSet::new(Some(&before), own.borrow_and_update().clone(), &foreign.borrow_and_update());
+        let woken = node_state.replace_bundles(bundles);
         tracing::info!(woken, "bundles changed");
     }
 }
 
-async fn notice_steps(entitlements: Arc<Entitlements>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+async fn notice_steps(node_state: Arc<NodeState>, clock: Arc<dyn Clock>, stop: CancellationToken) {
     let noticed = |what: &str| {
-        let woken = entitlements.clock_stepped();
+        let woken = node_state.clock_stepped();
         tracing::warn!(woken, what, "everything that rests on the time is looked at again");
     };
     watch_clock(clock, noticed, stop).await;

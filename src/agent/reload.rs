@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
-use crate::agent::config::Refused;
+use crate::agent::config::ConfigRefused;
 use crate::agent::config::files::Sources;
 use crate::agent::last_good;
 use crate::durable::DataDir;
@@ -26,8 +26,8 @@ use crate::durable::file_watch::Watched;
 use crate::endpoints::admin::reports::EntryName;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReloadState;
-use crate::entitlement::entitlements::Entitlements;
-use crate::entitlement::entitlements::Rulebook;
+use crate::entitlement::node_state::NodeState;
+use crate::entitlement::node_state::Rulebook;
 use crate::federation;
 use crate::identity::SpiffeId;
 use crate::readiness::Readiness;
@@ -44,7 +44,7 @@ const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a configuration is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum ReloadTrigger {
     /// Somebody typed `reload`, or sent `SIGHUP`.
     Asked,
     /// A file has changed. What would end many live identities is then held back: a file cut in half between two tables
@@ -56,20 +56,20 @@ pub enum Cause {
 #[derive(Debug)]
 pub struct Reloader {
     file: PathBuf,
-    entitlements: Arc<Entitlements>,
+    node_state: Arc<NodeState>,
     readiness: Readiness,
     clock: Arc<dyn Clock>,
     data_dir: Option<Arc<DataDir>>,
     epoch: AtomicU64,
     /// Held for a whole reload, so that two never interleave.
     one_at_a_time: Mutex<()>,
-    in_force: watch::Sender<Arc<InForce>>,
-    federation: watch::Sender<Arc<[federation::Settings]>>,
+    active: watch::Sender<Arc<ActiveConfig>>,
+    federation: watch::Sender<Arc<[federation::FederationSettings]>>,
 }
 
 /// A configuration in force.
 #[derive(Debug, Clone)]
-pub struct InForce {
+pub struct ActiveConfig {
     /// What it says.
     pub config: Config,
     /// The text it was read from.
@@ -82,10 +82,10 @@ pub struct InForce {
     pub refused: Option<Sources>,
 }
 
-impl InForce {
+impl ActiveConfig {
     /// Whom else it believes.
     #[must_use]
-    pub fn federation(&self) -> Arc<[federation::Settings]> {
+    pub fn federation(&self) -> Arc<[federation::FederationSettings]> {
         self.config.federation.clone().into()
     }
 
@@ -106,22 +106,22 @@ impl Reloader {
     #[must_use]
     pub fn new(
         file: PathBuf,
-        in_force: InForce,
-        entitlements: Arc<Entitlements>,
+        active: ActiveConfig,
+        node_state: Arc<NodeState>,
         readiness: Readiness,
         data_dir: Option<Arc<DataDir>>,
     ) -> Self {
-        let clock = entitlements.clock();
+        let clock = node_state.clock();
         Self {
             file,
-            entitlements,
+            node_state,
             readiness,
             clock,
             data_dir,
             epoch: AtomicU64::new(0),
             one_at_a_time: Mutex::default(),
-            federation: watch::Sender::new(in_force.federation()),
-            in_force: watch::Sender::new(Arc::new(in_force)),
+            federation: watch::Sender::new(active.federation()),
+            active: watch::Sender::new(Arc::new(active)),
         }
     }
 
@@ -133,18 +133,18 @@ impl Reloader {
 
     /// The configuration in force.
     #[must_use]
-    pub fn in_force(&self) -> Arc<InForce> {
-        self.in_force.borrow().clone()
+    pub fn active(&self) -> Arc<ActiveConfig> {
+        self.active.borrow().clone()
     }
 
     /// Whom else the configuration in force believes, and every change of it.
     #[must_use]
-    pub fn federation(&self) -> watch::Receiver<Arc<[federation::Settings]>> {
+    pub fn federation(&self) -> watch::Receiver<Arc<[federation::FederationSettings]>> {
         self.federation.subscribe()
     }
 
     /// Reads the files and puts what they say in force.
-    pub async fn reload(self: &Arc<Self>, cause: Cause) -> ReloadReport {
+    pub async fn reload(self: &Arc<Self>, cause: ReloadTrigger) -> ReloadReport {
         let _one = self.one_at_a_time.lock().await;
         let reloader = Arc::clone(self);
         // The disk and the name service may take seconds, and finding out whom a change concerns some milliseconds for a
@@ -163,7 +163,7 @@ impl Reloader {
         let mut files = FileWatch::new(self.watched());
         loop {
             if !self.missed_a_change().await {
-                let refused = self.in_force().state == ReloadState::LastGood;
+                let refused = self.active().state == ReloadState::LastGood;
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
@@ -171,7 +171,7 @@ impl Reloader {
                     () = sleep(READ_AGAIN), if refused => continue,
                 }
             }
-            self.reload(Cause::SeenOnDisk).await;
+            self.reload(ReloadTrigger::SeenOnDisk).await;
             files.watch_instead(self.watched());
         }
     }
@@ -179,26 +179,26 @@ impl Reloader {
     /// RACE: which files to watch is known only once they have been read, so what changed between the reading and the
     /// watch was seen by neither. A reading that failed as a whole is not repeated in circles.
     async fn missed_a_change(&self) -> bool {
-        let in_force = self.in_force();
+        let active = self.active();
         let file = self.file.clone();
-        let read = in_force.state == ReloadState::Current || in_force.refused.is_some();
+        let read = active.state == ReloadState::Current || active.refused.is_some();
         read && tokio::task::spawn_blocking(move || config::files::read(&file).0)
             .await
-            .is_ok_and(|sources| sources != *in_force.on_disk())
+            .is_ok_and(|sources| sources != *active.on_disk())
     }
 
     /// The main file and everything that it includes now, whether or not that was accepted: a file is mended where it is.
     fn watched(&self) -> Vec<Watched> {
-        let in_force = self.in_force();
-        let files = in_force.on_disk().files.iter().map(|source| Watched::File(source.file.clone()));
-        let folders = in_force.on_disk().folders.iter();
+        let active = self.active();
+        let files = active.on_disk().files.iter().map(|source| Watched::File(source.file.clone()));
+        let folders = active.on_disk().folders.iter();
         let folders = folders.map(|folder| Watched::Folder { folder: folder.clone(), suffix: ".toml".to_owned() });
         files.chain([Watched::File(self.file.clone())]).chain(folders).collect()
     }
 
     /// Puts `config` in force, unless it needs a restart or has to be asked for.
-    pub fn swap(&self, config: Config, accepted: Accepted, cause: Cause) -> ReloadReport {
-        let before = self.in_force();
+    pub fn swap(&self, config: Config, accepted: Accepted, cause: ReloadTrigger) -> ReloadReport {
+        let before = self.active();
         let restart_for = before.config.restart_needed(&config);
         if !restart_for.is_empty() {
             let keys = restart_for.join(", ");
@@ -209,24 +209,24 @@ impl Reloader {
             return self.refuse_because(vec![told], Some(accepted.sources));
         }
         let (state, accepted_at) = (ReloadState::Current, self.clock.now());
-        let in_force = InForce { config, accepted, state, accepted_at, refused: None };
-        let rulebook = in_force.rulebook(self.epoch.load(Ordering::Relaxed) + 1);
-        let mut report = compare(&before.config, &in_force.config);
-        if cause == Cause::SeenOnDisk
-            && let Some(held) = self.entitlements.held_back(&rulebook)
+        let active = ActiveConfig { config, accepted, state, accepted_at, refused: None };
+        let rulebook = active.rulebook(self.epoch.load(Ordering::Relaxed) + 1);
+        let mut report = compare(&before.config, &active.config);
+        if cause == ReloadTrigger::SeenOnDisk
+            && let Some(held) = self.node_state.held_back(&rulebook)
         {
             report.held_back = names(&before.config, &held.ending);
-            self.hold_back(&report, &before, in_force.accepted.sources);
+            self.hold_back(&report, &before, active.accepted.sources);
             return report;
         }
         self.epoch.fetch_add(1, Ordering::Relaxed);
-        let woken = self.entitlements.replace_rulebook(rulebook);
+        let woken = self.node_state.replace_rulebook(rulebook);
         report.swapped = true;
         let (added, removed, changed) = (report.added.len(), report.removed.len(), report.changed.len());
         tracing::info!(added, removed, changed, woken, "configuration reloaded");
-        self.keep(&in_force.accepted);
-        self.federation.send_replace(in_force.federation());
-        self.in_force.send_replace(Arc::new(in_force));
+        self.keep(&active.accepted);
+        self.federation.send_replace(active.federation());
+        self.active.send_replace(Arc::new(active));
         self.readiness.clear(REASON);
         report
     }
@@ -239,7 +239,7 @@ impl Reloader {
         }
     }
 
-    fn hold_back(&self, report: &ReloadReport, before: &InForce, refused: Sources) {
+    fn hold_back(&self, report: &ReloadReport, before: &ActiveConfig, refused: Sources) {
         let ids: Vec<_> = report.held_back.iter().map(|entry| entry.id.as_str()).collect();
         let detail = format!(
             "a change of {} would end live identities ({}) and is held back; look at it and type: bonafide reload",
@@ -249,10 +249,10 @@ impl Reloader {
         tracing::warn!(%detail, "configuration held back");
         self.readiness.block(REASON, Severity::Degraded, detail);
         let (state, refused) = (ReloadState::HeldBack, Some(refused));
-        self.in_force.send_replace(Arc::new(InForce { state, refused, ..before.clone() }));
+        self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
     }
 
-    fn refuse(&self, Refused { findings, sources }: Refused) -> ReloadReport {
+    fn refuse(&self, ConfigRefused { findings, sources }: ConfigRefused) -> ReloadReport {
         self.refuse_because(findings.problems.iter().map(ToString::to_string).collect(), Some(sources))
     }
 
@@ -262,7 +262,7 @@ impl Reloader {
         }
         self.readiness.block(REASON, Severity::Degraded, problems.join("\n"));
         let state = ReloadState::LastGood;
-        self.in_force.send_replace(Arc::new(InForce { state, refused, ..InForce::clone(&self.in_force()) }));
+        self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
         ReloadReport { problems, ..ReloadReport::default() }
     }
 }

@@ -10,23 +10,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::config;
 use crate::agent::config::Config;
-use crate::agent::config::Refused;
+use crate::agent::config::ConfigRefused;
 use crate::agent::config::problem::Findings;
 use crate::agent::config::sections::log::LogFormat;
 use crate::agent::daemon;
 use crate::agent::last_good;
 use crate::agent::lifecycle::Fatal;
-use crate::agent::reload::InForce;
+use crate::agent::reload::ActiveConfig;
 use crate::attestation::linux::Linux;
-use crate::attestation::linux::reference::Unfit;
+use crate::attestation::linux::reference::UnsupportedHost;
 use crate::audit;
 use crate::audit::Journal;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
 use crate::authority::embedded::Embedded;
+use crate::authority::embedded::EmbeddedSettings;
+use crate::authority::embedded::NoAuthority;
 use crate::authority::embedded::Note;
-use crate::authority::embedded::OpenError;
-use crate::authority::embedded::Settings;
 use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
@@ -64,13 +64,13 @@ pub enum NotRunning {
     },
     /// This machine does not let the daemon see the truth.
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    UnsupportedHost(#[from] UnsupportedHost),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] durable::OpenError),
     /// There is no authority.
     #[error(transparent)]
-    Authority(#[from] OpenError),
+    Authority(#[from] NoAuthority),
     /// A socket was not bound.
     #[error(transparent)]
     NotBound(#[from] NotBound),
@@ -95,9 +95,11 @@ impl NotRunning {
             | Self::NotBound(NotBound::AlreadyServed { .. })
             | Self::System { .. }
             | Self::Fatal(_) => 1,
-            Self::Configuration { .. } | Self::Unfit(_) | Self::DataDir(_) | Self::Authority(_) | Self::NotBound(_) => {
-                2
-            }
+            Self::Configuration { .. }
+            | Self::UnsupportedHost(_)
+            | Self::DataDir(_)
+            | Self::Authority(_)
+            | Self::NotBound(_) => 2,
         }
     }
 }
@@ -115,14 +117,14 @@ pub fn run(options: RunOptions) -> ExitCode {
 }
 
 /// What the machine gave, before anything is served.
-pub(in crate::agent) struct Machine {
+pub(in crate::agent) struct Prepared {
     pub(in crate::agent) file: PathBuf,
-    pub(in crate::agent) in_force: InForce,
+    pub(in crate::agent) active: ActiveConfig,
     pub(in crate::agent) linux: Arc<Linux>,
     pub(in crate::agent) data_dir: Arc<DataDir>,
     pub(in crate::agent) authority: Arc<Embedded>,
     pub(in crate::agent) journal: Arc<Journal>,
-    pub(in crate::agent) metrics: audit::metrics::Metrics,
+    pub(in crate::agent) metrics: audit::metrics::AuditMetrics,
     pub(in crate::agent) readiness: Readiness,
     pub(in crate::agent) clock: Arc<dyn Clock>,
     pub(in crate::agent) randomness: Arc<SystemRandomness>,
@@ -135,24 +137,24 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     gather_entropy();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let readiness = Readiness::default();
-    let (in_force, held) = configuration(options, &*clock, &readiness)?;
-    let (journal, metrics) = log(&in_force.config, &clock)?;
-    let linux = Arc::new(Linux::open(in_force.config.attest.minimum)?);
+    let (active, held) = configuration(options, &*clock, &readiness)?;
+    let (journal, metrics) = log(&active.config, &clock)?;
+    let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
         Some(data_dir) => data_dir,
-        None => DataDir::open(&in_force.config.authority.data_dir)?,
+        None => DataDir::open(&active.config.authority.data_dir)?,
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = authority(&in_force.config, &data_dir, &*clock, &randomness, &readiness)?;
-    if in_force.state == ReloadState::Current
-        && let Err(why) = last_good::keep(&data_dir, &in_force.accepted)
+    let authority = authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?;
+    if active.state == ReloadState::Current
+        && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
         tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
     }
-    let machine = Machine {
+    let prepared = Prepared {
         file: options.config.clone(),
-        in_force,
+        active,
         linux,
         data_dir,
         authority: Arc::new(authority),
@@ -167,7 +169,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
         .enable_all()
         .build()
         .map_err(|why| NotRunning::System { what: "no threads", why: why.to_string() })?;
-    let ended = runtime.block_on(daemon::serve(machine));
+    let ended = runtime.block_on(daemon::serve(prepared));
     runtime.shutdown_timeout(Duration::from_millis(100));
     journal.close(LAST_LINES);
     ended
@@ -195,11 +197,14 @@ fn configuration(
     options: &RunOptions,
     clock: &dyn Clock,
     readiness: &Readiness,
-) -> Result<(InForce, Option<DataDir>), NotRunning> {
+) -> Result<(ActiveConfig, Option<DataDir>), NotRunning> {
     let accepted_at = clock.now();
-    let Refused { findings, sources } = match config::load(&options.config) {
+    let ConfigRefused { findings, sources } = match config::load(&options.config) {
         Ok((config, accepted)) => {
-            return Ok((InForce { config, accepted, state: ReloadState::Current, accepted_at, refused: None }, None));
+            return Ok((
+                ActiveConfig { config, accepted, state: ReloadState::Current, accepted_at, refused: None },
+                None,
+            ));
         }
         Err(refused) => refused,
     };
@@ -222,20 +227,20 @@ fn configuration(
             eprintln!("bonafide: {detail}");
             readiness.block("configuration", Severity::Degraded, detail);
             let (state, refused) = (ReloadState::LastGood, Some(sources));
-            Ok((InForce { config, accepted, state, accepted_at, refused }, Some(data_dir)))
+            Ok((ActiveConfig { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
         Ok(_) => refused(findings, "the last accepted configuration has another data_dir; mend the files".to_owned()),
         Err(why) => refused(findings, format!("{why}; mend the files and start again")),
     }
 }
 
-fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::metrics::Metrics), NotRunning> {
+fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::metrics::AuditMetrics), NotRunning> {
     let refused = |why: String| NotRunning::System { what: "the log could not be opened", why };
     let format = match config.log.format {
-        LogFormat::Text => audit::Format::Text,
-        LogFormat::Json => audit::Format::Json,
+        LogFormat::Text => audit::LineFormat::Text,
+        LogFormat::Json => audit::LineFormat::Json,
     };
-    let metrics = audit::metrics::Metrics::default();
+    let metrics = audit::metrics::AuditMetrics::default();
     let lines = Lines::to_standard_output(metrics.dropped.clone()).map_err(|why| refused(why.to_string()))?;
     let lines = Arc::new(lines);
     DaemonLog::new(lines.clone(), format, config.log.level, clock.clone())
@@ -251,8 +256,11 @@ fn authority(
     randomness: &Arc<SystemRandomness>,
     readiness: &Readiness,
 ) -> Result<Embedded, NotRunning> {
-    let settings =
-        Settings { trust_domain: config.trust_domain.clone(), ca_ttl: config.authority.ca_ttl, jwt_issuer: None };
+    let settings = EmbeddedSettings {
+        trust_domain: config.trust_domain.clone(),
+        ca_ttl: config.authority.ca_ttl,
+        jwt_issuer: None,
+    };
     let (authority, notes) = Embedded::open(data_dir.clone(), settings, clock.now(), randomness.clone())?;
     for note in notes {
         match note {

@@ -15,24 +15,24 @@ use crate::attestation::attested::NotAttested;
 use crate::attestation::hashing::Hashing;
 use crate::attestation::host::cgroup::Cgroups;
 use crate::attestation::host::facts;
+use crate::attestation::host::facts::CgroupPosition;
 use crate::attestation::host::facts::HostNamespaces;
-use crate::attestation::host::facts::Place;
-use crate::attestation::host::facts::Seen;
+use crate::attestation::host::facts::Observed;
 use crate::attestation::host::stat::Stat;
 use crate::attestation::host::status::Status;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::Host;
+use crate::attestation::kernel::MayBlock;
 use crate::attestation::kernel::Namespace;
-use crate::attestation::kernel::Patience;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::ProcFile;
 use crate::attestation::kernel::Process;
 use crate::evidence::Accounts;
-use crate::evidence::CallerKey;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Grade;
+use crate::evidence::Principal;
 use crate::evidence::SelectorKind;
 use crate::evidence::Source;
 use crate::evidence::Undecided;
@@ -51,7 +51,7 @@ pub struct Attestor {
 pub struct PinnedProcess {
     process: Arc<dyn Process>,
     epoch: ImageEpoch,
-    key: CallerKey,
+    key: Principal,
 }
 
 /// Which facts of an attestation cost more than the others.
@@ -89,7 +89,7 @@ impl Attestor {
         let (epoch, _) = image(&*directory, cgroup_mark(pidfd.as_ref(), &cgroups, &text))?;
         process.alive()?;
         let cgroup = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
-        Ok(PinnedProcess { process, epoch, key: CallerKey { uid: peer.uid, cgroup } })
+        Ok(PinnedProcess { process, epoch, key: Principal { uid: peer.uid, cgroup } })
     }
 
     /// Collects what is known of a process. `wants` is asked which of the costly facts an entry could use beside the others,
@@ -118,7 +118,7 @@ impl Attestor {
         let (epoch, executable) = image(&*directory, cgroup_mark(before.as_ref(), &cgroups, &text))?;
         pinned.same_image(&epoch)?;
         let namespaces = self.namespaces(&*directory, &epoch)?;
-        let seen = Seen { peer: process.peer(), groups: &status.groups, namespaces, place: &place };
+        let seen = Observed { peer: process.peer(), groups: &status.groups, namespaces, place: &place };
         let mut evidence = facts::facts(&seen, accounts);
         let elsewhere = facts::not_on_the_host(&seen);
         let wanted = |evidence: &_| if elsewhere.is_some() { Wants::NOTHING } else { wants(evidence) };
@@ -143,14 +143,14 @@ impl Attestor {
         Ok(Attested { peer: process.peer(), level: process.level(), epoch, evidence, at: now })
     }
 
-    fn place(&self, cgroups: &Cgroups<'_>, pidfd: Option<&PidfdFacts>) -> Result<Place, NotAttested> {
-        let Some((shown, unified)) = cgroups.deciding() else { return Ok(Place::NotAnchored { shown: None }) };
+    fn place(&self, cgroups: &Cgroups<'_>, pidfd: Option<&PidfdFacts>) -> Result<CgroupPosition, NotAttested> {
+        let Some((shown, unified)) = cgroups.deciding() else { return Ok(CgroupPosition::NotAnchored { shown: None }) };
         let id = pidfd.filter(|_| unified).map(|pidfd| pidfd.cgroup);
         let Some(path) = self.host.anchored_cgroup(shown, id)? else {
-            return Ok(Place::NotAnchored { shown: Some(shown.to_owned()) });
+            return Ok(CgroupPosition::NotAnchored { shown: Some(shown.to_owned()) });
         };
         let group = cgroups.group(&path, self.host.manager_root()).map_err(|_| Contradiction::CgroupsDisagree)?;
-        Ok(Place::Anchored { path, group })
+        Ok(CgroupPosition::Anchored { path, group })
     }
 
     fn namespaces(&self, directory: &dyn ProcDirectory, epoch: &ImageEpoch) -> Result<HostNamespaces, NotAttested> {
@@ -167,14 +167,14 @@ impl Attestor {
     async fn path(
         &self,
         evidence: &mut EvidenceSet,
-        caller: CallerKey,
+        caller: Principal,
         running: &FileIdentity,
         link: PathBuf,
     ) -> Result<(), Undecided> {
-        let at_path = match self.host.file_at(&link, Patience::None) {
+        let at_path = match self.host.file_at(&link, MayBlock::No) {
             Err(Undecided::TimedOut) => {
                 let (host, link) = (self.host.clone(), link.clone());
-                self.hashing.look_up(caller, move || host.file_at(&link, Patience::Any)).await??
+                self.hashing.look_up(caller, move || host.file_at(&link, MayBlock::Yes)).await??
             }
             answer => answer?,
         };
@@ -189,7 +189,7 @@ impl Attestor {
     async fn sha256(
         &self,
         evidence: &mut EvidenceSet,
-        caller: CallerKey,
+        caller: Principal,
         running: &FileIdentity,
         directory: Arc<dyn ProcDirectory>,
     ) -> Result<(), NotAttested> {
@@ -213,7 +213,7 @@ impl PinnedProcess {
 
     /// Whom its limits are charged to.
     #[must_use]
-    pub fn key(&self) -> CallerKey {
+    pub fn key(&self) -> Principal {
         self.key
     }
 
@@ -297,14 +297,14 @@ fn image(directory: &dyn ProcDirectory, cgroup: CgroupMark) -> Result<(ImageEpoc
         return Err(Contradiction::ProcessGone.into());
     }
     let executable = directory.executable()?;
-    if stat.placed.stack == 0 {
+    if stat.layout.stack == 0 {
         return Err(Contradiction::ProcessGone.into());
     }
     let of = |namespace| directory.namespace(namespace);
     let epoch = ImageEpoch {
         device: executable.device,
         inode: executable.inode,
-        placed: stat.placed,
+        layout: stat.layout,
         namespaces: [of(Namespace::User)?, of(Namespace::Mount)?, of(Namespace::Pid)?],
         cgroup,
     };

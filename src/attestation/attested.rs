@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::attestation::host::stat::Placed;
+use crate::attestation::host::stat::MemoryLayout;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Unanswered;
@@ -23,7 +23,7 @@ pub struct ImageEpoch {
     /// Inode of the executable.
     pub inode: u64,
     /// Where the kernel put it, at random.
-    pub placed: Placed,
+    pub layout: MemoryLayout,
     /// Inodes of the user, mount and PID namespaces.
     pub namespaces: [u64; 3],
     /// The cgroup it was in: not part of the image, but decided for all the same.
@@ -153,7 +153,7 @@ impl Attested {
             epoch: ImageEpoch {
                 device: 1,
                 inode: 2,
-                placed: Placed { code: 3, stack: 4, heap: 5 },
+                layout: MemoryLayout { code: 3, stack: 4, heap: 5 },
                 namespaces: [5, 6, 7],
                 cgroup: CgroupMark::Unified(8),
             },

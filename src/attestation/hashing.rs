@@ -20,7 +20,7 @@ use crate::attestation::host::facts;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::Unanswered;
-use crate::evidence::CallerKey;
+use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::evidence::WithheldBecause;
 
@@ -49,15 +49,15 @@ pub struct Hashing {
 
 #[derive(Debug, Default)]
 struct State {
-    digests: BTreeMap<Looks, [u8; 32]>,
-    turns: BTreeMap<CallerKey, Weak<Semaphore>>,
-    spent: BTreeMap<CallerKey, (Instant, u64)>,
+    digests: BTreeMap<FileVersion, [u8; 32]>,
+    turns: BTreeMap<Principal, Weak<Semaphore>>,
+    spent: BTreeMap<Principal, (Instant, u64)>,
 }
 
 /// What a file looked like: device, inode, size, change time, modification time.
-type Looks = (u64, u64, u64, i128, i128);
+type FileVersion = (u64, u64, u64, i128, i128);
 
-fn looks(file: &FileIdentity) -> Looks {
+fn version_of(file: &FileIdentity) -> FileVersion {
     (file.device, file.inode, file.size, file.ctime, file.mtime)
 }
 
@@ -74,15 +74,15 @@ impl Hashing {
     /// [`Unanswered`]; [`Unanswered::Gone`] too when another file runs by now.
     pub async fn digest(
         &self,
-        caller: CallerKey,
+        caller: Principal,
         running: &FileIdentity,
         directory: Arc<dyn ProcDirectory>,
     ) -> Result<Digest, Unanswered> {
         let uid = caller.uid;
-        if let Some(because) = facts::hash_withheld_by_looks(uid, running) {
+        if let Some(because) = facts::hash_withheld_by_metadata(uid, running) {
             return Ok(Err(because));
         }
-        let remembered = |digest: Option<[u8; 32]>| digest.filter(|_| facts::hash_is_stable(uid, running)).map(Ok);
+        let remembered = |digest: Option<[u8; 32]>| digest.filter(|_| facts::digest_is_cacheable(uid, running)).map(Ok);
         if let Some(digest) = remembered(self.remembered(running)) {
             return Ok(digest);
         }
@@ -110,7 +110,7 @@ impl Hashing {
                 Err(Unanswered::Undecided(Undecided::NotPermitted)) => return Ok(Err(WithheldBecause::NotReadable)),
                 digest => digest?,
             };
-            if facts::hash_is_stable(uid, running) {
+            if facts::digest_is_cacheable(uid, running) {
                 self.remember(running, digest);
             }
             Ok(Ok(digest))
@@ -124,7 +124,7 @@ impl Hashing {
     /// [`Undecided::TimedOut`] when it waits too long.
     pub async fn look_up<T: Send + 'static>(
         &self,
-        caller: CallerKey,
+        caller: Principal,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Undecided> {
         let turn = self.turn(caller);
@@ -156,7 +156,7 @@ impl Hashing {
         result
     }
 
-    fn turn(&self, caller: CallerKey) -> Arc<Semaphore> {
+    fn turn(&self, caller: Principal) -> Arc<Semaphore> {
         let turns = &mut self.state().turns;
         if let Some(turn) = turns.get(&caller).and_then(Weak::upgrade) {
             return turn;
@@ -167,7 +167,7 @@ impl Hashing {
         turn
     }
 
-    fn spend(&self, caller: CallerKey, bytes: u64) -> Result<(), Undecided> {
+    fn spend(&self, caller: Principal, bytes: u64) -> Result<(), Undecided> {
         let now = Instant::now();
         let mut state = self.state();
         if state.spent.len() >= REMEMBERED {
@@ -182,7 +182,7 @@ impl Hashing {
     }
 
     fn remembered(&self, file: &FileIdentity) -> Option<[u8; 32]> {
-        self.state().digests.get(&looks(file)).copied()
+        self.state().digests.get(&version_of(file)).copied()
     }
 
     fn remember(&self, file: &FileIdentity, digest: [u8; 32]) {
@@ -190,7 +190,7 @@ impl Hashing {
         if digests.len() >= REMEMBERED {
             digests.pop_first();
         }
-        digests.insert(looks(file), digest);
+        digests.insert(version_of(file), digest);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -242,8 +242,8 @@ mod tests {
     use crate::attestation::kernel::Namespace;
     use crate::attestation::kernel::ProcFile;
 
-    const ONE: CallerKey = CallerKey { uid: 1000, cgroup: 7 };
-    const OTHER: CallerKey = CallerKey { uid: 1001, cgroup: 7 };
+    const ONE: Principal = Principal { uid: 1000, cgroup: 7 };
+    const OTHER: Principal = Principal { uid: 1001, cgroup: 7 };
     const EXT4: i64 = 0xEF53;
 
     /// A program of root's on a local file system, which may hang until it is let go.
@@ -313,7 +313,7 @@ mod tests {
         }
     }
 
-    async fn digest(hashing: &Hashing, caller: CallerKey, program: Program) -> Result<Digest, Unanswered> {
+    async fn digest(hashing: &Hashing, caller: Principal, program: Program) -> Result<Digest, Unanswered> {
         let running = program.identity;
         hashing.digest(caller, &running, Arc::new(program)).await
     }
@@ -406,7 +406,7 @@ mod tests {
                 assert!(third_asked.notified().now_or_never().is_none());
                 tokio::time::advance(LIMIT / 2).await;
             };
-            tokio::join!(digest(&hashing, CallerKey { uid: 1002, ..ONE }, third), give_up).0
+            tokio::join!(digest(&hashing, Principal { uid: 1002, ..ONE }, third), give_up).0
         };
         let (first, second, third) = tokio::join!(digest(&hashing, ONE, one), digest(&hashing, OTHER, other), later);
         assert_eq!([first, second], [undecided(Undecided::TimedOut), undecided(Undecided::TimedOut)]);
@@ -421,7 +421,7 @@ mod tests {
         for uid in 0..THREADS as u32 {
             let (program, let_go) = Program::hanging(1);
             let asked = program.asked.clone();
-            let hung = beyond_the_limit(asked.notified(), digest(&hashing, CallerKey { uid, ..ONE }, program)).await;
+            let hung = beyond_the_limit(asked.notified(), digest(&hashing, Principal { uid, ..ONE }, program)).await;
             assert_eq!(hung, undecided(Undecided::TimedOut), "{uid}");
             kept.push(let_go);
         }
@@ -437,7 +437,7 @@ mod tests {
         let hangs: Arc<Hangs> = Arc::new(Some(Mutex::new(hangs)));
         let look_up = |uid| {
             let hangs = hangs.clone();
-            hashing.look_up(CallerKey { uid, ..ONE }, move || hang(&hangs))
+            hashing.look_up(Principal { uid, ..ONE }, move || hang(&hangs))
         };
         let all = join_all((0..3 * THREADS as u32).map(look_up));
         let (answers, ()) = tokio::join!(all, async { drop(let_go) });

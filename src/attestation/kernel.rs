@@ -233,11 +233,11 @@ pub struct Executable {
 
 /// Whether a look-up may wait for a file system, which may never answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum MayBlock {
     /// Only what the kernel has at hand.
-    None,
+    No,
     /// As long as it takes: never on a thread that serves others.
-    Any,
+    Yes,
 }
 
 /// What PID 1 sees at a path.
@@ -262,8 +262,8 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// What is at `path`, resolved from PID 1's root without symlinks or magic links.
     ///
     /// # Errors
-    /// [`Undecided`]; with [`Patience::None`] [`Undecided::TimedOut`] when it would have to wait.
-    fn file_at(&self, path: &Path, patience: Patience) -> Result<AtPath, Undecided>;
+    /// [`Undecided`]; with [`MayBlock::No`] [`Undecided::TimedOut`] when it would have to wait.
+    fn file_at(&self, path: &Path, may_block: MayBlock) -> Result<AtPath, Undecided>;
 
     /// The absolute path from the root of the hierarchy for a path that `/proc/PID/cgroup` showed us. `cgroup` is the
     /// caller's cgroup id, where the path is that of the unified hierarchy and the kernel says. `None` where the path cannot

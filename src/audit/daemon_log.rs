@@ -14,8 +14,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::audit::line::Format;
 use crate::audit::line::Line;
+use crate::audit::line::LineFormat;
 use crate::audit::line::unix_seconds;
 use crate::audit::lines::Lines;
 use crate::time::Clock;
@@ -24,7 +24,7 @@ use crate::time::Clock;
 #[derive(Debug)]
 pub struct DaemonLog {
     lines: Arc<Lines>,
-    format: Format,
+    format: LineFormat,
     level: Level,
     clock: Arc<dyn Clock>,
 }
@@ -32,7 +32,7 @@ pub struct DaemonLog {
 impl DaemonLog {
     /// Writes events of `level` and above to `lines`.
     #[must_use]
-    pub fn new(lines: Arc<Lines>, format: Format, level: Level, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(lines: Arc<Lines>, format: LineFormat, level: Level, clock: Arc<dyn Clock>) -> Self {
         Self { lines, format, level, clock }
     }
 
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::time::SystemClock;
 
-    fn logged(format: Format, level: Level, events: impl FnOnce()) -> String {
+    fn logged(format: LineFormat, level: Level, events: impl FnOnce()) -> String {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let lines = Arc::new(Lines::to(writer, Counter::default()).unwrap());
         let log = DaemonLog::new(lines, format, level, Arc::new(SystemClock));
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_of_json_whatever_it_holds() {
-        let text = logged(Format::Json, Level::INFO, || {
+        let text = logged(LineFormat::Json, Level::INFO, || {
             tracing::info!(path = "/a\nb", count = 3_u64, "said \u{1b}[31m {}", "red");
         });
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn of_the_libraries_below_only_errors_pass_however_low_the_level() {
-        let text = logged(Format::Text, Level::TRACE, || {
+        let text = logged(LineFormat::Text, Level::TRACE, || {
             tracing::trace!("own");
             tracing::warn!(target: "h2::codec", "headers of a peer");
             tracing::error!(target: "h2::codec", "trouble");

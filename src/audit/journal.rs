@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::audit::Event;
 use crate::audit::Record;
 use crate::audit::Sink;
-use crate::audit::What;
 use crate::audit::last_hour::LastHour;
 use crate::audit::last_hour::Refusals;
-use crate::audit::line::Format;
 use crate::audit::line::Line;
+use crate::audit::line::LineFormat;
 use crate::audit::lines::Lines;
-use crate::audit::metrics::Cause;
-use crate::audit::metrics::Metrics;
+use crate::audit::metrics::AuditMetrics;
 use crate::audit::metrics::Rule;
+use crate::audit::metrics::UndecidedLabel;
 use crate::audit::rate_limit::RateLimit;
 
 /// How often callers that fell silent are looked for.
@@ -27,21 +27,21 @@ const LOOK_FOR_SUPPRESSED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Journal {
     lines: Arc<Lines>,
-    format: Format,
-    metrics: Metrics,
+    format: LineFormat,
+    metrics: AuditMetrics,
     refusals: Mutex<(RateLimit, LastHour)>,
 }
 
 impl Journal {
     /// Writes records to `lines` in `format`, and counts them in `metrics`.
     #[must_use]
-    pub fn new(lines: Arc<Lines>, format: Format, metrics: Metrics) -> Self {
+    pub fn new(lines: Arc<Lines>, format: LineFormat, metrics: AuditMetrics) -> Self {
         Self { lines, format, metrics, refusals: Mutex::default() }
     }
 
     /// What was counted.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &AuditMetrics {
         &self.metrics
     }
 
@@ -52,7 +52,7 @@ impl Journal {
     }
 
     /// Tells of suppressed records whose caller fell silent; runs until it is dropped.
-    pub async fn tell_of_the_suppressed(&self) {
+    pub async fn flush_suppressed(&self) {
         loop {
             tokio::time::sleep(LOOK_FOR_SUPPRESSED).await;
             self.release(false);
@@ -83,12 +83,12 @@ impl Journal {
         let now = Instant::now();
         let why = record.why.clone().unwrap_or_default();
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if record.what == What::Denied {
+        if record.what == Event::Denied {
             refusals.1.count(now, |minute| minute.denials += 1);
             self.metrics.denied.get_or_create(&Rule { rule: why }).inc();
         } else {
             refusals.1.count(now, |minute| *minute.undecided.entry(why.clone()).or_default() += 1);
-            self.metrics.undecided.get_or_create(&Cause { cause: why }).inc();
+            self.metrics.undecided.get_or_create(&UndecidedLabel { cause: why }).inc();
         }
         let admitted = refusals.0.admit(record, now);
         if let Some(suppressed) = admitted.as_ref().and_then(|record| record.suppressed) {
@@ -101,12 +101,12 @@ impl Journal {
 impl Sink for Journal {
     fn record(&self, record: Record) {
         let to_write = match record.what {
-            What::Denied | What::Undecided => self.admit_refusal(record),
-            What::Issued => {
+            Event::Denied | Event::Undecided => self.admit_refusal(record),
+            Event::Issued => {
                 self.metrics.issued.inc();
                 Some(record)
             }
-            What::Ended => Some(record),
+            Event::Ended => Some(record),
         };
         if let Some(record) = to_write {
             self.write(&record);
@@ -115,7 +115,7 @@ impl Sink for Journal {
 }
 
 /// `record` as one line, the fields in the order of their declaration.
-fn line(record: &Record, format: Format) -> String {
+fn line(record: &Record, format: LineFormat) -> String {
     let mut line = Line::new(format, record.at, "what", record.what.as_str());
     line.whole("decision", &record.decision);
     line.number("pid", record.pid);
@@ -149,9 +149,9 @@ mod tests {
     use super::*;
     use crate::audit::tests::record;
 
-    fn journal(format: Format) -> (Journal, Metrics, File) {
+    fn journal(format: LineFormat) -> (Journal, AuditMetrics, File) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let metrics = Metrics::default();
+        let metrics = AuditMetrics::default();
         let lines = Arc::new(Lines::to(writer, metrics.dropped.clone()).unwrap());
         (Journal::new(lines, format, metrics.clone()), metrics, reader.into())
     }
@@ -163,7 +163,7 @@ mod tests {
         text
     }
 
-    fn full(what: What) -> Record {
+    fn full(what: Event) -> Record {
         Record {
             kind: Some("x509".to_owned()),
             spiffe_id: Some("spiffe://example.org/web".to_owned()),
@@ -176,17 +176,17 @@ mod tests {
 
     #[test]
     fn a_record_reads_back_from_its_json_line() {
-        let (journal, _, reader) = journal(Format::Json);
-        journal.record(full(What::Issued));
+        let (journal, _, reader) = journal(LineFormat::Json);
+        journal.record(full(Event::Issued));
         let text = read_all(journal, reader);
         assert_eq!(text.matches('\n').count(), 1);
-        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), full(What::Issued));
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), full(Event::Issued));
     }
 
     #[test]
     fn a_text_line_names_what_and_whom() {
-        let (journal, _, reader) = journal(Format::Text);
-        journal.record(full(What::Issued));
+        let (journal, _, reader) = journal(LineFormat::Text);
+        journal.record(full(Event::Issued));
         assert_eq!(
             read_all(journal, reader),
             "2023-11-14T22:13:20Z issued decision=d-000000000001 pid=42 uid=1000 level=full kind=x509 \
@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn a_credential_is_never_suppressed_and_its_record_is_out_when_record_returns() {
-        let (journal, metrics, mut reader) = journal(Format::Text);
+        let (journal, metrics, mut reader) = journal(LineFormat::Text);
         for _ in 0..100 {
-            journal.record(full(What::Issued));
+            journal.record(full(Event::Issued));
             let mut line = [0; 4096];
             let read = reader.read(&mut line).unwrap();
             assert!(line[..read].ends_with(b"\n"));
@@ -209,15 +209,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn refusals_are_counted_by_their_word_and_told_exactly() {
-        let (journal, metrics, reader) = journal(Format::Json);
+        let (journal, metrics, reader) = journal(LineFormat::Json);
         for _ in 0..500 {
-            journal.record(Record { why: Some("no_entry".to_owned()), ..record(What::Denied, 1000) });
-            journal.record(Record { why: Some("timed_out".to_owned()), ..record(What::Undecided, 1000) });
+            journal.record(Record { why: Some("no_entry".to_owned()), ..record(Event::Denied, 1000) });
+            journal.record(Record { why: Some("timed_out".to_owned()), ..record(Event::Undecided, 1000) });
         }
         let hour = journal.last_hour(Instant::now());
         assert_eq!((hour.denials, hour.undecided["timed_out"]), (500, 500));
         assert_eq!(metrics.denied.get_or_create(&Rule { rule: "no_entry".to_owned() }).get(), 500);
-        assert_eq!(metrics.undecided.get_or_create(&Cause { cause: "timed_out".to_owned() }).get(), 500);
+        assert_eq!(metrics.undecided.get_or_create(&UndecidedLabel { cause: "timed_out".to_owned() }).get(), 500);
         journal.close(Duration::from_secs(5));
         let records: Vec<Record> =
             read_all(journal, reader).lines().map(|line| serde_json::from_str(line).unwrap()).collect();

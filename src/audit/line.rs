@@ -15,7 +15,7 @@ const MAX_TEXT: usize = 256;
 /// `[log] format`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum LineFormat {
     /// `time what key=value …`
     #[default]
     Text,
@@ -26,28 +26,28 @@ pub enum Format {
 /// A line that is being put together.
 #[derive(Debug)]
 pub(in crate::audit) struct Line {
-    format: Format,
+    format: LineFormat,
     text: String,
 }
 
 impl Line {
     /// A line about something that happened at `at`, in seconds since 1970; `word` is the value of `key`, and comes bare
     /// in text.
-    pub(in crate::audit) fn new(format: Format, at: f64, key: &str, word: &str) -> Self {
+    pub(in crate::audit) fn new(format: LineFormat, at: f64, key: &str, word: &str) -> Self {
         let mut line = Self { format, text: String::with_capacity(256) };
         match format {
-            Format::Text => line.text.push_str(&rfc3339(at)),
-            Format::Json => {
+            LineFormat::Text => line.text.push_str(&rfc3339(at)),
+            LineFormat::Json => {
                 line.text.push('{');
                 line.number("at", format_args!("{at:.3}"));
             }
         }
         match format {
-            Format::Text => {
+            LineFormat::Text => {
                 line.text.push(' ');
                 push_escaped(&mut line.text, word);
             }
-            Format::Json => line.whole(key, word),
+            LineFormat::Json => line.whole(key, word),
         }
         line
     }
@@ -66,7 +66,7 @@ impl Line {
     pub(in crate::audit) fn whole(&mut self, key: &str, value: &str) {
         self.key(key);
         let bare = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
-        if self.format == Format::Text && !value.is_empty() && value.bytes().all(bare) {
+        if self.format == LineFormat::Text && !value.is_empty() && value.bytes().all(bare) {
             self.text.push_str(value);
             return;
         }
@@ -83,18 +83,18 @@ impl Line {
 
     /// The finished line, with its newline.
     pub(in crate::audit) fn finish(mut self) -> String {
-        self.text.push_str(if self.format == Format::Json { "}\n" } else { "\n" });
+        self.text.push_str(if self.format == LineFormat::Json { "}\n" } else { "\n" });
         self.text
     }
 
     fn key(&mut self, key: &str) {
         match self.format {
-            Format::Text => {
+            LineFormat::Text => {
                 self.text.push(' ');
                 push_escaped(&mut self.text, key);
                 self.text.push('=');
             }
-            Format::Json => {
+            LineFormat::Json => {
                 self.text.push_str(if self.text.len() > 1 { ",\"" } else { "\"" });
                 push_escaped(&mut self.text, key);
                 self.text.push_str("\":");
@@ -155,13 +155,13 @@ mod tests {
             "é😀",
         ];
         for text in hostile {
-            for format in [Format::Text, Format::Json] {
+            for format in [LineFormat::Text, LineFormat::Json] {
                 let mut line = Line::new(format, 1.5, "what", "denied");
                 line.text("detail", text);
                 let line = line.finish();
                 assert!(line.trim_end_matches('\n').bytes().all(|byte| matches!(byte, b' '..=b'~')), "{line:?}");
             }
-            let mut line = Line::new(Format::Json, 1.5, "what", "denied");
+            let mut line = Line::new(LineFormat::Json, 1.5, "what", "denied");
             line.text("detail", text);
             let read: serde_json::Value = serde_json::from_str(&line.finish()).unwrap();
             assert_eq!(read, serde_json::json!({"at": 1.5, "what": "denied", "detail": text}));
@@ -170,17 +170,17 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_at_256_bytes_and_says_so() {
-        let mut line = Line::new(Format::Text, 0.0, "what", "denied");
+        let mut line = Line::new(LineFormat::Text, 0.0, "what", "denied");
         line.text("detail", &"ä".repeat(1000));
         assert_eq!(line.finish().matches("\\u00e4").count(), 128);
-        let mut line = Line::new(Format::Text, 0.0, "what", "denied");
+        let mut line = Line::new(LineFormat::Text, 0.0, "what", "denied");
         line.text("detail", &"x".repeat(257));
         assert!(line.finish().ends_with("x...\n"));
     }
 
     #[test]
     fn a_text_line_begins_with_time_and_word() {
-        let line = Line::new(Format::Text, 1_700_000_000.25, "what", "issued").finish();
+        let line = Line::new(LineFormat::Text, 1_700_000_000.25, "what", "issued").finish();
         assert_eq!(line, "2023-11-14T22:13:20.25Z issued\n");
     }
 }

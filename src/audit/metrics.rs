@@ -7,13 +7,13 @@ use prometheus_client::registry::Registry;
 
 /// Counters of this room. Clones count together.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics {
+pub struct AuditMetrics {
     /// Credentials that were handed over.
     pub issued: Counter,
     /// Denials by rule.
     pub denied: Family<Rule, Counter>,
     /// Undecided checks by cause.
-    pub undecided: Family<Cause, Counter>,
+    pub undecided: Family<UndecidedLabel, Counter>,
     /// Refusals that were counted in another record instead of written.
     pub suppressed: Counter,
     /// Lines that standard output did not take.
@@ -29,12 +29,12 @@ pub struct Rule {
 
 /// Why a check could not be completed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Cause {
+pub struct UndecidedLabel {
     /// Its stable word.
     pub cause: String,
 }
 
-impl Metrics {
+impl AuditMetrics {
     /// Puts the counters up for export.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("bonafide_issued", "Credentials handed over", self.issued.clone());

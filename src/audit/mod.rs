@@ -10,7 +10,7 @@ pub mod metrics;
 mod rate_limit;
 
 pub use journal::Journal;
-pub use line::Format;
+pub use line::LineFormat;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -18,7 +18,7 @@ use serde::Serialize;
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
+pub enum Event {
     /// A credential is about to be handed over.
     Issued,
     /// A completed "no".
@@ -33,7 +33,7 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// What happened.
-    pub what: What,
+    pub what: Event,
     /// The decision's name, `d-…`.
     pub decision: String,
     /// Seconds since 1970.
@@ -74,12 +74,12 @@ pub struct Record {
 pub trait Sink: Send + Sync + std::fmt::Debug {
     /// Writes a record down; never waits for a reader. Refusals of one caller may be counted in a later record instead.
     ///
-    /// INVARIANT: when this returns for [`What::Issued`], the line has left the process, unless standard output is not
+    /// INVARIANT: when this returns for [`Event::Issued`], the line has left the process, unless standard output is not
     /// taking lines. So a credential that is handed over afterwards has its record, whatever ends the daemon meanwhile.
     fn record(&self, record: Record);
 }
 
-impl What {
+impl Event {
     /// The word of a record.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     /// A record with nothing but what each must have.
-    pub(in crate::audit) fn record(what: What, uid: u32) -> Record {
+    pub(in crate::audit) fn record(what: Event, uid: u32) -> Record {
         Record {
             what,
             decision: "d-000000000001".to_owned(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::audit::Event;
 use crate::audit::Record;
-use crate::audit::What;
 
 /// Records of one caller and kind that may follow each other at once.
 const BURST: u32 = 20;
@@ -16,7 +16,7 @@ const EARN: Duration = Duration::from_secs(1);
 const MAX_CALLERS: usize = 1024;
 
 /// What is counted together. `None`: everyone for whom there was no room.
-type Key = Option<(u32, What)>;
+type Key = Option<(u32, Event)>;
 
 /// Decides which records are written.
 ///
@@ -95,7 +95,7 @@ mod tests {
         let (mut limit, start) = (RateLimit::default(), Instant::now());
         let at = |number: u32| start + Duration::from_micros(10) * number;
         let mut written: Vec<_> =
-            (0..1_000_000).filter_map(|number| limit.admit(record(What::Denied, 1000), at(number))).collect();
+            (0..1_000_000).filter_map(|number| limit.admit(record(Event::Denied, 1000), at(number))).collect();
         assert!((20..=31).contains(&written.len()), "{}", written.len());
         written.extend(limit.release(at(1_000_000), true));
         assert_eq!(told(&written), 1_000_000);
@@ -104,16 +104,16 @@ mod tests {
     #[test]
     fn one_callers_flood_hides_neither_another_caller_nor_another_kind() {
         let (mut limit, now) = (RateLimit::default(), Instant::now());
-        while limit.admit(record(What::Denied, 1000), now).is_some() {}
-        assert!(limit.admit(record(What::Undecided, 1000), now).is_some());
-        assert!(limit.admit(record(What::Denied, 1001), now).is_some());
+        while limit.admit(record(Event::Denied, 1000), now).is_some() {}
+        assert!(limit.admit(record(Event::Undecided, 1000), now).is_some());
+        assert!(limit.admit(record(Event::Denied, 1001), now).is_some());
     }
 
     #[test]
     fn a_caller_that_falls_silent_is_told_of_within_the_time_one_record_is_earned() {
         let (mut limit, now) = (RateLimit::default(), Instant::now());
-        while limit.admit(record(What::Denied, 1000), now).is_some() {}
-        limit.admit(record(What::Denied, 1000), now);
+        while limit.admit(record(Event::Denied, 1000), now).is_some() {}
+        limit.admit(record(Event::Denied, 1000), now);
         assert_eq!(limit.release(now, false), []);
         let told_later = limit.release(now + EARN, false);
         assert_eq!(told(&told_later), 2);
@@ -123,11 +123,11 @@ mod tests {
     #[test]
     fn more_callers_than_there_is_room_for_are_counted_together() {
         let (mut limit, now) = (RateLimit::default(), Instant::now());
-        let written: Vec<_> = (0..5000).filter_map(|uid| limit.admit(record(What::Denied, uid), now)).collect();
+        let written: Vec<_> = (0..5000).filter_map(|uid| limit.admit(record(Event::Denied, uid), now)).collect();
         assert_eq!(limit.callers.len(), MAX_CALLERS + 1);
         assert_eq!(written.len(), MAX_CALLERS + BURST as usize);
         assert_eq!(told(&written) + told(&limit.release(now, true)), 5000);
-        limit.admit(record(What::Denied, 9999), now + EARN * (BURST + 1));
+        limit.admit(record(Event::Denied, 9999), now + EARN * (BURST + 1));
         assert!(limit.callers.len() < 3, "idle callers stay for ever");
     }
 }

@@ -64,7 +64,7 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
 }
 
 /// What is wrong with a bundle file. The daemon starts all the same, degraded, and serves everyone else.
-fn bundle_warnings(settings: &federation::Settings) -> Vec<Problem> {
+fn bundle_warnings(settings: &federation::FederationSettings) -> Vec<Problem> {
     let name = &settings.trust_domain;
     let texts = match federation::read_bundle_file(settings) {
         Ok((_, ignored)) => {

@@ -6,7 +6,7 @@ use http::request::Parts;
 use serde::Serialize;
 
 use crate::endpoints::http::Answer;
-use crate::endpoints::http::Listener;
+use crate::endpoints::http::HttpListener;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::serve as serve_http;
 use crate::readiness::Readiness;
@@ -19,7 +19,7 @@ struct Ready<'a> {
 }
 
 /// Serves health on `listener`; runs until it is dropped.
-pub async fn serve(listener: Listener, readiness: Readiness) {
+pub async fn serve(listener: HttpListener, readiness: Readiness) {
     serve_http(listener, move |request| std::future::ready(respond(&request, &readiness))).await;
 }
 

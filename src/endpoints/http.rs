@@ -51,14 +51,14 @@ const NAME_CHECK: Duration = Duration::from_secs(1);
 
 /// Where a door for this machine listens.
 #[derive(Debug)]
-pub enum Listener {
+pub enum HttpListener {
     /// On loopback.
     Loopback(TcpListener),
     /// On a Unix socket.
     Unix(UnixSocket),
 }
 
-impl Listener {
+impl HttpListener {
     /// Listens on a loopback address.
     ///
     /// # Errors
@@ -72,17 +72,17 @@ impl Listener {
 }
 
 /// Answers every connection on `listener` by `answer`; runs until it is dropped, and its connections with it.
-pub(in crate::endpoints) async fn serve<F, A>(listener: Listener, answer: F)
+pub(in crate::endpoints) async fn serve<F, A>(listener: HttpListener, answer: F)
 where
     F: Fn(Parts) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
     let limit = HEAD_TIME * 2;
     match listener {
-        Listener::Loopback(listener) => {
+        HttpListener::Loopback(listener) => {
             accept(TcpListenerStream::new(listener).map_ok(|stream| one_request(stream, answer.clone(), limit))).await;
         }
-        Listener::Unix(listener) => {
+        HttpListener::Unix(listener) => {
             accept(connections_on(listener).map_ok(|stream| one_request(stream, answer.clone(), limit))).await;
         }
     }

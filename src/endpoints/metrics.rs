@@ -19,17 +19,17 @@ use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit;
 
 use crate::endpoints::admin::operations::Operations;
-use crate::endpoints::admin::reports::State;
+use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::http::Answer;
-use crate::endpoints::http::Listener;
+use crate::endpoints::http::HttpListener;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::serve as serve_http;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves metrics on `listener`: everything in `registry`, and the gauges of the status; runs until it is dropped.
-pub async fn serve(listener: Listener, mut registry: Registry, operations: Arc<dyn Operations>) {
+pub async fn serve(listener: HttpListener, mut registry: Registry, operations: Arc<dyn Operations>) {
     registry.register_collector(Box::new(Gauges(operations)));
     let registry = Arc::new(registry);
     serve_http(listener, move |request| std::future::ready(respond(&request, &registry))).await;
@@ -64,9 +64,9 @@ impl Collector for Gauges {
         let mut put = |name: &str, help: &str, unit: Option<&Unit>, metric: &dyn PutMetric| {
             metric.put(&mut encoder, name, help, unit)
         };
-        let ready = ConstGauge::new(i64::from(state != State::NotReady));
+        let ready = ConstGauge::new(i64::from(state != HealthState::NotReady));
         put("bonafide_ready", "Whether identities are served", None, &ready)?;
-        let degraded = ConstGauge::new(i64::from(state == State::Degraded));
+        let degraded = ConstGauge::new(i64::from(state == HealthState::Degraded));
         put("bonafide_degraded", "Whether it serves, but not as it should", None, &degraded)?;
         put("bonafide_entries", "Entries in force", None, &count(identities.entries))?;
         put("bonafide_connections", "Connections on the workload socket", None, &count(identities.connections))?;
@@ -114,7 +114,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::audit::metrics::Metrics;
+    use crate::audit::metrics::AuditMetrics;
     use crate::audit::metrics::Rule;
     use crate::endpoints::admin::operations::tests::Fixed;
 
@@ -127,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn every_promised_figure_is_exported_with_its_unit() {
         let mut registry = Registry::default();
-        let audit = Metrics::default();
+        let audit = AuditMetrics::default();
         audit.register(&mut registry);
         audit.denied.get_or_create(&Rule { rule: "no_entry".to_owned() }).inc();
         registry.register_collector(Box::new(Gauges(Arc::new(Fixed::default()))));

@@ -16,24 +16,24 @@ use crate::attestation::ImageEpoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Credentials;
+use crate::audit::Event;
 use crate::audit::Record;
-use crate::audit::What;
-use crate::entitlement::door::Bundles;
 use crate::entitlement::door::Caller;
 use crate::entitlement::door::DecisionId;
+use crate::entitlement::door::EncodedBundles;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::door::X509Update;
-use crate::entitlement::entitlements::Entitlements;
-use crate::entitlement::ledger::decisions::Verdict;
-use crate::entitlement::ledger::handed_over::Basis;
-use crate::entitlement::ledger::handed_over::HandedOver;
+use crate::entitlement::ledger::outbound::DecisionBasis;
+use crate::entitlement::ledger::outbound::Outbound;
 use crate::entitlement::ledger::records;
 use crate::entitlement::ledger::records::Credential;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::node_state::NodeState;
 use crate::entitlement::stream;
 use crate::entitlement::tokens;
-use crate::evidence::CallerKey;
+use crate::evidence::Principal;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
@@ -44,9 +44,9 @@ use crate::policy::decide::Permit;
 /// A pinned process and the state it shares with all others.
 #[derive(Debug)]
 pub(in crate::entitlement) struct LiveCaller {
-    pub(in crate::entitlement) shared: Arc<Entitlements>,
+    pub(in crate::entitlement) shared: Arc<NodeState>,
     pub(in crate::entitlement) process: PinnedProcess,
-    handed_over: Mutex<HandedOver>,
+    outbound: Mutex<Outbound>,
     last_look: Mutex<Option<Look>>,
 }
 
@@ -76,8 +76,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const LOOK_SHARED: Duration = Duration::from_secs(8);
 
 impl LiveCaller {
-    pub(in crate::entitlement) fn new(shared: Arc<Entitlements>, process: PinnedProcess) -> Self {
-        Self { shared, process, handed_over: Mutex::default(), last_look: Mutex::default() }
+    pub(in crate::entitlement) fn new(shared: Arc<NodeState>, process: PinnedProcess) -> Self {
+        Self { shared, process, outbound: Mutex::default(), last_look: Mutex::default() }
     }
 
     /// The first of the two checks before a secret leaves, at the moment when the door gets it: the new state of a stream.
@@ -85,28 +85,28 @@ impl LiveCaller {
     pub(in crate::entitlement) fn hand_over(
         &self,
         stream: u64,
-        basis: &Basis,
+        basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
         self.look(basis.image)?;
-        self.handed_over().state(stream, basis, ids);
+        self.outbound().set_stream(stream, basis, ids);
         Ok(())
     }
 
     /// The same for the answer to a single call.
-    pub(in crate::entitlement) fn hand_over_answer(
+    pub(in crate::entitlement) fn hand_over_reply(
         &self,
-        basis: &Basis,
+        basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
         self.look(basis.image)?;
-        self.handed_over().answer(basis, ids);
+        self.outbound().add_reply(basis, ids);
         Ok(())
     }
 
     /// What was handed to the door and may not have left yet.
-    pub(in crate::entitlement) fn handed_over(&self) -> MutexGuard<'_, HandedOver> {
-        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(in crate::entitlement) fn outbound(&self) -> MutexGuard<'_, Outbound> {
+        self.outbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Proves that the image which something was decided for is still running.
@@ -149,7 +149,7 @@ impl LiveCaller {
         let origin = permit.entry().origin.clone();
         match self.shared.issuer.x509_svid(self.process.key(), permit, self.shared.now()).await {
             Ok(svid) => {
-                self.record(What::Issued, &Credential::of(&svid, Some(&origin)), None);
+                self.record(Event::Issued, &Credential::of(&svid, Some(&origin)), None);
                 Ok(svid)
             }
             Err(why) => Err(self.not_issued(&why)),
@@ -162,18 +162,18 @@ impl LiveCaller {
             return NotIssued::Stale;
         }
         tracing::warn!(%why, pid = self.process.process().peer().pid, "issued nothing");
-        NotIssued::Failed(self.shared.keep(&self.process, Verdict::Undecided(why.undecided()), None))
+        NotIssued::Failed(self.shared.keep(&self.process, RefusalCause::Undecided(why.undecided()), None))
     }
 
     /// Writes down what happened to a credential.
-    pub(in crate::entitlement) fn record(&self, what: What, of: &Credential<'_>, why: Option<&str>) {
+    pub(in crate::entitlement) fn record(&self, what: Event, of: &Credential<'_>, why: Option<&str>) {
         let record = records::credential(what, self.shared.name(), &self.process, of, self.shared.now());
         self.shared.parts.audit.record(Record { why: why.map(str::to_owned), ..record });
     }
 }
 
 impl Caller for LiveCaller {
-    fn key(&self) -> CallerKey {
+    fn key(&self) -> Principal {
         self.process.key()
     }
 
@@ -182,7 +182,7 @@ impl Caller for LiveCaller {
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
-        let mut images = self.handed_over().images();
+        let mut images = self.outbound().images();
         if images.is_empty() {
             images.push(self.process.epoch());
         }
@@ -190,10 +190,10 @@ impl Caller for LiveCaller {
             .into_iter()
             .try_for_each(|image| self.look(image))
             .map_err(|why| self.shared.refuse_unattested(&self.process, why))?;
-        if self.handed_over().is_permitted(&self.shared.rulebook()) {
+        if self.outbound().is_permitted(&self.shared.rulebook()) {
             return Ok(());
         }
-        Err(self.shared.refuse(&self.process, Verdict::Denied(Denial::NoEntry), None))
+        Err(self.shared.refuse(&self.process, RefusalCause::Denied(Denial::NoEntry), None))
     }
 
     fn ended(&self) -> BoxFuture<'static, Ended> {
@@ -214,11 +214,11 @@ impl Caller for LiveCaller {
         stream::x509_svids(self).boxed()
     }
 
-    fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<Bundles, Ended>> {
+    fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
         stream::bundles(self, |view| view.x509()).boxed()
     }
 
-    fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<Bundles, Ended>> {
+    fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
         stream::bundles(self, |view| view.jwt()).boxed()
     }
 

@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Process;
-use crate::evidence::CallerKey;
+use crate::evidence::Principal;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
@@ -69,9 +69,9 @@ pub struct X509Update {
     pub federated: BTreeMap<TrustDomain, Bytes>,
 }
 
-/// Bundles of the own and of the foreign trust domains that a caller may see, own domain included. X.509: concatenated
+/// EncodedBundles of the own and of the foreign trust domains that a caller may see, own domain included. X.509: concatenated
 /// DER. JWT: a JWK Set as JSON.
-pub type Bundles = BTreeMap<TrustDomain, Bytes>;
+pub type EncodedBundles = BTreeMap<TrustDomain, Bytes>;
 
 /// A token that was verified.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ pub enum NotValidated {
 /// One connected process. Cheap to hold; every method checks again who it is.
 pub trait Caller: Send + Sync + fmt::Debug {
     /// Whom its limits are charged to.
-    fn key(&self) -> CallerKey;
+    fn key(&self) -> Principal;
 
     /// Checks the kernel's sender of a message that arrived on its connection.
     ///
@@ -117,10 +117,10 @@ pub trait Caller: Send + Sync + fmt::Debug {
     fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<X509Update, Ended>>;
 
     /// The X.509 bundles that the caller may see, likewise.
-    fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<Bundles, Ended>>;
+    fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>>;
 
     /// The JWT bundles that the caller may see, likewise.
-    fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<Bundles, Ended>>;
+    fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>>;
 
     /// Newly signed tokens: for `id`, or for every identity of the caller, default first.
     ///

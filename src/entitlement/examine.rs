@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Process;
-use crate::entitlement::entitlements::Entitlements;
-use crate::entitlement::entitlements::Rulebook;
-use crate::entitlement::ledger::decisions::Refusal;
-use crate::entitlement::ledger::decisions::Verdict;
 use crate::entitlement::ledger::records::seconds;
+use crate::entitlement::ledger::refusals::Refusal;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::node_state::NodeState;
+use crate::entitlement::node_state::Rulebook;
 use crate::evidence::EvidenceSet;
 use crate::policy::changes::HeldBack;
 use crate::policy::changes::held_back;
@@ -27,12 +27,12 @@ pub struct Examination {
     /// What was proven of it; empty when attestation came to no end.
     pub evidence: EvidenceSet,
     /// The SPIFFE IDs it gets, or why none.
-    pub verdict: Result<Vec<String>, Verdict>,
+    pub verdict: Result<Vec<String>, RefusalCause>,
     /// Seconds since 1970.
     pub at: f64,
 }
 
-impl Entitlements {
+impl NodeState {
     /// Attests a process and decides for it as if it had asked. Issues nothing and records nothing.
     pub async fn examine(&self, process: Arc<dyn Process>) -> Examination {
         let (peer, level, at) = (process.peer(), process.level(), seconds(self.now()));

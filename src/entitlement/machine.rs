@@ -1,4 +1,4 @@
-//! What one stream of one caller holds, and what has to happen next. Pure: [`Entitlement::on`] takes what happened and
+//! What one stream of one caller holds, and what has to happen next. Pure: [`StreamState::on`] takes what happened and
 //! the time, and says what to do; a driver does it and comes back with what happened then. Refuses to know how anything
 //! is attested, issued or sent.
 
@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use crate::entitlement::door::DecisionId;
 use crate::entitlement::door::Ended;
-use crate::entitlement::published::View;
+use crate::entitlement::published::VisibleBundles;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
 use crate::issuance::renewal;
@@ -19,13 +19,13 @@ use crate::registration::entry::Terms;
 pub enum Delivers {
     /// X509-SVIDs with the bundles that go with them.
     X509Svids,
-    /// Bundles alone.
+    /// EncodedBundles alone.
     Bundles,
 }
 
 /// What happened.
 #[derive(Debug)]
-pub enum Event {
+pub enum StreamEvent {
     /// The stream was opened.
     Opened,
     /// Something may have changed: an entry, a bundle, the clock, or the time that was waited for has come.
@@ -35,7 +35,7 @@ pub enum Event {
         /// Default identity first; never empty.
         permits: Vec<Permit>,
         /// The bundles that it may see.
-        view: View,
+        view: VisibleBundles,
     },
     /// A completed "no".
     Denied(DecisionId),
@@ -78,7 +78,7 @@ pub enum Effect {
     Attest,
     /// Issue for these permits.
     Issue(Vec<Permit>),
-    /// Hand [`Entitlement::svids`] and [`Entitlement::view`] to the door.
+    /// Hand [`StreamState::svids`] and [`StreamState::view`] to the door.
     Serve,
     /// Wait for a change, at the longest until then.
     Wait(SystemTime),
@@ -88,7 +88,7 @@ pub enum Effect {
 
 /// One SVID that a stream holds.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub struct HeldSvid {
     /// The SVID as it is served.
     pub svid: X509Svid,
     /// When it is to be renewed.
@@ -98,7 +98,7 @@ pub struct Held {
     place: usize,
 }
 
-impl Held {
+impl HeldSvid {
     /// Whether it needs no renewal yet. A clock that was set back before its issue has made it one of the future.
     fn is_current(&self, now: SystemTime) -> bool {
         renewal::has_begun(self.svid.issued, now) && now < self.renew_at
@@ -107,7 +107,7 @@ impl Held {
 
 /// An SVID that was issued for a stream and is not, or never was, held by it any more.
 #[derive(Debug)]
-pub struct LetGo {
+pub struct EndedSvid {
     /// The SVID.
     pub svid: X509Svid,
     /// A word for the audit log.
@@ -120,15 +120,15 @@ const NOTHING_DUE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What one stream holds.
 #[derive(Debug)]
-pub struct Entitlement {
+pub struct StreamState {
     delivers: Delivers,
     /// INVARIANT: in the order of the latest permits, at most one per SPIFFE ID.
-    held: Vec<Held>,
+    held: Vec<HeldSvid>,
     /// What was issued and is not held any more, since it was last asked for.
-    let_go: Vec<LetGo>,
-    view: Option<View>,
+    take_ended: Vec<EndedSvid>,
+    view: Option<VisibleBundles>,
     /// What the permits that are being issued for are to become; parallel to the permits of [`Effect::Issue`].
-    awaited: Vec<Awaited>,
+    awaited: Vec<PendingSvid>,
     /// What the door has not been given yet.
     unserved: bool,
     failures: u32,
@@ -136,7 +136,7 @@ pub struct Entitlement {
 }
 
 #[derive(Debug)]
-struct Awaited {
+struct PendingSvid {
     id: SpiffeId,
     place: usize,
     hint: Option<String>,
@@ -145,14 +145,14 @@ struct Awaited {
     renews: bool,
 }
 
-impl Entitlement {
+impl StreamState {
     /// A stream that was not opened yet.
     #[must_use]
     pub fn new(delivers: Delivers) -> Self {
         Self {
             delivers,
             held: Vec::new(),
-            let_go: Vec::new(),
+            take_ended: Vec::new(),
             view: None,
             awaited: Vec::new(),
             unserved: false,
@@ -163,25 +163,25 @@ impl Entitlement {
 
     /// What is held now, default identity first.
     #[must_use]
-    pub fn svids(&self) -> &[Held] {
+    pub fn svids(&self) -> &[HeldSvid] {
         &self.held
     }
 
-    /// What was let go since this was last asked. INVARIANT: every SVID that comes in by [`Event::Issued`] comes out here
-    /// once, at the latest when the stream has ended and [`Entitlement::release`] was called.
-    pub fn let_go(&mut self) -> Vec<LetGo> {
-        std::mem::take(&mut self.let_go)
+    /// What was let go since this was last asked. INVARIANT: every SVID that comes in by [`StreamEvent::Issued`] comes out here
+    /// once, at the latest when the stream has ended and [`StreamState::release`] was called.
+    pub fn take_ended(&mut self) -> Vec<EndedSvid> {
+        std::mem::take(&mut self.take_ended)
     }
 
     /// Lets go of everything held, because the stream has ended.
     pub fn release(&mut self, why: &'static str) {
         let all = std::mem::take(&mut self.held);
-        self.lets_go(all, why);
+        self.end(all, why);
     }
 
     /// The bundles to serve with it.
     #[must_use]
-    pub fn view(&self) -> Option<&View> {
+    pub fn view(&self) -> Option<&VisibleBundles> {
         self.view.as_ref()
     }
 
@@ -192,14 +192,14 @@ impl Entitlement {
     }
 
     /// Takes in what happened and says what to do next.
-    pub fn on(&mut self, event: Event, now: SystemTime) -> Effect {
+    pub fn on(&mut self, event: StreamEvent, now: SystemTime) -> Effect {
         match event {
-            Event::Opened | Event::Woken => Effect::Attest,
-            Event::Permitted { permits, view } => self.permitted(permits, view, now),
-            Event::Denied(id) => Effect::End(Ended::Denied(id)),
-            Event::Undecided { id, spread } => self.undecided(id, spread, now),
-            Event::Issued(answers) => self.issued(answers, now),
-            Event::Served => {
+            StreamEvent::Opened | StreamEvent::Woken => Effect::Attest,
+            StreamEvent::Permitted { permits, view } => self.permitted(permits, view, now),
+            StreamEvent::Denied(id) => Effect::End(Ended::Denied(id)),
+            StreamEvent::Undecided { id, spread } => self.undecided(id, spread, now),
+            StreamEvent::Issued(answers) => self.issued(answers, now),
+            StreamEvent::Served => {
                 self.unserved = false;
                 self.wait(now)
             }
@@ -207,7 +207,7 @@ impl Entitlement {
     }
 
     /// Keeps what still fits its permit and is not due, and asks for the rest.
-    fn permitted(&mut self, permits: Vec<Permit>, view: View, now: SystemTime) -> Effect {
+    fn permitted(&mut self, permits: Vec<Permit>, view: VisibleBundles, now: SystemTime) -> Effect {
         if self.view.as_ref() != Some(&view) {
             self.view = Some(view);
             self.unserved = true;
@@ -229,7 +229,7 @@ impl Entitlement {
             let fresh = kept.as_ref().is_some_and(|held| held.terms == terms && held.is_current(now));
             if !fresh {
                 let renews = kept.is_some();
-                self.awaited.push(Awaited { id, place, hint: hint.clone(), terms, renews });
+                self.awaited.push(PendingSvid { id, place, hint: hint.clone(), terms, renews });
                 to_issue.push(permit);
             }
             if let Some(held) = &mut kept {
@@ -239,7 +239,7 @@ impl Entitlement {
             }
             self.held.extend(kept);
         }
-        self.lets_go(before, "denied");
+        self.end(before, "denied");
         if to_issue.is_empty() {
             self.recovered();
             return self.settle(now);
@@ -261,8 +261,8 @@ impl Entitlement {
                     svid.hint = awaited.hint;
                     let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
                     let earlier = self.held.extract_if(.., |held| held.svid.id == awaited.id).collect();
-                    self.lets_go(earlier, "renewed");
-                    self.held.push(Held { svid, renew_at, terms: awaited.terms, place: awaited.place });
+                    self.end(earlier, "renewed");
+                    self.held.push(HeldSvid { svid, renew_at, terms: awaited.terms, place: awaited.place });
                     self.unserved = true;
                 }
                 Issued::Failed { id, spread } => {
@@ -274,9 +274,9 @@ impl Entitlement {
             }
         }
         // A client takes the first identity as its default: nothing new is served behind one that is still missing.
-        let behind = |held: &mut Held| held.place >= first_missing && new.contains(&held.svid.id);
+        let behind = |held: &mut HeldSvid| held.place >= first_missing && new.contains(&held.svid.id);
         let withheld = self.held.extract_if(.., behind).collect();
-        self.lets_go(withheld, "withheld");
+        self.end(withheld, "withheld");
         self.held.sort_by_key(|held| held.place);
         match failed {
             Some((id, spread)) => {
@@ -306,8 +306,8 @@ impl Entitlement {
         self.wait(now)
     }
 
-    fn lets_go(&mut self, held: Vec<Held>, why: &'static str) {
-        self.let_go.extend(held.into_iter().map(|held| LetGo { svid: held.svid, why }));
+    fn end(&mut self, held: Vec<HeldSvid>, why: &'static str) {
+        self.take_ended.extend(held.into_iter().map(|held| EndedSvid { svid: held.svid, why }));
     }
 
     fn recovered(&mut self) {
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
     use crate::attestation::Attested;
     use crate::attestation::kernel::Level;
-    use crate::entitlement::published::Board;
+    use crate::entitlement::published::BundleSet;
     use crate::evidence::EvidenceSet;
     use crate::evidence::Grade;
     use crate::evidence::Source;
@@ -350,7 +350,7 @@ mod tests {
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn permitted(paths: &[&str], now: SystemTime) -> Event {
+    fn permitted(paths: &[&str], now: SystemTime) -> StreamEvent {
         let mut evidence = EvidenceSet::default();
         evidence.prove("unix:uid:1".parse().unwrap(), Grade::Kernel, Source::Credentials);
         let entries = (0..).zip(paths).map(|(order, path)| Entry::example(order, path, &["unix:uid:1"])).collect();
@@ -358,11 +358,11 @@ mod tests {
         let caller = Attested::example(Level::Full, evidence);
         let permits = decide(&caller, &EntryIndex::new(entries, 0), &rules, now).outcome.unwrap();
         let own = Arc::new(Bundle::empty("example.org".parse().unwrap()));
-        Event::Permitted { permits, view: Board::new(None, own, &BTreeMap::new()).view(std::iter::empty()) }
+        StreamEvent::Permitted { permits, view: BundleSet::new(None, own, &BTreeMap::new()).view(std::iter::empty()) }
     }
 
     /// Issues for every permit but those of `failing`.
-    fn answered(effect: Effect, failing: &[&str], now: SystemTime) -> Event {
+    fn answered(effect: Effect, failing: &[&str], now: SystemTime) -> StreamEvent {
         let Effect::Issue(permits) = effect else { panic!("nothing to issue: {effect:?}") };
         let answer = |permit: Permit| {
             let id = permit.entry().id.clone();
@@ -373,16 +373,16 @@ mod tests {
             let svid = X509Svid { id, chain, key, hint: None, serial, issued: now, not_after: now + HOUR };
             Issued::Svid { svid, spread: 0.5 }
         };
-        Event::Issued(permits.into_iter().map(answer).collect())
+        StreamEvent::Issued(permits.into_iter().map(answer).collect())
     }
 
-    fn held(entitlement: &Entitlement) -> Vec<&str> {
-        entitlement.svids().iter().map(|held| held.svid.id.path()).collect()
+    fn held(state: &StreamState) -> Vec<&str> {
+        state.svids().iter().map(|held| held.svid.id.path()).collect()
     }
 
     #[test]
     fn a_failure_never_changes_the_order_of_the_identities_that_are_held() {
-        let mut stream = Entitlement::new(Delivers::X509Svids);
+        let mut stream = StreamState::new(Delivers::X509Svids);
         let first = stream.on(permitted(&["/a", "/b"], NOW), NOW);
         stream.on(answered(first, &[], NOW), NOW);
         assert_eq!(held(&stream), ["/a", "/b"]);
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn an_svid_that_begins_in_the_future_by_a_clock_that_was_set_back_is_renewed() {
         let late = NOW + 2 * HOUR;
-        let mut stream = Entitlement::new(Delivers::X509Svids);
+        let mut stream = StreamState::new(Delivers::X509Svids);
         let first = stream.on(permitted(&["/a"], late), late);
         stream.on(answered(first, &[], late), late);
         let slewed = late - Duration::from_secs(1);

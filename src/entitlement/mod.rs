@@ -1,14 +1,14 @@
 //! One live caller: what it holds now, and why. [`door`] is all that an endpoint may know of it.
 //!
 //! [`machine`] decides what has to happen next, purely; `stream` does it, one driver per open stream, and only when the
-//! door asks. [`ledger`] is what is written down. [`entitlements`] is what all callers share, and the place where a reload or a new bundle arrives.
+//! door asks. [`ledger`] is what is written down. [`node_state`] is what all callers share, and the place where a reload or a new bundle arrives.
 
 mod caller;
 pub mod door;
-pub mod entitlements;
 pub mod examine;
 pub mod ledger;
 pub mod machine;
+pub mod node_state;
 pub mod published;
 mod stream;
 mod tokens;

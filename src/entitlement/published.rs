@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::entitlement::door::Bundles;
+use crate::entitlement::door::EncodedBundles;
 use crate::identity::Bundle;
 use crate::identity::TrustDomain;
 
 /// A bundle with its encodings.
 #[derive(Debug)]
-pub struct Published {
+pub struct EncodedBundle {
     bundle: Arc<Bundle>,
     x509: Bytes,
     jwks: Bytes,
 }
 
-impl Published {
+impl EncodedBundle {
     /// Encodes a bundle.
     #[must_use]
     pub fn new(bundle: Arc<Bundle>) -> Self {
@@ -32,7 +32,7 @@ impl Published {
     }
 }
 
-impl PartialEq for Published {
+impl PartialEq for EncodedBundle {
     /// Whether a workload would see no difference; a new sequence number alone is none.
     fn eq(&self, other: &Self) -> bool {
         self.bundle.trust_domain == other.bundle.trust_domain && self.x509 == other.x509 && self.jwks == other.jwks
@@ -41,20 +41,20 @@ impl PartialEq for Published {
 
 /// Every bundle this node has: its own, and those it was told to believe.
 #[derive(Debug, Clone)]
-pub struct Board {
-    own: Arc<Published>,
-    foreign: Arc<BTreeMap<TrustDomain, Arc<Published>>>,
+pub struct BundleSet {
+    own: Arc<EncodedBundle>,
+    foreign: Arc<BTreeMap<TrustDomain, Arc<EncodedBundle>>>,
 }
 
-impl Board {
+impl BundleSet {
     /// Encodes what is new and shares what is not.
     #[must_use]
     pub fn new(before: Option<&Self>, own: Arc<Bundle>, foreign: &BTreeMap<TrustDomain, Arc<Bundle>>) -> Self {
         let encode = |bundle: &Arc<Bundle>| {
             before
-                .and_then(|board| board.of(bundle.trust_domain.as_str()))
+                .and_then(|bundles| bundles.of(bundle.trust_domain.as_str()))
                 .filter(|published| Arc::ptr_eq(&published.bundle, bundle))
-                .map_or_else(|| Arc::new(Published::new(Arc::clone(bundle))), Arc::clone)
+                .map_or_else(|| Arc::new(EncodedBundle::new(Arc::clone(bundle))), Arc::clone)
         };
         Self {
             own: encode(&own),
@@ -64,7 +64,7 @@ impl Board {
 
     /// The bundle of a trust domain, by its bare name.
     #[must_use]
-    pub fn of(&self, trust_domain: &str) -> Option<&Arc<Published>> {
+    pub fn of(&self, trust_domain: &str) -> Option<&Arc<EncodedBundle>> {
         if self.own.bundle.trust_domain.as_str() == trust_domain {
             return Some(&self.own);
         }
@@ -78,29 +78,29 @@ impl Board {
 
     /// The own bundle.
     #[must_use]
-    pub fn own(&self) -> &Arc<Published> {
+    pub fn own(&self) -> &Arc<EncodedBundle> {
         &self.own
     }
 
     /// What someone may see who federates with these trust domains. A partner whose bundle is missing is left out: it
     /// must not stop what is our own.
     #[must_use]
-    pub fn view<'a>(&self, federates_with: impl Iterator<Item = &'a TrustDomain>) -> View {
+    pub fn view<'a>(&self, federates_with: impl Iterator<Item = &'a TrustDomain>) -> VisibleBundles {
         let foreign = federates_with
             .filter_map(|name| self.foreign.get(name).map(|published| (name.clone(), Arc::clone(published))))
             .collect();
-        View { own: Arc::clone(&self.own), foreign }
+        VisibleBundles { own: Arc::clone(&self.own), foreign }
     }
 }
 
 /// The bundles that one caller may see. Equal when a workload would see no difference.
 #[derive(Debug, Clone, PartialEq)]
-pub struct View {
-    own: Arc<Published>,
-    foreign: BTreeMap<TrustDomain, Arc<Published>>,
+pub struct VisibleBundles {
+    own: Arc<EncodedBundle>,
+    foreign: BTreeMap<TrustDomain, Arc<EncodedBundle>>,
 }
 
-impl View {
+impl VisibleBundles {
     /// The own trust domain's roots, DER, concatenated.
     #[must_use]
     pub fn own_x509(&self) -> Bytes {
@@ -109,19 +109,19 @@ impl View {
 
     /// The foreign trust domains' roots.
     #[must_use]
-    pub fn foreign_x509(&self) -> Bundles {
+    pub fn foreign_x509(&self) -> EncodedBundles {
         self.foreign.iter().map(|(name, published)| (name.clone(), published.x509.clone())).collect()
     }
 
     /// Every trust domain's roots, the own one included.
     #[must_use]
-    pub fn x509(&self) -> Bundles {
+    pub fn x509(&self) -> EncodedBundles {
         self.each(|published| published.x509.clone())
     }
 
     /// Every trust domain's JWK Set, the own one included.
     #[must_use]
-    pub fn jwt(&self) -> Bundles {
+    pub fn jwt(&self) -> EncodedBundles {
         self.each(|published| published.jwks.clone())
     }
 
@@ -143,7 +143,7 @@ impl View {
         self.own.bundle.trust_domain.as_str() == trust_domain
     }
 
-    fn each(&self, encoding: impl Fn(&Published) -> Bytes) -> Bundles {
+    fn each(&self, encoding: impl Fn(&EncodedBundle) -> Bytes) -> EncodedBundles {
         self.foreign
             .values()
             .chain([&self.own])

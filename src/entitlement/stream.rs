@@ -10,24 +10,24 @@ use tokio::time::sleep;
 
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
-use crate::audit::What;
+use crate::audit::Event;
 use crate::entitlement::caller::LiveCaller;
 use crate::entitlement::caller::NotIssued;
-use crate::entitlement::door::Bundles;
+use crate::entitlement::door::EncodedBundles;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::X509Update;
-use crate::entitlement::ledger::handed_over::Basis;
-use crate::entitlement::ledger::live::Identity;
-use crate::entitlement::ledger::live::Registration;
+use crate::entitlement::ledger::live::LiveSvid;
+use crate::entitlement::ledger::live::StreamHandle;
+use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::machine::Delivers;
 use crate::entitlement::machine::Effect;
-use crate::entitlement::machine::Entitlement;
-use crate::entitlement::machine::Event;
-use crate::entitlement::machine::Held;
+use crate::entitlement::machine::EndedSvid;
+use crate::entitlement::machine::HeldSvid;
 use crate::entitlement::machine::Issued;
-use crate::entitlement::machine::LetGo;
-use crate::entitlement::published::View;
+use crate::entitlement::machine::StreamEvent;
+use crate::entitlement::machine::StreamState;
+use crate::entitlement::published::VisibleBundles;
 use crate::policy::decide::Permit;
 use crate::randomness::fraction;
 
@@ -35,9 +35,9 @@ use crate::randomness::fraction;
 pub(in crate::entitlement) fn x509_svids(
     caller: Arc<LiveCaller>,
 ) -> impl Stream<Item = Result<X509Update, Ended>> + Send {
-    updates(caller, Delivers::X509Svids, |entitlement| {
-        entitlement.view().map(|view| X509Update {
-            svids: entitlement.svids().iter().map(|held| held.svid.clone()).collect(),
+    updates(caller, Delivers::X509Svids, |state| {
+        state.view().map(|view| X509Update {
+            svids: state.svids().iter().map(|held| held.svid.clone()).collect(),
             bundle: view.own_x509(),
             federated: view.foreign_x509(),
         })
@@ -47,21 +47,21 @@ pub(in crate::entitlement) fn x509_svids(
 /// The bundles that the caller may see: now, and whenever they change.
 pub(in crate::entitlement) fn bundles(
     caller: Arc<LiveCaller>,
-    encode: impl Fn(&View) -> Bundles + Send,
-) -> impl Stream<Item = Result<Bundles, Ended>> + Send {
-    updates(caller, Delivers::Bundles, move |entitlement| entitlement.view().map(&encode))
+    encode: impl Fn(&VisibleBundles) -> EncodedBundles + Send,
+) -> impl Stream<Item = Result<EncodedBundles, Ended>> + Send {
+    updates(caller, Delivers::Bundles, move |state| state.view().map(&encode))
 }
 
 fn updates<T>(
     caller: Arc<LiveCaller>,
     delivers: Delivers,
-    update: impl Fn(&Entitlement) -> Option<T> + Send,
+    update: impl Fn(&StreamState) -> Option<T> + Send,
 ) -> impl Stream<Item = Result<T, Ended>> + Send {
     let driver = Driver::new(caller, delivers);
     stream::unfold(Some((driver, update)), async |state| {
         let (mut driver, update) = state?;
         match driver.next_update().await {
-            Ok(()) => update(&driver.entitlement).map(|next| (Ok(next), Some((driver, update)))),
+            Ok(()) => update(&driver.state).map(|next| (Ok(next), Some((driver, update)))),
             Err(ended) => {
                 driver.record_end(ended);
                 Some((Err(ended), None))
@@ -72,12 +72,12 @@ fn updates<T>(
 
 struct Driver {
     caller: Arc<LiveCaller>,
-    entitlement: Entitlement,
-    registration: Registration,
+    state: StreamState,
+    handle: StreamHandle,
     /// What the latest permits rest on.
-    basis: Option<Basis>,
+    basis: Option<DecisionBasis>,
     /// What happened since the door was given the last update.
-    next: Event,
+    next: StreamEvent,
     /// The generation of rulebook and board that the last decision was made in.
     generation: u64,
     /// The answers so far to the permits that are being issued for.
@@ -88,13 +88,13 @@ struct Driver {
 
 impl Driver {
     fn new(caller: Arc<LiveCaller>, delivers: Delivers) -> Self {
-        let registration = caller.shared.live.register();
+        let handle = caller.shared.live.register();
         Self {
             caller,
-            entitlement: Entitlement::new(delivers),
-            registration,
+            state: StreamState::new(delivers),
+            handle,
             basis: None,
-            next: Event::Opened,
+            next: StreamEvent::Opened,
             generation: 0,
             underway: Vec::new(),
             denied: false,
@@ -104,9 +104,9 @@ impl Driver {
     /// Works until there is something to hand over.
     async fn next_update(&mut self) -> Result<(), Ended> {
         loop {
-            let event = std::mem::replace(&mut self.next, Event::Served);
-            let effect = self.entitlement.on(event, self.caller.shared.now());
-            self.record_let_go();
+            let event = std::mem::replace(&mut self.next, StreamEvent::Served);
+            let effect = self.state.on(event, self.caller.shared.now());
+            self.record_ended();
             self.next = match effect {
                 Effect::Attest => self.decide().await,
                 Effect::Issue(permits) => self.issue(permits).await,
@@ -120,18 +120,18 @@ impl Driver {
         }
     }
 
-    async fn decide(&mut self) -> Event {
+    async fn decide(&mut self) -> StreamEvent {
         let shared = &self.caller.shared;
         self.generation = shared.generation();
-        let board = shared.board();
+        let bundles = shared.bundles();
         match shared.decide(&self.caller.process).await {
             Ok(granted) => {
-                self.registration.rests_on(Arc::clone(&granted.trace));
-                let basis = Basis { trace: granted.trace, image: granted.image };
-                self.caller.handed_over().decided_again(&basis);
+                self.handle.rests_on(Arc::clone(&granted.trace));
+                let basis = DecisionBasis { trace: granted.trace, image: granted.image };
+                self.caller.outbound().decided_again(&basis);
                 self.basis = Some(basis);
-                let view = board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
-                Event::Permitted { permits: granted.permits, view }
+                let view = bundles.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
+                StreamEvent::Permitted { permits: granted.permits, view }
             }
             Err(ended) => self.refused(ended),
         }
@@ -139,40 +139,40 @@ impl Driver {
 
     /// RACE: entries that change after the decision make its permits worthless; nothing is wrong with the caller then, and
     /// it is decided again.
-    async fn issue(&mut self, permits: Vec<Permit>) -> Event {
+    async fn issue(&mut self, permits: Vec<Permit>) -> StreamEvent {
         for permit in permits {
             let answer = match self.caller.issue_x509(permit).await {
                 Ok(svid) => Issued::Svid { svid, spread: self.spread() },
                 Err(NotIssued::Failed(id)) => Issued::Failed { id, spread: self.spread() },
                 Err(NotIssued::Stale) => {
                     self.record_underway("stale");
-                    return Event::Woken;
+                    return StreamEvent::Woken;
                 }
             };
             self.underway.push(answer);
         }
-        Event::Issued(std::mem::take(&mut self.underway))
+        StreamEvent::Issued(std::mem::take(&mut self.underway))
     }
 
-    fn hand_over(&self) -> Result<(), Event> {
+    fn hand_over(&self) -> Result<(), StreamEvent> {
         let caller = &self.caller;
-        let Some(basis) = &self.basis else { return Err(Event::Woken) };
-        let ids = self.entitlement.svids().iter().map(|held| held.svid.id.clone()).collect();
-        caller.hand_over(self.registration.number(), basis, ids).map_err(|why| self.changed(why))?;
-        let identities = self.entitlement.svids().iter().map(Identity::from).collect();
-        self.registration.serves(identities, self.entitlement.failures());
+        let Some(basis) = &self.basis else { return Err(StreamEvent::Woken) };
+        let ids = self.state.svids().iter().map(|held| held.svid.id.clone()).collect();
+        caller.hand_over(self.handle.number(), basis, ids).map_err(|why| self.changed(why))?;
+        let identities = self.state.svids().iter().map(LiveSvid::from).collect();
+        self.handle.serves(identities, self.state.failures());
         Ok(())
     }
 
     /// RACE: whatever was replaced after the last decision began may have found no trace of it to wake by; the number
     /// tells, and the decision is made again. Whatever is replaced after this comparison finds the trace.
-    async fn wait(&self, until: SystemTime) -> Result<Event, Ended> {
+    async fn wait(&self, until: SystemTime) -> Result<StreamEvent, Ended> {
         let shared = &self.caller.shared;
         if shared.generation() != self.generation {
-            return Ok(Event::Woken);
+            return Ok(StreamEvent::Woken);
         }
-        let identities = self.entitlement.svids().iter().map(Identity::from).collect();
-        self.registration.serves(identities, self.entitlement.failures());
+        let identities = self.state.svids().iter().map(LiveSvid::from).collect();
+        self.handle.serves(identities, self.state.failures());
         let process = &self.caller.process;
         let mut exited = process.process().exited();
         let image = self.basis.as_ref().map_or_else(|| process.epoch(), |basis| basis.image);
@@ -183,11 +183,11 @@ impl Driver {
                 biased;
                 () = shared.parts.stop.cancelled() => return Err(Ended::Stopping),
                 () = &mut exited => return Err(shared.gone()),
-                () = self.registration.woken() => return Ok(Event::Woken),
+                () = self.handle.woken() => return Ok(StreamEvent::Woken),
                 () = sleep(nap) => time_left -= nap,
             }
             if time_left.is_zero() {
-                return Ok(Event::Woken);
+                return Ok(StreamEvent::Woken);
             }
             // What cannot be found out now takes nothing away; it is asked again at the next look.
             if let Err(why @ NotAttested::No(_)) = self.caller.look_in_turn(image) {
@@ -199,17 +199,17 @@ impl Driver {
     /// Writes down that what was held has ended, and with it why.
     fn record_end(&mut self, ended: Ended) {
         self.denied = matches!(ended, Ended::Denied(_));
-        self.entitlement.release(match ended {
+        self.state.release(match ended {
             Ended::Denied(_) => "denied",
             Ended::Undecided(_) => "undecided",
             Ended::Stopping => "stopping",
         });
-        self.record_let_go();
+        self.record_ended();
     }
 
-    fn record_let_go(&mut self) {
-        for LetGo { svid, why } in self.entitlement.let_go() {
-            self.caller.record(What::Ended, &Credential::of(&svid, None), Some(why));
+    fn record_ended(&mut self) {
+        for EndedSvid { svid, why } in self.state.take_ended() {
+            self.caller.record(Event::Ended, &Credential::of(&svid, None), Some(why));
         }
     }
 
@@ -217,24 +217,24 @@ impl Driver {
     fn record_underway(&mut self, why: &str) {
         for answer in self.underway.drain(..) {
             if let Issued::Svid { svid, .. } = answer {
-                self.caller.record(What::Ended, &Credential::of(&svid, None), Some(why));
+                self.caller.record(Event::Ended, &Credential::of(&svid, None), Some(why));
             }
         }
     }
 
-    fn changed(&self, why: NotAttested) -> Event {
+    fn changed(&self, why: NotAttested) -> StreamEvent {
         match why {
             // It is who it was, in another place: whether that gives it the same has to be decided again.
-            NotAttested::No(Contradiction::Moved) => Event::Woken,
+            NotAttested::No(Contradiction::Moved) => StreamEvent::Woken,
             why => self.refused(self.caller.shared.refuse_unattested(&self.caller.process, why)),
         }
     }
 
-    fn refused(&self, ended: Ended) -> Event {
+    fn refused(&self, ended: Ended) -> StreamEvent {
         match ended {
-            Ended::Denied(id) => Event::Denied(id),
-            Ended::Undecided(id) => Event::Undecided { id, spread: self.spread() },
-            Ended::Stopping => Event::Woken,
+            Ended::Denied(id) => StreamEvent::Denied(id),
+            Ended::Undecided(id) => StreamEvent::Undecided { id, spread: self.spread() },
+            Ended::Stopping => StreamEvent::Woken,
         }
     }
 
@@ -248,16 +248,16 @@ impl Drop for Driver {
     /// A stream that is dropped before its end was closed by its caller.
     fn drop(&mut self) {
         if !self.denied {
-            self.caller.handed_over().forget(self.registration.number());
+            self.caller.outbound().forget(self.handle.number());
         }
         self.record_underway("closed");
-        self.entitlement.release("closed");
-        self.record_let_go();
+        self.state.release("closed");
+        self.record_ended();
     }
 }
 
-impl From<&Held> for Identity {
-    fn from(held: &Held) -> Self {
+impl From<&HeldSvid> for LiveSvid {
+    fn from(held: &HeldSvid) -> Self {
         Self {
             id: held.svid.id.clone(),
             serial: held.svid.serial.clone(),

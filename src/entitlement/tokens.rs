@@ -2,18 +2,18 @@
 
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
-use crate::audit::What;
+use crate::audit::Event;
 
 use crate::entitlement::caller::LiveCaller;
 use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
-use crate::entitlement::ledger::decisions::Verdict;
-use crate::entitlement::ledger::handed_over::Basis;
+use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::records::Credential;
-use crate::entitlement::published::Board;
-use crate::entitlement::published::View;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::published::BundleSet;
+use crate::entitlement::published::VisibleBundles;
 use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
@@ -35,21 +35,21 @@ pub(in crate::entitlement) async fn issue(
     for _ in 0..TRIES {
         let granted = shared.decide(&caller.process).await?;
         let permits = permits_for_tokens(granted.permits, id.as_ref(), &audiences)
-            .map_err(|denial| shared.refuse(&caller.process, Verdict::Denied(denial), Some(&granted.trace)))?;
+            .map_err(|denial| shared.refuse(&caller.process, RefusalCause::Denied(denial), Some(&granted.trace)))?;
         let svids = match sign_all(caller, permits, &audiences).await {
             Ok(svids) => svids,
             Err(NotIssued::Failed(id)) => return Err(Ended::Undecided(id)),
             Err(NotIssued::Stale) => continue,
         };
         let ids = svids.iter().map(|svid| svid.id.clone()).collect();
-        let basis = Basis { trace: granted.trace, image: granted.image };
-        match caller.hand_over_answer(&basis, ids) {
+        let basis = DecisionBasis { trace: granted.trace, image: granted.image };
+        match caller.hand_over_reply(&basis, ids) {
             Ok(()) => return Ok(svids),
             Err(NotAttested::No(Contradiction::Moved)) => {}
             Err(why) => return Err(shared.refuse_unattested(&caller.process, why)),
         }
     }
-    Err(shared.refuse(&caller.process, Verdict::Undecided(Undecided::NotReady), None))
+    Err(shared.refuse(&caller.process, RefusalCause::Undecided(Undecided::NotReady), None))
 }
 
 /// Signs for each permit and writes it down, before anything of it can leave.
@@ -60,7 +60,7 @@ async fn sign_all(caller: &LiveCaller, permits: Vec<Permit>, audiences: &[String
         let (key, now) = (caller.process.key(), caller.shared.now());
         let signed = caller.shared.issuer.jwt_svid(key, permit, audiences.to_vec(), now).await;
         let svid = signed.map_err(|why| caller.not_issued(&why))?;
-        caller.record(What::Issued, &Credential::of_token(&svid, &origin), None);
+        caller.record(Event::Issued, &Credential::of_token(&svid, &origin), None);
         svids.push(svid);
     }
     Ok(svids)
@@ -74,7 +74,7 @@ pub(in crate::entitlement) async fn validate(
     token: &str,
 ) -> Result<ValidToken, NotValidated> {
     let shared = &caller.shared;
-    let view = may_see(caller, &shared.board()).await.map_err(NotValidated::Ended)?;
+    let view = may_see(caller, &shared.bundles()).await.map_err(NotValidated::Ended)?;
     let verified = jws::verify(token, audience, |trust_domain| view.bundle_of(trust_domain), shared.now())
         .map_err(|invalid| NotValidated::Invalid(invalid.to_string()))?;
     let own = view.is_own(verified.id.trust_domain());
@@ -87,10 +87,10 @@ pub(in crate::entitlement) async fn validate(
 }
 
 /// Whoever has no identity may still have tokens of the own trust domain verified: verifying needs public keys alone.
-async fn may_see(caller: &LiveCaller, board: &Board) -> Result<View, Ended> {
+async fn may_see(caller: &LiveCaller, bundles: &BundleSet) -> Result<VisibleBundles, Ended> {
     match caller.shared.decide_quietly(&caller.process).await {
-        Ok(granted) => Ok(board.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()))),
-        Err((Verdict::Denied(Denial::NoEntry), _)) => Ok(board.view(std::iter::empty())),
+        Ok(granted) => Ok(bundles.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()))),
+        Err((RefusalCause::Denied(Denial::NoEntry), _)) => Ok(bundles.view(std::iter::empty())),
         Err((verdict, trace)) => Err(caller.shared.refuse(&caller.process, verdict, trace.as_ref())),
     }
 }

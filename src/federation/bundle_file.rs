@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::federation::Settings;
+use crate::federation::FederationSettings;
 use crate::identity::Bundle;
 use crate::identity::bundle::Ignored;
 use crate::identity::bundle::MAX_BUNDLE;
@@ -32,7 +32,7 @@ pub enum UnusableFile {
 ///
 /// # Errors
 /// [`UnusableFile`]
-pub fn read_bundle_file(settings: &Settings) -> Result<(Bundle, Vec<Ignored>), UnusableFile> {
+pub fn read_bundle_file(settings: &FederationSettings) -> Result<(Bundle, Vec<Ignored>), UnusableFile> {
     let bytes = read_regular_file(&settings.bundle_file)?;
     Ok(Bundle::from_document(settings.trust_domain.clone(), &bytes)?)
 }
@@ -58,7 +58,10 @@ mod tests {
     use crate::identity::jose::InvalidJson;
 
     fn read(path: &Path) -> Result<(Bundle, Vec<Ignored>), UnusableFile> {
-        read_bundle_file(&Settings { trust_domain: "partner.test".parse().unwrap(), bundle_file: path.into() })
+        read_bundle_file(&FederationSettings {
+            trust_domain: "partner.test".parse().unwrap(),
+            bundle_file: path.into(),
+        })
     }
 
     #[test]

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::durable::file_watch::FileWatch;
 use crate::durable::file_watch::Watched;
-use crate::federation::Problem;
-use crate::federation::Settings;
+use crate::federation::BundleProblem;
+use crate::federation::FederationSettings;
 use crate::federation::foreign_bundles::Relationship;
 use crate::federation::read_bundle_file;
 use crate::identity::bundle::Bundles;
@@ -31,7 +31,7 @@ pub struct ForeignBundles {
 impl ForeignBundles {
     /// Reads every file once. A bad one stands in nobody's way: it is said in `readiness` and in the log.
     #[must_use]
-    pub fn load(settings: &[Settings], readiness: Readiness) -> Self {
+    pub fn load(settings: &[FederationSettings], readiness: Readiness) -> Self {
         let files = FileWatch::new(Vec::new());
         let published = watch::Sender::new(Arc::default());
         let mut bundles = Self { relationships: Vec::new(), files, published, readiness };
@@ -47,12 +47,16 @@ impl ForeignBundles {
 
     /// What is wrong with files now, in the order of the settings.
     #[must_use]
-    pub fn problems(&self) -> Vec<&Problem> {
+    pub fn problems(&self) -> Vec<&BundleProblem> {
         self.relationships.iter().filter_map(|relationship| relationship.problem.as_ref()).collect()
     }
 
     /// Reads each file again when it changes, and follows `settings`, until `stop`.
-    pub async fn watch_files(mut self, mut settings: watch::Receiver<Arc<[Settings]>>, stop: CancellationToken) {
+    pub async fn watch_files(
+        mut self,
+        mut settings: watch::Receiver<Arc<[FederationSettings]>>,
+        stop: CancellationToken,
+    ) {
         // What was set between `load` and now counts, too.
         settings.mark_changed();
         loop {
@@ -69,7 +73,7 @@ impl ForeignBundles {
     }
 
     /// Keeps what stays, drops what is gone and reads what is new.
-    fn follow(&mut self, settings: &[Settings]) {
+    fn follow(&mut self, settings: &[FederationSettings]) {
         self.files.watch_instead(settings.iter().map(|one| Watched::File(one.bundle_file.clone())).collect());
         let mut before = std::mem::take(&mut self.relationships);
         for settings in settings {
@@ -116,7 +120,7 @@ impl ForeignBundles {
 fn read(relationship: &mut Relationship) {
     let before = (relationship.bundle.clone(), relationship.problem.clone(), relationship.ignored.clone());
     relationship.take(read_bundle_file(&relationship.settings));
-    let Settings { trust_domain, bundle_file } = &relationship.settings;
+    let FederationSettings { trust_domain, bundle_file } = &relationship.settings;
     let file = bundle_file.display();
     match &relationship.problem {
         Some(problem) if before.1.as_ref() != Some(problem) => tracing::warn!("{problem}"),
@@ -148,7 +152,7 @@ mod tests {
         folder: TempDir,
         readiness: Readiness,
         bundles: watch::Receiver<Arc<Bundles>>,
-        settings: watch::Sender<Arc<[Settings]>>,
+        settings: watch::Sender<Arc<[FederationSettings]>>,
         stop: CancellationToken,
         task: JoinHandle<()>,
     }
@@ -160,7 +164,8 @@ mod tests {
                 fs::write(folder.path().join(name), text).unwrap();
             }
             let readiness = Readiness::default();
-            let settings: Arc<[Settings]> = files.iter().map(|(name, _)| settings_of(&folder, name)).collect();
+            let settings: Arc<[FederationSettings]> =
+                files.iter().map(|(name, _)| settings_of(&folder, name)).collect();
             let foreign = ForeignBundles::load(&settings, readiness.clone());
             let bundles = foreign.bundles();
             let (settings, follow) = watch::channel(settings);
@@ -195,8 +200,8 @@ mod tests {
         }
     }
 
-    fn settings_of(folder: &TempDir, name: &str) -> Settings {
-        Settings { trust_domain: name.parse().unwrap(), bundle_file: folder.path().join(name) }
+    fn settings_of(folder: &TempDir, name: &str) -> FederationSettings {
+        FederationSettings { trust_domain: name.parse().unwrap(), bundle_file: folder.path().join(name) }
     }
 
     fn bundle(sequence: u64) -> String {

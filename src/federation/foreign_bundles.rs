@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::federation::Settings;
+use crate::federation::FederationSettings;
 use crate::federation::UnusableFile;
 use crate::identity::Bundle;
 use crate::identity::bundle::Ignored;
@@ -11,18 +11,18 @@ use crate::identity::bundle::Ignored;
 /// A foreign trust domain, its bundle, and what is wrong with its file now.
 #[derive(Debug)]
 pub(super) struct Relationship {
-    pub(super) settings: Settings,
+    pub(super) settings: FederationSettings,
     /// The last good one.
     pub(super) bundle: Option<Arc<Bundle>>,
-    pub(super) problem: Option<Problem>,
+    pub(super) problem: Option<BundleProblem>,
     pub(super) ignored: Vec<Ignored>,
 }
 
 /// Why the file of a relationship is not in use as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct BundleProblem {
     /// Whose bundle, and in which file.
-    pub settings: Settings,
+    pub settings: FederationSettings,
     /// What is wrong with the file.
     pub why: String,
     /// Whether an earlier bundle stays in use meanwhile.
@@ -30,7 +30,7 @@ pub struct Problem {
 }
 
 impl Relationship {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: FederationSettings) -> Self {
         Self { settings, bundle: None, problem: None, ignored: Vec::new() }
     }
 
@@ -59,13 +59,13 @@ impl Relationship {
 
     fn keep(&mut self, why: String) {
         let (settings, keeps_last_good) = (self.settings.clone(), self.bundle.is_some());
-        self.problem = Some(Problem { settings, why, keeps_last_good });
+        self.problem = Some(BundleProblem { settings, why, keeps_last_good });
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for BundleProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { trust_domain, bundle_file } = &self.settings;
+        let FederationSettings { trust_domain, bundle_file } = &self.settings;
         let meanwhile = if self.keeps_last_good {
             "the bundle read before stays in use"
         } else {
@@ -86,7 +86,8 @@ mod tests {
     use crate::identity::bundle::NotABundle;
 
     fn relationship() -> Relationship {
-        let settings = Settings { trust_domain: "partner.test".parse().unwrap(), bundle_file: "/etc/p.json".into() };
+        let settings =
+            FederationSettings { trust_domain: "partner.test".parse().unwrap(), bundle_file: "/etc/p.json".into() };
         Relationship::new(settings)
     }
 

@@ -10,13 +10,13 @@ use std::path::PathBuf;
 pub use bundle_file::UnusableFile;
 pub use bundle_file::read_bundle_file;
 pub use bundle_watcher::ForeignBundles;
-pub use foreign_bundles::Problem;
+pub use foreign_bundles::BundleProblem;
 
 use crate::identity::TrustDomain;
 
 /// One relationship: a foreign trust domain, and where its bundle lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct FederationSettings {
     /// Whom. The name is the operator's; nothing in the file can change it.
     pub trust_domain: TrustDomain,
     /// A SPIFFE bundle or PEM certificates.

@@ -10,14 +10,14 @@ use crate::authority::Authority;
 use crate::authority::Order;
 use crate::authority::Refused;
 use crate::authority::TokenOrder;
-use crate::evidence::CallerKey;
+use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
 use crate::identity::X509Svid;
 use crate::identity::p256;
-use crate::issuance::metrics::Metrics;
+use crate::issuance::metrics::IssuanceMetrics;
 use crate::issuance::turns::Turns;
-use crate::policy::decide::Granted;
+use crate::policy::decide::Grant;
 use crate::policy::decide::Permit;
 use crate::randomness::NoRandomness;
 use crate::randomness::Randomness;
@@ -65,18 +65,18 @@ pub struct Issuer {
     current_epoch: CurrentEpoch,
     randomness: Arc<dyn Randomness>,
     turns: Turns,
-    metrics: Metrics,
+    metrics: IssuanceMetrics,
 }
 
 impl Issuer {
     /// An issuer that uses as many cores at once as there are.
     pub fn new(authority: Arc<dyn Authority>, current_epoch: CurrentEpoch, randomness: Arc<dyn Randomness>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { authority, current_epoch, randomness, turns: Turns::new(cores), metrics: Metrics::default() }
+        Self { authority, current_epoch, randomness, turns: Turns::new(cores), metrics: IssuanceMetrics::default() }
     }
 
     /// What it has done so far.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &IssuanceMetrics {
         &self.metrics
     }
 
@@ -84,7 +84,7 @@ impl Issuer {
     ///
     /// # Errors
     /// [`IssueError`]
-    pub async fn x509_svid(&self, caller: CallerKey, permit: Permit, now: SystemTime) -> Result<X509Svid, IssueError> {
+    pub async fn x509_svid(&self, caller: Principal, permit: Permit, now: SystemTime) -> Result<X509Svid, IssueError> {
         let _turn = self.turns.take(caller).await;
         let issued = match self.check(&permit) {
             Ok(()) => self.sign_x509(permit.granted(), now).await,
@@ -99,7 +99,7 @@ impl Issuer {
     /// [`IssueError`]
     pub async fn jwt_svid(
         &self,
-        caller: CallerKey,
+        caller: Principal,
         permit: Permit,
         audiences: Vec<String>,
         now: SystemTime,
@@ -130,7 +130,7 @@ impl Issuer {
         }
     }
 
-    async fn sign_x509(&self, granted: &Granted, now: SystemTime) -> Result<(X509Svid, bool), IssueError> {
+    async fn sign_x509(&self, granted: &Grant, now: SystemTime) -> Result<(X509Svid, bool), IssueError> {
         let entry = &granted.entry;
         let (key, public_key) = p256::generate().ok_or(IssueError::NoKey)?;
         let order = Order {
@@ -156,7 +156,7 @@ impl Issuer {
 
     async fn sign_jwt(
         &self,
-        granted: &Granted,
+        granted: &Grant,
         audiences: Vec<String>,
         now: SystemTime,
     ) -> Result<(JwtSvid, bool), IssueError> {
@@ -215,8 +215,8 @@ mod tests {
     use crate::attestation::Attested;
     use crate::attestation::kernel::Level;
     use crate::authority::embedded::Embedded;
+    use crate::authority::embedded::EmbeddedSettings;
     use crate::authority::embedded::RELEASE_DATE;
-    use crate::authority::embedded::Settings;
     use crate::evidence::EvidenceSet;
     use crate::evidence::Grade;
     use crate::evidence::Source;
@@ -226,7 +226,7 @@ mod tests {
     use crate::registration::Entry;
     use crate::registration::EntryIndex;
 
-    const CALLER: CallerKey = CallerKey { uid: 1000, cgroup: 0 };
+    const CALLER: Principal = Principal { uid: 1000, cgroup: 0 };
     const EPOCH: u64 = 7;
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -249,7 +249,7 @@ mod tests {
 
     /// An issuer whose authority lives for `ca_ttl`, and the epoch of the entries in force.
     fn issuer(ca_ttl: Duration) -> (Issuer, Arc<AtomicU64>) {
-        let settings = Settings { trust_domain: "example.org".parse().unwrap(), ca_ttl, jwt_issuer: None };
+        let settings = EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl, jwt_issuer: None };
         let authority = Embedded::in_memory(settings, now(), Arc::new(SystemRandomness)).unwrap();
         let epoch = Arc::new(AtomicU64::new(EPOCH));
         let current = Arc::clone(&epoch);

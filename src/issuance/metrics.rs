@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 /// Counters since the start of the process, of certificates and tokens together.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub struct IssuanceMetrics {
     issued: AtomicU64,
     failed: AtomicU64,
     clamped: AtomicU64,
 }
 
-impl Metrics {
+impl IssuanceMetrics {
     /// SVIDs that were signed.
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)

@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use tokio::sync::Semaphore;
 use tokio::sync::SemaphorePermit;
 
-use crate::evidence::CallerKey;
+use crate::evidence::Principal;
 
 /// Turns, first come first served twice over: a caller's own requests wait for each other, and of each caller only so many
 /// work, or wait for a core, that one core is left. So a stranger of a caller with a thousand streams finds a core free, or
@@ -19,7 +19,7 @@ use crate::evidence::CallerKey;
 pub(super) struct Turns {
     of_one_caller: usize,
     cores: Semaphore,
-    lines: Mutex<HashMap<CallerKey, Arc<Semaphore>>>,
+    lines: Mutex<HashMap<Principal, Arc<Semaphore>>>,
 }
 
 /// The right to work now; it ends when this is dropped.
@@ -32,7 +32,7 @@ pub(super) struct Turn<'a> {
 /// A place in a caller's own line, at its head once `head` is set. The line goes when the last place in it does.
 struct Place<'a> {
     turns: &'a Turns,
-    caller: CallerKey,
+    caller: Principal,
     line: Arc<Semaphore>,
     head: bool,
 }
@@ -47,7 +47,7 @@ impl Turns {
     }
 
     /// Waits for this caller's turn. Dropping the wait gives the place up.
-    pub(super) async fn take(&self, caller: CallerKey) -> Turn<'_> {
+    pub(super) async fn take(&self, caller: Principal) -> Turn<'_> {
         let line =
             Arc::clone(self.lines().entry(caller).or_insert_with(|| Arc::new(Semaphore::new(self.of_one_caller))));
         let mut place = Place { turns: self, caller, line, head: false };
@@ -59,7 +59,7 @@ impl Turns {
         Turn { _core: self.cores.acquire().await.ok(), _place: place }
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<CallerKey, Arc<Semaphore>>> {
+    fn lines(&self) -> MutexGuard<'_, HashMap<Principal, Arc<Semaphore>>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,8 +84,8 @@ mod tests {
 
     use super::*;
 
-    fn caller(uid: u32) -> CallerKey {
-        CallerKey { uid, cgroup: 0 }
+    fn caller(uid: u32) -> Principal {
+        Principal { uid, cgroup: 0 }
     }
 
     #[tokio::test]

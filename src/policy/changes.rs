@@ -8,7 +8,7 @@ use crate::evidence::Fact;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
 use crate::identity::SpiffeId;
-use crate::policy::decide::Granted;
+use crate::policy::decide::Grant;
 use crate::policy::decide::Rules;
 use crate::policy::decide::Trace;
 use crate::policy::decide::Verdict;
@@ -28,8 +28,8 @@ pub struct HeldBack {
 /// Whether a caller has to be attested and decided again under `new`: it would get another outcome, or `new` could use a
 /// fact about it that nobody has looked for. A caller whom the change does not concern must not be woken.
 #[must_use]
-pub fn concerns(trace: &Trace, old: &EntryIndex, new: &EntryIndex, rules: &Rules) -> bool {
-    let evidence = renamed(&trace.evidence, new);
+pub fn is_affected(trace: &Trace, old: &EntryIndex, new: &EntryIndex, rules: &Rules) -> bool {
+    let evidence = with_account_names_of(&trace.evidence, new);
     new.wants(&evidence).anything() || {
         let after = verdict(trace.level, &evidence, new, rules);
         !same(&redecide(trace, old, rules), &after)
@@ -50,7 +50,7 @@ pub fn held_back<'t>(
     for trace in live {
         let before = redecide(trace, old, rules).unwrap_or_default();
         held.live += before.len();
-        let evidence = renamed(&trace.evidence, new);
+        let evidence = with_account_names_of(&trace.evidence, new);
         if new.wants(&evidence).anything() {
             continue;
         }
@@ -63,15 +63,15 @@ pub fn held_back<'t>(
 }
 
 /// The evidence with the account names of another index: names are looked up for an index, not for a process.
-fn renamed(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
-    let mut renamed = EvidenceSet::default();
+fn with_account_names_of(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
+    let mut with_account_names_of = EvidenceSet::default();
     for withheld in evidence.withheld() {
-        renamed.withhold(withheld.kind, withheld.seen.clone(), withheld.because);
+        with_account_names_of.withhold(withheld.kind, withheld.seen.clone(), withheld.because);
     }
     for Fact { selector, grade, source } in evidence.facts() {
         for name in names_of(selector, index.accounts()) {
             if evidence.withheld_because(name.kind()).is_none() {
-                renamed.prove(name, *grade, *source);
+                with_account_names_of.prove(name, *grade, *source);
             }
         }
         let is_name = matches!(
@@ -79,10 +79,10 @@ fn renamed(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
             SelectorKind::UnixUser | SelectorKind::UnixGroup | SelectorKind::UnixSupplementaryGroup
         );
         if !is_name {
-            renamed.prove(selector.clone(), *grade, *source);
+            with_account_names_of.prove(selector.clone(), *grade, *source);
         }
     }
-    renamed
+    with_account_names_of
 }
 
 fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
@@ -98,7 +98,7 @@ fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
 
 /// Whether a caller would notice no difference.
 fn same(before: &Verdict, after: &Verdict) -> bool {
-    let alike = |a: &Granted, b: &Granted| a.hint == b.hint && a.entry.grants_the_same_as(&b.entry);
+    let alike = |a: &Grant, b: &Grant| a.hint == b.hint && a.entry.grants_the_same_as(&b.entry);
     match (before, after) {
         (Ok(before), Ok(after)) => before.len() == after.len() && before.iter().zip(after).all(|(a, b)| alike(a, b)),
         (before, after) => before == after,
@@ -137,7 +137,7 @@ mod tests {
         let mut entries = web_and_db();
         change(&mut entries);
         let new = EntryIndex::new(entries, 2);
-        [1, 2].map(|uid| concerns(&caller(uid, &old), &old, &new, &RULES))
+        [1, 2].map(|uid| is_affected(&caller(uid, &old), &old, &new, &RULES))
     }
 
     #[test]
@@ -174,8 +174,8 @@ mod tests {
         entries.push(Entry::example(2, "/named", &["unix:user:db"]));
         let accounts = Accounts { users: [(2, vec!["db".into()])].into(), ..Accounts::default() };
         let new = EntryIndex::new(entries, 2).with_accounts(accounts);
-        assert!(!concerns(&caller(1, &old), &old, &new, &RULES));
-        assert!(concerns(&caller(2, &old), &old, &new, &RULES));
+        assert!(!is_affected(&caller(1, &old), &old, &new, &RULES));
+        assert!(is_affected(&caller(2, &old), &old, &new, &RULES));
     }
 
     fn held(callers: u32, ended: u32) -> Option<HeldBack> {

@@ -33,7 +33,7 @@ pub struct Rules {
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
-    granted: Granted,
+    granted: Grant,
     entries_epoch: u64,
     image: ImageEpoch,
     at: SystemTime,
@@ -41,7 +41,7 @@ pub struct Permit {
 
 /// One identity that a verdict gives: what a [`Permit`] says, without the power to issue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Granted {
+pub struct Grant {
     /// The entry it rests on.
     pub entry: Arc<Entry>,
     /// The hint to serve it with: none where an earlier identity of the same process has it.
@@ -82,7 +82,7 @@ pub struct Decision {
 }
 
 /// What a decision comes to: identities, default first and never empty, or the reason for none.
-pub type Verdict = Result<Vec<Granted>, Denial>;
+pub type Verdict = Result<Vec<Grant>, Denial>;
 
 /// Everything a decision rested on: enough to decide again and come to the same verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,7 +177,7 @@ pub(in crate::policy) fn judge(
     rules: &Rules,
     max_misses: usize,
 ) -> Judgement {
-    let mut granted: Vec<Granted> = Vec::new();
+    let mut granted: Vec<Grant> = Vec::new();
     let mut considered = Vec::new();
     let mut misses = 0;
     let mut ids = BTreeSet::new();
@@ -189,7 +189,7 @@ pub(in crate::policy) fn judge(
         }
         if weighed.matches() {
             let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
-            granted.push(Granted { entry: Arc::clone(entry), hint });
+            granted.push(Grant { entry: Arc::clone(entry), hint });
         } else {
             misses += 1;
         }
@@ -238,7 +238,7 @@ impl Permit {
 
     /// What it permits, without the power to issue.
     #[must_use]
-    pub fn granted(&self) -> &Granted {
+    pub fn granted(&self) -> &Grant {
         &self.granted
     }
 

@@ -7,12 +7,12 @@ pub mod explain;
 pub mod tokens;
 
 pub use changes::HeldBack;
-pub use changes::concerns;
 pub use changes::held_back;
+pub use changes::is_affected;
 pub use decide::Considered;
 pub use decide::Decision;
 pub use decide::Denial;
-pub use decide::Granted;
+pub use decide::Grant;
 pub use decide::Permit;
 pub use decide::Rules;
 pub use decide::SetAside;

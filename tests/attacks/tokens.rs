@@ -166,7 +166,7 @@ async fn attack_94_claims_of_another_type_twice_or_missing_are_refused() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defence: `View::bundle_of`, by which the bundle is that of the subject's own trust domain, and of no other. With it
+/// Defence: `VisibleBundles::bundle_of`, by which the bundle is that of the subject's own trust domain, and of no other. With it
 /// falling back on the partner's a token of the partner's for `unknown.test` is valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_95_one_trust_domain_s_key_proves_nothing_of_another() {

@@ -11,7 +11,7 @@ use std::process::Output;
 use bonafide::agent::config::Accepted;
 use bonafide::agent::config::Config;
 use bonafide::agent::config::MAX_ENTRIES;
-use bonafide::agent::config::files::Source;
+use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
 use bonafide::agent::config::load;
 use bonafide::agent::config::problem::Findings;
@@ -74,7 +74,7 @@ accept_weak = false
 "#;
 
 fn read(texts: &[(&str, &str)]) -> Result<Config, Findings> {
-    let files = texts.iter().map(|(file, text)| Source { file: file.into(), text: (*text).to_owned() }).collect();
+    let files = texts.iter().map(|(file, text)| SourceFile { file: file.into(), text: (*text).to_owned() }).collect();
     Config::from_sources(&Sources { files, folders: Vec::new() })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use bonafide::agent::config::Config;
-use bonafide::agent::config::files::Source;
+use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
 use bonafide::attestation::host::cgroup::Cgroups;
 use bonafide::attestation::host::cgroup::Group;
@@ -163,7 +163,7 @@ fn bundle(input: &[u8]) {
 /// A configuration is accepted with entries that can be held to, or refused with every problem at a place that exists.
 fn configuration(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let source = Source { file: "bonafide.toml".into(), text: text.to_owned() };
+    let source = SourceFile { file: "bonafide.toml".into(), text: text.to_owned() };
     match Config::from_sources(&Sources { files: vec![source], folders: Vec::new() }) {
         Ok(config) => {
             for entry in &config.entries {

@@ -14,16 +14,16 @@ use bonafide::attestation::kernel::PidfdFacts;
 use bonafide::attestation::kernel::ProcDirectory;
 use bonafide::attestation::kernel::Process;
 use bonafide::attestation::kernel::Unanswered;
-use bonafide::endpoints::transport::door::Identify;
-use bonafide::entitlement::door::Bundles;
+use bonafide::endpoints::transport::acceptor::Identify;
 use bonafide::entitlement::door::Caller;
 use bonafide::entitlement::door::Callers;
 use bonafide::entitlement::door::DecisionId;
+use bonafide::entitlement::door::EncodedBundles;
 use bonafide::entitlement::door::Ended;
 use bonafide::entitlement::door::NotValidated;
 use bonafide::entitlement::door::ValidToken;
 use bonafide::entitlement::door::X509Update;
-use bonafide::evidence::CallerKey;
+use bonafide::evidence::Principal;
 use bonafide::identity::JwtSvid;
 use bonafide::identity::PrivateKey;
 use bonafide::identity::SpiffeId;
@@ -148,8 +148,8 @@ impl FakeCaller {
 }
 
 impl Caller for FakeCaller {
-    fn key(&self) -> CallerKey {
-        CallerKey { uid: self.peer.uid, cgroup: 0 }
+    fn key(&self) -> Principal {
+        Principal { uid: self.peer.uid, cgroup: 0 }
     }
 
     fn wrote(&self, writer: Credentials) -> Result<(), Ended> {
@@ -174,14 +174,14 @@ impl Caller for FakeCaller {
         self.stream(|update| update)
     }
 
-    fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<Bundles, Ended>> {
+    fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
         self.stream(|update| {
             let own = ("example.org".parse().unwrap(), update.bundle);
             update.federated.into_iter().chain([own]).collect()
         })
     }
 
-    fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<Bundles, Ended>> {
+    fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
         self.stream(|_| [("example.org".parse().unwrap(), Bytes::from_static(br#"{"keys":[]}"#))].into())
     }
 

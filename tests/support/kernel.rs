@@ -18,8 +18,8 @@ use bonafide::attestation::kernel::FileIdentity;
 use bonafide::attestation::kernel::Host;
 use bonafide::attestation::kernel::Ids;
 use bonafide::attestation::kernel::Level;
+use bonafide::attestation::kernel::MayBlock;
 use bonafide::attestation::kernel::Namespace;
-use bonafide::attestation::kernel::Patience;
 use bonafide::attestation::kernel::PidfdFacts;
 use bonafide::attestation::kernel::ProcDirectory;
 use bonafide::attestation::kernel::ProcFile;
@@ -299,7 +299,7 @@ impl Host for FakeKernel {
         })
     }
 
-    fn file_at(&self, path: &Path, _: Patience) -> Result<AtPath, Undecided> {
+    fn file_at(&self, path: &Path, _: MayBlock) -> Result<AtPath, Undecided> {
         let machine = self.lock();
         let file = machine.files.get(path).map_or(AtPath::Nothing, |(identity, _)| AtPath::File(*identity));
         machine.fault.map_or(Ok(file), Err)

@@ -13,16 +13,16 @@ use std::time::SystemTime;
 
 use bonafide::agent::config::Accepted;
 use bonafide::agent::config::Config;
-use bonafide::agent::config::files::Source;
+use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
 use bonafide::agent::node::Ground;
 use bonafide::agent::node::Node;
-use bonafide::agent::reload::Cause;
-use bonafide::agent::reload::InForce;
+use bonafide::agent::reload::ActiveConfig;
+use bonafide::agent::reload::ReloadTrigger;
 use bonafide::agent::reload::Reloader;
+use bonafide::audit::Event;
 use bonafide::audit::Record;
 use bonafide::audit::Sink;
-use bonafide::audit::What;
 use bonafide::authority::Authority;
 use bonafide::authority::Chain;
 use bonafide::authority::KeySharing;
@@ -31,7 +31,7 @@ use bonafide::authority::Refused;
 use bonafide::authority::Token;
 use bonafide::authority::TokenOrder;
 use bonafide::authority::embedded::Embedded;
-use bonafide::authority::embedded::Settings;
+use bonafide::authority::embedded::EmbeddedSettings;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
 use bonafide::endpoints::transport::budgets::Budgets;
@@ -40,7 +40,7 @@ use bonafide::endpoints::workload_api;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use bonafide::entitlement::entitlements::Entitlements;
+use bonafide::entitlement::node_state::NodeState;
 use bonafide::identity::Bundle;
 use bonafide::randomness::NoRandomness;
 use bonafide::randomness::Randomness;
@@ -61,9 +61,9 @@ use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::pipes::Connected;
 use crate::pipes::Observer;
-use crate::pipes::Street;
+use crate::pipes::PipeDialer;
 use crate::pipes::WIDE_PIPE;
-use crate::pipes::pipe_door;
+use crate::pipes::pipe_acceptor;
 
 /// Noon of a day after this release.
 const NOON: Duration = Duration::from_secs(1_800_014_400);
@@ -76,10 +76,10 @@ pub(crate) struct TestNode {
     pub(crate) authority: Arc<FakeAuthority>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) records: Arc<Records>,
-    pub(crate) entitlements: Arc<Entitlements>,
+    pub(crate) node_state: Arc<NodeState>,
     pub(crate) readiness: Readiness,
     reloader: Reloader,
-    street: Street,
+    dialer: PipeDialer,
     stop: CancellationToken,
     _tasks: Node,
 }
@@ -127,26 +127,26 @@ impl TestNode {
             stop: stop.clone(),
         };
         let (config, accepted) = configuration(workloads);
-        let in_force =
-            InForce { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
-        let mut node = Node::new(ground, in_force.rulebook(0));
-        let entitlements = node.entitlements.clone();
-        let reloader = Reloader::new("test.toml".into(), in_force, entitlements.clone(), readiness.clone(), None);
-        let (door, street) = pipe_door();
+        let active =
+            ActiveConfig { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
+        let mut node = Node::new(ground, active.rulebook(0));
+        let node_state = node.node_state.clone();
+        let reloader = Reloader::new("test.toml".into(), active, node_state.clone(), readiness.clone(), None);
+        let (door, dialer) = pipe_acceptor();
         node.serve(door, workload_api::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
-        let street = street.observed_by(pipe, observer);
-        Self { kernel, authority, clock, records, entitlements, readiness, reloader, street, stop, _tasks: node }
+        let dialer = dialer.observed_by(pipe, observer);
+        Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node }
     }
 
     /// Puts other `[[workload]]` tables in force.
-    pub(crate) fn reload(&self, workloads: &str, cause: Cause) -> ReloadReport {
+    pub(crate) fn reload(&self, workloads: &str, cause: ReloadTrigger) -> ReloadReport {
         let (config, accepted) = configuration(workloads);
         self.reloader.swap(config, accepted, cause)
     }
 
     /// `process` connects, and says nothing yet.
     pub(crate) fn connect(&self, process: &FakePid) -> Connected {
-        self.street.connect(self.kernel.connect(process))
+        self.dialer.connect(self.kernel.connect(process))
     }
 
     /// `process` connects and opens a stream of X509-SVIDs.
@@ -224,7 +224,7 @@ pub(crate) fn workload(path: &str, selectors: &[&str]) -> String {
 
 fn configuration(workloads: &str) -> (Config, Accepted) {
     let text = format!("trust_domain = {TRUST_DOMAIN:?}\n{workloads}");
-    let sources = Sources { files: vec![Source { file: PathBuf::from("test.toml"), text }], folders: Vec::new() };
+    let sources = Sources { files: vec![SourceFile { file: PathBuf::from("test.toml"), text }], folders: Vec::new() };
     let accepted = Accepted { sources, accounts: Default::default() };
     (accepted.config().unwrap_or_else(|findings| panic!("{findings}")), accepted)
 }
@@ -292,7 +292,7 @@ pub(crate) struct FakeAuthority {
 
 impl FakeAuthority {
     fn new(now: SystemTime, randomness: Arc<Seeded>) -> Self {
-        let settings = Settings {
+        let settings = EmbeddedSettings {
             trust_domain: TRUST_DOMAIN.parse().unwrap(),
             ca_ttl: Duration::from_secs(7 * 24 * 3600),
             jwt_issuer: None,
@@ -378,7 +378,7 @@ pub(crate) struct Records(pub(crate) Mutex<Vec<Record>>);
 
 impl Records {
     /// How often the log says this of each certificate, by serial number.
-    pub(crate) fn of_certificates(&self, what: What) -> BTreeMap<String, usize> {
+    pub(crate) fn of_certificates(&self, what: Event) -> BTreeMap<String, usize> {
         let mut often = BTreeMap::new();
         for record in self.0.lock().unwrap().iter().filter(|record| record.what == what) {
             if let ("x509", Some(serial)) = (record.kind.as_deref().unwrap_or_default(), &record.serial) {

@@ -14,10 +14,10 @@ use std::task::ready;
 use bonafide::attestation::kernel::Credentials;
 use bonafide::attestation::kernel::Process;
 use bonafide::attestation::kernel::Unanswered;
-use bonafide::endpoints::transport::door::Arrival;
-use bonafide::endpoints::transport::door::Door;
-use bonafide::endpoints::transport::door::Identified;
-use bonafide::endpoints::transport::door::Stream;
+use bonafide::endpoints::transport::acceptor::AcceptedConnection;
+use bonafide::endpoints::transport::acceptor::Acceptor;
+use bonafide::endpoints::transport::acceptor::AttributedStream;
+use bonafide::endpoints::transport::acceptor::IncomingConnection;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Uri;
@@ -34,14 +34,14 @@ use tonic::transport::Endpoint;
 pub(crate) const WIDE_PIPE: usize = 64 * 1024;
 
 /// The daemon's side.
-pub(crate) struct PipeDoor(mpsc::UnboundedReceiver<io::Result<Pipe>>);
+pub(crate) struct PipeAcceptor(mpsc::UnboundedReceiver<io::Result<Pipe>>);
 
 /// Sees every byte that the daemon writes to a process, at the moment when it leaves.
 pub(crate) type Observer = Arc<dyn Fn(&dyn Process, &[u8]) + Send + Sync>;
 
 /// The clients' side.
 #[derive(Clone)]
-pub(crate) struct Street {
+pub(crate) struct PipeDialer {
     arrivals: mpsc::UnboundedSender<io::Result<Pipe>>,
     observer: Observer,
     pipe: usize,
@@ -60,12 +60,12 @@ pub(crate) struct Connected {
     pub(crate) writer: Arc<Mutex<Credentials>>,
 }
 
-pub(crate) fn pipe_door() -> (PipeDoor, Street) {
-    let (street, door) = mpsc::unbounded_channel();
-    (PipeDoor(door), Street { arrivals: street, observer: Arc::new(|_, _| {}), pipe: WIDE_PIPE })
+pub(crate) fn pipe_acceptor() -> (PipeAcceptor, PipeDialer) {
+    let (dialer, door) = mpsc::unbounded_channel();
+    (PipeAcceptor(door), PipeDialer { arrivals: dialer, observer: Arc::new(|_, _| {}), pipe: WIDE_PIPE })
 }
 
-impl Street {
+impl PipeDialer {
     /// Everything that is written from now on is seen by `observer`, and each connection holds `pipe` bytes.
     pub(crate) fn observed_by(self, pipe: usize, observer: Observer) -> Self {
         Self { observer, pipe, ..self }
@@ -100,11 +100,11 @@ impl Connected {
     }
 }
 
-impl Door for PipeDoor {
-    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Arrival>>> {
+impl Acceptor for PipeAcceptor {
+    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn IncomingConnection>>> {
         async {
             match self.0.recv().await {
-                Some(pipe) => Ok(Box::new(pipe?) as Box<dyn Arrival>),
+                Some(pipe) => Ok(Box::new(pipe?) as Box<dyn IncomingConnection>),
                 None => std::future::pending().await,
             }
         }
@@ -112,18 +112,18 @@ impl Door for PipeDoor {
     }
 }
 
-impl Arrival for Pipe {
+impl IncomingConnection for Pipe {
     fn uid(&self) -> io::Result<u32> {
         Ok(self.process.peer().uid)
     }
 
-    fn identify(self: Box<Self>) -> Result<Identified, Unanswered> {
+    fn identify(self: Box<Self>) -> Result<AcceptedConnection, Unanswered> {
         let process = self.process.clone();
-        Ok(Identified { stream: self, process })
+        Ok(AcceptedConnection { stream: self, process })
     }
 }
 
-impl Stream for Pipe {
+impl AttributedStream for Pipe {
     fn poll_read_from(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

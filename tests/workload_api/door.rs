@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bonafide::endpoints::transport::accept;
 use bonafide::endpoints::transport::accept::Transport;
+use bonafide::endpoints::transport::acceptor::UnixAcceptor;
 use bonafide::endpoints::transport::budgets::Budgets;
 use bonafide::endpoints::transport::budgets::Limits;
-use bonafide::endpoints::transport::door::UnixDoor;
 use bonafide::endpoints::transport::listener::Listener;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::readiness::Readiness;
@@ -38,7 +38,7 @@ pub(crate) fn open(callers: &FakeCallers, limits: Limits) -> Door {
     let path = directory.path().join("workload.sock");
     let readiness = Readiness::default();
     let listener = Listener::bind(&path, 0o666).unwrap();
-    let door = UnixDoor::new(listener, identify(), readiness.clone()).unwrap();
+    let door = UnixAcceptor::new(listener, identify(), readiness.clone()).unwrap();
     let (budgets, stop) = (Budgets::new(limits), CancellationToken::new());
     let transport = Transport {
         callers: Arc::new(callers.clone()),

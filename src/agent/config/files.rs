@@ -33,14 +33,14 @@ const MAX_FILES: usize = 10_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sources {
     /// The main file first, then what it includes, in order.
-    pub files: Vec<Source>,
+    pub files: Vec<SourceFile>,
     /// The directories in which a file could appear, change or vanish.
     pub folders: Vec<PathBuf>,
 }
 
 /// The text of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct SourceFile {
     /// Its name.
     pub file: PathBuf,
     /// Its text.
@@ -71,7 +71,7 @@ impl Reading {
         match read_one(file, &mut self.left) {
             Ok(text) => {
                 self.watch(folder_of(file));
-                self.sources.files.push(Source { file: file.to_owned(), text });
+                self.sources.files.push(SourceFile { file: file.to_owned(), text });
             }
             Err(why) => self.findings.problem(Problem::of_file(file, why)),
         }

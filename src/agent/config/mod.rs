@@ -29,14 +29,14 @@ use crate::agent::config::problem::shown;
 use crate::agent::config::reader::Reader;
 use crate::agent::config::reader::Section;
 use crate::agent::config::sections::attest::Attest;
-use crate::agent::config::sections::authority::Authority;
+use crate::agent::config::sections::authority::AuthoritySection;
 use crate::agent::config::sections::doors::Admin;
 use crate::agent::config::sections::doors::Listen;
 use crate::agent::config::sections::doors::WorkloadApi;
-use crate::agent::config::sections::limits::Limits;
+use crate::agent::config::sections::limits::LimitsSection;
 use crate::agent::config::sections::log::Log;
 use crate::agent::config::workload::AccountNames;
-use crate::agent::config::workload::Surroundings;
+use crate::agent::config::workload::EntryContext;
 use crate::evidence::Accounts;
 use crate::federation;
 use crate::identity::TrustDomain;
@@ -61,11 +61,11 @@ pub struct Config {
     /// `[admin]`
     pub admin: Admin,
     /// `[authority]`
-    pub authority: Authority,
+    pub authority: AuthoritySection,
     /// `[attest]`
     pub attest: Attest,
     /// `[limits]`
-    pub limits: Limits,
+    pub limits: LimitsSection,
     /// `[health]`; off where absent.
     pub health: Option<SocketAddr>,
     /// `[metrics]`; off where absent.
@@ -73,7 +73,7 @@ pub struct Config {
     /// `[log]`
     pub log: Log,
     /// `[[federation]]`, in order.
-    pub federation: Vec<federation::Settings>,
+    pub federation: Vec<federation::FederationSettings>,
     /// `[[workload]]`, in order, with the defaults of `[svid]` filled in.
     pub entries: Vec<Arc<Entry>>,
     /// The names of users and groups that have to be known.
@@ -94,7 +94,7 @@ pub struct Accepted {
 /// What cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{findings}")]
-pub struct Refused {
+pub struct ConfigRefused {
     /// Every problem at once.
     pub findings: Findings,
     /// What was read: the files in which the problems can be mended, and those that could not be read left out.
@@ -105,8 +105,8 @@ pub struct Refused {
 /// as long as the disk and the name service take, at most some seconds: never on the request path.
 ///
 /// # Errors
-/// [`Refused`]
-pub fn load(main: &Path) -> Result<(Config, Accepted), Refused> {
+/// [`ConfigRefused`]
+pub fn load(main: &Path) -> Result<(Config, Accepted), ConfigRefused> {
     let (sources, mut findings) = files::read(main);
     match Config::from_sources(&sources) {
         Ok(config) => {
@@ -118,7 +118,7 @@ pub fn load(main: &Path) -> Result<(Config, Accepted), Refused> {
         }
         Err(found) => findings.merge(found),
     }
-    Err(Refused { findings, sources })
+    Err(ConfigRefused { findings, sources })
 }
 
 impl Accepted {
@@ -253,7 +253,7 @@ fn read_all(main: Document<'_>, included: &[Document<'_>], findings: &mut Findin
     let federation = read_federation(&lists.federation, trust_domain.as_ref(), findings);
     let foreign = federation.iter().map(|federation| federation.trust_domain.clone()).collect();
     let ca_ttl = authority.ca_ttl;
-    let around = Surroundings { trust_domain: trust_domain.as_ref(), foreign: &foreign, ca_ttl, defaults };
+    let around = EntryContext { trust_domain: trust_domain.as_ref(), foreign: &foreign, ca_ttl, defaults };
     let entries = read_workloads(&lists.workload, &around, &mut names, findings);
     Some(Config {
         trust_domain: trust_domain?,
@@ -313,8 +313,8 @@ fn read_federation(
     sections: &[Section<'_>],
     own: Option<&TrustDomain>,
     findings: &mut Findings,
-) -> Vec<federation::Settings> {
-    let mut all: Vec<federation::Settings> = Vec::new();
+) -> Vec<federation::FederationSettings> {
+    let mut all: Vec<federation::FederationSettings> = Vec::new();
     for section in sections {
         let Some(settings) = sections::federation::read(*section, own, findings) else { continue };
         if all.iter().any(|earlier| earlier.trust_domain == settings.trust_domain) {
@@ -329,7 +329,7 @@ fn read_federation(
 
 fn read_workloads(
     sections: &[Section<'_>],
-    around: &Surroundings<'_>,
+    around: &EntryContext<'_>,
     names: &mut AccountNames,
     findings: &mut Findings,
 ) -> Vec<Arc<Entry>> {

@@ -27,7 +27,7 @@ const MAX_AUDIENCE: usize = 256;
 const MAX_DNS_NAMES: usize = 64;
 
 /// What the rest of the configuration says that an entry depends on.
-pub(in crate::agent::config) struct Surroundings<'c> {
+pub(in crate::agent::config) struct EntryContext<'c> {
     /// `None` where it could not be read.
     pub(in crate::agent::config) trust_domain: Option<&'c TrustDomain>,
     pub(in crate::agent::config) foreign: &'c BTreeSet<TrustDomain>,
@@ -61,21 +61,21 @@ impl AccountNames {
 /// Reads one table; `None` where a problem was noted.
 pub(in crate::agent::config) fn read(
     mut table: Reader<'_, '_>,
-    around: &Surroundings<'_>,
+    context: &EntryContext<'_>,
     order: EntryOrder,
     names: &mut AccountNames,
 ) -> Option<Entry> {
-    let id = read_id(&mut table, around.trust_domain);
-    let x509_ttl = svid::lifetime(&mut table, "x509_ttl", around.ca_ttl);
-    let jwt_ttl = svid::lifetime(&mut table, "jwt_ttl", around.ca_ttl);
+    let id = read_id(&mut table, context.trust_domain);
+    let x509_ttl = svid::lifetime(&mut table, "x509_ttl", context.ca_ttl);
+    let jwt_ttl = svid::lifetime(&mut table, "jwt_ttl", context.ca_ttl);
     svid::keys_and_algorithms(&mut table);
     let terms = Terms {
-        x509_ttl: x509_ttl.unwrap_or(around.defaults.x509_ttl),
-        jwt_ttl: jwt_ttl.unwrap_or(around.defaults.jwt_ttl),
+        x509_ttl: x509_ttl.unwrap_or(context.defaults.x509_ttl),
+        jwt_ttl: jwt_ttl.unwrap_or(context.defaults.jwt_ttl),
         dns: read_dns(&mut table),
         audiences: read_audiences(&mut table),
     };
-    let federates_with = read_federates_with(&mut table, around);
+    let federates_with = read_federates_with(&mut table, context);
     let hint = read_hint(&mut table);
     let priority = table.integer("priority", -1_000_000_000..=1_000_000_000).unwrap_or_default();
     let accept_weak = table.boolean("accept_weak").unwrap_or_default();
@@ -103,8 +103,8 @@ fn read_id(table: &mut Reader<'_, '_>, own: Option<&TrustDomain>) -> Option<Spif
     }
     let whole = text.value.starts_with("spiffe://");
     if !whole && !text.value.starts_with('/') {
-        let told = "write a path that begins with \"/\", or the whole spiffe:// URI";
-        table.problem(text.span.start, format!("id is {written}; {told}"));
+        let advice = "write a path that begins with \"/\", or the whole spiffe:// URI";
+        table.problem(text.span.start, format!("id is {written}; {advice}"));
         return None;
     }
     let stand_in;
@@ -118,8 +118,8 @@ fn read_id(table: &mut Reader<'_, '_>, own: Option<&TrustDomain>) -> Option<Spif
     let id = if whole { text.value.parse() } else { SpiffeId::new(trust_domain, text.value) };
     match id {
         Ok(id) if whole && own.is_some_and(|own| !id.is_member_of(own)) => {
-            let told = format!("this node issues for {trust_domain}; write an id of that trust domain");
-            table.problem(text.span.start, format!("id is {written}; {told}"));
+            let advice = format!("this node issues for {trust_domain}; write an id of that trust domain");
+            table.problem(text.span.start, format!("id is {written}; {advice}"));
             None
         }
         Ok(id) => Some(id),
@@ -209,9 +209,9 @@ fn warn_of_interpreters(table: &mut Reader<'_, '_>, selectors: &[Selector], text
         if let Selector::UnixPath(path) = selector
             && is_interpreter(path)
         {
-            let told = "is an interpreter: every script that it is started with matches; add the unit that runs yours, for \
+            let advice = "is an interpreter: every script that it is started with matches; add the unit that runs yours, for \
                         example \"systemd:id:NAME.service\", or build it as a program of its own";
-            table.warn(text.span.start, format!("selector {} {told}", shown(text.value)));
+            table.warn(text.span.start, format!("selector {} {advice}", shown(text.value)));
         }
     }
 }
@@ -268,8 +268,8 @@ fn read_dns(table: &mut Reader<'_, '_>) -> Vec<String> {
         table.problem(text.span.start, format!("{} names in dns; at most {MAX_DNS_NAMES} are allowed", names.len()));
     }
     for text in names.iter().filter(|text| !is_dns_name(text.value)) {
-        let told = "write a DNS name of letters, digits and hyphens, for example \"web.internal\"";
-        table.problem(text.span.start, format!("dns has {}; {told}", shown(text.value)));
+        let advice = "write a DNS name of letters, digits and hyphens, for example \"web.internal\"";
+        table.problem(text.span.start, format!("dns has {}; {advice}", shown(text.value)));
     }
     names.iter().map(|text| text.value.to_owned()).collect()
 }
@@ -290,25 +290,25 @@ fn is_dns_name(name: &str) -> bool {
 fn read_audiences(table: &mut Reader<'_, '_>) -> Option<Vec<String>> {
     let audiences = table.strings("audiences")?;
     for text in audiences.iter().filter(|text| text.value.is_empty() || text.value.len() > MAX_AUDIENCE) {
-        let told = format!("an audience has 1 to {MAX_AUDIENCE} bytes");
-        table.problem(text.span.start, format!("audiences has {}; {told}", shown(text.value)));
+        let advice = format!("an audience has 1 to {MAX_AUDIENCE} bytes");
+        table.problem(text.span.start, format!("audiences has {}; {advice}", shown(text.value)));
     }
     Some(audiences.iter().map(|text| text.value.to_owned()).collect())
 }
 
-fn read_federates_with(table: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Vec<TrustDomain> {
+fn read_federates_with(table: &mut Reader<'_, '_>, context: &EntryContext<'_>) -> Vec<TrustDomain> {
     let mut foreign = Vec::new();
     for text in table.strings("federates_with").unwrap_or_default() {
         let written = shown(text.value);
         match text.value.parse::<TrustDomain>() {
-            Ok(name) if around.foreign.contains(&name) => foreign.push(name),
-            Ok(name) if Some(&name) == around.trust_domain => {
-                let told = "every workload sees the bundle of its own trust domain; remove it";
-                table.problem(text.span.start, format!("federates_with has {written}; {told}"));
+            Ok(name) if context.foreign.contains(&name) => foreign.push(name),
+            Ok(name) if Some(&name) == context.trust_domain => {
+                let advice = "every workload sees the bundle of its own trust domain; remove it";
+                table.problem(text.span.start, format!("federates_with has {written}; {advice}"));
             }
             Ok(_) => {
-                let told = format!("there is no such [[federation]]; add one with trust_domain = {written}");
-                table.problem(text.span.start, format!("federates_with has {written}; {told}"));
+                let advice = format!("there is no such [[federation]]; add one with trust_domain = {written}");
+                table.problem(text.span.start, format!("federates_with has {written}; {advice}"));
             }
             Err(error) => table.problem(text.span.start, format!("federates_with has {written}: {error}")),
         }

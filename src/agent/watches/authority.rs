@@ -48,16 +48,16 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::authority::embedded::EmbeddedSettings;
     use crate::authority::embedded::Note;
     use crate::authority::embedded::RELEASE_DATE;
-    use crate::authority::embedded::Settings;
     use crate::durable::DataDir;
     use crate::randomness::SystemRandomness;
 
     #[derive(Debug)]
-    struct Hand(Mutex<SystemTime>);
+    struct ManualClock(Mutex<SystemTime>);
 
-    impl Clock for Hand {
+    impl Clock for ManualClock {
         fn now(&self) -> SystemTime {
             *self.0.lock().unwrap()
         }
@@ -67,9 +67,10 @@ mod tests {
     async fn a_clock_outside_the_authoritys_life_is_not_ready_until_a_second_after_it_is_right() {
         const HOUR: Duration = Duration::from_secs(3600);
         let right = SystemTime::UNIX_EPOCH + RELEASE_DATE + HOUR;
-        let settings = Settings { trust_domain: "example.org".parse().unwrap(), ca_ttl: HOUR, jwt_issuer: None };
+        let settings =
+            EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: HOUR, jwt_issuer: None };
         let authority = Embedded::in_memory(settings, right, Arc::new(SystemRandomness)).unwrap();
-        let clock = Arc::new(Hand(Mutex::new(right)));
+        let clock = Arc::new(ManualClock(Mutex::new(right)));
         let readiness = Readiness::default();
         let mut reasons = readiness.watch();
         tokio::spawn(watch_authority(Arc::new(authority), clock.clone(), readiness.clone()));
@@ -91,8 +92,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = Arc::new(DataDir::open(&folder.path().join("data")).unwrap());
         let settings =
-            Settings { trust_domain: "example.org".parse().unwrap(), ca_ttl: PERIOD * 3600, jwt_issuer: None };
-        let clock = Arc::new(Hand(Mutex::new(SystemTime::UNIX_EPOCH)));
+            EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: PERIOD * 3600, jwt_issuer: None };
+        let clock = Arc::new(ManualClock(Mutex::new(SystemTime::UNIX_EPOCH)));
         let opened = Embedded::open(data_dir, settings, clock.now(), Arc::new(SystemRandomness)).unwrap();
         assert_eq!(opened.1, [Note::AwaitsClock]);
         let authority = Arc::new(opened.0);

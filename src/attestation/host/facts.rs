@@ -25,7 +25,7 @@ pub struct HostNamespaces {
 
 /// The cgroup of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum CgroupPosition {
     /// The path from the root of the hierarchy, and what it stands for.
     Anchored {
         /// The path.
@@ -40,7 +40,7 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl CgroupPosition {
     /// Whether the process is in a container, or may be: where the cgroup proves nothing, that is no proof of the host.
     #[must_use]
     pub const fn is_container(&self) -> bool {
@@ -50,7 +50,7 @@ impl Place {
 
 /// What was read of one process, checked against itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct Observed<'a> {
     /// Its credentials, on which socket, pidfd and `/proc` agree.
     pub peer: Credentials,
     /// Its supplementary groups.
@@ -58,14 +58,14 @@ pub struct Seen<'a> {
     /// Where its namespaces are the host's.
     pub namespaces: HostNamespaces,
     /// Its cgroup.
-    pub place: &'a Place,
+    pub place: &'a CgroupPosition,
 }
 
 /// Everything but path and hash, which cost more and are looked for only when an entry could use them.
 #[must_use]
-pub fn facts(seen: &Seen<'_>, accounts: &Accounts) -> EvidenceSet {
+pub fn facts(seen: &Observed<'_>, accounts: &Accounts) -> EvidenceSet {
     let mut evidence = EvidenceSet::default();
-    let Seen { peer, groups, .. } = *seen;
+    let Observed { peer, groups, .. } = *seen;
     let mut prove = |selector, source| evidence.prove(selector, Grade::Kernel, source);
     prove(Selector::UnixUid(peer.uid), Source::Credentials);
     prove(Selector::UnixGid(peer.gid), Source::Credentials);
@@ -78,7 +78,7 @@ pub fn facts(seen: &Seen<'_>, accounts: &Accounts) -> EvidenceSet {
     evidence
 }
 
-fn names(evidence: &mut EvidenceSet, seen: &Seen<'_>, accounts: &Accounts) {
+fn names(evidence: &mut EvidenceSet, seen: &Observed<'_>, accounts: &Accounts) {
     if let Some(because) = not_on_the_host(seen) {
         for kind in [SelectorKind::UnixUser, SelectorKind::UnixGroup, SelectorKind::UnixSupplementaryGroup] {
             evidence.withhold(kind, None, because);
@@ -97,22 +97,22 @@ fn names(evidence: &mut EvidenceSet, seen: &Seen<'_>, accounts: &Accounts) {
     }
 }
 
-fn cgroup(evidence: &mut EvidenceSet, seen: &Seen<'_>) {
+fn cgroup(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
     let units = [SelectorKind::SystemdId, SelectorKind::SystemdSlice];
     let (path, group) = match seen.place {
-        Place::Anchored { group: Group::Container { .. }, path } => {
+        CgroupPosition::Anchored { group: Group::Container { .. }, path } => {
             for kind in units.into_iter().chain([SelectorKind::Cgroup]) {
                 evidence.withhold(kind, Some(path.clone()), WithheldBecause::Container);
             }
             return;
         }
-        Place::NotAnchored { shown } => {
+        CgroupPosition::NotAnchored { shown } => {
             for kind in units.into_iter().chain([SelectorKind::Cgroup]) {
                 evidence.withhold(kind, shown.clone(), WithheldBecause::CgroupNotAnchored);
             }
             return;
         }
-        Place::Anchored { path, group } => (path, group),
+        CgroupPosition::Anchored { path, group } => (path, group),
     };
     match Selector::cgroup(path) {
         Some(selector) => evidence.prove(selector, Grade::Kernel, Source::Cgroup),
@@ -131,20 +131,20 @@ fn cgroup(evidence: &mut EvidenceSet, seen: &Seen<'_>) {
     }
 }
 
-fn host(evidence: &mut EvidenceSet, seen: &Seen<'_>) {
+fn host(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
     let HostNamespaces { user, pid, cgroup } = seen.namespaces;
     let because = match seen.place {
-        Place::Anchored { group: Group::Container { .. }, .. } => WithheldBecause::Container,
+        CgroupPosition::Anchored { group: Group::Container { .. }, .. } => WithheldBecause::Container,
         _ if !(user && pid && cgroup) => WithheldBecause::NotHostNamespaces,
-        Place::NotAnchored { .. } => WithheldBecause::CgroupNotAnchored,
-        Place::Anchored { .. } => return evidence.prove(Selector::Host, Grade::Kernel, Source::Namespaces),
+        CgroupPosition::NotAnchored { .. } => WithheldBecause::CgroupNotAnchored,
+        CgroupPosition::Anchored { .. } => return evidence.prove(Selector::Host, Grade::Kernel, Source::Namespaces),
     };
     evidence.withhold(SelectorKind::Host, None, because);
 }
 
 /// Why facts that a process can forge from its own user namespace, or that belong to a container's image, do not count.
 #[must_use]
-pub fn not_on_the_host(seen: &Seen<'_>) -> Option<WithheldBecause> {
+pub fn not_on_the_host(seen: &Observed<'_>) -> Option<WithheldBecause> {
     if seen.place.is_container() {
         Some(WithheldBecause::Container)
     } else if seen.namespaces.user {
@@ -195,7 +195,7 @@ pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<
     if !(LOCAL.contains(&file_system) || file_system == OVERLAY && uid == 0) {
         Some(WithheldBecause::ForeignFileSystem)
     } else {
-        hash_withheld_by_looks(uid, file)
+        hash_withheld_by_metadata(uid, file)
     }
 }
 
@@ -204,7 +204,7 @@ pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<
 /// SECURITY: bytes that the caller can change after they ran prove nothing of what ran. A write bit for a group counts as
 /// the caller's, for an access list hides behind it. Root can do all of that anyway.
 #[must_use]
-pub fn hash_withheld_by_looks(uid: u32, file: &FileIdentity) -> Option<WithheldBecause> {
+pub fn hash_withheld_by_metadata(uid: u32, file: &FileIdentity) -> Option<WithheldBecause> {
     let root = uid == 0;
     if BORROWED_DEVICES.contains(&file.major()) && !root {
         Some(WithheldBecause::ForeignFileSystem)
@@ -224,8 +224,8 @@ pub fn hash_withheld_by_looks(uid: u32, file: &FileIdentity) -> Option<WithheldB
 /// (overlay, tmpfs, btrfs, FUSE), whose number the next file system gets: one that its owner answers for could then show
 /// whatever looks were remembered.
 #[must_use]
-pub fn hash_is_stable(uid: u32, file: &FileIdentity) -> bool {
-    file.major() != 0 && hash_withheld_by_looks(uid, file).is_none()
+pub fn digest_is_cacheable(uid: u32, file: &FileIdentity) -> bool {
+    file.major() != 0 && hash_withheld_by_metadata(uid, file).is_none()
 }
 
 #[cfg(test)]
@@ -234,8 +234,8 @@ mod tests {
 
     const HOST: HostNamespaces = HostNamespaces { user: true, pid: true, cgroup: true };
 
-    fn place(path: &str) -> Place {
-        Place::Anchored { path: path.to_owned(), group: Group::of(path, "") }
+    fn place(path: &str) -> CgroupPosition {
+        CgroupPosition::Anchored { path: path.to_owned(), group: Group::of(path, "") }
     }
 
     fn accounts() -> Accounts {
@@ -245,9 +245,9 @@ mod tests {
         }
     }
 
-    fn texts(place: &Place, namespaces: HostNamespaces) -> Vec<String> {
+    fn texts(place: &CgroupPosition, namespaces: HostNamespaces) -> Vec<String> {
         let peer = Credentials { pid: 7, uid: 1000, gid: 1000 };
-        let evidence = facts(&Seen { peer, groups: &[27], namespaces, place }, &accounts());
+        let evidence = facts(&Observed { peer, groups: &[27], namespaces, place }, &accounts());
         evidence.facts().iter().map(|fact| fact.selector.to_string()).collect()
     }
 
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_cgroup_that_cannot_be_anchored_proves_neither_unit_nor_path_nor_host() {
-        let texts = texts(&Place::NotAnchored { shown: Some("/web.service".to_owned()) }, HOST);
+        let texts = texts(&CgroupPosition::NotAnchored { shown: Some("/web.service".to_owned()) }, HOST);
         assert!(texts.iter().all(|text| text.starts_with("unix:")), "{texts:?}");
     }
 
@@ -385,9 +385,9 @@ mod tests {
 
     #[test]
     fn a_hash_is_remembered_only_where_looks_tell_bytes_and_devices_keep_their_numbers() {
-        assert!(hash_is_stable(1000, &file()));
-        assert!(!hash_is_stable(1000, &FileIdentity { uid: 1000, ..file() }));
+        assert!(digest_is_cacheable(1000, &file()));
+        assert!(!digest_is_cacheable(1000, &FileIdentity { uid: 1000, ..file() }));
         // Numbers of unnamed devices are given out anew: to a FUSE file system after a tmpfs.
-        assert!(!hash_is_stable(0, &FileIdentity { device: libc::makedev(0, 50), ..file() }));
+        assert!(!digest_is_cacheable(0, &FileIdentity { device: libc::makedev(0, 50), ..file() }));
     }
 }

@@ -15,13 +15,13 @@ pub struct Stat {
     /// take its number late, so two processes of one number can show the same tick.
     pub started: u64,
     /// Where the kernel put the program.
-    pub placed: Placed,
+    pub layout: MemoryLayout,
 }
 
 /// Addresses that the kernel draws anew at every exec; 0 or 1 for a reader without the right to trace the process, and
 /// 0 for a process that is losing its memory or has none yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Placed {
+pub struct MemoryLayout {
     /// The start of the program's code.
     pub code: u64,
     /// The start of the stack.
@@ -53,8 +53,8 @@ impl Stat {
         match fields.as_slice() {
             [[state], rest @ ..] if fields.len() >= FIELDS && state.is_ascii_alphabetic() => {
                 let field = |from_4th: usize| number(rest.get(from_4th).ok_or(NotKernelText)?);
-                let placed = Placed { code: field(22)?, stack: field(24)?, heap: field(43)? };
-                Ok(Self { pid: number(pid)?, state: *state, started: field(18)?, placed })
+                let layout = MemoryLayout { code: field(22)?, stack: field(24)?, heap: field(43)? };
+                Ok(Self { pid: number(pid)?, state: *state, started: field(18)?, layout })
             }
             _ => Err(NotKernelText),
         }
@@ -84,8 +84,8 @@ mod tests {
     #[test]
     fn the_start_code_stack_and_heap_are_the_22nd_26th_28th_and_47th_field() {
         let stat = Stat::parse(&line(b"bash")).unwrap();
-        let placed = Placed { code: 5, stack: 140_721_111, heap: 10 };
-        assert_eq!(stat, Stat { pid: 4711, state: b'S', started: 987_654, placed });
+        let layout = MemoryLayout { code: 5, stack: 140_721_111, heap: 10 };
+        assert_eq!(stat, Stat { pid: 4711, state: b'S', started: 987_654, layout });
     }
 
     #[test]

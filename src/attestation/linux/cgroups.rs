@@ -15,8 +15,8 @@ use rustix::process::getpid;
 use rustix::process::pidfd_open;
 
 use crate::attestation::host::cgroup::Cgroups;
-use crate::attestation::kernel::Patience;
-use crate::attestation::linux::Unfit;
+use crate::attestation::kernel::MayBlock;
+use crate::attestation::linux::UnsupportedHost;
 use crate::attestation::linux::files;
 use crate::attestation::linux::process::open_directory;
 use crate::attestation::linux::read;
@@ -59,9 +59,9 @@ enum Anchor {
 impl Hierarchy {
     /// Looks for the unified hierarchy where systemd mounts it, alone or beside the older ones. `shares_cgroups` tells
     /// whether we are in the cgroup namespace of PID 1.
-    pub(super) fn open(proc: &OwnedFd, root: &OwnedFd, shares_cgroups: bool) -> Result<Self, Unfit> {
+    pub(super) fn open(proc: &OwnedFd, root: &OwnedFd, shares_cgroups: bool) -> Result<Self, UnsupportedHost> {
         let unified = ["sys/fs/cgroup", "sys/fs/cgroup/unified"].into_iter().find_map(|path| {
-            let mount = files::resolve(root, Path::new(path), Patience::Any).ok()?;
+            let mount = files::resolve(root, Path::new(path), MayBlock::Yes).ok()?;
             (rustix::fs::fstatfs(&mount).ok()?.f_type == CGROUP2).then_some(mount)
         });
         let anchor = match &unified {
@@ -69,7 +69,7 @@ impl Hierarchy {
             Some(unified) => own_anchor(proc, unified).map_or(Anchor::Unknown, Anchor::Below),
             None => Anchor::Unknown,
         };
-        let first = read(&first_process(proc)?, "cgroup").map_err(Unfit::kernel("reading /proc/1/cgroup"))?;
+        let first = read(&first_process(proc)?, "cgroup").map_err(UnsupportedHost::kernel("reading /proc/1/cgroup"))?;
         let mut hierarchy = Self { anchor, unified, manager_root: String::new() };
         // SPEC: systemd puts itself into `init.scope` below its own root, which a machine in a machine has elsewhere.
         let deciding = Cgroups::parse(&first).ok().and_then(|lines| lines.deciding().map(|(path, _)| path.to_owned()));

@@ -19,7 +19,7 @@ use rustix::io::retry_on_intr;
 
 use crate::attestation::host::MAX_FILE;
 use crate::attestation::kernel::FileIdentity;
-use crate::attestation::kernel::Patience;
+use crate::attestation::kernel::MayBlock;
 
 /// A handle on what lies at `below` when `root` is `/`, and no name on the way is a symlink.
 ///
@@ -29,16 +29,16 @@ use crate::attestation::kernel::Patience;
 ///
 /// # Errors
 /// `EAGAIN`: not without patience. Else whatever the kernel says.
-pub(super) fn resolve(root: &OwnedFd, below: &Path, patience: Patience) -> Result<OwnedFd, Errno> {
+pub(super) fn resolve(root: &OwnedFd, below: &Path, may_block: MayBlock) -> Result<OwnedFd, Errno> {
     let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    if patience == Patience::None {
+    if may_block == MayBlock::No {
         // SECURITY: a path can lead into a file system that its owner answers for, and never answers.
         resolve |= ResolveFlags::CACHED;
     }
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::openat2(root, below, flags, Mode::empty(), resolve) {
         // RESOLVE_CACHED is not known below Linux 5.12.
-        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) if patience == Patience::None => Err(Errno::AGAIN),
+        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) if may_block == MayBlock::No => Err(Errno::AGAIN),
         Err(Errno::NOSYS | Errno::PERM) => walk(root, below),
         resolved => resolved,
     }
@@ -128,7 +128,7 @@ mod tests {
         symlink("/proc/self/exe", folder.path().join("magic")).unwrap();
         let root: OwnedFd = File::open(folder.path()).unwrap().into();
         for path in ["a/b/file", "a/b", "a/link/file", "a/last", "magic", "a/none", "a/b/file/x", "a/../a/b", "../x"] {
-            let [one, many] = [resolve(&root, path.as_ref(), Patience::Any), walk(&root, path.as_ref())];
+            let [one, many] = [resolve(&root, path.as_ref(), MayBlock::Yes), walk(&root, path.as_ref())];
             match (one, many) {
                 (Ok(one), Ok(many)) => assert_eq!(identity(one).unwrap(), identity(many).unwrap(), "{path}"),
                 (Err(_), Err(_)) => assert!(!path.starts_with("a/b/f") || path.ends_with('x'), "{path}"),

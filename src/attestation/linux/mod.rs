@@ -18,13 +18,13 @@ use rustix::io::Errno;
 
 pub use process::LinuxProcess;
 pub use reference::Reference;
-pub use reference::Unfit;
+pub use reference::UnsupportedHost;
 
 use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::Host;
 use crate::attestation::kernel::Level;
+use crate::attestation::kernel::MayBlock;
 use crate::attestation::kernel::Namespace;
-use crate::attestation::kernel::Patience;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::cgroups::Hierarchy;
 use crate::attestation::linux::reference::Namespaces;
@@ -45,8 +45,8 @@ impl Linux {
     /// Looks at the machine and makes sure that what the daemon sees of other processes is the truth.
     ///
     /// # Errors
-    /// [`Unfit`]: where it is not, or where this kernel gives less than `minimum`.
-    pub fn open(minimum: Level) -> Result<Self, Unfit> {
+    /// [`UnsupportedHost`]: where it is not, or where this kernel gives less than `minimum`.
+    pub fn open(minimum: Level) -> Result<Self, UnsupportedHost> {
         let proc = reference::proc_directory()?;
         let level = reference::level(minimum)?;
         let reference::Found { reference, namespaces, root } = reference::find(&proc)?;
@@ -93,14 +93,14 @@ impl Host for Linux {
         Some(self.namespaces.of(namespace))
     }
 
-    fn file_at(&self, path: &Path, patience: Patience) -> Result<AtPath, Undecided> {
+    fn file_at(&self, path: &Path, may_block: MayBlock) -> Result<AtPath, Undecided> {
         let Ok(below) = path.strip_prefix("/") else { return Ok(AtPath::Nothing) };
-        match files::resolve(&self.root, below, patience) {
+        match files::resolve(&self.root, below, may_block) {
             Ok(file) => match files::identity(&file) {
                 Ok(identity) => Ok(AtPath::File(identity)),
                 Err(errno) => Err(Undecided::from_errno(errno.raw_os_error()).unwrap_or(Undecided::Kernel)),
             },
-            Err(Errno::AGAIN) if patience == Patience::None => Err(Undecided::TimedOut),
+            Err(Errno::AGAIN) if may_block == MayBlock::No => Err(Undecided::TimedOut),
             Err(Errno::MFILE | Errno::NFILE) => Err(Undecided::OutOfDescriptors),
             Err(Errno::NOMEM) => Err(Undecided::OutOfMemory),
             // A disk that fails says nothing about the caller.

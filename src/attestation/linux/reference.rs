@@ -48,7 +48,7 @@ pub enum Reference {
 
 /// Why the daemon cannot work here: what, why, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum UnsupportedHost {
     /// Something else is mounted there.
     #[error(
         "/proc is not the kernel's process file system; unmount what covers it, or mount it: mount -t proc proc /proc"
@@ -123,7 +123,7 @@ pub enum Unfit {
     },
 }
 
-impl Unfit {
+impl UnsupportedHost {
     pub(super) fn kernel(doing: &'static str) -> impl Fn(Errno) -> Self {
         move |error| Self::Kernel { doing, error }
     }
@@ -172,15 +172,15 @@ pub(super) struct Found {
 }
 
 /// Opens `/proc`, once for the life of the daemon, and makes sure that it is the kernel's and about us.
-pub(super) fn proc_directory() -> Result<OwnedFd, Unfit> {
+pub(super) fn proc_directory() -> Result<OwnedFd, UnsupportedHost> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(|_| Unfit::NotProc)?;
-    let file_system = rustix::fs::fstatfs(&proc).map_err(Unfit::kernel("looking at /proc"))?;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(|_| UnsupportedHost::NotProc)?;
+    let file_system = rustix::fs::fstatfs(&proc).map_err(UnsupportedHost::kernel("looking at /proc"))?;
     if file_system.f_type != PROC {
-        return Err(Unfit::NotProc);
+        return Err(UnsupportedHost::NotProc);
     }
-    let status = read(&proc, "self/status").map_err(|_| Unfit::ForeignProc)?;
-    if is_alone_at_its_number(&status, getpid().as_raw_pid()) { Ok(proc) } else { Err(Unfit::ForeignProc) }
+    let status = read(&proc, "self/status").map_err(|_| UnsupportedHost::ForeignProc)?;
+    if is_alone_at_its_number(&status, getpid().as_raw_pid()) { Ok(proc) } else { Err(UnsupportedHost::ForeignProc) }
 }
 
 /// Whether a `status` shows one number, ours: seen from outside its PID namespace, a process has several.
@@ -190,26 +190,26 @@ fn is_alone_at_its_number(status: &[u8], pid: i32) -> bool {
 }
 
 /// PID 1, as `/proc` shows it.
-pub(super) fn first_process(proc: &OwnedFd) -> Result<OwnedFd, Unfit> {
+pub(super) fn first_process(proc: &OwnedFd) -> Result<OwnedFd, UnsupportedHost> {
     let first = open_directory(proc, 1).map_err(hidden)?;
-    read(&first, "status").map_err(|_| Unfit::HiddenProc)?;
+    read(&first, "status").map_err(|_| UnsupportedHost::HiddenProc)?;
     Ok(first)
 }
 
-fn hidden(unanswered: Unanswered) -> Unfit {
+fn hidden(unanswered: Unanswered) -> UnsupportedHost {
     match unanswered {
         Unanswered::Undecided(crate::evidence::Undecided::OutOfDescriptors) => {
-            Unfit::Kernel { doing: "opening /proc/1", error: Errno::MFILE }
+            UnsupportedHost::Kernel { doing: "opening /proc/1", error: Errno::MFILE }
         }
-        _ => Unfit::HiddenProc,
+        _ => UnsupportedHost::HiddenProc,
     }
 }
 
 /// The level of this kernel, which must not be below `minimum`.
-pub(super) fn level(minimum: Level) -> Result<Level, Unfit> {
+pub(super) fn level(minimum: Level) -> Result<Level, UnsupportedHost> {
     let (one, _other) =
         socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).map_err(|errno| {
-            Unfit::Kernel { doing: "making a socket pair", error: Errno::from_raw_os_error(errno as i32) }
+            UnsupportedHost::Kernel { doing: "making a socket pair", error: Errno::from_raw_os_error(errno as i32) }
         })?;
     let own = pidfd_open(getpid(), PidfdFlags::empty());
     let peer_pidfd =
@@ -221,32 +221,37 @@ pub(super) fn level(minimum: Level) -> Result<Level, Unfit> {
         Err(errno) => Err(*errno),
     };
     let found = level_from(own.map(drop), peer_pidfd, info)?;
-    if found < minimum { Err(Unfit::BelowMinimum { found, minimum }) } else { Ok(found) }
+    if found < minimum { Err(UnsupportedHost::BelowMinimum { found, minimum }) } else { Ok(found) }
 }
 
 /// What the answers to `pidfd_open`, `SO_PEERPIDFD` and `PIDFD_GET_INFO` mean.
-fn level_from(open: Result<(), Errno>, peer_pidfd: Result<(), Errno>, info: Result<(), Errno>) -> Result<Level, Unfit> {
+fn level_from(
+    open: Result<(), Errno>,
+    peer_pidfd: Result<(), Errno>,
+    info: Result<(), Errno>,
+) -> Result<Level, UnsupportedHost> {
     match (open, peer_pidfd, info) {
-        (Err(Errno::NOSYS), _, _) => Err(Unfit::KernelTooOld),
-        (Err(error), _, _) => Err(Unfit::Kernel { doing: "pidfd_open", error }),
+        (Err(Errno::NOSYS), _, _) => Err(UnsupportedHost::KernelTooOld),
+        (Err(error), _, _) => Err(UnsupportedHost::Kernel { doing: "pidfd_open", error }),
         (_, Err(Errno::NOPROTOOPT), _) => Ok(Level::Reduced),
-        (_, Err(error), _) => Err(Unfit::Kernel { doing: "SO_PEERPIDFD", error }),
+        (_, Err(error), _) => Err(UnsupportedHost::Kernel { doing: "SO_PEERPIDFD", error }),
         (_, _, Err(Errno::NOTTY | Errno::INVAL)) => Ok(Level::Pinned),
-        (_, _, Err(error)) => Err(Unfit::Kernel { doing: "PIDFD_GET_INFO", error }),
+        (_, _, Err(error)) => Err(UnsupportedHost::Kernel { doing: "PIDFD_GET_INFO", error }),
         (Ok(()), Ok(()), Ok(())) => Ok(Level::Full),
     }
 }
 
 /// Finds what callers are compared with.
-pub(super) fn find(proc: &OwnedFd) -> Result<Found, Unfit> {
+pub(super) fn find(proc: &OwnedFd) -> Result<Found, UnsupportedHost> {
     for map in ["uid_map", "gid_map"] {
-        let text = read(proc, &format!("self/{map}")).map_err(Unfit::kernel("reading the daemon's own id maps"))?;
+        let text =
+            read(proc, &format!("self/{map}")).map_err(UnsupportedHost::kernel("reading the daemon's own id maps"))?;
         if !std::str::from_utf8(&text).is_ok_and(|text| text.split_whitespace().eq(IDENTITY)) {
-            return Err(Unfit::MappedIds { map });
+            return Err(UnsupportedHost::MappedIds { map });
         }
     }
     let own_directory = open_directory(proc, getpid().as_raw_pid().unsigned_abs()).map_err(hidden)?;
-    let own = links(&own_directory).map_err(Unfit::kernel("reading the daemon's own namespaces"))?;
+    let own = links(&own_directory).map_err(UnsupportedHost::kernel("reading the daemon's own namespaces"))?;
     let first = first_process(proc)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let first_root = rustix::fs::openat(&first, "root", flags, Mode::empty());
@@ -255,10 +260,12 @@ pub(super) fn find(proc: &OwnedFd) -> Result<Found, Unfit> {
             Ok(Found { reference: Reference::FirstProcess, namespaces: compared(own, Some(first))?, root })
         }
         (Err(Errno::ACCESS | Errno::PERM), _) | (_, Err(Errno::ACCESS | Errno::PERM)) => {
-            let root = rustix::fs::open("/", flags, Mode::empty()).map_err(Unfit::kernel("opening /"))?;
+            let root = rustix::fs::open("/", flags, Mode::empty()).map_err(UnsupportedHost::kernel("opening /"))?;
             Ok(Found { reference: Reference::OwnRoot, namespaces: compared(own, None)?, root })
         }
-        (Err(error), _) | (_, Err(error)) => Err(Unfit::Kernel { doing: "reading PID 1's namespaces", error }),
+        (Err(error), _) | (_, Err(error)) => {
+            Err(UnsupportedHost::Kernel { doing: "reading PID 1's namespaces", error })
+        }
     }
 }
 
@@ -272,14 +279,14 @@ fn links(directory: &OwnedFd) -> Result<Links, Errno> {
 
 /// The daemon must share PID 1's user and PID namespace. Where PID 1 may not be read, its own user namespace must be the
 /// one that the kernel started with; that its PID namespace is that of `/proc` is proven already.
-fn compared(own: Links, first: Option<Links>) -> Result<Namespaces, Unfit> {
+fn compared(own: Links, first: Option<Links>) -> Result<Namespaces, UnsupportedHost> {
     let [own_user, own_pid, own_mount, own_cgroup] = own;
     let [user, pid, mount, cgroup] = first.unwrap_or([INITIAL_USER, own_pid, own_mount, INITIAL_CGROUP]);
     if own_user != user {
-        return Err(Unfit::UserNamespace { own: own_user, reference: user });
+        return Err(UnsupportedHost::UserNamespace { own: own_user, reference: user });
     }
     if own_pid != pid {
-        return Err(Unfit::PidNamespace { own: own_pid, reference: pid });
+        return Err(UnsupportedHost::PidNamespace { own: own_pid, reference: pid });
     }
     Ok(Namespaces { user, pid, mount, cgroup, shares_cgroups: own_cgroup == cgroup })
 }
@@ -304,7 +311,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_means_no_level_is_a_refusal_and_never_a_lower_level() {
-        assert_eq!(level_from(Err(Errno::NOSYS), Ok(()), Ok(())), Err(Unfit::KernelTooOld));
+        assert_eq!(level_from(Err(Errno::NOSYS), Ok(()), Ok(())), Err(UnsupportedHost::KernelTooOld));
         for (open, peer_pidfd, info) in [
             (Err(Errno::PERM), Ok(()), Ok(())),
             (Ok(()), Err(Errno::PERM), Ok(())),
@@ -312,7 +319,7 @@ mod tests {
             (Ok(()), Ok(()), Err(Errno::PERM)),
         ] {
             let refused = level_from(open, peer_pidfd, info);
-            assert!(matches!(refused, Err(Unfit::Kernel { .. })), "{refused:?}");
+            assert!(matches!(refused, Err(UnsupportedHost::Kernel { .. })), "{refused:?}");
         }
     }
 
@@ -324,9 +331,9 @@ mod tests {
         assert!(shared.shares_cgroups());
         assert!(!compared(own, Some([INITIAL_USER, 20, 30, 41])).unwrap().shares_cgroups());
         let other_user = compared(own, Some([11, 20, 30, 40]));
-        assert_eq!(other_user, Err(Unfit::UserNamespace { own: INITIAL_USER, reference: 11 }));
+        assert_eq!(other_user, Err(UnsupportedHost::UserNamespace { own: INITIAL_USER, reference: 11 }));
         let other_pid = compared(own, Some([INITIAL_USER, 21, 30, 40]));
-        assert_eq!(other_pid, Err(Unfit::PidNamespace { own: 20, reference: 21 }));
+        assert_eq!(other_pid, Err(UnsupportedHost::PidNamespace { own: 20, reference: 21 }));
     }
 
     #[test]
@@ -334,7 +341,7 @@ mod tests {
         assert!(compared([INITIAL_USER, 20, 30, INITIAL_CGROUP], None).unwrap().shares_cgroups());
         assert!(!compared([INITIAL_USER, 20, 30, 40], None).unwrap().shares_cgroups());
         let own = compared([11, 20, 30, INITIAL_CGROUP], None);
-        assert_eq!(own, Err(Unfit::UserNamespace { own: 11, reference: INITIAL_USER }));
+        assert_eq!(own, Err(UnsupportedHost::UserNamespace { own: 11, reference: INITIAL_USER }));
     }
 
     #[test]
@@ -348,15 +355,15 @@ mod tests {
     #[test]
     fn every_refusal_says_what_is_wrong_and_what_to_do() {
         for unfit in [
-            Unfit::NotProc,
-            Unfit::ForeignProc,
-            Unfit::HiddenProc,
-            Unfit::UserNamespace { own: 1, reference: 2 },
-            Unfit::MappedIds { map: "uid_map" },
-            Unfit::PidNamespace { own: 1, reference: 2 },
-            Unfit::KernelTooOld,
-            Unfit::BelowMinimum { found: Level::Reduced, minimum: Level::Full },
-            Unfit::Kernel { doing: "SO_PEERPIDFD", error: Errno::PERM },
+            UnsupportedHost::NotProc,
+            UnsupportedHost::ForeignProc,
+            UnsupportedHost::HiddenProc,
+            UnsupportedHost::UserNamespace { own: 1, reference: 2 },
+            UnsupportedHost::MappedIds { map: "uid_map" },
+            UnsupportedHost::PidNamespace { own: 1, reference: 2 },
+            UnsupportedHost::KernelTooOld,
+            UnsupportedHost::BelowMinimum { found: Level::Reduced, minimum: Level::Full },
+            UnsupportedHost::Kernel { doing: "SO_PEERPIDFD", error: Errno::PERM },
         ] {
             let text = unfit.to_string();
             assert!(text.contains("; ") || text.contains(": "), "{text}");

@@ -32,7 +32,7 @@ use crate::authority::Refused;
 use crate::authority::Token;
 use crate::authority::TokenOrder;
 use crate::authority::embedded::certificates::X509Signer;
-use crate::authority::embedded::state::State;
+use crate::authority::embedded::state::AuthorityState;
 use crate::authority::embedded::tokens::JwtSigner;
 use crate::durable::DataDir;
 use crate::durable::LoadError;
@@ -44,7 +44,7 @@ use crate::randomness::Randomness;
 
 /// What an embedded authority is for.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct EmbeddedSettings {
     /// Whose identities it signs.
     pub trust_domain: TrustDomain,
     /// How long a key of its own lives, from its making; used when one is made.
@@ -55,7 +55,7 @@ pub struct Settings {
 
 /// Why there is no authority. Nothing was changed, on disk or otherwise.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum NoAuthority {
     /// Its state cannot be read, or must not be trusted.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -112,7 +112,7 @@ pub enum Note {
         trust_domain: String,
     },
     /// There are no keys yet, and none can be made before the clock is right.
-    #[error("{}", OpenError::ClockBeforeRelease)]
+    #[error("{}", NoAuthority::ClockBeforeRelease)]
     AwaitsClock,
     /// The data directory takes no writes: serving goes on, and no key can be rotated.
     #[error("{path} takes no writes ({why}): issuing goes on, rotation is postponed; make room or make it writable")]
@@ -127,7 +127,7 @@ pub enum Note {
 /// The embedded authority.
 #[derive(Debug)]
 pub struct Embedded {
-    settings: Settings,
+    settings: EmbeddedSettings,
     randomness: Arc<dyn Randomness>,
     /// Not there yet only at a first start with a clock that must be wrong.
     signers: OnceLock<Signers>,
@@ -149,23 +149,23 @@ impl Embedded {
     /// none is made: what is opened then has no keys and an empty bundle, until [`Self::make_first_keys`] succeeds.
     ///
     /// # Errors
-    /// [`OpenError`]. A key that cannot be read is never replaced by a new one.
+    /// [`NoAuthority`]. A key that cannot be read is never replaced by a new one.
     pub fn open(
         data_dir: Arc<DataDir>,
-        settings: Settings,
+        settings: EmbeddedSettings,
         now: SystemTime,
         randomness: Arc<dyn Randomness>,
-    ) -> Result<(Self, Vec<Note>), OpenError> {
+    ) -> Result<(Self, Vec<Note>), NoAuthority> {
         let authority = Self::without_keys(settings, randomness, Some(data_dir.clone()));
         if let Some(bytes) = data_dir.load(Name::Authority)? {
             let not_writable =
                 |error: io::Error| Note::NotWritable { path: data_dir.path().to_owned(), why: error.to_string() };
             let note = data_dir.probe().err().map(not_writable);
-            authority.take_up(&State::parse(&bytes).map_err(|why| authority.contradiction(why))?)?;
+            authority.take_up(&AuthorityState::parse(&bytes).map_err(|why| authority.contradiction(why))?)?;
             return Ok((authority, note.into_iter().collect()));
         }
         let note = match authority.make_first_keys(now) {
-            Err(OpenError::ClockBeforeRelease) => {
+            Err(NoAuthority::ClockBeforeRelease) => {
                 data_dir.probe().map_err(|source| StoreError { file: data_dir.file(Name::Authority), source })?;
                 Some(Note::AwaitsClock)
             }
@@ -177,8 +177,12 @@ impl Embedded {
     /// An authority that lives and dies with this process.
     ///
     /// # Errors
-    /// [`OpenError`]
-    pub fn in_memory(settings: Settings, now: SystemTime, randomness: Arc<dyn Randomness>) -> Result<Self, OpenError> {
+    /// [`NoAuthority`]
+    pub fn in_memory(
+        settings: EmbeddedSettings,
+        now: SystemTime,
+        randomness: Arc<dyn Randomness>,
+    ) -> Result<Self, NoAuthority> {
         let authority = Self::without_keys(settings, randomness, None);
         authority.make_first_keys(now)?;
         Ok(authority)
@@ -187,14 +191,14 @@ impl Embedded {
     /// Makes keys and keeps them, where there are none yet; says so, if it did. Blocks for as long as the disk takes.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing was changed, and it may be tried again.
-    pub fn make_first_keys(&self, now: SystemTime) -> Result<Option<Note>, OpenError> {
+    /// [`NoAuthority`]; nothing was changed, and it may be tried again.
+    pub fn make_first_keys(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
         // RACE: a second maker would leave other keys on the disk than those that sign.
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if self.signers.get().is_some() {
             return Ok(None);
         }
-        let made = State::make(&self.settings, now, &*self.randomness)?;
+        let made = AuthorityState::make(&self.settings, now, &*self.randomness)?;
         if let Some(data_dir) = &self.data_dir {
             data_dir.store(Name::Authority, &made.to_bytes()?)?;
         }
@@ -202,16 +206,20 @@ impl Embedded {
         Ok(Some(Note::New { trust_domain: made.trust_domain }))
     }
 
-    fn without_keys(settings: Settings, randomness: Arc<dyn Randomness>, data_dir: Option<Arc<DataDir>>) -> Self {
+    fn without_keys(
+        settings: EmbeddedSettings,
+        randomness: Arc<dyn Randomness>,
+        data_dir: Option<Arc<DataDir>>,
+    ) -> Self {
         let bundle = watch::Sender::new(Arc::new(Bundle::empty(settings.trust_domain.clone())));
         Self { settings, randomness, signers: OnceLock::new(), making: Mutex::new(()), bundle, data_dir }
     }
 
     /// Publishes what is kept, and signs with it from now on.
-    fn take_up(&self, state: &State) -> Result<(), OpenError> {
+    fn take_up(&self, state: &AuthorityState) -> Result<(), NoAuthority> {
         if state.trust_domain != self.settings.trust_domain.as_str() {
             let (found, wanted) = (state.trust_domain.clone(), self.settings.trust_domain.to_string());
-            return Err(OpenError::ForeignTrustDomain { file: self.file(), found, wanted });
+            return Err(NoAuthority::ForeignTrustDomain { file: self.file(), found, wanted });
         }
         let signers = state.signers(&self.settings, self.randomness.clone());
         let (x509, jwt) = signers.map_err(|why| self.contradiction(why))?;
@@ -229,8 +237,8 @@ impl Embedded {
         self.data_dir.as_ref().map_or_else(|| PathBuf::from("memory"), |data_dir| data_dir.file(Name::Authority))
     }
 
-    fn contradiction(&self, why: &'static str) -> OpenError {
-        OpenError::Contradiction { file: self.file(), why }
+    fn contradiction(&self, why: &'static str) -> NoAuthority {
+        NoAuthority::Contradiction { file: self.file(), why }
     }
 }
 

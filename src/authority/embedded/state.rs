@@ -20,8 +20,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use crate::authority::embedded::OpenError;
-use crate::authority::embedded::Settings;
+use crate::authority::embedded::EmbeddedSettings;
+use crate::authority::embedded::NoAuthority;
 use crate::authority::embedded::certificates;
 use crate::authority::embedded::certificates::OwnCertificate;
 use crate::authority::embedded::certificates::X509Signer;
@@ -62,7 +62,7 @@ pub(super) enum Stage {
 /// The state, as it is kept.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct State {
+pub(super) struct AuthorityState {
     pub(super) trust_domain: String,
     /// `spiffe_sequence`. INVARIANT: never goes back. It starts at the clock's seconds, so that an authority made in
     /// place of a lost one is not taken for an older bundle by those who have seen the lost one's.
@@ -93,21 +93,25 @@ pub(super) struct JwtKey {
     pub(super) private_key: PrivateKey,
 }
 
-impl State {
+impl AuthorityState {
     /// Makes a new authority: new keys, used from now on.
-    pub(super) fn make(settings: &Settings, now: SystemTime, randomness: &dyn Randomness) -> Result<Self, OpenError> {
+    pub(super) fn make(
+        settings: &EmbeddedSettings,
+        now: SystemTime,
+        randomness: &dyn Randomness,
+    ) -> Result<Self, NoAuthority> {
         if is_before_release(now) {
-            return Err(OpenError::ClockBeforeRelease);
+            return Err(NoAuthority::ClockBeforeRelease);
         }
         let now = whole_seconds(now);
-        let end = now.checked_add(settings.ca_ttl).ok_or(OpenError::LifeTooLong)?;
+        let end = now.checked_add(settings.ca_ttl).ok_or(NoAuthority::LifeTooLong)?;
         let life = Life { not_before: now - certificates::AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
 
-        let (x509, _) = p256::generate().ok_or(OpenError::NoKey)?;
-        let pair = keys::parse(&x509, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or(OpenError::NoKey)?;
+        let (x509, _) = p256::generate().ok_or(NoAuthority::NoKey)?;
+        let pair = keys::parse(&x509, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or(NoAuthority::NoKey)?;
         let certificate = certificates::self_signed(Arc::new(pair), &settings.trust_domain, life, randomness)
-            .map_err(OpenError::OwnCertificate)?;
-        let (jwt, _) = p256::generate().ok_or(OpenError::NoKey)?;
+            .map_err(NoAuthority::OwnCertificate)?;
+        let (jwt, _) = p256::generate().ok_or(NoAuthority::NoKey)?;
         Ok(Self {
             trust_domain: settings.trust_domain.to_string(),
             sequence: seconds(now),
@@ -125,16 +129,16 @@ impl State {
         serde_json::from_slice(bytes).map_err(|_| "it is not the state of an authority")
     }
 
-    pub(super) fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    pub(super) fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, NoAuthority> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(ROOMY));
-        serde_json::to_writer(&mut *bytes, self).map_err(|_| OpenError::NoKey)?;
+        serde_json::to_writer(&mut *bytes, self).map_err(|_| NoAuthority::NoKey)?;
         Ok(bytes)
     }
 
     /// The active keys, ready to sign, each checked to be what its certificate or its place says.
     pub(super) fn signers(
         &self,
-        settings: &Settings,
+        settings: &EmbeddedSettings,
         randomness: Arc<dyn Randomness>,
     ) -> Result<(X509Signer, JwtSigner), &'static str> {
         let x509 = only_active(&self.x509, |key| key.stage).ok_or("there is not exactly one active X.509 key")?;

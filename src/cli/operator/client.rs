@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
-use crate::endpoints::admin::reports::Problem;
+use crate::endpoints::admin::reports::ErrorReport;
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 64 << 20;
@@ -36,7 +36,7 @@ pub(in crate::cli) fn ask<R: DeserializeOwned>(
     socket: &Path,
     method: Method,
     question: &str,
-    no_answer: impl FnOnce(Problem) -> Failure,
+    no_answer: impl FnOnce(ErrorReport) -> Failure,
 ) -> Result<R, Failure> {
     let runtime = runtime()?;
     let limit = if method == Method::GET { ANSWER_TIME } else { WORK_TIME };

@@ -11,9 +11,9 @@ use crate::cli::sockets::AdminSocket;
 use crate::cli::words::printable;
 use crate::cli::words::word;
 use crate::cli::words::wrap;
+use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::endpoints::admin::reports::Outcome;
-use crate::endpoints::admin::reports::Problem;
 use crate::evidence::Selector;
 use crate::policy::Considered;
 
@@ -65,7 +65,7 @@ fn decision_id(text: &str) -> Result<&str, Failure> {
     ))
 }
 
-fn not_explained(problem: Problem) -> Failure {
+fn not_explained(problem: ErrorReport) -> Failure {
     let next = match problem.error.as_str() {
         "no_such_process" => "pgrep NAME",
         "unknown_decision" => "journalctl -u bonafide | grep d-..., or bonafide explain PID while it runs",

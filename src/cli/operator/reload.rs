@@ -11,7 +11,7 @@ use crate::cli::sockets::AdminSocket;
 use crate::cli::words::printable;
 use crate::cli::words::wrap;
 use crate::endpoints::admin::reports::EntryName;
-use crate::endpoints::admin::reports::Problem;
+use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::ReloadReport;
 
 /// Make the daemon take its configuration as it is on disk now
@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
-    let unknown = |problem: Problem| {
+    let unknown = |problem: ErrorReport| {
         Failure::new(Exit::No, "nothing is known of the reload", printable(&problem.detail), "bonafide status")
     };
     let report = ask(&arguments.socket.path()?, Method::POST, "/v1/reload", unknown)?;

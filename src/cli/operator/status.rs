@@ -19,9 +19,9 @@ use crate::cli::words::span;
 use crate::cli::words::word;
 use crate::endpoints::admin::reports::AttestorStatus;
 use crate::endpoints::admin::reports::BundleStatus;
-use crate::endpoints::admin::reports::Problem;
+use crate::endpoints::admin::reports::ErrorReport;
+use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::ReloadState;
-use crate::endpoints::admin::reports::State;
 use crate::endpoints::admin::reports::StatusReport;
 
 /// Show the state of the daemon
@@ -34,14 +34,14 @@ pub struct Arguments {
 }
 
 pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
-    let none = |problem: Problem| {
+    let none = |problem: ErrorReport| {
         Failure::new(Exit::No, "there is no status", printable(&problem.detail), "journalctl -u bonafide")
     };
     let report: StatusReport = ask(&arguments.socket.path()?, Method::GET, "/v1/status", none)?;
     let exit = match report.state {
-        State::Healthy => Exit::Fine,
-        State::Degraded => Exit::Stale,
-        State::NotReady => Exit::No,
+        HealthState::Healthy => Exit::Fine,
+        HealthState::Degraded => Exit::Stale,
+        HealthState::NotReady => Exit::No,
     };
     let state = screen.coloured(&word(&report.state).replace('_', " "), exit);
     screen.answer(arguments.output, &report, |report| state + &text(report));

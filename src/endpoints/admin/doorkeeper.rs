@@ -18,14 +18,14 @@ pub struct Doorkeeper {
 
 /// Whom the kernel says the peer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::endpoints::admin) struct Peer {
+pub(in crate::endpoints::admin) struct AdminPeer {
     pub(in crate::endpoints::admin) pid: Option<i32>,
     pub(in crate::endpoints::admin) uid: u32,
     gid: u32,
     groups: Vec<u32>,
 }
 
-impl Peer {
+impl AdminPeer {
     /// # Errors
     /// Where the kernel does not say; nobody is let in then.
     pub(in crate::endpoints::admin) fn of(stream: &UnixStream) -> io::Result<Self> {
@@ -45,7 +45,7 @@ impl Doorkeeper {
 
     /// SECURITY: gid 0 opens nothing, not even where it is the configured group: many daemons and container processes
     /// run with it, and are nobody here.
-    pub(in crate::endpoints::admin) fn lets_in(&self, peer: &Peer) -> bool {
+    pub(in crate::endpoints::admin) fn lets_in(&self, peer: &AdminPeer) -> bool {
         peer.uid == 0
             || peer.uid == self.own_uid
             || self.group.is_some_and(|group| group != 0 && (peer.gid == group || peer.groups.contains(&group)))
@@ -56,8 +56,8 @@ impl Doorkeeper {
 mod tests {
     use super::*;
 
-    fn peer(uid: u32, gid: u32, groups: &[u32]) -> Peer {
-        Peer { pid: Some(1), uid, gid, groups: groups.to_vec() }
+    fn peer(uid: u32, gid: u32, groups: &[u32]) -> AdminPeer {
+        AdminPeer { pid: Some(1), uid, gid, groups: groups.to_vec() }
     }
 
     #[test]

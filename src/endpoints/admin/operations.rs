@@ -77,7 +77,7 @@ pub(in crate::endpoints) mod tests {
     impl Operations for Fixed {
         fn status(&self) -> StatusReport {
             StatusReport {
-                state: State::Healthy,
+                state: HealthState::Healthy,
                 version: "0.0.0".to_owned(),
                 trust_domain: "example.org".to_owned(),
                 sampled_at: 1_700_000_000.0,
@@ -94,7 +94,7 @@ pub(in crate::endpoints) mod tests {
                     renewals_failed: 1,
                 },
                 attestors: vec![],
-                last_hour: LastHour::default(),
+                last_hour: LastHourStatus::default(),
                 configuration: ConfigurationStatus {
                     file: "/etc/bonafide/bonafide.toml".to_owned(),
                     state: ReloadState::Current,

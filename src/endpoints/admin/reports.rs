@@ -16,7 +16,7 @@ use crate::registration::entry::Origin;
 /// The state in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum HealthState {
     /// Serving, and all is as it should be.
     Healthy,
     /// Serving, but not as it should.
@@ -29,7 +29,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     /// The worst of `reasons`.
-    pub state: State,
+    pub state: HealthState,
     /// The daemon's version.
     pub version: String,
     /// Whose identities it gives.
@@ -49,7 +49,7 @@ pub struct StatusReport {
     /// How evidence is found.
     pub attestors: Vec<AttestorStatus>,
     /// What was refused.
-    pub last_hour: LastHour,
+    pub last_hour: LastHourStatus,
     /// Which configuration is in force.
     pub configuration: ConfigurationStatus,
     /// Where it listens.
@@ -114,7 +114,7 @@ pub struct AttestorStatus {
 
 /// What was refused in the last hour.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastHour {
+pub struct LastHourStatus {
     /// Completed "no"s.
     pub denials: u64,
     /// Checks that could not be completed, by cause.
@@ -244,7 +244,7 @@ pub struct EntryName {
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
+pub struct ErrorReport {
     /// A stable word, for example `no_such_process`.
     pub error: String,
     /// A sentence.

@@ -11,11 +11,11 @@ use http::request::Parts;
 use serde::Serialize;
 use tokio::net::UnixStream;
 
+use crate::endpoints::admin::doorkeeper::AdminPeer;
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
-use crate::endpoints::admin::doorkeeper::Peer;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
-use crate::endpoints::admin::reports::Problem;
+use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::http::Answer;
 use crate::endpoints::http::accept;
 use crate::endpoints::http::answer;
@@ -37,7 +37,7 @@ fn admit(
     doorkeeper: Doorkeeper,
     operations: Arc<dyn Operations>,
 ) -> impl Future<Output = ()> + Send {
-    match Peer::of(&stream) {
+    match AdminPeer::of(&stream) {
         Ok(peer) if doorkeeper.lets_in(&peer) => {
             let answer = move |request| respond(request, peer.clone(), Arc::clone(&operations));
             return Either::Left(one_request(stream, answer, ANSWER_TIME));
@@ -48,7 +48,7 @@ fn admit(
     Either::Right(std::future::ready(()))
 }
 
-async fn respond(request: Parts, peer: Peer, operations: Arc<dyn Operations>) -> Answer {
+async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations>) -> Answer {
     let question = format!("{} {}", request.method, request.uri);
     if request.method == Method::GET {
         tracing::debug!(peer.pid, peer.uid, question, "asked by the operator");
@@ -96,7 +96,7 @@ async fn reload(operations: Arc<dyn Operations>) -> Answer {
 }
 
 fn problem(status: StatusCode, error: &str, detail: &str) -> Answer {
-    json(status, &Problem { error: error.to_owned(), detail: detail.to_owned() })
+    json(status, &ErrorReport { error: error.to_owned(), detail: detail.to_owned() })
 }
 
 fn json(status: StatusCode, report: &impl Serialize) -> Answer {

@@ -11,18 +11,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::endpoints::transport::Peer;
+use crate::endpoints::transport::acceptor::AcceptedConnection;
+use crate::endpoints::transport::acceptor::Acceptor;
+use crate::endpoints::transport::acceptor::IncomingConnection;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::budgets::ConnectionCharge;
 use crate::endpoints::transport::connection;
-use crate::endpoints::transport::door::Arrival;
-use crate::endpoints::transport::door::Door;
-use crate::endpoints::transport::door::Identified;
 use crate::endpoints::transport::wire::Secrets;
 use crate::endpoints::transport::wire::Wire;
 use crate::entitlement::door::Callers;
 
 /// How long the loop rests when the kernel cannot give a connection: it never spins.
-const REST: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// What the connections of a door are served with.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub struct Transport {
 }
 
 /// Serves a door until it is stopped and every connection has ended.
-pub async fn serve(mut door: impl Door, transport: Transport) {
+pub async fn serve(mut door: impl Acceptor, transport: Transport) {
     let mut connections = JoinSet::new();
     let mut starving = false;
     loop {
@@ -69,7 +69,7 @@ pub async fn serve(mut door: impl Door, transport: Transport) {
 /// SECURITY: the listen queue is shared by all users, so whoever has no budget left costs one system call here. The
 /// process is pinned before the loop goes on: the longer that waits, the more can happen to its number where the kernel
 /// gives no better handle. Everything else is the connection's own task.
-fn admit(arrival: Box<dyn Arrival>, transport: &Transport, connections: &mut JoinSet<()>) {
+fn admit(arrival: Box<dyn IncomingConnection>, transport: &Transport, connections: &mut JoinSet<()>) {
     let Ok(uid) = arrival.uid() else { return };
     let charge = match transport.budgets.connection(uid) {
         Ok(charge) => charge,
@@ -83,8 +83,8 @@ fn admit(arrival: Box<dyn Arrival>, transport: &Transport, connections: &mut Joi
     }
 }
 
-async fn converse(identified: Identified, mut charge: ConnectionCharge, transport: Transport) {
-    let Identified { stream, process } = identified;
+async fn converse(identified: AcceptedConnection, mut charge: ConnectionCharge, transport: Transport) {
+    let AcceptedConnection { stream, process } = identified;
     let Ok(caller) = transport.callers.admit(process) else { return };
     if let Err(why) = charge.charge_to(caller.key()) {
         return tracing::debug!(key = ?caller.key(), %why, "connection refused");
@@ -98,7 +98,7 @@ async fn converse(identified: Identified, mut charge: ConnectionCharge, transpor
 async fn rest(stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = tokio::time::sleep(REST) => {}
+        () = tokio::time::sleep(ACCEPT_RETRY) => {}
     }
 }
 

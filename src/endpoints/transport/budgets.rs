@@ -8,7 +8,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::evidence::CallerKey;
+use crate::evidence::Principal;
 
 /// The limits of one door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +109,8 @@ pub struct Budgets {
 struct Held {
     usage: Usage,
     by_uid: HashMap<u32, usize>,
-    by_caller: HashMap<CallerKey, usize>,
-    streams: HashMap<CallerKey, usize>,
+    by_caller: HashMap<Principal, usize>,
+    streams: HashMap<Principal, usize>,
 }
 
 impl Budgets {
@@ -152,7 +152,7 @@ impl Budgets {
     ///
     /// # Errors
     /// [`OverBudget::Streams`]
-    pub fn stream(&self, caller: CallerKey) -> Result<StreamCharge, OverBudget> {
+    pub fn stream(&self, caller: Principal) -> Result<StreamCharge, OverBudget> {
         let mut held = self.held();
         if !add(&mut held.streams, caller, self.limits.streams_per_caller()) {
             return Err(held.refuse(OverBudget::Streams));
@@ -179,7 +179,7 @@ impl Held {
 pub struct ConnectionCharge {
     budgets: Budgets,
     uid: u32,
-    caller: Option<CallerKey>,
+    caller: Option<Principal>,
 }
 
 impl ConnectionCharge {
@@ -187,7 +187,7 @@ impl ConnectionCharge {
     ///
     /// # Errors
     /// [`OverBudget::Caller`]
-    pub fn charge_to(&mut self, caller: CallerKey) -> Result<(), OverBudget> {
+    pub fn charge_to(&mut self, caller: Principal) -> Result<(), OverBudget> {
         let mut held = self.budgets.held();
         if !add(&mut held.by_caller, caller, self.budgets.limits.connections_per_caller) {
             return Err(held.refuse(OverBudget::Caller));
@@ -213,7 +213,7 @@ impl Drop for ConnectionCharge {
 #[must_use]
 pub struct StreamCharge {
     budgets: Budgets,
-    caller: CallerKey,
+    caller: Principal,
 }
 
 impl Drop for StreamCharge {
@@ -245,8 +245,8 @@ fn subtract<K: Eq + Hash>(accounts: &mut HashMap<K, usize>, key: K) {
 mod tests {
     use super::*;
 
-    const A: CallerKey = CallerKey { uid: 1, cgroup: 7 };
-    const B: CallerKey = CallerKey { uid: 1, cgroup: 8 };
+    const A: Principal = Principal { uid: 1, cgroup: 7 };
+    const B: Principal = Principal { uid: 1, cgroup: 8 };
 
     fn budgets(connections: usize, connections_per_caller: usize) -> Budgets {
         Budgets::new(Limits { connections, connections_per_caller, ..Limits::for_descriptors(1024) })

@@ -2,10 +2,10 @@
 //! secrets may still leave. Knows HTTP/2 and callers; knows no service and no message.
 
 pub mod accept;
+pub mod acceptor;
 pub mod authority_filter;
 pub mod budgets;
 mod connection;
-pub mod door;
 pub mod frame_budget;
 pub mod frames;
 pub mod listener;

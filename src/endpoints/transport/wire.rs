@@ -16,9 +16,9 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
+use crate::endpoints::transport::acceptor::AttributedStream;
 use crate::endpoints::transport::authority_filter::AuthorityFilter;
 use crate::endpoints::transport::authority_filter::Violation;
-use crate::endpoints::transport::door::Stream;
 use crate::endpoints::transport::frame_budget::FrameBudget;
 use crate::endpoints::transport::frame_budget::TooManyControlFrames;
 use crate::endpoints::transport::frames::FrameScanner;
@@ -68,7 +68,7 @@ impl From<Cut> for io::Error {
 
 /// One connection's bytes.
 pub struct Wire {
-    stream: Box<dyn Stream>,
+    stream: Box<dyn AttributedStream>,
     caller: Arc<dyn Caller>,
     secrets: Secrets,
     inbound: AuthorityFilter,
@@ -82,7 +82,7 @@ pub struct Wire {
 impl Wire {
     /// Puts the checks around `stream`.
     #[must_use]
-    pub fn new(stream: Box<dyn Stream>, caller: Arc<dyn Caller>, secrets: Secrets) -> Self {
+    pub fn new(stream: Box<dyn AttributedStream>, caller: Arc<dyn Caller>, secrets: Secrets) -> Self {
         Self {
             stream,
             caller,

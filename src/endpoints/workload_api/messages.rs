@@ -19,7 +19,7 @@ use crate::endpoints::workload_api::proto::ValidateJwtsvidResponse;
 use crate::endpoints::workload_api::proto::X509BundlesResponse;
 use crate::endpoints::workload_api::proto::X509svid;
 use crate::endpoints::workload_api::proto::X509svidResponse;
-use crate::entitlement::door::Bundles;
+use crate::entitlement::door::EncodedBundles;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::door::X509Update;
 use crate::identity::JwtSvid;
@@ -85,11 +85,11 @@ pub(super) fn x509_svids(update: X509Update) -> X509svidResponse {
     X509svidResponse { svids: svids.collect(), crl: Vec::new(), federated_bundles: by_id(update.federated) }
 }
 
-pub(super) fn x509_bundles(bundles: Bundles) -> X509BundlesResponse {
+pub(super) fn x509_bundles(bundles: EncodedBundles) -> X509BundlesResponse {
     X509BundlesResponse { crl: Vec::new(), bundles: by_id(bundles) }
 }
 
-pub(super) fn jwt_bundles(bundles: Bundles) -> JwtBundlesResponse {
+pub(super) fn jwt_bundles(bundles: EncodedBundles) -> JwtBundlesResponse {
     JwtBundlesResponse { bundles: by_id(bundles) }
 }
 

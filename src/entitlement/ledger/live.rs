@@ -16,11 +16,11 @@ use crate::policy::decide::Trace;
 
 /// What one open stream looks like from outside.
 #[derive(Debug, Clone)]
-pub struct Stream {
+pub struct LiveStream {
     /// What its permits rest on; `None` before the first decision.
     pub trace: Option<Arc<Trace>>,
     /// The identities it serves.
-    pub identities: Vec<Identity>,
+    pub identities: Vec<LiveSvid>,
     /// How many renewals in a row have failed.
     pub failures: u32,
     wake: Arc<Notify>,
@@ -28,7 +28,7 @@ pub struct Stream {
 
 /// One identity that a stream serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct LiveSvid {
     /// Whose.
     pub id: SpiffeId,
     /// The serial number.
@@ -42,25 +42,25 @@ pub struct Identity {
 /// The open streams.
 #[derive(Debug, Default)]
 pub struct Live {
-    streams: Mutex<BTreeMap<u64, Stream>>,
+    streams: Mutex<BTreeMap<u64, LiveStream>>,
     next: AtomicU64,
 }
 
 impl Live {
     /// Adds a stream, which stays until the registration is dropped.
     #[must_use]
-    pub fn register(self: &Arc<Self>) -> Registration {
+    pub fn register(self: &Arc<Self>) -> StreamHandle {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let wake = Arc::new(Notify::new());
-        let stream = Stream { trace: None, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
+        let stream = LiveStream { trace: None, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
         self.locked().insert(number, stream);
-        Registration { live: Arc::clone(self), number, wake }
+        StreamHandle { live: Arc::clone(self), number, wake }
     }
 
     /// Wakes every stream that `concerned` says is concerned, and says how many that were.
     ///
     /// To find out may take long. It is asked of a copy, so that streams come and go meanwhile.
-    pub fn wake(&self, concerned: impl Fn(&Stream) -> bool) -> usize {
+    pub fn wake(&self, concerned: impl Fn(&LiveStream) -> bool) -> usize {
         let woken: Vec<_> = self.snapshot().into_iter().filter(|stream| concerned(stream)).collect();
         woken.iter().for_each(|stream| stream.wake.notify_one());
         woken.len()
@@ -68,24 +68,24 @@ impl Live {
 
     /// The open streams, in the order of their opening.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<Stream> {
+    pub fn snapshot(&self) -> Vec<LiveStream> {
         self.locked().values().cloned().collect()
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Stream>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, LiveStream>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A stream's own place among the open streams.
 #[derive(Debug)]
-pub struct Registration {
+pub struct StreamHandle {
     live: Arc<Live>,
     number: u64,
     wake: Arc<Notify>,
 }
 
-impl Registration {
+impl StreamHandle {
     /// Tells the stream from every other one of this run.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -100,7 +100,7 @@ impl Registration {
     }
 
     /// Writes down what the stream serves.
-    pub fn serves(&self, identities: Vec<Identity>, failures: u32) {
+    pub fn serves(&self, identities: Vec<LiveSvid>, failures: u32) {
         if let Some(stream) = self.live.locked().get_mut(&self.number) {
             stream.identities = identities;
             stream.failures = failures;
@@ -113,7 +113,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for StreamHandle {
     fn drop(&mut self) {
         self.live.locked().remove(&self.number);
     }

@@ -1,7 +1,7 @@
 //! What is written down about callers: who holds what now, who was refused and why, and the words of the audit log.
 
-pub mod decisions;
-pub(in crate::entitlement) mod handed_over;
 pub mod latencies;
 pub mod live;
+pub(in crate::entitlement) mod outbound;
 pub mod records;
+pub mod refusals;

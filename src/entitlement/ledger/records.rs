@@ -4,11 +4,11 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use crate::attestation::PinnedProcess;
+use crate::audit::Event;
 use crate::audit::Record;
-use crate::audit::What;
 use crate::entitlement::door::DecisionId;
-use crate::entitlement::ledger::decisions::Refusal;
-use crate::entitlement::ledger::decisions::Verdict;
+use crate::entitlement::ledger::refusals::Refusal;
+use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::identity::JwtSvid;
 use crate::identity::X509Svid;
 use crate::policy::decide::Denial;
@@ -39,8 +39,8 @@ impl Refusal {
     #[must_use]
     pub fn record(&self, id: DecisionId) -> Record {
         let (what, why, detail) = match &self.verdict {
-            Verdict::Denied(denial) => (What::Denied, denied_because(denial), denial.to_string()),
-            Verdict::Undecided(undecided) => (What::Undecided, word(undecided), undecided.to_string()),
+            RefusalCause::Denied(denial) => (Event::Denied, denied_because(denial), denial.to_string()),
+            RefusalCause::Undecided(undecided) => (Event::Undecided, word(undecided), undecided.to_string()),
         };
         Record {
             what,
@@ -63,7 +63,7 @@ impl Refusal {
 
 /// The record of a credential that is issued, or has ended.
 pub(in crate::entitlement) fn credential(
-    what: What,
+    what: Event,
     id: DecisionId,
     process: &PinnedProcess,
     credential: &Credential<'_>,

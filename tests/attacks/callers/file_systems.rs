@@ -117,7 +117,7 @@ fn attack_30_hundreds_of_megabytes_to_hash_hold_up_nobody_else() {
     assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "what is remembered costs nothing");
 }
 
-/// Defence: `host::facts::hash_withheld_by_looks`. With it returning early, the program is read for as long as the time limit
+/// Defence: `host::facts::hash_withheld_by_metadata`. With it returning early, the program is read for as long as the time limit
 /// allows, and the hash is not withheld.
 #[test]
 fn attack_30_a_program_beyond_the_size_limit_is_not_read_at_all() {

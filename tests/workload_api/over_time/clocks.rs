@@ -27,14 +27,14 @@ use crate::door;
 use crate::door::asking;
 use crate::http2;
 use crate::pipes::Connected;
-use crate::pipes::Street;
-use crate::pipes::pipe_door;
+use crate::pipes::PipeDialer;
+use crate::pipes::pipe_acceptor;
 
 const WEB: &str = "spiffe://example.org/web";
 
 /// A served street. It ends with the runtime.
-fn street() -> Street {
-    let (door, street) = pipe_door();
+fn dialer() -> PipeDialer {
+    let (door, dialer) = pipe_acceptor();
     let transport = Transport {
         callers: Arc::new(FakeCallers::holding(&[WEB])),
         routes: bonafide::endpoints::workload_api::routes(&Readiness::default()).unwrap(),
@@ -42,7 +42,7 @@ fn street() -> Street {
         stop: CancellationToken::new(),
     };
     tokio::spawn(accept::serve(door, transport));
-    street
+    dialer
 }
 
 fn process() -> Arc<dyn Process> {
@@ -53,8 +53,8 @@ fn process_of(uid: u32) -> Arc<dyn Process> {
     Arc::new(FakeProcess(Credentials { pid: 7, uid, gid: 1000 }))
 }
 
-async fn client(street: &Street) -> SpiffeWorkloadApiClient<Channel> {
-    SpiffeWorkloadApiClient::new(street.connect(process()).channel().await)
+async fn client(dialer: &PipeDialer) -> SpiffeWorkloadApiClient<Channel> {
+    SpiffeWorkloadApiClient::new(dialer.connect(process()).channel().await)
 }
 
 /// How long the other side keeps the connection.
@@ -71,25 +71,25 @@ fn about(expected: u64, measured: Duration) -> bool {
 /// Attack 72.
 #[tokio::test(start_paused = true)]
 async fn without_descriptors_the_loop_rests_and_serves_when_there_are_some_again() {
-    let (street, start) = (street(), Instant::now());
-    (0..100).for_each(|_| street.fail(libc::EMFILE));
-    client(&street).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
+    let (dialer, start) = (dialer(), Instant::now());
+    (0..100).for_each(|_| dialer.fail(libc::EMFILE));
+    client(&dialer).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
     assert!(start.elapsed() >= Duration::from_secs(5), "100 failures in {:?}: it spins", start.elapsed());
 }
 
 /// Attack 73.
 #[tokio::test(start_paused = true)]
 async fn a_connection_has_five_seconds_for_its_first_request() {
-    let street = street();
-    assert!(about(5, kept(street.connect(process())).await));
-    let mut halfway = street.connect(process());
+    let dialer = dialer();
+    assert!(about(5, kept(dialer.connect(process())).await));
+    let mut halfway = dialer.connect(process());
     halfway.bytes.write_all(&http2::hello()).await.unwrap();
     assert!(about(5, kept(halfway).await));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_stays_for_two_minutes_without_a_stream() {
-    let mut idle = street().connect(process());
+    let mut idle = dialer().connect(process());
     let request = http2::request(1, None, &[]);
     let cancel = http2::frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
     idle.bytes.write_all(&[http2::hello(), request, cancel].concat()).await.unwrap();
@@ -98,7 +98,7 @@ async fn a_connection_stays_for_two_minutes_without_a_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_message_never_comes_is_answered_after_half_a_minute() {
-    let mut halfway = street().connect(process());
+    let mut halfway = dialer().connect(process());
     let request = http2::request(1, None, &[]);
     let header_only = &request[..request.len() - 14];
     halfway.bytes.write_all(&[&http2::hello(), header_only].concat()).await.unwrap();
@@ -108,18 +108,18 @@ async fn a_request_whose_message_never_comes_is_answered_after_half_a_minute() {
 /// Attack 84.
 #[tokio::test(start_paused = true)]
 async fn a_panic_ends_its_own_connection_and_no_other() {
-    let street = street();
-    let (mut theirs, mut ours) = (client(&street).await, client(&street).await);
+    let dialer = dialer();
+    let (mut theirs, mut ours) = (client(&dialer).await, client(&dialer).await);
     let mut stream = ours.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
     let crafted = ValidateJwtsvidRequest { audience: "a".to_owned(), svid: PANICS.to_owned() };
     assert_ne!(theirs.validate_jwtsvid(asking(crafted)).await.unwrap_err().code(), Code::Ok);
     stream.message().await.unwrap().unwrap();
-    client(&street).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
+    client(&dialer).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_writer_who_took_over_the_connection_is_cut() {
-    let mut taken = street().connect(process());
+    let mut taken = dialer().connect(process());
     taken.bytes.write_all(&http2::hello()).await.unwrap();
     taken.bytes.read_u8().await.unwrap();
     taken.writer.lock().unwrap().pid = 8;
@@ -130,9 +130,9 @@ async fn a_writer_who_took_over_the_connection_is_cut() {
 /// Attack 71.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_connections_by_one_user_leaves_another_user_served() {
-    let street = street();
-    let flood: Vec<_> = (0..2000).map(|_| street.connect(process_of(1000))).collect();
-    let mut other = SpiffeWorkloadApiClient::new(street.connect(process_of(1001)).channel().await);
+    let dialer = dialer();
+    let flood: Vec<_> = (0..2000).map(|_| dialer.connect(process_of(1000))).collect();
+    let mut other = SpiffeWorkloadApiClient::new(dialer.connect(process_of(1001)).channel().await);
     other.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
     drop(flood);
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bonafide::agent::reload::Cause;
-use bonafide::audit::What;
+use bonafide::agent::reload::ReloadTrigger;
+use bonafide::audit::Event;
 
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
@@ -25,7 +25,7 @@ fn web(node: &TestNode) -> FakePid {
 /// The words with which certificates ended, and how many of each.
 fn words(node: &TestNode) -> BTreeMap<String, usize> {
     let mut words = BTreeMap::new();
-    for record in node.records.0.lock().unwrap().iter().filter(|record| record.what == What::Ended) {
+    for record in node.records.0.lock().unwrap().iter().filter(|record| record.what == Event::Ended) {
         *words.entry(record.why.clone().unwrap()).or_default() += 1;
     }
     words
@@ -46,11 +46,11 @@ async fn a_certificate_signed_for_entries_that_are_no_more_has_ended() {
     node.authority.sign_only(0);
     let mut stream = node.workload_later(&web(&node));
     settle().await;
-    node.reload(&(web_and_metrics() + "hint = \"new\"\n"), Cause::Asked);
+    node.reload(&(web_and_metrics() + "hint = \"new\"\n"), ReloadTrigger::Asked);
     node.authority.sign_only(100);
     assert!(matches!(stream.within(MINUTE).await, Some(Seen::Update(_))));
     assert_eq!(words(&node), once("stale"));
-    assert_eq!(node.records.of_certificates(What::Issued).len(), 3);
+    assert_eq!(node.records.of_certificates(Event::Issued).len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,7 +60,7 @@ async fn a_certificate_whose_stream_is_closed_before_the_next_one_is_signed_has_
     let process = web(&node);
     let stream = node.workload_later(&process);
     settle().await;
-    assert_eq!(node.records.of_certificates(What::Issued).len(), 1);
+    assert_eq!(node.records.of_certificates(Event::Issued).len(), 1);
     assert_eq!(words(&node), BTreeMap::new());
     process.exit();
     settle().await;
@@ -91,7 +91,7 @@ async fn an_identity_that_is_lost_while_another_stays_has_ended() {
     let node = TestNode::start(7, &web_and_metrics());
     let mut stream = node.workload(&web(&node)).await;
     stream.next().await;
-    node.reload(&workload("/web", &["unix:uid:1000"]), Cause::Asked);
+    node.reload(&workload("/web", &["unix:uid:1000"]), ReloadTrigger::Asked);
     stream.next().await;
     assert_eq!(words(&node), once("denied"));
 }

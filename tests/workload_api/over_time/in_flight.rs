@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bonafide::agent::reload::Cause;
-use bonafide::audit::What;
+use bonafide::agent::reload::ReloadTrigger;
+use bonafide::audit::Event;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
@@ -38,7 +38,7 @@ async fn asked_for(node: &TestNode, requests: &[Vec<u8>]) -> (FakePid, DuplexStr
     }
     // The node has done all it can once nothing but its timers is left.
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let issued = node.records.0.lock().unwrap().iter().filter(|record| record.what == What::Issued).count();
+    let issued = node.records.0.lock().unwrap().iter().filter(|record| record.what == Event::Issued).count();
     assert_eq!(issued, requests.len(), "something was not handed over that could wait");
     (process, bytes)
 }
@@ -98,7 +98,7 @@ async fn what_waited_does_not_leave_to_another_unit() {
 async fn what_waited_does_not_leave_once_the_entry_is_gone() {
     let node = node();
     let (_process, bytes) = asked(&node).await;
-    assert!(node.reload(&workload("/db", &["unix:uid:1001"]), Cause::Asked).swapped);
+    assert!(node.reload(&workload("/db", &["unix:uid:1001"]), ReloadTrigger::Asked).swapped);
     assert!(!arrives(bytes).await);
 }
 
@@ -107,6 +107,6 @@ async fn the_first_of_two_tokens_that_waited_leaves_only_while_its_own_entry_sta
     let (_node, bytes) = asked_for_two_tokens().await;
     assert!(arrives(bytes).await, "nothing has changed");
     let (node, bytes) = asked_for_two_tokens().await;
-    assert!(node.reload(&workload("/db", &["unix:uid:1000"]), Cause::Asked).swapped);
+    assert!(node.reload(&workload("/db", &["unix:uid:1000"]), ReloadTrigger::Asked).swapped);
     assert!(!arrives(bytes).await);
 }

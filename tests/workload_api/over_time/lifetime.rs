@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bonafide::agent::reload::Cause;
-use bonafide::audit::What;
+use bonafide::agent::reload::ReloadTrigger;
+use bonafide::audit::Event;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -90,7 +90,7 @@ async fn a_process_without_an_entry_is_denied_and_the_record_says_why() {
     let stranger = of_user(&node, 1001);
     assert_eq!(node.workload(&stranger).await.next().await, Seen::End(Code::PermissionDenied));
     let records = node.records.0.lock().unwrap();
-    let denial = records.iter().find(|record| record.what == What::Denied).unwrap();
+    let denial = records.iter().find(|record| record.what == Event::Denied).unwrap();
     assert_eq!((denial.uid, denial.why.as_deref()), (1001, Some("no_entry")));
 }
 
@@ -192,7 +192,7 @@ async fn exit_ends_the_stream_within_a_tenth_of_a_second_and_is_written_down() {
     web.exit();
     assert!(matches!(stream.within(Duration::from_millis(100)).await, Some(Seen::End(_))));
     let records = node.records.0.lock().unwrap();
-    assert!(records.iter().any(|record| record.what == What::Ended && record.kind.as_deref() == Some("x509")));
+    assert!(records.iter().any(|record| record.what == Event::Ended && record.kind.as_deref() == Some("x509")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +202,7 @@ async fn a_changed_entry_reaches_its_stream_within_a_second_and_wakes_no_other()
     let (mut web, mut db) = (node.workload(&of_user(&node, 1000)).await, node.workload(&of_user(&node, 1001)).await);
     let (first, _) = (web.next().await, db.next().await);
     let asked_before = node.kernel.questions();
-    assert_eq!(node.reload(&entries("dns = [\"web.internal\"]\n"), Cause::SeenOnDisk).changed.len(), 1);
+    assert_eq!(node.reload(&entries("dns = [\"web.internal\"]\n"), ReloadTrigger::SeenOnDisk).changed.len(), 1);
     let second = web.within(Duration::from_secs(1)).await.unwrap();
     assert_ne!(leaf(&first), leaf(&second));
     let asked_for_one = node.kernel.questions() - asked_before;
@@ -214,7 +214,7 @@ async fn a_changed_entry_reaches_its_stream_within_a_second_and_wakes_no_other()
 async fn a_new_entry_adds_an_identity_and_keeps_the_key_of_the_other() {
     let (node, _web, mut stream) = serving().await;
     let both = workload("/web", &["unix:uid:1000"]) + &workload("/metrics", &["unix:uid:1000"]);
-    assert_eq!(node.reload(&both, Cause::SeenOnDisk).added.len(), 1);
+    assert_eq!(node.reload(&both, ReloadTrigger::SeenOnDisk).added.len(), 1);
     assert_eq!(stream.ids().await, ["spiffe://example.org/web", "spiffe://example.org/metrics"]);
 }
 
@@ -232,7 +232,7 @@ async fn no_second_identity_is_served_as_the_default_because_the_first_could_not
 #[tokio::test(start_paused = true)]
 async fn a_removed_entry_ends_its_stream_with_permission_denied() {
     let (node, _web, mut stream) = serving().await;
-    assert!(node.reload(&workload("/db", &["unix:uid:1001"]), Cause::SeenOnDisk).swapped);
+    assert!(node.reload(&workload("/db", &["unix:uid:1001"]), ReloadTrigger::SeenOnDisk).swapped);
     assert_eq!(stream.within(Duration::from_secs(1)).await, Some(Seen::End(Code::PermissionDenied)));
 }
 
@@ -243,7 +243,7 @@ async fn read_late(meanwhile: impl FnOnce(&TestNode)) -> Vec<u8> {
     let mut reader = node.connect(&of_user(&node, 1000)).bytes;
     reader.write_all(&[http2::hello(), http2::request(1, Some(b"localhost"), &[])].concat()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(node.records.0.lock().unwrap().iter().any(|record| record.what == What::Issued), "it waits");
+    assert!(node.records.0.lock().unwrap().iter().any(|record| record.what == Event::Issued), "it waits");
     meanwhile(&node);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut read = Vec::new();
@@ -256,7 +256,7 @@ async fn what_waits_for_a_slow_reader_when_its_entry_goes_never_leaves() {
     let holds_it = |read: Vec<u8>| read.windows(24).any(|bytes| bytes == b"spiffe://example.org/web");
     assert!(holds_it(read_late(|_| {}).await), "an honest reader who is slow");
     let nobody = workload("/db", &["unix:uid:1001"]);
-    let read = read_late(|node| assert!(node.reload(&nobody, Cause::Asked).swapped)).await;
+    let read = read_late(|node| assert!(node.reload(&nobody, ReloadTrigger::Asked).swapped)).await;
     assert!(!holds_it(read), "it left");
 }
 
@@ -269,7 +269,7 @@ async fn an_entry_that_wants_more_than_before_keeps_the_connection_of_one_that_h
     let token = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: String::new() };
     SpiffeWorkloadApiClient::new(channel).fetch_jwtsvid(asking(token)).await.unwrap();
     let more = workload("/web", &["unix:uid:1000", "unix:path:/usr/bin/web"]) + "hint = \"more\"\n";
-    assert!(node.reload(&more, Cause::Asked).swapped);
+    assert!(node.reload(&more, ReloadTrigger::Asked).swapped);
     assert_eq!(stream.message().await.unwrap().unwrap().svids[0].hint, "more");
 }
 
@@ -280,11 +280,11 @@ async fn a_change_merely_seen_that_would_end_many_identities_waits_until_it_is_a
     let (mut web, mut db) = (node.workload(&of_user(&node, 1000)).await, node.workload(&of_user(&node, 1001)).await);
     let _ = (web.next().await, db.next().await);
     let nobody = workload("/other", &["unix:uid:1002"]);
-    let report = node.reload(&nobody, Cause::SeenOnDisk);
+    let report = node.reload(&nobody, ReloadTrigger::SeenOnDisk);
     assert_eq!((report.swapped, report.held_back.len()), (false, 2));
     assert!(!node.readiness.watch().borrow().is_empty());
     assert_eq!(web.within(MINUTE).await, None);
-    assert!(node.reload(&nobody, Cause::Asked).swapped);
+    assert!(node.reload(&nobody, ReloadTrigger::Asked).swapped);
     assert_eq!(web.within(Duration::from_secs(1)).await, Some(Seen::End(Code::PermissionDenied)));
     assert!(node.readiness.watch().borrow().is_empty());
 }

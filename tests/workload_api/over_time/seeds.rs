@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use bonafide::agent::reload::Cause;
+use bonafide::agent::reload::ReloadTrigger;
 use bonafide::attestation::kernel::Process;
-use bonafide::audit::What;
+use bonafide::audit::Event;
 use bonafide::evidence::Undecided;
 
 use crate::kernel::FakePid;
@@ -220,7 +220,7 @@ impl Walk {
             })
             .collect();
         self.truth.lock().unwrap().entries = entries;
-        self.node.reload(&text, Cause::Asked);
+        self.node.reload(&text, ReloadTrigger::Asked);
     }
 }
 
@@ -256,8 +256,8 @@ fn every_certificate_that_is_issued_ends_once() {
     let mut certificates = 0;
     for seed in 0..SEEDS / 10 {
         let (_, records) = live(seed);
-        let issued = records.of_certificates(What::Issued);
-        assert_eq!(records.of_certificates(What::Ended), issued, "seed {seed}");
+        let issued = records.of_certificates(Event::Issued);
+        assert_eq!(records.of_certificates(Event::Ended), issued, "seed {seed}");
         certificates += issued.len() as u64;
     }
     assert!(certificates > SEEDS / 4, "only {certificates} were issued; the walk proves nothing");

@@ -16,14 +16,14 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/bonafide";
 
 /// The embedded authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authority {
+pub struct AuthoritySection {
     /// Its directory: keys, certificates, the last accepted configuration.
     pub data_dir: PathBuf,
     /// How long one of its certificates lives.
     pub ca_ttl: Duration,
 }
 
-pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Authority {
+pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> AuthoritySection {
     let mut authority = top.table("authority", "[authority]");
     authority.word("kind", &[("embedded", ())], &["disk", "spire"]);
     let data_dir = authority.string("data_dir").and_then(|text| {
@@ -38,7 +38,7 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Authority {
     let ca_ttl = authority.duration("ca_ttl", least, LONGEST_LIFETIME);
     warn_if_short(&mut authority, "ca_ttl", ca_ttl);
     authority.finish();
-    Authority {
+    AuthoritySection {
         data_dir: data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
         ca_ttl: ca_ttl.map_or(Duration::from_secs(168 * 3600), |(length, _)| length),
     }

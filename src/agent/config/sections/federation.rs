@@ -6,7 +6,7 @@ use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::shown;
 use crate::agent::config::reader::Reader;
 use crate::agent::config::reader::Section;
-use crate::federation::Settings;
+use crate::federation::FederationSettings;
 use crate::identity::TrustDomain;
 
 /// Reads one table. `own` is the node's own trust domain, where that could be read.
@@ -14,7 +14,7 @@ pub(in crate::agent::config) fn read(
     section: Section<'_>,
     own: Option<&TrustDomain>,
     findings: &mut Findings,
-) -> Option<Settings> {
+) -> Option<FederationSettings> {
     let file = section.file;
     let mut table = Reader::new(Some(section), findings);
     for key in ["trust_domain", "bundle_file"] {
@@ -34,5 +34,5 @@ pub(in crate::agent::config) fn read(
     table.finish();
     // A relative name is meant from the file that says it.
     let folder = file.path.parent().unwrap_or(Path::new(""));
-    Some(Settings { trust_domain: trust_domain?.0, bundle_file: folder.join(bundle_file?.value) })
+    Some(FederationSettings { trust_domain: trust_domain?.0, bundle_file: folder.join(bundle_file?.value) })
 }

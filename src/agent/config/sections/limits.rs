@@ -6,7 +6,7 @@ use crate::agent::config::reader::Reader;
 
 /// What may be used at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct LimitsSection {
     /// Connections of all callers together; `None`: 40 % of the descriptor limit, for each takes two descriptors.
     pub connections: Option<u32>,
     /// Connections of one caller; `None`: 1,024, or half of all where that is less.
@@ -21,7 +21,7 @@ pub struct Limits {
 
 const LEAST_WAIT: (Duration, &str) = (Duration::from_secs(1), "write at least \"1s\"");
 
-pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Limits {
+pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> LimitsSection {
     let mut limits = top.table("limits", "[limits]");
     let mut count = |key, most| limits.integer(key, 1..=most).and_then(|count| u32::try_from(count).ok());
     let connections = count("connections", 1_000_000);
@@ -30,7 +30,7 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Limits {
     let first_request = limits.duration("first_request", LEAST_WAIT, Duration::from_secs(3600));
     let idle = limits.duration("idle", LEAST_WAIT, Duration::from_secs(86_400));
     limits.finish();
-    Limits {
+    LimitsSection {
         connections,
         connections_per_caller,
         streams_per_connection,

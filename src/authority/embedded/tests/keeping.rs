@@ -16,11 +16,11 @@ use super::settings;
 use super::sign;
 use crate::authority::Authority;
 use crate::authority::embedded::Embedded;
+use crate::authority::embedded::EmbeddedSettings;
+use crate::authority::embedded::NoAuthority;
 use crate::authority::embedded::Note;
-use crate::authority::embedded::OpenError;
-use crate::authority::embedded::Settings;
+use crate::authority::embedded::state::AuthorityState;
 use crate::authority::embedded::state::Stage;
-use crate::authority::embedded::state::State;
 use crate::durable::DataDir;
 use crate::durable::Name;
 use crate::durable::simulated_disk::SimulatedDisk;
@@ -44,15 +44,15 @@ fn data_dir(disk: &SimulatedDisk) -> Arc<DataDir> {
     Arc::new(DataDir::over(Path::new("/data"), Box::new(disk.clone())))
 }
 
-fn open(disk: &SimulatedDisk) -> Result<(Embedded, Vec<Note>), OpenError> {
+fn open(disk: &SimulatedDisk) -> Result<(Embedded, Vec<Note>), NoAuthority> {
     Embedded::open(data_dir(disk), settings(), release(), Arc::new(SystemRandomness))
 }
 
-fn state_of(disk: &SimulatedDisk) -> State {
-    State::parse(&data_dir(disk).load(Name::Authority).unwrap().unwrap()).unwrap()
+fn state_of(disk: &SimulatedDisk) -> AuthorityState {
+    AuthorityState::parse(&data_dir(disk).load(Name::Authority).unwrap().unwrap()).unwrap()
 }
 
-fn keep(disk: &SimulatedDisk, state: &State) {
+fn keep(disk: &SimulatedDisk, state: &AuthorityState) {
     data_dir(disk).store(Name::Authority, &state.to_bytes().unwrap()).unwrap();
 }
 
@@ -90,7 +90,7 @@ async fn a_power_cut_at_any_step_of_the_first_start_loses_no_identity_that_was_h
         let handed_out = match &before {
             Ok(authority) => Some((leaf(authority).await, authority.bundle().borrow().sequence)),
             Err(error) => {
-                assert!(matches!(error, OpenError::Store(_)), "{error}");
+                assert!(matches!(error, NoAuthority::Store(_)), "{error}");
                 None
             }
         };
@@ -116,7 +116,7 @@ async fn a_power_cut_at_any_step_of_a_change_leaves_one_active_key_and_every_old
         let (first, _) = open(&disk).unwrap();
         let mut changed = state_of(&disk);
         changed.x509[0].stage = Stage::Retired;
-        changed.x509.append(&mut State::make(&settings(), release() + HOUR, &SystemRandomness).unwrap().x509);
+        changed.x509.append(&mut AuthorityState::make(&settings(), release() + HOUR, &SystemRandomness).unwrap().x509);
         changed.sequence += 1;
 
         disk.expect(Trouble::PowerFailsAt(step));
@@ -178,23 +178,23 @@ fn damaged_state_is_refused_with_its_repair_and_stays_as_it_is() {
 fn state_of_another_trust_domain_is_refused_and_names_both() {
     let disk = SimulatedDisk::default();
     open(&disk).unwrap();
-    let other = Settings { trust_domain: "other.test".parse().unwrap(), ..settings() };
+    let other = EmbeddedSettings { trust_domain: "other.test".parse().unwrap(), ..settings() };
     let error = Embedded::open(data_dir(&disk), other, release(), Arc::new(SystemRandomness)).unwrap_err();
-    assert!(matches!(error, OpenError::ForeignTrustDomain { .. }));
+    assert!(matches!(error, NoAuthority::ForeignTrustDomain { .. }));
     let text = error.to_string();
     assert!(text.contains("\"example.org\"") && text.contains("\"other.test\""), "{text}");
 }
 
 #[test]
 fn state_whose_parts_do_not_fit_together_is_refused() {
-    let contradicts = |change: fn(&mut State, State)| {
+    let contradicts = |change: fn(&mut AuthorityState, AuthorityState)| {
         let disk = SimulatedDisk::default();
         open(&disk).unwrap();
         let mut state = state_of(&disk);
-        change(&mut state, State::make(&settings(), release(), &SystemRandomness).unwrap());
+        change(&mut state, AuthorityState::make(&settings(), release(), &SystemRandomness).unwrap());
         keep(&disk, &state);
         match open(&disk) {
-            Err(OpenError::Contradiction { why, .. }) => why,
+            Err(NoAuthority::Contradiction { why, .. }) => why,
             other => panic!("{other:?}"),
         }
     };
@@ -210,9 +210,9 @@ fn state_whose_parts_do_not_fit_together_is_refused() {
 
 #[test]
 fn a_prepared_key_is_not_in_the_bundle_and_a_published_or_retired_one_is() {
-    let mut state = State::make(&settings(), release(), &SystemRandomness).unwrap();
+    let mut state = AuthorityState::make(&settings(), release(), &SystemRandomness).unwrap();
     for stage in [Stage::Prepared, Stage::Published, Stage::Retired] {
-        let mut other = State::make(&settings(), release(), &SystemRandomness).unwrap();
+        let mut other = AuthorityState::make(&settings(), release(), &SystemRandomness).unwrap();
         other.x509[0].stage = stage;
         other.jwt[0].stage = stage;
         state.x509.append(&mut other.x509);

@@ -14,8 +14,8 @@ use crate::authority::Order;
 use crate::authority::Refused;
 use crate::authority::TokenOrder;
 use crate::authority::embedded::Embedded;
+use crate::authority::embedded::EmbeddedSettings;
 use crate::authority::embedded::RELEASE_DATE;
-use crate::authority::embedded::Settings;
 use crate::identity::p256;
 use crate::randomness::SystemRandomness;
 
@@ -26,8 +26,8 @@ fn release() -> SystemTime {
     UNIX_EPOCH + RELEASE_DATE
 }
 
-fn settings() -> Settings {
-    Settings { trust_domain: "example.org".parse().unwrap(), ca_ttl: CA_TTL, jwt_issuer: None }
+fn settings() -> EmbeddedSettings {
+    EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: CA_TTL, jwt_issuer: None }
 }
 
 fn authority() -> Embedded {

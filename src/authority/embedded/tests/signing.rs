@@ -29,8 +29,8 @@ use crate::authority::Authority;
 use crate::authority::Refused;
 use crate::authority::TokenOrder;
 use crate::authority::embedded::Embedded;
-use crate::authority::embedded::OpenError;
-use crate::authority::embedded::Settings;
+use crate::authority::embedded::EmbeddedSettings;
+use crate::authority::embedded::NoAuthority;
 use crate::randomness::SystemRandomness;
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn nothing_is_signed_outside_the_authoritys_life_and_signing_resumes_when_
 #[test]
 fn no_authority_is_made_by_a_clock_that_is_before_the_release() {
     let made = Embedded::in_memory(settings(), release() - Duration::from_secs(1), Arc::new(SystemRandomness));
-    assert!(matches!(made, Err(OpenError::ClockBeforeRelease)));
+    assert!(matches!(made, Err(NoAuthority::ClockBeforeRelease)));
 }
 
 /// Attack 97, where it counts: the signing key itself refuses.
@@ -180,7 +180,7 @@ async fn the_authoritys_own_certificate_is_one_root_in_the_bundle_with_the_life_
 
 #[tokio::test]
 async fn a_certificate_past_2049_is_still_a_certificate() {
-    let long = Settings { ca_ttl: HOUR * 24 * 365 * 30, ..settings() };
+    let long = EmbeddedSettings { ca_ttl: HOUR * 24 * 365 * 30, ..settings() };
     let authority = Embedded::in_memory(long, release(), Arc::new(SystemRandomness)).unwrap();
     let root = authority.bundle().borrow().x509_authorities[0].clone();
     let (_, root) = X509Certificate::from_der(&root).unwrap();
@@ -228,7 +228,7 @@ async fn another_reader_verifies_a_token_with_the_key_in_the_bundle_and_no_other
 
 #[tokio::test]
 async fn a_token_names_the_issuer_that_is_configured_and_has_an_audience() {
-    let with_issuer = Settings { jwt_issuer: Some("https://oidc.example.org".to_owned()), ..settings() };
+    let with_issuer = EmbeddedSettings { jwt_issuer: Some("https://oidc.example.org".to_owned()), ..settings() };
     let authority = Embedded::in_memory(with_issuer, release(), Arc::new(SystemRandomness)).unwrap();
     let signed = authority.jwt(token(release(), HOUR)).await.unwrap();
     assert_eq!(claims(&signed.compact)["iss"], "https://oidc.example.org");

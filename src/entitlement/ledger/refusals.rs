@@ -13,7 +13,7 @@ use crate::attestation::NotAttested;
 use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Level;
 use crate::entitlement::door::DecisionId;
-use crate::evidence::CallerKey;
+use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::policy::decide::Denial;
 use crate::policy::decide::Trace;
@@ -27,14 +27,14 @@ pub const KEPT_PER_CALLER: usize = 64;
 /// Why a caller got nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum RefusalCause {
     /// A completed "no".
     Denied(Denial),
     /// A check could not be completed.
     Undecided(Undecided),
 }
 
-impl From<NotAttested> for Verdict {
+impl From<NotAttested> for RefusalCause {
     fn from(why: NotAttested) -> Self {
         match why {
             NotAttested::No(contradiction) => Self::Denied(Denial::NotAttested(contradiction)),
@@ -47,7 +47,7 @@ impl From<NotAttested> for Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Why.
-    pub verdict: Verdict,
+    pub verdict: RefusalCause,
     /// What it rested on; `None` when attestation itself came to no end.
     pub trace: Option<Trace>,
     /// The caller.
@@ -60,18 +60,18 @@ pub struct Refusal {
 
 /// The last refusals.
 #[derive(Debug, Default)]
-pub struct Decisions(Mutex<Kept>);
+pub struct Refusals(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_id: HashMap<DecisionId, (CallerKey, Refusal)>,
+    by_id: HashMap<DecisionId, (Principal, Refusal)>,
     order: VecDeque<DecisionId>,
-    per_caller: HashMap<CallerKey, VecDeque<DecisionId>>,
+    per_caller: HashMap<Principal, VecDeque<DecisionId>>,
 }
 
-impl Decisions {
+impl Refusals {
     /// Keeps a refusal under its name.
-    pub fn keep(&self, id: DecisionId, caller: CallerKey, refusal: Refusal) {
+    pub fn keep(&self, id: DecisionId, caller: Principal, refusal: Refusal) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.by_id.insert(id, (caller, refusal));
         kept.order.push_back(id);
@@ -96,7 +96,7 @@ impl Decisions {
     #[must_use]
     pub fn denied_since(&self, since: f64) -> usize {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.by_id.values().filter(|(_, r)| r.at >= since && matches!(r.verdict, Verdict::Denied(_))).count()
+        kept.by_id.values().filter(|(_, r)| r.at >= since && matches!(r.verdict, RefusalCause::Denied(_))).count()
     }
 }
 

@@ -37,16 +37,16 @@ const NAME_CHECK: Duration = Duration::from_secs(1);
 const REASON: &str = "workload_socket";
 
 /// Where connections come from.
-pub trait Door: Send {
+pub trait Acceptor: Send {
     /// The next connection. Cancel safe.
     ///
     /// # Errors
     /// Whatever the kernel says, `EMFILE` among it: the door stays, and is asked again after a pause.
-    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Arrival>>>;
+    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn IncomingConnection>>>;
 }
 
 /// A connection of which nothing but the user is known.
-pub trait Arrival: Send {
+pub trait IncomingConnection: Send {
     /// The uid that connected.
     ///
     /// # Errors
@@ -57,19 +57,19 @@ pub trait Arrival: Send {
     ///
     /// # Errors
     /// [`Unanswered`]
-    fn identify(self: Box<Self>) -> Result<Identified, Unanswered>;
+    fn identify(self: Box<Self>) -> Result<AcceptedConnection, Unanswered>;
 }
 
 /// A connection whose process is pinned.
-pub struct Identified {
+pub struct AcceptedConnection {
     /// Its bytes.
-    pub stream: Box<dyn Stream>,
+    pub stream: Box<dyn AttributedStream>,
     /// Who connected.
     pub process: Arc<dyn Process>,
 }
 
 /// A byte stream of which every read says who wrote what was read.
-pub trait Stream: AsyncWrite + Send + Unpin {
+pub trait AttributedStream: AsyncWrite + Send + Unpin {
     /// Reads bytes of one writer, never of two. `None` at the end of the stream.
     fn poll_read_from(
         self: Pin<&mut Self>,
@@ -82,7 +82,7 @@ pub trait Stream: AsyncWrite + Send + Unpin {
 pub type Identify = Arc<dyn Fn(BorrowedFd<'_>) -> Result<Arc<dyn Process>, Unanswered> + Send + Sync>;
 
 /// The door of a Unix socket.
-pub struct UnixDoor {
+pub struct UnixAcceptor {
     listener: Listener,
     identify: Identify,
     readiness: Readiness,
@@ -92,7 +92,7 @@ pub struct UnixDoor {
     reserve: Option<std::fs::File>,
 }
 
-impl UnixDoor {
+impl UnixAcceptor {
     /// A door at a bound socket.
     ///
     /// # Errors
@@ -103,13 +103,13 @@ impl UnixDoor {
         Ok(Self { listener, identify, readiness, name_check, reserve: Some(reserve()?) })
     }
 
-    async fn accept(&mut self) -> io::Result<Box<dyn Arrival>> {
+    async fn accept(&mut self) -> io::Result<Box<dyn IncomingConnection>> {
         loop {
             tokio::select! {
                 biased;
                 _ = self.name_check.tick() => self.keep_name(),
                 accepted = self.listener.socket().accept() => match accepted {
-                    Ok((socket, _)) => return Ok(Box::new(UnixArrival { socket, identify: self.identify.clone() })),
+                    Ok((socket, _)) => return Ok(Box::new(UnixIncoming { socket, identify: self.identify.clone() })),
                     Err(error) => {
                         self.turn_one_away(&error);
                         return Err(error);
@@ -138,15 +138,15 @@ impl UnixDoor {
     }
 }
 
-impl Door for UnixDoor {
-    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Arrival>>> {
+impl Acceptor for UnixAcceptor {
+    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn IncomingConnection>>> {
         Box::pin(self.accept())
     }
 }
 
-impl fmt::Debug for UnixDoor {
+impl fmt::Debug for UnixAcceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnixDoor").field("listener", &self.listener).finish_non_exhaustive()
+        f.debug_struct("UnixAcceptor").field("listener", &self.listener).finish_non_exhaustive()
     }
 }
 
@@ -154,26 +154,26 @@ fn reserve() -> io::Result<std::fs::File> {
     std::fs::File::open("/dev/null")
 }
 
-struct UnixArrival {
+struct UnixIncoming {
     socket: UnixStream,
     identify: Identify,
 }
 
-impl Arrival for UnixArrival {
+impl IncomingConnection for UnixIncoming {
     fn uid(&self) -> io::Result<u32> {
         Ok(self.socket.peer_cred()?.uid())
     }
 
-    fn identify(self: Box<Self>) -> Result<Identified, Unanswered> {
+    fn identify(self: Box<Self>) -> Result<AcceptedConnection, Unanswered> {
         let process = (self.identify)(self.socket.as_fd())?;
-        Ok(Identified { stream: Box::new(Attributed(self.socket)), process })
+        Ok(AcceptedConnection { stream: Box::new(PasscredStream(self.socket)), process })
     }
 }
 
 /// A socket that is read together with the kernel's word on who wrote.
-struct Attributed(UnixStream);
+struct PasscredStream(UnixStream);
 
-impl Stream for Attributed {
+impl AttributedStream for PasscredStream {
     fn poll_read_from(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -219,7 +219,7 @@ fn receive(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<(usize, 
     Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel did not say who wrote"))
 }
 
-impl AsyncWrite for Attributed {
+impl AsyncWrite for PasscredStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use crate::attestation::ImageEpoch;
-use crate::entitlement::entitlements::Rulebook;
 use crate::entitlement::examine::entries_under;
+use crate::entitlement::node_state::Rulebook;
 use crate::identity::SpiffeId;
 use crate::policy::decide::Trace;
 
 /// What a decision rests on.
 #[derive(Debug, Clone)]
-pub(in crate::entitlement) struct Basis {
+pub(in crate::entitlement) struct DecisionBasis {
     /// Everything that was decided by.
     pub(in crate::entitlement) trace: Arc<Trace>,
     /// The image that it was decided for.
@@ -20,34 +20,34 @@ pub(in crate::entitlement) struct Basis {
 
 /// The latest state of every stream, and all answers to single calls.
 #[derive(Debug, Default)]
-pub(in crate::entitlement) struct HandedOver {
+pub(in crate::entitlement) struct Outbound {
     /// A list, for most connections have one stream, and a map makes room for eleven at once.
-    all: Vec<Holding>,
+    all: Vec<Item>,
 }
 
 /// Identities, and what they rest on.
 #[derive(Debug)]
-struct Holding {
+struct Item {
     /// The stream; `None` for what answers single calls.
     stream: Option<u64>,
-    basis: Basis,
+    basis: DecisionBasis,
     ids: Vec<SpiffeId>,
     /// The entries under which every one of `ids` is known to be permitted on this basis.
     permitted_under: Option<u64>,
 }
 
-impl HandedOver {
+impl Outbound {
     /// Takes in the whole state of a stream: what it was handed before counts no more.
-    pub(in crate::entitlement) fn state(&mut self, stream: u64, basis: &Basis, ids: Vec<SpiffeId>) {
-        self.put(Holding::new(Some(stream), basis, ids));
+    pub(in crate::entitlement) fn set_stream(&mut self, stream: u64, basis: &DecisionBasis, ids: Vec<SpiffeId>) {
+        self.put(Item::new(Some(stream), basis, ids));
     }
 
     /// Takes in the answer to a single call.
     ///
     /// SECURITY: nobody says when an answer has left, so the ones before it stay, for as long as the connection does. They
     /// rest on this decision from now on: it is the latest about the same process.
-    pub(in crate::entitlement) fn answer(&mut self, basis: &Basis, ids: Vec<SpiffeId>) {
-        let mut answer = Holding::new(None, basis, ids);
+    pub(in crate::entitlement) fn add_reply(&mut self, basis: &DecisionBasis, ids: Vec<SpiffeId>) {
+        let mut answer = Item::new(None, basis, ids);
         if let Some(before) = self.all.iter_mut().find(|held| held.stream.is_none()) {
             for id in before.ids.drain(..) {
                 if !answer.ids.contains(&id) {
@@ -59,7 +59,7 @@ impl HandedOver {
         self.put(answer);
     }
 
-    fn put(&mut self, holding: Holding) {
+    fn put(&mut self, holding: Item) {
         match self.all.iter_mut().find(|held| held.stream == holding.stream) {
             Some(held) => *held = holding,
             None => {
@@ -71,7 +71,7 @@ impl HandedOver {
 
     /// Notes that a stream was decided again. Everything rests on this now, whoever was handed it: it is the latest
     /// decision about the same process, and an earlier one may lack a fact that nobody wanted then.
-    pub(in crate::entitlement) fn decided_again(&mut self, basis: &Basis) {
+    pub(in crate::entitlement) fn decided_again(&mut self, basis: &DecisionBasis) {
         for held in &mut self.all {
             held.basis = basis.clone();
             held.permitted_under = None;
@@ -106,9 +106,9 @@ impl HandedOver {
     }
 }
 
-impl Holding {
+impl Item {
     /// Of identities that were granted by the decision itself.
-    fn new(stream: Option<u64>, basis: &Basis, ids: Vec<SpiffeId>) -> Self {
+    fn new(stream: Option<u64>, basis: &DecisionBasis, ids: Vec<SpiffeId>) -> Self {
         Self { stream, basis: basis.clone(), ids, permitted_under: Some(basis.trace.entries_epoch) }
     }
 }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::agent::reload::Cause;
+use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
@@ -20,22 +20,22 @@ use crate::endpoints::admin::reports::AuthorityStatus;
 use crate::endpoints::admin::reports::BundleStatus;
 use crate::endpoints::admin::reports::ConfigurationStatus;
 use crate::endpoints::admin::reports::ExplainReport;
+use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::IdentitiesStatus;
-use crate::endpoints::admin::reports::LastHour;
+use crate::endpoints::admin::reports::LastHourStatus;
 use crate::endpoints::admin::reports::LogStatus;
 use crate::endpoints::admin::reports::Outcome;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::SocketStatus;
-use crate::endpoints::admin::reports::State;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::transport::budgets::Budgets;
-use crate::entitlement::entitlements::Entitlements;
 use crate::entitlement::examine::Examination;
-use crate::entitlement::ledger::decisions::Verdict;
-use crate::entitlement::ledger::live::Stream;
+use crate::entitlement::ledger::live::LiveStream;
 use crate::entitlement::ledger::records::denied_because;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::records::word;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::node_state::NodeState;
 use crate::policy::explain::explain;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
@@ -45,9 +45,9 @@ use crate::time::Clock;
 pub type FindProcess = Arc<dyn Fn(u32) -> Result<Arc<dyn Process>, Unanswered> + Send + Sync>;
 
 /// The running daemon.
-pub struct Daemon {
+pub struct AdminService {
     /// The callers.
-    pub entitlements: Arc<Entitlements>,
+    pub node_state: Arc<NodeState>,
     /// The configuration.
     pub reloader: Arc<Reloader>,
     /// What was written down.
@@ -66,31 +66,31 @@ pub struct Daemon {
     pub find_process: FindProcess,
 }
 
-impl fmt::Debug for Daemon {
+impl fmt::Debug for AdminService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Daemon").field("sockets", &self.sockets).finish_non_exhaustive()
+        f.debug_struct("AdminService").field("sockets", &self.sockets).finish_non_exhaustive()
     }
 }
 
-impl Operations for Arc<Daemon> {
+impl Operations for Arc<AdminService> {
     fn status(&self) -> StatusReport {
-        let in_force = self.reloader.in_force();
+        let active = self.reloader.active();
         let reasons = self.readiness.watch().borrow().to_vec();
         let worst = reasons.iter().map(|reason| reason.severity).max();
         StatusReport {
             state: match worst {
-                None => State::Healthy,
-                Some(Severity::Degraded) => State::Degraded,
-                Some(Severity::NotReady) => State::NotReady,
+                None => HealthState::Healthy,
+                Some(Severity::Degraded) => HealthState::Degraded,
+                Some(Severity::NotReady) => HealthState::NotReady,
             },
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            trust_domain: in_force.config.trust_domain.to_string(),
+            trust_domain: active.config.trust_domain.to_string(),
             sampled_at: seconds(self.clock.now()),
             uptime_seconds: self.started.elapsed().as_secs(),
-            level: self.entitlements.attestor().host().level(),
+            level: self.node_state.attestor().host().level(),
             authority: AuthorityStatus {
                 kind: "embedded".to_owned(),
-                not_after: self.entitlements.authority().not_after().map(seconds),
+                not_after: self.node_state.authority().not_after().map(seconds),
             },
             bundles: self.bundles(),
             identities: self.identities(),
@@ -98,8 +98,8 @@ impl Operations for Arc<Daemon> {
             last_hour: self.last_hour(),
             configuration: ConfigurationStatus {
                 file: self.reloader.file().display().to_string(),
-                state: in_force.state,
-                accepted_at: seconds(in_force.accepted_at),
+                state: active.state,
+                accepted_at: seconds(active.accepted_at),
             },
             sockets: self.sockets.clone(),
             log: LogStatus {
@@ -107,7 +107,7 @@ impl Operations for Arc<Daemon> {
                 suppressed_records: self.journal.metrics().suppressed.get(),
             },
             reasons,
-            notes: in_force.config.warnings.iter().map(ToString::to_string).collect(),
+            notes: active.config.warnings.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -118,26 +118,26 @@ impl Operations for Arc<Daemon> {
                 Unanswered::Gone | Unanswered::Absent => NotExplained::NoSuchProcess { pid },
                 Unanswered::Undecided(undecided) => NotExplained::Undecided(undecided),
             })?;
-            Ok(daemon.report(None, daemon.entitlements.examine(process).await))
+            Ok(daemon.report(None, daemon.node_state.examine(process).await))
         }
         .boxed()
     }
 
     fn explain_denial(&self, id: &str) -> Option<ExplainReport> {
-        let refusal = self.entitlements.decisions().find(id.parse().ok()?)?;
+        let refusal = self.node_state.refusals().find(id.parse().ok()?)?;
         Some(self.report(Some(id.to_owned()), Examination::from(refusal)))
     }
 
     fn reload(&self) -> BoxFuture<'static, ReloadReport> {
         let reloader = Arc::clone(&self.reloader);
-        async move { reloader.reload(Cause::Asked).await }.boxed()
+        async move { reloader.reload(ReloadTrigger::Asked).await }.boxed()
     }
 }
 
-impl Daemon {
+impl AdminService {
     fn bundles(&self) -> Vec<BundleStatus> {
-        let board = self.entitlements.board();
-        board
+        let bundles = self.node_state.bundles();
+        bundles
             .all()
             .map(|bundle| BundleStatus {
                 trust_domain: bundle.trust_domain.to_string(),
@@ -149,20 +149,20 @@ impl Daemon {
     }
 
     fn identities(&self) -> IdentitiesStatus {
-        let streams = self.entitlements.live().snapshot();
-        let live = || streams.iter().flat_map(|stream: &Stream| stream.identities.iter());
+        let streams = self.node_state.live().snapshot();
+        let live = || streams.iter().flat_map(|stream: &LiveStream| stream.identities.iter());
         IdentitiesStatus {
-            entries: self.entitlements.rulebook().entries.entries().len(),
+            entries: self.node_state.rulebook().entries.entries().len(),
             connections: self.budgets.usage().connections,
             live: live().count(),
             next_renewal_at: first(live().map(|identity| identity.renew_at)),
             next_expiry_at: first(live().map(|identity| identity.not_after)),
-            renewals_failed: self.entitlements.issuer().metrics().failed(),
+            renewals_failed: self.node_state.issuer().metrics().failed(),
         }
     }
 
     fn host_attestor(&self) -> AttestorStatus {
-        let latencies = self.entitlements.latencies();
+        let latencies = self.node_state.latencies();
         AttestorStatus {
             name: "host".to_owned(),
             median_microseconds: latencies.median(),
@@ -170,13 +170,13 @@ impl Daemon {
         }
     }
 
-    fn last_hour(&self) -> LastHour {
+    fn last_hour(&self) -> LastHourStatus {
         let refusals = self.journal.last_hour(Instant::now());
-        LastHour { denials: refusals.denials, undecided: refusals.undecided }
+        LastHourStatus { denials: refusals.denials, undecided: refusals.undecided }
     }
 
     fn report(&self, decision: Option<String>, examination: Examination) -> ExplainReport {
-        let rulebook = self.entitlements.rulebook();
+        let rulebook = self.node_state.rulebook();
         let explanation = explain(&examination.evidence, examination.level, &rulebook.entries, &rulebook.rules);
         let proven = !examination.evidence.facts().is_empty();
         ExplainReport {
@@ -194,11 +194,13 @@ impl Daemon {
     }
 }
 
-fn outcome(verdict: Result<Vec<String>, Verdict>) -> Outcome {
+fn outcome(verdict: Result<Vec<String>, RefusalCause>) -> Outcome {
     match verdict {
         Ok(ids) => Outcome::Permitted { ids },
-        Err(Verdict::Denied(denial)) => Outcome::Denied { why: denied_because(&denial), detail: denial.to_string() },
-        Err(Verdict::Undecided(undecided)) => {
+        Err(RefusalCause::Denied(denial)) => {
+            Outcome::Denied { why: denied_because(&denial), detail: denial.to_string() }
+        }
+        Err(RefusalCause::Undecided(undecided)) => {
             Outcome::Undecided { cause: word(&undecided), detail: undecided.to_string() }
         }
     }

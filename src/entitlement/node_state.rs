@@ -22,17 +22,17 @@ use crate::entitlement::door::Callers;
 use crate::entitlement::door::DecisionId;
 use crate::entitlement::door::Ended;
 use crate::entitlement::examine::entries_under;
-use crate::entitlement::ledger::decisions::Decisions;
-use crate::entitlement::ledger::decisions::Refusal;
-use crate::entitlement::ledger::decisions::Verdict;
 use crate::entitlement::ledger::latencies::Latencies;
 use crate::entitlement::ledger::live::Live;
 use crate::entitlement::ledger::records::seconds;
-use crate::entitlement::published::Board;
-use crate::evidence::CallerKey;
+use crate::entitlement::ledger::refusals::Refusal;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::ledger::refusals::Refusals;
+use crate::entitlement::published::BundleSet;
+use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::issuance::Issuer;
-use crate::policy::changes::concerns;
+use crate::policy::changes::is_affected;
 use crate::policy::decide::Permit;
 use crate::policy::decide::Rules;
 use crate::policy::decide::Trace;
@@ -61,7 +61,7 @@ pub struct Parts {
     pub audit: Arc<dyn audit::Sink>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Names decisions and spreads renewals.
+    /// Names refusals and spreads renewals.
     pub randomness: Arc<dyn Randomness>,
     /// Ends every stream.
     pub stop: CancellationToken,
@@ -69,31 +69,31 @@ pub struct Parts {
 
 /// The shared state of all callers.
 #[derive(Debug)]
-pub struct Entitlements {
+pub struct NodeState {
     pub(in crate::entitlement) parts: Parts,
     pub(in crate::entitlement) issuer: Issuer,
     pub(in crate::entitlement) live: Arc<Live>,
-    pub(in crate::entitlement) decisions: Decisions,
+    pub(in crate::entitlement) refusals: Refusals,
     latencies: Latencies,
     rulebook: Arc<ArcSwap<Rulebook>>,
-    board: ArcSwap<Board>,
+    bundles: ArcSwap<BundleSet>,
     /// Grows with every change of rulebook or board, before anyone is woken for it.
     generation: AtomicU64,
 }
 
 /// A permitted caller.
 #[derive(Debug)]
-pub(in crate::entitlement) struct Granted {
+pub(in crate::entitlement) struct Decided {
     pub(in crate::entitlement) permits: Vec<Permit>,
     pub(in crate::entitlement) trace: Arc<Trace>,
     /// The image that was attested.
     pub(in crate::entitlement) image: ImageEpoch,
 }
 
-impl Entitlements {
+impl NodeState {
     /// Everything is decided by `rulebook` and served from `board` until they are replaced.
     #[must_use]
-    pub fn new(parts: Parts, rulebook: Rulebook, board: Board) -> Self {
+    pub fn new(parts: Parts, rulebook: Rulebook, bundles: BundleSet) -> Self {
         let rulebook = Arc::new(ArcSwap::from_pointee(rulebook));
         let in_force = Arc::clone(&rulebook);
         let current_epoch = Box::new(move || in_force.load().entries.epoch());
@@ -101,10 +101,10 @@ impl Entitlements {
             issuer: Issuer::new(Arc::clone(&parts.authority), current_epoch, Arc::clone(&parts.randomness)),
             parts,
             live: Arc::default(),
-            decisions: Decisions::default(),
+            refusals: Refusals::default(),
             latencies: Latencies::default(),
             rulebook,
-            board: ArcSwap::from_pointee(board),
+            bundles: ArcSwap::from_pointee(bundles),
             generation: AtomicU64::new(0),
         }
     }
@@ -117,8 +117,8 @@ impl Entitlements {
 
     /// The bundles that are served now.
     #[must_use]
-    pub fn board(&self) -> Arc<Board> {
-        self.board.load_full()
+    pub fn bundles(&self) -> Arc<BundleSet> {
+        self.bundles.load_full()
     }
 
     /// The open streams.
@@ -159,8 +159,8 @@ impl Entitlements {
 
     /// The last refusals.
     #[must_use]
-    pub fn decisions(&self) -> &Decisions {
-        &self.decisions
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Decides by `rulebook` from now on, and wakes the streams for which that makes a difference. Says how many.
@@ -169,14 +169,14 @@ impl Entitlements {
         let before = self.rulebook.swap(Arc::clone(&after));
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.live.wake(|stream| {
-            stream.trace.as_ref().is_none_or(|trace| concerns(trace, &before.entries, &after.entries, &after.rules))
+            stream.trace.as_ref().is_none_or(|trace| is_affected(trace, &before.entries, &after.entries, &after.rules))
         })
     }
 
     /// Serves these bundles from now on, and wakes the streams that see a difference. Says how many.
-    pub fn replace_board(&self, board: Board) -> usize {
-        let before = self.board.swap(Arc::new(board));
-        let after = self.board.load_full();
+    pub fn replace_bundles(&self, bundles: BundleSet) -> usize {
+        let before = self.bundles.swap(Arc::new(bundles));
+        let after = self.bundles.load_full();
         self.generation.fetch_add(1, Ordering::SeqCst);
         let rulebook = self.rulebook();
         self.live.wake(|stream| {
@@ -204,7 +204,7 @@ impl Entitlements {
     }
 
     /// Attests a caller now and decides; a refusal is kept and logged.
-    pub(in crate::entitlement) async fn decide(&self, process: &PinnedProcess) -> Result<Granted, Ended> {
+    pub(in crate::entitlement) async fn decide(&self, process: &PinnedProcess) -> Result<Decided, Ended> {
         self.decide_quietly(process).await.map_err(|(verdict, trace)| self.refuse(process, verdict, trace.as_ref()))
     }
 
@@ -213,9 +213,9 @@ impl Entitlements {
     pub(in crate::entitlement) async fn decide_quietly(
         &self,
         process: &PinnedProcess,
-    ) -> Result<Granted, (Verdict, Option<Arc<Trace>>)> {
-        if self.board().own().bundle().x509_authorities.is_empty() {
-            return Err((Verdict::Undecided(Undecided::Authority), None));
+    ) -> Result<Decided, (RefusalCause, Option<Arc<Trace>>)> {
+        if self.bundles().own().bundle().x509_authorities.is_empty() {
+            return Err((RefusalCause::Undecided(Undecided::Authority), None));
         }
         let rulebook = self.rulebook();
         let wants = |evidence: &_| rulebook.entries.wants(evidence);
@@ -225,13 +225,13 @@ impl Entitlements {
             .attestor
             .attest(process, &wants, rulebook.entries.accounts(), self.now())
             .await
-            .map_err(|why| (Verdict::from(why), None))?;
+            .map_err(|why| (RefusalCause::from(why), None))?;
         self.latencies.took(begun.elapsed());
         let decision = decide(&attested, &rulebook.entries, &rulebook.rules, self.now());
         let trace = Arc::new(decision.trace);
         match decision.outcome {
-            Ok(permits) => Ok(Granted { permits, trace, image: attested.epoch() }),
-            Err(denial) => Err((Verdict::Denied(denial), Some(trace))),
+            Ok(permits) => Ok(Decided { permits, trace, image: attested.epoch() }),
+            Err(denial) => Err((RefusalCause::Denied(denial), Some(trace))),
         }
     }
 
@@ -244,10 +244,10 @@ impl Entitlements {
     pub(in crate::entitlement) fn refuse(
         &self,
         process: &PinnedProcess,
-        verdict: Verdict,
+        verdict: RefusalCause,
         trace: Option<&Arc<Trace>>,
     ) -> Ended {
-        let denied = matches!(verdict, Verdict::Denied(_));
+        let denied = matches!(verdict, RefusalCause::Denied(_));
         let id = self.keep(process, verdict, trace);
         if denied { Ended::Denied(id) } else { Ended::Undecided(id) }
     }
@@ -256,13 +256,13 @@ impl Entitlements {
     pub(in crate::entitlement) fn keep(
         &self,
         process: &PinnedProcess,
-        verdict: Verdict,
+        verdict: RefusalCause,
         trace: Option<&Arc<Trace>>,
     ) -> DecisionId {
         let refusal = self.refusal(&**process.process(), verdict, trace);
         let id = self.name();
         self.parts.audit.record(refusal.record(id));
-        self.decisions.keep(id, process.key(), refusal);
+        self.refusals.keep(id, process.key(), refusal);
         id
     }
 
@@ -277,12 +277,12 @@ impl Entitlements {
     pub(in crate::entitlement) fn name(&self) -> DecisionId {
         let mut id = [0; 6];
         if self.parts.randomness.fill(&mut id).is_err() {
-            tracing::error!("the kernel gave no random bytes; decisions share one name");
+            tracing::error!("the kernel gave no random bytes; refusals share one name");
         }
         DecisionId(id)
     }
 
-    fn refusal(&self, process: &dyn Process, verdict: Verdict, trace: Option<&Arc<Trace>>) -> Refusal {
+    fn refusal(&self, process: &dyn Process, verdict: RefusalCause, trace: Option<&Arc<Trace>>) -> Refusal {
         Refusal {
             verdict,
             trace: trace.map(|trace| Trace::clone(trace)),
@@ -293,7 +293,7 @@ impl Entitlements {
     }
 }
 
-impl Callers for Arc<Entitlements> {
+impl Callers for Arc<NodeState> {
     fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Caller>, Ended> {
         if self.parts.stop.is_cancelled() {
             return Err(Ended::Stopping);
@@ -302,9 +302,9 @@ impl Callers for Arc<Entitlements> {
             Ok(process) => Ok(Arc::new(LiveCaller::new(Arc::clone(self), process))),
             Err(why) => {
                 let refusal = self.refusal(&*process, why.into(), None);
-                let (id, denied) = (self.name(), matches!(refusal.verdict, Verdict::Denied(_)));
+                let (id, denied) = (self.name(), matches!(refusal.verdict, RefusalCause::Denied(_)));
                 self.parts.audit.record(refusal.record(id));
-                self.decisions.keep(id, CallerKey { uid: process.peer().uid, cgroup: 0 }, refusal);
+                self.refusals.keep(id, Principal { uid: process.peer().uid, cgroup: 0 }, refusal);
                 Err(if denied { Ended::Denied(id) } else { Ended::Undecided(id) })
             }
         }
