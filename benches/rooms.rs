@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use bonafide::attestation::Attested;
 use bonafide::attestation::Attestor;
-use bonafide::attestation::kernel::Level;
 use bonafide::attestation::linux::Linux;
 use bonafide::authority::embedded::Embedded;
 use bonafide::authority::embedded::EmbeddedSettings;
+use bonafide::evidence::Level;
 use bonafide::evidence::Principal;
 use bonafide::issuance::Issuer;
 use bonafide::policy::Permit;

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::attestation::host::stat::MemoryLayout;
-use crate::attestation::kernel::Credentials;
-use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Unanswered;
+use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
+use crate::evidence::Level;
 use crate::evidence::Undecided;
 
 /// What tells one program image from the next one in the same process: changes with every exec, and with every move to

@@ -9,19 +9,9 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::evidence::Credentials;
+use crate::evidence::Level;
 use crate::evidence::Undecided;
-
-/// How much of a proof this kernel can give (SPEC: product contract §5, rule 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// Below Linux 6.5: `pidfd_open` right after the accept, start time compared twice.
-    Reduced,
-    /// Linux 6.5 to 6.12: the socket's own pidfd, facts from `/proc` between two liveness checks.
-    Pinned,
-    /// Linux 6.13 and later: the socket's own pidfd, credentials and cgroup id from the pidfd itself.
-    Full,
-}
 
 /// Why a question about a process has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,17 +33,6 @@ impl Unanswered {
     pub fn from_errno(errno: i32) -> Self {
         Undecided::from_errno(errno).map_or(Self::Gone, Self::Undecided)
     }
-}
-
-/// The credentials with which a socket was connected, or a message was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Credentials {
-    /// Process id in our PID namespace; 0 for a process outside it.
-    pub pid: u32,
-    /// User id in our user namespace.
-    pub uid: u32,
-    /// Group id in our user namespace.
-    pub gid: u32,
 }
 
 /// Real, effective, saved and file-system ids of one kind.

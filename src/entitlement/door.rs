@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Process;
+use crate::evidence::Credentials;
 use crate::evidence::Principal;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::attestation::kernel::Credentials;
-use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Process;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Rulebook;
+use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
+use crate::evidence::Level;
 use crate::policy::changes::HeldBack;
 use crate::policy::changes::held_back;
 use crate::policy::decide::Trace;

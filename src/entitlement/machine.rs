@@ -335,10 +335,10 @@ mod tests {
 
     use super::*;
     use crate::attestation::Attested;
-    use crate::attestation::kernel::Level;
     use crate::entitlement::published::BundleSet;
     use crate::evidence::EvidenceSet;
     use crate::evidence::Grade;
+    use crate::evidence::Level;
     use crate::evidence::Source;
     use crate::identity::Bundle;
     use crate::identity::PrivateKey;

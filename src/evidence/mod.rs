@@ -7,6 +7,7 @@ pub mod principal;
 pub mod selector;
 pub mod undecided;
 pub mod wants;
+pub mod workload;
 
 pub use accounts::Accounts;
 pub use evidence_set::EvidenceSet;
@@ -21,3 +22,5 @@ pub use selector::Selector;
 pub use selector::SelectorKind;
 pub use undecided::Undecided;
 pub use wants::Wants;
+pub use workload::Credentials;
+pub use workload::Level;

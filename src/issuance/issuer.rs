@@ -213,12 +213,12 @@ mod tests {
 
     use super::*;
     use crate::attestation::Attested;
-    use crate::attestation::kernel::Level;
     use crate::authority::embedded::Embedded;
     use crate::authority::embedded::EmbeddedSettings;
     use crate::authority::embedded::RELEASE_DATE;
     use crate::evidence::EvidenceSet;
     use crate::evidence::Grade;
+    use crate::evidence::Level;
     use crate::evidence::Source;
     use crate::policy::decide::Rules;
     use crate::policy::decide::decide;

@@ -111,8 +111,8 @@ mod tests {
 
     use super::*;
     use crate::attestation::Attested;
-    use crate::attestation::kernel::Level;
     use crate::evidence::Grade;
+    use crate::evidence::Level;
     use crate::evidence::Source;
     use crate::evidence::WithheldBecause;
     use crate::policy::decide::decide;

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::attestation::kernel::Level;
 use crate::evidence::EvidenceSet;
+use crate::evidence::Level;
 use crate::evidence::Selector;
 use crate::policy::decide::Considered;
 use crate::policy::decide::Rules;

@@ -44,9 +44,9 @@ mod tests {
 
     use super::*;
     use crate::attestation::Attested;
-    use crate::attestation::kernel::Level;
     use crate::evidence::EvidenceSet;
     use crate::evidence::Grade;
+    use crate::evidence::Level;
     use crate::evidence::Source;
     use crate::policy::decide::Rules;
     use crate::policy::decide::decide;

@@ -8,8 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use bonafide::attestation::kernel::Credentials;
-use bonafide::attestation::kernel::Level;
 use bonafide::attestation::kernel::PidfdFacts;
 use bonafide::attestation::kernel::ProcDirectory;
 use bonafide::attestation::kernel::Process;
@@ -23,6 +21,8 @@ use bonafide::entitlement::door::Ended;
 use bonafide::entitlement::door::NotValidated;
 use bonafide::entitlement::door::ValidToken;
 use bonafide::entitlement::door::X509Update;
+use bonafide::evidence::Credentials;
+use bonafide::evidence::Level;
 use bonafide::evidence::Principal;
 use bonafide::identity::JwtSvid;
 use bonafide::identity::PrivateKey;

@@ -11,13 +11,13 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use bonafide::attestation::kernel::Credentials;
 use bonafide::attestation::kernel::Process;
 use bonafide::attestation::kernel::Unanswered;
 use bonafide::endpoints::transport::acceptor::AcceptedConnection;
 use bonafide::endpoints::transport::acceptor::Acceptor;
 use bonafide::endpoints::transport::acceptor::AttributedStream;
 use bonafide::endpoints::transport::acceptor::IncomingConnection;
+use bonafide::evidence::Credentials;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Uri;

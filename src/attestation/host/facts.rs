@@ -2,9 +2,9 @@
 
 use crate::attestation::host::cgroup::Group;
 use crate::attestation::kernel::AtPath;
-use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::FileIdentity;
 use crate::evidence::Accounts;
+use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Grade;
 use crate::evidence::Selector;

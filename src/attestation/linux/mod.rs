@@ -22,12 +22,12 @@ pub use reference::UnsupportedHost;
 
 use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::Host;
-use crate::attestation::kernel::Level;
 use crate::attestation::kernel::MayBlock;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::cgroups::Hierarchy;
 use crate::attestation::linux::reference::Namespaces;
+use crate::evidence::Level;
 use crate::evidence::Undecided;
 
 /// This machine, looked at once at start: `/proc`, PID 1's root and namespaces, the cgroup hierarchy.

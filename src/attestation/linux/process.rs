@@ -30,11 +30,9 @@ use rustix::process::pidfd_open;
 
 use crate::attestation::host::stat::Stat;
 use crate::attestation::host::status::Status;
-use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Executable;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::Ids;
-use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
@@ -43,6 +41,8 @@ use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::files;
 use crate::attestation::linux::read;
+use crate::evidence::Credentials;
+use crate::evidence::Level;
 use crate::evidence::Undecided;
 use crate::sys;
 

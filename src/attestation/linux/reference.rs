@@ -18,12 +18,12 @@ use rustix::process::pidfd_open;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::attestation::kernel::Level;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::process::namespace_of;
 use crate::attestation::linux::process::open_directory;
 use crate::attestation::linux::read;
+use crate::evidence::Level;
 use crate::sys;
 
 /// Inodes of the namespaces that the kernel starts with (SPEC: linux/proc_ns.h).

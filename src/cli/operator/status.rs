@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::attestation::kernel::Level;
 use crate::cli::operator::client::ask;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
@@ -23,6 +22,7 @@ use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::endpoints::admin::reports::StatusReport;
+use crate::evidence::Level;
 
 /// Show the state of the daemon
 #[derive(Debug, clap::Args)]

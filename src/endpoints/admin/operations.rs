@@ -47,10 +47,10 @@ pub(in crate::endpoints) mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::attestation::kernel::Credentials;
-    use crate::attestation::kernel::Level;
     use crate::endpoints::admin::reports::*;
+    use crate::evidence::Credentials;
     use crate::evidence::EvidenceSet;
+    use crate::evidence::Level;
 
     /// A daemon in which nothing moves. Pid 1 is denied, pid 2 undecided, and there is no other.
     #[derive(Debug, Default)]

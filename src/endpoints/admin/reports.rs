@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::attestation::kernel::Credentials;
-use crate::attestation::kernel::Level;
+use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
+use crate::evidence::Level;
 use crate::policy::Considered;
 use crate::readiness::Reason;
 use crate::registration::entry::Origin;

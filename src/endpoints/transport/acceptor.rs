@@ -24,10 +24,10 @@ use tokio::net::UnixStream;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
 
-use crate::attestation::kernel::Credentials;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::endpoints::transport::listener::Listener;
+use crate::evidence::Credentials;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 

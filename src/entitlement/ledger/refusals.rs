@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::attestation::NotAttested;
-use crate::attestation::kernel::Credentials;
-use crate::attestation::kernel::Level;
 use crate::entitlement::door::DecisionId;
+use crate::evidence::Credentials;
+use crate::evidence::Level;
 use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::policy::decide::Denial;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bonafide::attestation::kernel::Credentials;
 use bonafide::attestation::kernel::Process;
 use bonafide::endpoints::transport::accept;
 use bonafide::endpoints::transport::accept::Transport;
@@ -12,6 +11,7 @@ use bonafide::endpoints::transport::frames::kind;
 use bonafide::endpoints::workload_api::proto::ValidateJwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::evidence::Credentials;
 use bonafide::readiness::Readiness;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;

@@ -1,7 +1,7 @@
 //! `[attest]`: how firmly a caller must be pinned.
 
 use crate::agent::config::reader::Reader;
-use crate::attestation::kernel::Level;
+use crate::evidence::Level;
 
 /// What attestation must reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
