@@ -20,7 +20,9 @@ use bonafide::authority::embedded::EmbeddedSettings;
 use bonafide::evidence::Level;
 use bonafide::evidence::Principal;
 use bonafide::issuance::Issuer;
+use bonafide::policy::DecisionId;
 use bonafide::policy::Permit;
+use bonafide::policy::Rulebook;
 use bonafide::policy::Rules;
 use bonafide::policy::decide;
 use bonafide::randomness::SystemRandomness;
@@ -48,7 +50,6 @@ const PER_ROUND: u32 = 2_000;
 const IN_ALL: u32 = (ROUNDS as u32 + 1) * PER_ROUND;
 /// Entries that share a uid, which is the rarest selector that they have.
 const OF_ONE_USER: u32 = 100;
-const RULES: Rules = Rules { minimum: Level::Reduced };
 
 fn main() {
     report::print_heading();
@@ -94,7 +95,7 @@ impl Ourselves {
         Self {
             attestor: Attestor::new(machine.clone()),
             machine,
-            entries: EntryIndex::new(vec![entry(0, &selectors)], 1),
+            entries: EntryIndex::new(vec![entry(0, &selectors)]),
             socket: UnixStream::pair().expect("a pair of sockets").0,
         }
     }
@@ -102,7 +103,7 @@ impl Ourselves {
     /// All of what the daemon does with an accepted connection until it can decide; the entry wants the path as well.
     fn attest(&self) -> Attested {
         let process = self.machine.peer(self.socket.as_fd()).expect("we live");
-        let pinned = self.attestor.pin(Arc::new(process)).expect("we are ourselves");
+        let pinned = self.attestor.by_peer(Arc::new(process)).expect("we are ourselves");
         let wants = |evidence: &_| self.entries.wants(evidence);
         let attesting = self.attestor.attest(&pinned, &wants, self.entries.accounts(), SystemClock.now());
         attesting.now_or_never().expect("the path is known without waiting").expect("we are ourselves")
@@ -149,16 +150,17 @@ fn matching(caller: &Attested, entries: u32) -> Figure {
     let selectors = |n: u32| [our_uid(n / OF_ONE_USER), "unix:gid:4294967294".to_owned()];
     let mut all: Vec<Entry> = (1..entries).map(|n| entry(n, &selectors(n))).collect();
     all.push(entry(0, &[our_uid(0)]));
-    let index = EntryIndex::new(all, 1);
+    let rulebook = rulebook(all);
     let now = SystemClock.now();
     let (ours, _) = in_turns(
         || {
-            let decision = black_box(decide(black_box(caller), &index, &RULES, now));
+            let decision = black_box(decide(black_box(caller), &rulebook, DecisionId([0; 6]), now));
             assert_eq!(decision.outcome.map_or(0, |permits| permits.len()), 1);
         },
         || (),
     );
-    let name = format!("deciding, {entries} entries, {} candidates", index.candidates(caller.evidence()).len());
+    let name =
+        format!("deciding, {entries} entries, {} candidates", rulebook.entries().candidates(caller.evidence()).len());
     Figure::new(name, "us", ours, Promise::AtMost(20.0))
 }
 
@@ -171,9 +173,11 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     let now = SystemClock.now();
     let authority = Embedded::in_memory(settings, now, Arc::new(SystemRandomness)).expect("an authority");
     let issuer = Issuer::new(Arc::new(authority), Box::new(|| 1), Arc::new(SystemRandomness));
-    let index = EntryIndex::new(vec![entry(0, &[our_uid(0)])], 1);
+    let rulebook = rulebook(vec![entry(0, &[our_uid(0)])]);
     let permits = || -> Vec<Permit> {
-        (0..IN_ALL).flat_map(|_| decide(caller, &index, &RULES, now).outcome.expect("an entry of ours")).collect()
+        (0..IN_ALL)
+            .flat_map(|_| decide(caller, &rulebook, DecisionId([0; 6]), now).outcome.expect("an entry of ours"))
+            .collect()
     };
     let (whom, signer) = (Principal { uid: caller.peer().uid, cgroup: 0 }, raw::Signer::new());
 
@@ -203,6 +207,10 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     ]
 }
 
+fn rulebook(entries: Vec<Entry>) -> Rulebook {
+    Rulebook::new(1, EntryIndex::new(entries), Rules { minimum: Level::Reduced })
+}
+
 fn our_uid(further: u32) -> String {
     format!("unix:uid:{}", nix::unistd::getuid().as_raw() + further)
 }
@@ -225,6 +233,6 @@ fn entry(n: u32, selectors: &[String]) -> Entry {
         priority: 0,
         accept_weak: false,
         order: EntryOrder(n),
-        origin: Origin { file: "load.toml".into(), line: n },
+        origin: Origin::File { file: "load.toml".into(), line: n },
     }
 }

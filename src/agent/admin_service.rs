@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
-use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::audit::Journal;
 use crate::endpoints::admin::operations::NotExplained;
@@ -36,13 +35,10 @@ use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::records::word;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::NodeState;
-use crate::policy::explain::explain;
+use crate::policy::explain;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 use crate::time::Clock;
-
-/// Finds the process with a number, for an operator who knows no better name for it.
-pub type FindProcess = Arc<dyn Fn(u32) -> Result<Arc<dyn Process>, Unanswered> + Send + Sync>;
 
 /// The running daemon.
 pub struct AdminService {
@@ -62,8 +58,6 @@ pub struct AdminService {
     pub started: Instant,
     /// Its doors.
     pub sockets: Vec<SocketStatus>,
-    /// Finds processes.
-    pub find_process: FindProcess,
 }
 
 impl fmt::Debug for AdminService {
@@ -114,11 +108,11 @@ impl Operations for Arc<AdminService> {
     fn explain_pid(&self, pid: u32) -> BoxFuture<'static, Result<ExplainReport, NotExplained>> {
         let daemon = Arc::clone(self);
         async move {
-            let process = (daemon.find_process)(pid).map_err(|why| match why {
+            let examination = daemon.node_state.examine(pid).await.map_err(|why| match why {
                 Unanswered::Gone | Unanswered::Absent => NotExplained::NoSuchProcess { pid },
                 Unanswered::Undecided(undecided) => NotExplained::Undecided(undecided),
             })?;
-            Ok(daemon.report(None, daemon.node_state.examine(process).await))
+            Ok(daemon.report(None, examination))
         }
         .boxed()
     }
@@ -152,7 +146,7 @@ impl AdminService {
         let streams = self.node_state.live().snapshot();
         let live = || streams.iter().flat_map(|stream: &LiveStream| stream.identities.iter());
         IdentitiesStatus {
-            entries: self.node_state.rulebook().entries.entries().len(),
+            entries: self.node_state.rulebook().entries().entries().len(),
             connections: self.budgets.usage().connections,
             live: live().count(),
             next_renewal_at: first(live().map(|identity| identity.renew_at)),
@@ -177,7 +171,7 @@ impl AdminService {
 
     fn report(&self, decision: Option<String>, examination: Examination) -> ExplainReport {
         let rulebook = self.node_state.rulebook();
-        let explanation = explain(&examination.evidence, examination.level, &rulebook.entries, &rulebook.rules);
+        let explanation = explain(&examination.evidence, examination.level, &rulebook);
         let proven = !examination.evidence.facts().is_empty();
         ExplainReport {
             decision,

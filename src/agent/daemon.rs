@@ -27,8 +27,6 @@ use crate::agent::watches::memory;
 use crate::agent::watches::readiness::tell_of_readiness;
 use crate::agent::watches::readiness::tell_systemd;
 use crate::attestation::kernel::Process;
-use crate::attestation::kernel::Unanswered;
-use crate::attestation::linux::Linux;
 use crate::endpoints::admin;
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::operations::Operations;
@@ -85,7 +83,6 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         clock: prepared.clock.clone(),
         started,
         sockets: doors.status.clone(),
-        find_process: find_process(&prepared.linux),
     }));
     let routes = workload_api::routes(readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
@@ -212,11 +209,6 @@ fn follow_signals(node: &mut Node, reloader: Arc<Reloader>, stop: CancellationTo
         }
     }));
     Ok(())
-}
-
-fn find_process(linux: &Arc<Linux>) -> crate::agent::admin_service::FindProcess {
-    let linux = linux.clone();
-    Arc::new(move |pid| -> Result<Arc<dyn Process>, Unanswered> { Ok(Arc::new(linux.numbered(pid)?)) })
 }
 
 fn limits(config: &Config) -> Result<Limits, NotRunning> {

@@ -21,10 +21,10 @@ use crate::endpoints::transport::acceptor::Acceptor;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Parts;
-use crate::entitlement::node_state::Rulebook;
 use crate::entitlement::published::BundleSet;
 use crate::identity::Bundle;
 use crate::identity::TrustDomain;
+use crate::policy::Rulebook;
 use crate::randomness::Randomness;
 use crate::time::Clock;
 
@@ -78,8 +78,8 @@ impl Node {
 
     /// Serves workloads that come through `door`.
     pub fn serve(&mut self, door: impl Acceptor + 'static, routes: Routes, budgets: Budgets) {
-        let callers = Arc::new(Arc::clone(&self.node_state));
-        let transport = Transport { callers, routes, budgets, stop: self.stop.clone() };
+        let connections = Arc::new(Arc::clone(&self.node_state));
+        let transport = Transport { connections, routes, budgets, stop: self.stop.clone() };
         self.run(accept::serve(door, transport));
     }
 

@@ -27,9 +27,9 @@ use crate::endpoints::admin::reports::EntryName;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::entitlement::node_state::NodeState;
-use crate::entitlement::node_state::Rulebook;
 use crate::federation;
 use crate::identity::SpiffeId;
+use crate::policy::Rulebook;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 use crate::registration::Entry;
@@ -97,7 +97,7 @@ impl ActiveConfig {
     /// What is decided by under this configuration. `epoch` tells it from every other one of this run.
     #[must_use]
     pub fn rulebook(&self, epoch: u64) -> Rulebook {
-        Rulebook { entries: self.config.entry_index(self.accepted.accounts.clone(), epoch), rules: self.config.rules() }
+        Rulebook::new(epoch, self.config.entry_index(self.accepted.accounts.clone()), self.config.rules())
     }
 }
 

@@ -51,7 +51,7 @@ pub struct Attestor {
 pub struct PinnedProcess {
     process: Arc<dyn Process>,
     epoch: ImageEpoch,
-    key: Principal,
+    principal: Principal,
 }
 
 /// Which facts of an attestation cost more than the others.
@@ -77,7 +77,7 @@ impl Attestor {
     ///
     /// # Errors
     /// [`NotAttested`]: the connection is closed without a byte.
-    pub fn pin(&self, process: Arc<dyn Process>) -> Result<PinnedProcess, NotAttested> {
+    pub fn by_peer(&self, process: Arc<dyn Process>) -> Result<PinnedProcess, NotAttested> {
         let peer = process.peer();
         if peer.pid == 0 {
             return Err(Contradiction::OutsidePidNamespace.into());
@@ -89,7 +89,15 @@ impl Attestor {
         let (epoch, _) = image(&*directory, cgroup_mark(pidfd.as_ref(), &cgroups, &text))?;
         process.alive()?;
         let cgroup = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
-        Ok(PinnedProcess { process, epoch, key: Principal { uid: peer.uid, cgroup } })
+        Ok(PinnedProcess { process, epoch, principal: Principal { uid: peer.uid, cgroup } })
+    }
+
+    /// Pins the process that has this number now, for somebody who asks about another process.
+    ///
+    /// # Errors
+    /// [`NotAttested`]: there is no such process, or it cannot be pinned.
+    pub fn by_reference(&self, pid: u32) -> Result<PinnedProcess, NotAttested> {
+        self.by_peer(self.host.numbered(pid)?)
     }
 
     /// Collects what is known of a process. `wants` is asked which of the costly facts an entry could use beside the others,
@@ -124,13 +132,13 @@ impl Attestor {
         let wanted = |evidence: &_| if elsewhere.is_some() { Wants::NOTHING } else { wants(evidence) };
         let not_looked_for = elsewhere.unwrap_or(WithheldBecause::NotWanted);
         if wanted(&evidence).path {
-            self.path(&mut evidence, pinned.key, &executable, directory.executable_link()?).await?;
+            self.path(&mut evidence, pinned.principal, &executable, directory.executable_link()?).await?;
         } else {
             evidence.withhold(SelectorKind::UnixPath, None, not_looked_for);
         }
         // By now the path is known, and most of the entries that want a hash beside another path want none.
         if wanted(&evidence).sha256 {
-            self.sha256(&mut evidence, pinned.key, &executable, directory.clone()).await?;
+            self.sha256(&mut evidence, pinned.principal, &executable, directory.clone()).await?;
             // Time has passed: is the image that was hashed still the one that runs?
             pinned.same_image(&image(&*directory, epoch.cgroup)?.0)?;
         } else {
@@ -213,8 +221,8 @@ impl PinnedProcess {
 
     /// Whom its limits are charged to.
     #[must_use]
-    pub fn key(&self) -> Principal {
-        self.key
+    pub fn principal(&self) -> Principal {
+        self.principal
     }
 
     /// The image at the accept.
@@ -253,7 +261,7 @@ impl PinnedProcess {
     ///
     /// # Errors
     /// [`Contradiction::ForeignWriter`]
-    pub fn wrote(&self, writer: Credentials) -> Result<(), NotAttested> {
+    pub fn check_writer(&self, writer: Credentials) -> Result<(), NotAttested> {
         if writer == self.process.peer() { Ok(()) } else { Err(Contradiction::ForeignWriter.into()) }
     }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -234,6 +235,12 @@ pub enum AtPath {
 pub trait Host: Send + Sync + fmt::Debug {
     /// The level this kernel gives.
     fn level(&self) -> Level;
+
+    /// The process that has this number now, for somebody who asks about another process.
+    ///
+    /// # Errors
+    /// [`Unanswered`]
+    fn numbered(&self, pid: u32) -> Result<Arc<dyn Process>, Unanswered>;
 
     /// The inode of the reference namespace; `None` where the kernel does not say.
     fn namespace(&self, namespace: Namespace) -> Option<u64>;

@@ -1,9 +1,11 @@
-//! What a door sees of a caller: updates to encode, and an end. Never evidence, a permit, an entry or an authority.
+//! What a door sees: connections, the processes they ask about, updates to encode, and an end. Never evidence, a permit,
+//! an entry or an authority. Whether an update holds a secret is a type.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -16,38 +18,9 @@ use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
 use crate::identity::X509Svid;
+use crate::policy::DecisionId;
 
-/// The name of one recorded decision: random, and says nothing by itself. `Display` gives `d-7f31c2a90b4e`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DecisionId(pub [u8; 6]);
-
-impl fmt::Display for DecisionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "d-{:012x}", u64::from_be_bytes([0, 0, a, b, c, d, e, g]))
-    }
-}
-
-/// Not the name of a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the name of a decision is d- and twelve hexadecimal digits, for example d-7f31c2a90b4e")]
-pub struct NotADecisionId;
-
-impl FromStr for DecisionId {
-    type Err = NotADecisionId;
-
-    fn from_str(text: &str) -> Result<Self, NotADecisionId> {
-        let digits = text.strip_prefix("d-").filter(|digits| digits.len() == 12).ok_or(NotADecisionId)?;
-        let mut id = [0; 6];
-        for (at, byte) in id.iter_mut().enumerate() {
-            let pair = digits.get(2 * at..2 * at + 2).ok_or(NotADecisionId)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADecisionId)?;
-        }
-        Ok(Self(id))
-    }
-}
-
-/// Why there is nothing (more) for a caller. The id is all that the caller learns beyond the kind.
+/// Why there is nothing (more) for a process. The id is all that the caller learns beyond the kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// A completed "no": `PermissionDenied`.
@@ -91,38 +64,47 @@ pub enum NotValidated {
     Ended(Ended),
 }
 
-/// One connected process. Cheap to hold; every method checks again who it is.
-pub trait Caller: Send + Sync + fmt::Debug {
+/// One accepted connection: whom its limits are charged to, who may write to it, and when it ends.
+///
+/// Who speaks and whom it is about are two things. For a workload they are one process, and [`Connection::subject`] is
+/// that process; a broker speaks for others.
+pub trait Connection: Send + Sync + fmt::Debug {
     /// Whom its limits are charged to.
-    fn key(&self) -> Principal;
+    fn principal(&self) -> Principal;
 
-    /// Checks the kernel's sender of a message that arrived on its connection.
+    /// Checks the kernel's sender of a message that arrived.
     ///
     /// # Errors
     /// [`Ended::Denied`] when another process wrote it: the connection must be cut before a byte of it is used.
-    fn wrote(&self, writer: Credentials) -> Result<(), Ended>;
+    fn check_writer(&self, writer: Credentials) -> Result<(), Ended>;
 
-    /// Proves that the process is alive, and that the image its permits were decided for is still running. The transport
-    /// asks before the first byte of every message with a secret leaves.
+    /// Checks, before the first byte of a message with a secret leaves, that every process whose secrets were handed to
+    /// this connection still is what they were issued for, and that the rulebook still permits them.
     ///
     /// # Errors
     /// [`Ended`]: the connection must be cut.
     fn may_receive_secret(&self) -> Result<(), Ended>;
 
-    /// Resolves when the connection must end: the process has exited, or the daemon stops.
-    fn ended(&self) -> BoxFuture<'static, Ended>;
+    /// Resolves when the connection must end: its process has exited, or the daemon stops.
+    fn closed(&self) -> BoxFuture<'static, Ended>;
 
-    /// The caller's X.509 identities: the state now, then again whenever it changes. Each item is made when it is asked
-    /// for, so that a slow reader costs one update and never a queue. The first error is the last item.
-    fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<X509Update, Ended>>;
+    /// The process that connected, as the one that identities are asked for.
+    fn subject(self: Arc<Self>) -> Arc<dyn Subject>;
+}
 
-    /// The X.509 bundles that the caller may see, likewise.
+/// One process that identities are asked for. Cheap to hold; every method checks again who it is.
+pub trait Subject: Send + Sync + fmt::Debug {
+    /// Its X.509 identities: the state now, then again whenever it changes. Each item is made when it is asked for, so
+    /// that a slow reader costs one update and never a queue. The first error is the last item.
+    fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<Secret<X509Update>, Ended>>;
+
+    /// The X.509 bundles that it may see, likewise.
     fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>>;
 
-    /// The JWT bundles that the caller may see, likewise.
+    /// The JWT bundles that it may see, likewise.
     fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>>;
 
-    /// Newly signed tokens: for `id`, or for every identity of the caller, default first.
+    /// Newly signed tokens: for `id`, or for every identity of the process, default first.
     ///
     /// # Errors
     /// [`Ended`]
@@ -130,7 +112,7 @@ pub trait Caller: Send + Sync + fmt::Debug {
         self: Arc<Self>,
         audiences: Vec<String>,
         id: Option<SpiffeId>,
-    ) -> BoxFuture<'static, Result<Vec<JwtSvid>, Ended>>;
+    ) -> BoxFuture<'static, Result<Secret<Vec<JwtSvid>>, Ended>>;
 
     /// Verifies a token for `audience` against the bundle of its own subject's trust domain.
     ///
@@ -143,11 +125,103 @@ pub trait Caller: Send + Sync + fmt::Debug {
     ) -> BoxFuture<'static, Result<ValidToken, NotValidated>>;
 }
 
-/// Where connections become callers.
-pub trait Callers: Send + Sync + fmt::Debug {
+/// A connection that may ask about other processes of this node.
+pub trait BrokerConnection: Connection {
+    /// The process that has this number now. Its secrets go to this connection, whose limits, writer and exit count.
+    ///
+    /// # Errors
+    /// [`Ended`]: there is no such process, or it cannot be attested.
+    fn subject_with_pid(self: Arc<Self>, pid: u32) -> Result<Arc<dyn Subject>, Ended>;
+}
+
+/// Where accepted sockets become connections.
+pub trait Connections: Send + Sync + fmt::Debug {
     /// Admits the process behind an accepted socket, before anything else is read from it.
     ///
     /// # Errors
     /// [`Ended`]: the connection is closed without a byte.
-    fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Caller>, Ended>;
+    fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Connection>, Ended>;
+
+    /// Likewise, a process that the door's own rules let ask about others.
+    ///
+    /// # Errors
+    /// [`Ended`]: the connection is closed without a byte.
+    fn admit_broker(&self, process: Arc<dyn Process>) -> Result<Arc<dyn BrokerConnection>, Ended>;
+}
+
+/// A value that must not reach a process which is no longer the one it was issued for.
+///
+/// A codec that hands it out without the check before its first byte does not compile:
+///
+/// ```compile_fail
+/// use bonafide::entitlement::door::X509Update;
+/// use bonafide::entitlement::door::Secret;
+/// use bonafide::entitlement::door::SecretGate;
+///
+/// fn encode(update: Secret<X509Update>, _gate: &SecretGate) -> usize {
+///     update.svids.len()
+/// }
+/// ```
+///
+/// With the check it does:
+///
+/// ```
+/// use bonafide::entitlement::door::X509Update;
+/// use bonafide::entitlement::door::Secret;
+/// use bonafide::entitlement::door::SecretGate;
+///
+/// fn encode(update: Secret<X509Update>, gate: &SecretGate) -> usize {
+///     update.open(gate).svids.len()
+/// }
+/// ```
+#[must_use]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Wraps what holds a private key or a token.
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// Arms the gate, and gives the value out.
+    pub fn open(self, gate: &SecretGate) -> T {
+        gate.armed.store(true, Ordering::Release);
+        self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The check before the first byte of a secret, one for each connection. The transport makes it, asks it before it writes
+/// payload, and lends it to the codecs.
+#[derive(Debug)]
+pub struct SecretGate {
+    connection: Arc<dyn Connection>,
+    armed: AtomicBool,
+}
+
+impl SecretGate {
+    /// A gate in front of `connection`, through which no secret has passed yet.
+    #[must_use]
+    pub fn new(connection: Arc<dyn Connection>) -> Self {
+        Self { connection, armed: AtomicBool::new(false) }
+    }
+
+    /// The connection behind it.
+    #[must_use]
+    pub fn connection(&self) -> &Arc<dyn Connection> {
+        &self.connection
+    }
+
+    /// Checks that payload may leave now. Before the first secret it may.
+    ///
+    /// # Errors
+    /// [`Ended`]: the connection must be cut.
+    pub fn check(&self) -> Result<(), Ended> {
+        if self.armed.load(Ordering::Acquire) { self.connection.may_receive_secret() } else { Ok(()) }
+    }
 }

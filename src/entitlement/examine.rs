@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use crate::attestation::kernel::Process;
+use crate::attestation::kernel::Unanswered;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::NodeState;
-use crate::entitlement::node_state::Rulebook;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
-use crate::policy::changes::HeldBack;
-use crate::policy::changes::held_back;
-use crate::policy::decide::Trace;
-use crate::policy::decide::redecide;
-use crate::registration::Entry;
+use crate::policy::HeldBack;
+use crate::policy::Rulebook;
+use crate::policy::Trace;
+use crate::policy::held_back;
 
 /// What was found out about one process.
 #[derive(Debug, Clone)]
@@ -33,20 +32,28 @@ pub struct Examination {
 }
 
 impl NodeState {
-    /// Attests a process and decides for it as if it had asked. Issues nothing and records nothing.
-    pub async fn examine(&self, process: Arc<dyn Process>) -> Examination {
+    /// Attests the process that has this number now, and decides for it as if it had asked. Issues nothing and records
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Unanswered`]: there is no such process, or it could not be found out.
+    pub async fn examine(&self, pid: u32) -> Result<Examination, Unanswered> {
+        Ok(self.examine_process(self.parts.attestor.host().numbered(pid)?).await)
+    }
+
+    async fn examine_process(&self, process: Arc<dyn Process>) -> Examination {
         let (peer, level, at) = (process.peer(), process.level(), seconds(self.now()));
         let examination = |trace: Option<Arc<Trace>>, verdict| {
             let evidence = trace.map(|trace| trace.evidence.clone()).unwrap_or_default();
             Examination { peer, level, evidence, verdict, at }
         };
-        let process = match self.parts.attestor.pin(process) {
+        let process = match self.parts.attestor.by_peer(process) {
             Ok(process) => process,
             Err(why) => return examination(None, Err(why.into())),
         };
         match self.decide_quietly(&process).await {
             Ok(granted) => {
-                let ids = granted.permits.iter().map(|permit| permit.entry().id.to_string()).collect();
+                let ids = granted.permits.iter().map(|permit| permit.grant().id.to_string()).collect();
                 examination(Some(granted.trace), Ok(ids))
             }
             Err((verdict, trace)) => examination(trace, Err(verdict)),
@@ -59,22 +66,14 @@ impl NodeState {
         let live = self.live.snapshot().into_iter().filter(|stream| !stream.identities.is_empty());
         let traces: Vec<_> = live.filter_map(|stream| stream.trace).collect();
         let before = self.rulebook();
-        held_back(traces.iter().map(|trace| &**trace), &before.entries, &rulebook.entries, &rulebook.rules)
-    }
-}
-
-/// The entries that a caller's recorded evidence satisfies.
-pub(in crate::entitlement) fn entries_under(trace: &Trace, rulebook: &Rulebook) -> Vec<Arc<Entry>> {
-    match redecide(trace, &rulebook.entries, &rulebook.rules) {
-        Ok(granted) => granted.into_iter().map(|granted| granted.entry).collect(),
-        Err(_) => Vec::new(),
+        held_back(traces.iter().map(|trace| &**trace), &before, rulebook)
     }
 }
 
 impl From<Refusal> for Examination {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { peer, level, verdict, at, trace } = refusal;
+        let Refusal { peer, level, cause, at, trace } = refusal;
         let evidence = trace.map(|trace| trace.evidence).unwrap_or_default();
-        Self { peer, level, evidence, verdict: Err(verdict), at }
+        Self { peer, level, evidence, verdict: Err(cause), at }
     }
 }

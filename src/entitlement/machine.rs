@@ -5,13 +5,14 @@
 use std::time::Duration;
 use std::time::SystemTime;
 
-use crate::entitlement::door::DecisionId;
 use crate::entitlement::door::Ended;
 use crate::entitlement::published::VisibleBundles;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
 use crate::issuance::renewal;
-use crate::policy::decide::Permit;
+use crate::policy::DecisionId;
+use crate::policy::Grant;
+use crate::policy::Permit;
 use crate::registration::entry::Terms;
 
 /// What a stream delivers.
@@ -218,13 +219,12 @@ impl StreamState {
         }
         let mut before = std::mem::replace(&mut self.held, Vec::with_capacity(permits.len()));
         let order_before: Vec<SpiffeId> = before.iter().map(|held| held.svid.id.clone()).collect();
-        self.unserved |= !order_before.iter().eq(permits.iter().map(|permit| &permit.entry().id));
+        self.unserved |= !order_before.iter().eq(permits.iter().map(|permit| &permit.grant().id));
         self.awaited.clear();
         let mut to_issue = Vec::new();
         for (place, permit) in permits.into_iter().enumerate() {
-            let entry = permit.entry();
-            let (id, terms) = (entry.id.clone(), entry.terms.clone());
-            let hint = permit.hint().map(str::to_owned);
+            let Grant { id, entry, hint } = permit.grant().clone();
+            let terms = entry.terms.clone();
             let mut kept = before.iter().position(|held| held.svid.id == id).map(|at| before.swap_remove(at));
             let fresh = kept.as_ref().is_some_and(|held| held.terms == terms && held.is_current(now));
             if !fresh {
@@ -342,10 +342,9 @@ mod tests {
     use crate::evidence::Source;
     use crate::identity::Bundle;
     use crate::identity::PrivateKey;
-    use crate::policy::decide::Rules;
-    use crate::policy::decide::decide;
+    use crate::policy::Rulebook;
+    use crate::policy::decide;
     use crate::registration::Entry;
-    use crate::registration::EntryIndex;
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
     const HOUR: Duration = Duration::from_secs(3600);
@@ -354,9 +353,8 @@ mod tests {
         let mut evidence = EvidenceSet::default();
         evidence.prove("unix:uid:1".parse().unwrap(), Grade::Kernel, Source::Credentials);
         let entries = (0..).zip(paths).map(|(order, path)| Entry::example(order, path, &["unix:uid:1"])).collect();
-        let rules = Rules { minimum: Level::Reduced };
         let caller = Attested::example(Level::Full, evidence);
-        let permits = decide(&caller, &EntryIndex::new(entries, 0), &rules, now).outcome.unwrap();
+        let permits = decide(&caller, &Rulebook::example(entries), DecisionId([0; 6]), now).outcome.unwrap();
         let own = Arc::new(Bundle::empty("example.org".parse().unwrap()));
         StreamEvent::Permitted { permits, view: BundleSet::new(None, own, &BTreeMap::new()).view(std::iter::empty()) }
     }
@@ -365,7 +363,7 @@ mod tests {
     fn answered(effect: Effect, failing: &[&str], now: SystemTime) -> StreamEvent {
         let Effect::Issue(permits) = effect else { panic!("nothing to issue: {effect:?}") };
         let answer = |permit: Permit| {
-            let id = permit.entry().id.clone();
+            let id = permit.grant().id.clone();
             if failing.contains(&id.path()) {
                 return Issued::Failed { id: DecisionId([0; 6]), spread: 0.5 };
             }

@@ -16,12 +16,7 @@ use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Process;
 use crate::audit;
 use crate::authority::Authority;
-use crate::entitlement::caller::LiveCaller;
-use crate::entitlement::door::Caller;
-use crate::entitlement::door::Callers;
-use crate::entitlement::door::DecisionId;
 use crate::entitlement::door::Ended;
-use crate::entitlement::examine::entries_under;
 use crate::entitlement::ledger::latencies::Latencies;
 use crate::entitlement::ledger::live::Live;
 use crate::entitlement::ledger::records::seconds;
@@ -29,26 +24,20 @@ use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::ledger::refusals::Refusals;
 use crate::entitlement::published::BundleSet;
+use crate::evidence::Credentials;
+use crate::evidence::Level;
 use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::issuance::Issuer;
-use crate::policy::changes::is_affected;
-use crate::policy::decide::Permit;
-use crate::policy::decide::Rules;
-use crate::policy::decide::Trace;
-use crate::policy::decide::decide;
+use crate::policy::DecisionId;
+use crate::policy::Permit;
+use crate::policy::Rulebook;
+use crate::policy::Trace;
+use crate::policy::decide;
+use crate::policy::is_affected;
+use crate::policy::redecide;
 use crate::randomness::Randomness;
-use crate::registration::EntryIndex;
 use crate::time::Clock;
-
-/// What is decided by, swapped whole at a reload.
-#[derive(Debug)]
-pub struct Rulebook {
-    /// The entries, with the accounts behind the names that they use.
-    pub entries: EntryIndex,
-    /// The rules beyond entries.
-    pub rules: Rules,
-}
 
 /// What the wiring gives.
 #[derive(Debug)]
@@ -96,7 +85,7 @@ impl NodeState {
     pub fn new(parts: Parts, rulebook: Rulebook, bundles: BundleSet) -> Self {
         let rulebook = Arc::new(ArcSwap::from_pointee(rulebook));
         let in_force = Arc::clone(&rulebook);
-        let current_epoch = Box::new(move || in_force.load().entries.epoch());
+        let current_epoch = Box::new(move || in_force.load().epoch());
         Self {
             issuer: Issuer::new(Arc::clone(&parts.authority), current_epoch, Arc::clone(&parts.randomness)),
             parts,
@@ -163,35 +152,38 @@ impl NodeState {
         &self.refusals
     }
 
-    /// Decides by `rulebook` from now on, and wakes the streams for which that makes a difference. Says how many.
+    /// Decides by `rulebook` from now on, and wakes the streams for which that makes a difference. Returns how many.
     pub fn replace_rulebook(&self, rulebook: Rulebook) -> usize {
         let after = Arc::new(rulebook);
-        let before = self.rulebook.swap(Arc::clone(&after));
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.live.wake(|stream| {
-            stream.trace.as_ref().is_none_or(|trace| is_affected(trace, &before.entries, &after.entries, &after.rules))
-        })
+        let swap = || self.rulebook.swap(Arc::clone(&after));
+        self.changed(swap, |before, trace| is_affected(trace, before, &after))
     }
 
-    /// Serves these bundles from now on, and wakes the streams that see a difference. Says how many.
+    /// Serves these bundles from now on, and wakes the streams that see a difference. Returns how many.
     pub fn replace_bundles(&self, bundles: BundleSet) -> usize {
-        let before = self.bundles.swap(Arc::new(bundles));
-        let after = self.bundles.load_full();
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        let after = Arc::new(bundles);
         let rulebook = self.rulebook();
-        self.live.wake(|stream| {
-            stream.trace.as_ref().is_none_or(|trace| {
-                let entries = entries_under(trace, &rulebook);
-                let federates_with = || entries.iter().flat_map(|entry| entry.federates_with.iter());
-                before.view(federates_with()) != after.view(federates_with())
-            })
+        let swap = || self.bundles.swap(Arc::clone(&after));
+        self.changed(swap, |before, trace| {
+            let grants = redecide(trace, &rulebook).unwrap_or_default();
+            let federates_with = || grants.iter().flat_map(|grant| grant.entry.federates_with.iter());
+            before.view(federates_with()) != after.view(federates_with())
         })
     }
 
-    /// Wakes every stream, because the clock has stepped.
+    /// Wakes every stream, because the clock has stepped. Returns how many.
     pub fn clock_stepped(&self) -> usize {
+        self.changed(|| (), |(), _| true)
+    }
+
+    /// Swaps something that decisions depend on, and wakes the streams whose last decision it concerns. Returns how many.
+    ///
+    /// RACE: swap, count, wake, in this order. A stream that decides meanwhile decides by the old value and has read the
+    /// old count, so it decides again before it waits; or it is registered with its trace, and is woken.
+    fn changed<T>(&self, swap: impl FnOnce() -> T, concerns: impl Fn(&T, &Trace) -> bool) -> usize {
+        let before = swap();
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.live.wake(|_| true)
+        self.live.wake(|stream| stream.trace.as_ref().is_none_or(|trace| concerns(&before, trace)))
     }
 
     /// A number that differs from an earlier one if anything was replaced in between.
@@ -205,7 +197,7 @@ impl NodeState {
 
     /// Attests a caller now and decides; a refusal is kept and logged.
     pub(in crate::entitlement) async fn decide(&self, process: &PinnedProcess) -> Result<Decided, Ended> {
-        self.decide_quietly(process).await.map_err(|(verdict, trace)| self.refuse(process, verdict, trace.as_ref()))
+        self.decide_quietly(process).await.map_err(|(cause, trace)| self.refuse(process, cause, trace.as_ref()))
     }
 
     /// Attests a caller now and decides. Before the authority has its first key there is nothing to decide about: an empty
@@ -218,21 +210,30 @@ impl NodeState {
             return Err((RefusalCause::Undecided(Undecided::Authority), None));
         }
         let rulebook = self.rulebook();
-        let wants = |evidence: &_| rulebook.entries.wants(evidence);
+        let wants = |evidence: &_| rulebook.entries().wants(evidence);
         let begun = Instant::now();
         let attested = self
             .parts
             .attestor
-            .attest(process, &wants, rulebook.entries.accounts(), self.now())
+            .attest(process, &wants, rulebook.entries().accounts(), self.now())
             .await
             .map_err(|why| (RefusalCause::from(why), None))?;
         self.latencies.took(begun.elapsed());
-        let decision = decide(&attested, &rulebook.entries, &rulebook.rules, self.now());
+        let decision = decide(&attested, &rulebook, self.name(), self.now());
         let trace = Arc::new(decision.trace);
         match decision.outcome {
             Ok(permits) => Ok(Decided { permits, trace, image: attested.epoch() }),
             Err(denial) => Err((RefusalCause::Denied(denial), Some(trace))),
         }
+    }
+
+    /// Keeps and logs that a process could not be pinned, and says what its connection may hear of it.
+    pub(in crate::entitlement) fn refuse_unpinned(&self, peer: Credentials, level: Level, why: NotAttested) -> Ended {
+        let refusal = Refusal { cause: why.into(), trace: None, peer, level, at: seconds(self.now()) };
+        let (id, denied) = (self.name(), matches!(refusal.cause, RefusalCause::Denied(_)));
+        self.parts.audit.record(refusal.record(id));
+        self.refusals.keep(id, Principal { uid: peer.uid, cgroup: 0 }, refusal);
+        if denied { Ended::Denied(id) } else { Ended::Undecided(id) }
     }
 
     /// Records that a caller could not be attested.
@@ -244,11 +245,11 @@ impl NodeState {
     pub(in crate::entitlement) fn refuse(
         &self,
         process: &PinnedProcess,
-        verdict: RefusalCause,
+        cause: RefusalCause,
         trace: Option<&Arc<Trace>>,
     ) -> Ended {
-        let denied = matches!(verdict, RefusalCause::Denied(_));
-        let id = self.keep(process, verdict, trace);
+        let denied = matches!(cause, RefusalCause::Denied(_));
+        let id = self.keep(process, cause, trace);
         if denied { Ended::Denied(id) } else { Ended::Undecided(id) }
     }
 
@@ -256,13 +257,13 @@ impl NodeState {
     pub(in crate::entitlement) fn keep(
         &self,
         process: &PinnedProcess,
-        verdict: RefusalCause,
+        cause: RefusalCause,
         trace: Option<&Arc<Trace>>,
     ) -> DecisionId {
-        let refusal = self.refusal(&**process.process(), verdict, trace);
+        let refusal = self.refusal(&**process.process(), cause, trace);
         let id = self.name();
         self.parts.audit.record(refusal.record(id));
-        self.refusals.keep(id, process.key(), refusal);
+        self.refusals.keep(id, process.principal(), refusal);
         id
     }
 
@@ -282,31 +283,13 @@ impl NodeState {
         DecisionId(id)
     }
 
-    fn refusal(&self, process: &dyn Process, verdict: RefusalCause, trace: Option<&Arc<Trace>>) -> Refusal {
+    fn refusal(&self, process: &dyn Process, cause: RefusalCause, trace: Option<&Arc<Trace>>) -> Refusal {
         Refusal {
-            verdict,
+            cause,
             trace: trace.map(|trace| Trace::clone(trace)),
             peer: process.peer(),
             level: process.level(),
             at: seconds(self.now()),
-        }
-    }
-}
-
-impl Callers for Arc<NodeState> {
-    fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Caller>, Ended> {
-        if self.parts.stop.is_cancelled() {
-            return Err(Ended::Stopping);
-        }
-        match self.parts.attestor.pin(Arc::clone(&process)) {
-            Ok(process) => Ok(Arc::new(LiveCaller::new(Arc::clone(self), process))),
-            Err(why) => {
-                let refusal = self.refusal(&*process, why.into(), None);
-                let (id, denied) = (self.name(), matches!(refusal.verdict, RefusalCause::Denied(_)));
-                self.parts.audit.record(refusal.record(id));
-                self.refusals.keep(id, Principal { uid: process.peer().uid, cgroup: 0 }, refusal);
-                Err(if denied { Ended::Denied(id) } else { Ended::Undecided(id) })
-            }
         }
     }
 }

@@ -11,10 +11,9 @@ use tokio::time::sleep;
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::audit::Event;
-use crate::entitlement::caller::LiveCaller;
-use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::EncodedBundles;
 use crate::entitlement::door::Ended;
+use crate::entitlement::door::Secret;
 use crate::entitlement::door::X509Update;
 use crate::entitlement::ledger::live::LiveSvid;
 use crate::entitlement::ledger::live::StreamHandle;
@@ -28,36 +27,40 @@ use crate::entitlement::machine::Issued;
 use crate::entitlement::machine::StreamEvent;
 use crate::entitlement::machine::StreamState;
 use crate::entitlement::published::VisibleBundles;
-use crate::policy::decide::Permit;
+use crate::entitlement::session::NotIssued;
+use crate::entitlement::session::SessionSubject;
+use crate::policy::Permit;
 use crate::randomness::fraction;
 
 /// The caller's X.509 identities: now, and whenever they change.
 pub(in crate::entitlement) fn x509_svids(
-    caller: Arc<LiveCaller>,
-) -> impl Stream<Item = Result<X509Update, Ended>> + Send {
-    updates(caller, Delivers::X509Svids, |state| {
-        state.view().map(|view| X509Update {
-            svids: state.svids().iter().map(|held| held.svid.clone()).collect(),
-            bundle: view.own_x509(),
-            federated: view.foreign_x509(),
+    subject: Arc<SessionSubject>,
+) -> impl Stream<Item = Result<Secret<X509Update>, Ended>> + Send {
+    updates(subject, Delivers::X509Svids, |state| {
+        state.view().map(|view| {
+            Secret::new(X509Update {
+                svids: state.svids().iter().map(|held| held.svid.clone()).collect(),
+                bundle: view.own_x509(),
+                federated: view.foreign_x509(),
+            })
         })
     })
 }
 
 /// The bundles that the caller may see: now, and whenever they change.
 pub(in crate::entitlement) fn bundles(
-    caller: Arc<LiveCaller>,
+    subject: Arc<SessionSubject>,
     encode: impl Fn(&VisibleBundles) -> EncodedBundles + Send,
 ) -> impl Stream<Item = Result<EncodedBundles, Ended>> + Send {
-    updates(caller, Delivers::Bundles, move |state| state.view().map(&encode))
+    updates(subject, Delivers::Bundles, move |state| state.view().map(&encode))
 }
 
 fn updates<T>(
-    caller: Arc<LiveCaller>,
+    subject: Arc<SessionSubject>,
     delivers: Delivers,
     update: impl Fn(&StreamState) -> Option<T> + Send,
 ) -> impl Stream<Item = Result<T, Ended>> + Send {
-    let driver = Driver::new(caller, delivers);
+    let driver = Driver::new(subject, delivers);
     stream::unfold(Some((driver, update)), async |state| {
         let (mut driver, update) = state?;
         match driver.next_update().await {
@@ -71,7 +74,7 @@ fn updates<T>(
 }
 
 struct Driver {
-    caller: Arc<LiveCaller>,
+    subject: Arc<SessionSubject>,
     state: StreamState,
     handle: StreamHandle,
     /// What the latest permits rest on.
@@ -87,10 +90,10 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(caller: Arc<LiveCaller>, delivers: Delivers) -> Self {
-        let handle = caller.shared.live.register();
+    fn new(subject: Arc<SessionSubject>, delivers: Delivers) -> Self {
+        let handle = subject.node().live.register();
         Self {
-            caller,
+            subject,
             state: StreamState::new(delivers),
             handle,
             basis: None,
@@ -105,7 +108,7 @@ impl Driver {
     async fn next_update(&mut self) -> Result<(), Ended> {
         loop {
             let event = std::mem::replace(&mut self.next, StreamEvent::Served);
-            let effect = self.state.on(event, self.caller.shared.now());
+            let effect = self.state.on(event, self.subject.node().now());
             self.record_ended();
             self.next = match effect {
                 Effect::Attest => self.decide().await,
@@ -121,16 +124,17 @@ impl Driver {
     }
 
     async fn decide(&mut self) -> StreamEvent {
-        let shared = &self.caller.shared;
-        self.generation = shared.generation();
-        let bundles = shared.bundles();
-        match shared.decide(&self.caller.process).await {
+        let node = self.subject.node();
+        self.generation = node.generation();
+        let bundles = node.bundles();
+        match node.decide(self.subject.pinned()).await {
             Ok(granted) => {
                 self.handle.rests_on(Arc::clone(&granted.trace));
                 let basis = DecisionBasis { trace: granted.trace, image: granted.image };
-                self.caller.outbound().decided_again(&basis);
+                self.subject.session.outbound().decided_again(&self.subject.process, &basis);
                 self.basis = Some(basis);
-                let view = bundles.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()));
+                let view =
+                    bundles.view(granted.permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter()));
                 StreamEvent::Permitted { permits: granted.permits, view }
             }
             Err(ended) => self.refused(ended),
@@ -141,7 +145,7 @@ impl Driver {
     /// it is decided again.
     async fn issue(&mut self, permits: Vec<Permit>) -> StreamEvent {
         for permit in permits {
-            let answer = match self.caller.issue_x509(permit).await {
+            let answer = match self.subject.issue_x509(permit).await {
                 Ok(svid) => Issued::Svid { svid, spread: self.spread() },
                 Err(NotIssued::Failed(id)) => Issued::Failed { id, spread: self.spread() },
                 Err(NotIssued::Stale) => {
@@ -155,10 +159,10 @@ impl Driver {
     }
 
     fn hand_over(&self) -> Result<(), StreamEvent> {
-        let caller = &self.caller;
+        let subject = &self.subject;
         let Some(basis) = &self.basis else { return Err(StreamEvent::Woken) };
         let ids = self.state.svids().iter().map(|held| held.svid.id.clone()).collect();
-        caller.hand_over(self.handle.number(), basis, ids).map_err(|why| self.changed(why))?;
+        subject.hand_over(self.handle.number(), basis, ids).map_err(|why| self.changed(why))?;
         let identities = self.state.svids().iter().map(LiveSvid::from).collect();
         self.handle.serves(identities, self.state.failures());
         Ok(())
@@ -167,22 +171,22 @@ impl Driver {
     /// RACE: whatever was replaced after the last decision began may have found no trace of it to wake by; the number
     /// tells, and the decision is made again. Whatever is replaced after this comparison finds the trace.
     async fn wait(&self, until: SystemTime) -> Result<StreamEvent, Ended> {
-        let shared = &self.caller.shared;
-        if shared.generation() != self.generation {
+        let node = self.subject.node();
+        if node.generation() != self.generation {
             return Ok(StreamEvent::Woken);
         }
         let identities = self.state.svids().iter().map(LiveSvid::from).collect();
         self.handle.serves(identities, self.state.failures());
-        let process = &self.caller.process;
+        let process = self.subject.pinned();
         let mut exited = process.process().exited();
         let image = self.basis.as_ref().map_or_else(|| process.epoch(), |basis| basis.image);
-        let mut time_left = until.duration_since(shared.now()).unwrap_or_default();
+        let mut time_left = until.duration_since(node.now()).unwrap_or_default();
         loop {
-            let nap = time_left.min(self.caller.next_look(image, self.spread()));
+            let nap = time_left.min(self.subject.process.next_check_in(image, self.spread()));
             tokio::select! {
                 biased;
-                () = shared.parts.stop.cancelled() => return Err(Ended::Stopping),
-                () = &mut exited => return Err(shared.gone()),
+                () = node.parts.stop.cancelled() => return Err(Ended::Stopping),
+                () = &mut exited => return Err(node.gone()),
                 () = self.handle.woken() => return Ok(StreamEvent::Woken),
                 () = sleep(nap) => time_left -= nap,
             }
@@ -190,7 +194,7 @@ impl Driver {
                 return Ok(StreamEvent::Woken);
             }
             // What cannot be found out now takes nothing away; it is asked again at the next look.
-            if let Err(why @ NotAttested::No(_)) = self.caller.look_in_turn(image) {
+            if let Err(why @ NotAttested::No(_)) = self.subject.process.check_shared(image) {
                 return Ok(self.changed(why));
             }
         }
@@ -209,7 +213,7 @@ impl Driver {
 
     fn record_ended(&mut self) {
         for EndedSvid { svid, why } in self.state.take_ended() {
-            self.caller.record(Event::Ended, &Credential::of(&svid, None), Some(why));
+            self.subject.record(Event::Ended, &Credential::of(&svid, None), Some(why));
         }
     }
 
@@ -217,7 +221,7 @@ impl Driver {
     fn record_underway(&mut self, why: &str) {
         for answer in self.underway.drain(..) {
             if let Issued::Svid { svid, .. } = answer {
-                self.caller.record(Event::Ended, &Credential::of(&svid, None), Some(why));
+                self.subject.record(Event::Ended, &Credential::of(&svid, None), Some(why));
             }
         }
     }
@@ -226,7 +230,7 @@ impl Driver {
         match why {
             // It is who it was, in another place: whether that gives it the same has to be decided again.
             NotAttested::No(Contradiction::Moved) => StreamEvent::Woken,
-            why => self.refused(self.caller.shared.refuse_unattested(&self.caller.process, why)),
+            why => self.refused(self.subject.node().refuse_unattested(self.subject.pinned(), why)),
         }
     }
 
@@ -240,7 +244,7 @@ impl Driver {
 
     /// Without random bytes everyone renews in the middle: less spread, nothing unsafe.
     fn spread(&self) -> f64 {
-        fraction(&*self.caller.shared.parts.randomness).unwrap_or(0.5)
+        fraction(&*self.subject.node().parts.randomness).unwrap_or(0.5)
     }
 }
 
@@ -248,7 +252,7 @@ impl Drop for Driver {
     /// A stream that is dropped before its end was closed by its caller.
     fn drop(&mut self) {
         if !self.denied {
-            self.caller.outbound().forget(self.handle.number());
+            self.subject.session.outbound().forget(self.handle.number());
         }
         self.record_underway("closed");
         self.state.release("closed");

@@ -4,8 +4,6 @@ use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::audit::Event;
 
-use crate::entitlement::caller::LiveCaller;
-use crate::entitlement::caller::NotIssued;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
@@ -14,53 +12,59 @@ use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::published::BundleSet;
 use crate::entitlement::published::VisibleBundles;
+use crate::entitlement::session::NotIssued;
+use crate::entitlement::session::SessionSubject;
 use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::jose::jws;
-use crate::policy::decide::Denial;
-use crate::policy::decide::Permit;
-use crate::policy::tokens::permits_for_tokens;
+use crate::policy::Denial;
+use crate::policy::Permit;
+use crate::policy::permits_for_tokens;
 
 /// How often a request is decided again because the entries change, or the caller moves, meanwhile.
 const TRIES: usize = 8;
 
 /// Signs a token for `id`, or for every identity of the caller.
 pub(in crate::entitlement) async fn issue(
-    caller: &LiveCaller,
+    subject: &SessionSubject,
     audiences: Vec<String>,
     id: Option<SpiffeId>,
 ) -> Result<Vec<JwtSvid>, Ended> {
-    let shared = &caller.shared;
+    let node = subject.node();
     for _ in 0..TRIES {
-        let granted = shared.decide(&caller.process).await?;
+        let granted = node.decide(subject.pinned()).await?;
         let permits = permits_for_tokens(granted.permits, id.as_ref(), &audiences)
-            .map_err(|denial| shared.refuse(&caller.process, RefusalCause::Denied(denial), Some(&granted.trace)))?;
-        let svids = match sign_all(caller, permits, &audiences).await {
+            .map_err(|denial| node.refuse(subject.pinned(), RefusalCause::Denied(denial), Some(&granted.trace)))?;
+        let svids = match sign_all(subject, permits, &audiences).await {
             Ok(svids) => svids,
             Err(NotIssued::Failed(id)) => return Err(Ended::Undecided(id)),
             Err(NotIssued::Stale) => continue,
         };
         let ids = svids.iter().map(|svid| svid.id.clone()).collect();
         let basis = DecisionBasis { trace: granted.trace, image: granted.image };
-        match caller.hand_over_reply(&basis, ids) {
+        match subject.hand_over_reply(&basis, ids) {
             Ok(()) => return Ok(svids),
             Err(NotAttested::No(Contradiction::Moved)) => {}
-            Err(why) => return Err(shared.refuse_unattested(&caller.process, why)),
+            Err(why) => return Err(node.refuse_unattested(subject.pinned(), why)),
         }
     }
-    Err(shared.refuse(&caller.process, RefusalCause::Undecided(Undecided::NotReady), None))
+    Err(node.refuse(subject.pinned(), RefusalCause::Undecided(Undecided::NotReady), None))
 }
 
 /// Signs for each permit and writes it down, before anything of it can leave.
-async fn sign_all(caller: &LiveCaller, permits: Vec<Permit>, audiences: &[String]) -> Result<Vec<JwtSvid>, NotIssued> {
+async fn sign_all(
+    subject: &SessionSubject,
+    permits: Vec<Permit>,
+    audiences: &[String],
+) -> Result<Vec<JwtSvid>, NotIssued> {
     let mut svids = Vec::with_capacity(permits.len());
     for permit in permits {
-        let origin = permit.entry().origin.clone();
-        let (key, now) = (caller.process.key(), caller.shared.now());
-        let signed = caller.shared.issuer.jwt_svid(key, permit, audiences.to_vec(), now).await;
-        let svid = signed.map_err(|why| caller.not_issued(&why))?;
-        caller.record(Event::Issued, &Credential::of_token(&svid, &origin), None);
+        let origin = permit.grant().entry.origin.clone();
+        let (key, now) = (subject.session.peer.pinned.principal(), subject.node().now());
+        let signed = subject.node().issuer.jwt_svid(key, permit, audiences.to_vec(), now).await;
+        let svid = signed.map_err(|why| subject.not_issued(&why))?;
+        subject.record(Event::Issued, &Credential::of_token(&svid, &origin), None);
         svids.push(svid);
     }
     Ok(svids)
@@ -69,13 +73,13 @@ async fn sign_all(caller: &LiveCaller, permits: Vec<Permit>, audiences: &[String
 /// Verifies a token against the bundle of its subject's own trust domain: the own one for every live caller, a foreign
 /// one for those who federate with it.
 pub(in crate::entitlement) async fn validate(
-    caller: &LiveCaller,
+    subject: &SessionSubject,
     audience: &str,
     token: &str,
 ) -> Result<ValidToken, NotValidated> {
-    let shared = &caller.shared;
-    let view = may_see(caller, &shared.bundles()).await.map_err(NotValidated::Ended)?;
-    let verified = jws::verify(token, audience, |trust_domain| view.bundle_of(trust_domain), shared.now())
+    let node = subject.node();
+    let view = may_see(subject, &node.bundles()).await.map_err(NotValidated::Ended)?;
+    let verified = jws::verify(token, audience, |trust_domain| view.bundle_of(trust_domain), node.now())
         .map_err(|invalid| NotValidated::Invalid(invalid.to_string()))?;
     let own = view.is_own(verified.id.trust_domain());
     let mut claims = verified.claims;
@@ -87,10 +91,12 @@ pub(in crate::entitlement) async fn validate(
 }
 
 /// Whoever has no identity may still have tokens of the own trust domain verified: verifying needs public keys alone.
-async fn may_see(caller: &LiveCaller, bundles: &BundleSet) -> Result<VisibleBundles, Ended> {
-    match caller.shared.decide_quietly(&caller.process).await {
-        Ok(granted) => Ok(bundles.view(granted.permits.iter().flat_map(|permit| permit.entry().federates_with.iter()))),
+async fn may_see(subject: &SessionSubject, bundles: &BundleSet) -> Result<VisibleBundles, Ended> {
+    match subject.node().decide_quietly(subject.pinned()).await {
+        Ok(granted) => {
+            Ok(bundles.view(granted.permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter())))
+        }
         Err((RefusalCause::Denied(Denial::NoEntry), _)) => Ok(bundles.view(std::iter::empty())),
-        Err((verdict, trace)) => Err(caller.shared.refuse(&caller.process, verdict, trace.as_ref())),
+        Err((verdict, trace)) => Err(subject.node().refuse(subject.pinned(), verdict, trace.as_ref())),
     }
 }

@@ -17,8 +17,8 @@ use crate::identity::X509Svid;
 use crate::identity::p256;
 use crate::issuance::metrics::IssuanceMetrics;
 use crate::issuance::turns::Turns;
-use crate::policy::decide::Grant;
-use crate::policy::decide::Permit;
+use crate::policy::Grant;
+use crate::policy::Permit;
 use crate::randomness::NoRandomness;
 use crate::randomness::Randomness;
 
@@ -56,7 +56,7 @@ impl From<NoRandomness> for IssueError {
     }
 }
 
-/// Tells the epoch of the entries that are in force now.
+/// Tells the epoch of the rulebook in force.
 pub type CurrentEpoch = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Turns permits into SVIDs.
@@ -87,7 +87,7 @@ impl Issuer {
     pub async fn x509_svid(&self, caller: Principal, permit: Permit, now: SystemTime) -> Result<X509Svid, IssueError> {
         let _turn = self.turns.take(caller).await;
         let issued = match self.check(&permit) {
-            Ok(()) => self.sign_x509(permit.granted(), now).await,
+            Ok(()) => self.sign_x509(permit.grant(), now).await,
             Err(stale) => Err(stale),
         };
         self.count(issued)
@@ -106,7 +106,7 @@ impl Issuer {
     ) -> Result<JwtSvid, IssueError> {
         let _turn = self.turns.take(caller).await;
         let issued = match self.check(&permit) {
-            Ok(()) => self.sign_jwt(permit.granted(), audiences, now).await,
+            Ok(()) => self.sign_jwt(permit.grant(), audiences, now).await,
             Err(stale) => Err(stale),
         };
         self.count(issued)
@@ -114,7 +114,7 @@ impl Issuer {
 
     /// Asked after the wait for a turn: the entries may have changed meanwhile.
     fn check(&self, permit: &Permit) -> Result<(), IssueError> {
-        if permit.entries_epoch() == (self.current_epoch)() { Ok(()) } else { Err(IssueError::StalePermit) }
+        if permit.rulebook_epoch() == (self.current_epoch)() { Ok(()) } else { Err(IssueError::StalePermit) }
     }
 
     fn count<S>(&self, issued: Result<(S, bool), IssueError>) -> Result<S, IssueError> {
@@ -130,11 +130,11 @@ impl Issuer {
         }
     }
 
-    async fn sign_x509(&self, granted: &Grant, now: SystemTime) -> Result<(X509Svid, bool), IssueError> {
-        let entry = &granted.entry;
+    async fn sign_x509(&self, grant: &Grant, now: SystemTime) -> Result<(X509Svid, bool), IssueError> {
+        let entry = &grant.entry;
         let (key, public_key) = p256::generate().ok_or(IssueError::NoKey)?;
         let order = Order {
-            id: entry.id.clone(),
+            id: grant.id.clone(),
             dns: entry.terms.dns.clone(),
             public_key,
             issued: now,
@@ -143,10 +143,10 @@ impl Issuer {
         let unanswered = || Err(Refused::Unavailable("the authority answered nothing".to_owned()));
         let chain = self.authority.x509(vec![order]).await.pop().unwrap_or_else(unanswered)?;
         let svid = X509Svid {
-            id: entry.id.clone(),
+            id: grant.id.clone(),
             chain: chain.certificates,
             key: Arc::new(key),
-            hint: granted.hint.clone(),
+            hint: grant.hint.clone(),
             serial: chain.serial,
             issued: now,
             not_after: chain.not_after,
@@ -156,14 +156,14 @@ impl Issuer {
 
     async fn sign_jwt(
         &self,
-        granted: &Grant,
+        grant: &Grant,
         audiences: Vec<String>,
         now: SystemTime,
     ) -> Result<(JwtSvid, bool), IssueError> {
-        let entry = &granted.entry;
+        let entry = &grant.entry;
         let token_id = self.new_token_id()?;
         let order = TokenOrder {
-            id: entry.id.clone(),
+            id: grant.id.clone(),
             audiences,
             issued: now,
             not_after: end_of(now, entry.terms.jwt_ttl),
@@ -171,9 +171,9 @@ impl Issuer {
         };
         let token = self.authority.jwt(order).await?;
         let svid = JwtSvid {
-            id: entry.id.clone(),
+            id: grant.id.clone(),
             token: token.compact,
-            hint: granted.hint.clone(),
+            hint: grant.hint.clone(),
             token_id,
             not_after: token.not_after,
         };
@@ -220,8 +220,10 @@ mod tests {
     use crate::evidence::Grade;
     use crate::evidence::Level;
     use crate::evidence::Source;
-    use crate::policy::decide::Rules;
-    use crate::policy::decide::decide;
+    use crate::policy::DecisionId;
+    use crate::policy::Rulebook;
+    use crate::policy::Rules;
+    use crate::policy::decide;
     use crate::randomness::SystemRandomness;
     use crate::registration::Entry;
     use crate::registration::EntryIndex;
@@ -242,8 +244,12 @@ mod tests {
         let mut evidence = EvidenceSet::default();
         evidence.prove("unix:uid:1000".parse().unwrap(), Grade::Kernel, Source::Credentials);
         let caller = Attested::example(Level::Full, evidence);
-        let rules = Rules { minimum: Level::Reduced };
-        let decision = decide(&caller, &EntryIndex::new(vec![entry], EPOCH), &rules, now());
+        let decision = decide(
+            &caller,
+            &Rulebook::new(EPOCH, EntryIndex::new(vec![entry]), Rules { minimum: Level::Reduced }),
+            DecisionId([0; 6]),
+            now(),
+        );
         decision.outcome.unwrap().remove(0)
     }
 

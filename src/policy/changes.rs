@@ -9,11 +9,11 @@ use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
 use crate::identity::SpiffeId;
 use crate::policy::decide::Grant;
-use crate::policy::decide::Rules;
 use crate::policy::decide::Trace;
 use crate::policy::decide::Verdict;
 use crate::policy::decide::redecide;
 use crate::policy::decide::verdict;
+use crate::policy::rulebook::Rulebook;
 use crate::registration::EntryIndex;
 
 /// A change that was merely seen on disk, and would end so many identities that it waits for the operator's word.
@@ -28,11 +28,11 @@ pub struct HeldBack {
 /// Whether a caller has to be attested and decided again under `new`: it would get another outcome, or `new` could use a
 /// fact about it that nobody has looked for. A caller whom the change does not concern must not be woken.
 #[must_use]
-pub fn is_affected(trace: &Trace, old: &EntryIndex, new: &EntryIndex, rules: &Rules) -> bool {
-    let evidence = with_account_names_of(&trace.evidence, new);
-    new.wants(&evidence).anything() || {
-        let after = verdict(trace.level, &evidence, new, rules);
-        !same(&redecide(trace, old, rules), &after)
+pub fn is_affected(trace: &Trace, old: &Rulebook, new: &Rulebook) -> bool {
+    let evidence = with_account_names_of(&trace.evidence, new.entries());
+    new.entries().wants(&evidence).anything() || {
+        let after = verdict(trace.level, &evidence, new);
+        !same(&redecide(trace, old), &after)
     }
 }
 
@@ -40,23 +40,18 @@ pub fn is_affected(trace: &Trace, old: &EntryIndex, new: &EntryIndex, rules: &Ru
 /// between two tables is valid TOML. `live` has one trace for each caller; what only a new attestation can tell counts
 /// as going on.
 #[must_use]
-pub fn held_back<'t>(
-    live: impl IntoIterator<Item = &'t Trace>,
-    old: &EntryIndex,
-    new: &EntryIndex,
-    rules: &Rules,
-) -> Option<HeldBack> {
+pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, new: &Rulebook) -> Option<HeldBack> {
     let mut held = HeldBack { ending: Vec::new(), live: 0 };
     for trace in live {
-        let before = redecide(trace, old, rules).unwrap_or_default();
+        let before = redecide(trace, old).unwrap_or_default();
         held.live += before.len();
-        let evidence = with_account_names_of(&trace.evidence, new);
-        if new.wants(&evidence).anything() {
+        let evidence = with_account_names_of(&trace.evidence, new.entries());
+        if new.entries().wants(&evidence).anything() {
             continue;
         }
-        let after = verdict(trace.level, &evidence, new, rules).unwrap_or_default();
-        let kept: BTreeSet<_> = after.iter().map(|granted| &granted.entry.id).collect();
-        held.ending.extend(before.iter().map(|granted| &granted.entry.id).filter(|id| !kept.contains(id)).cloned());
+        let after = verdict(trace.level, &evidence, new).unwrap_or_default();
+        let kept: BTreeSet<_> = after.iter().map(|grant| &grant.id).collect();
+        held.ending.extend(before.iter().map(|grant| &grant.id).filter(|id| !kept.contains(id)).cloned());
     }
     held.ending.sort();
     (held.ending.len() >= 2 && held.ending.len() * 10 > held.live).then_some(held)
@@ -98,7 +93,7 @@ fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
 
 /// Whether a caller would notice no difference.
 fn same(before: &Verdict, after: &Verdict) -> bool {
-    let alike = |a: &Grant, b: &Grant| a.hint == b.hint && a.entry.grants_the_same_as(&b.entry);
+    let alike = |a: &Grant, b: &Grant| a.id == b.id && a.hint == b.hint && a.entry.grants_the_same_as(&b.entry);
     match (before, after) {
         (Ok(before), Ok(after)) => before.len() == after.len() && before.iter().zip(after).all(|(a, b)| alike(a, b)),
         (before, after) => before == after,
@@ -116,16 +111,17 @@ mod tests {
     use crate::evidence::Source;
     use crate::evidence::WithheldBecause;
     use crate::policy::decide::decide;
+    use crate::policy::decision_id::DecisionId;
+    use crate::policy::rulebook::Rules;
     use crate::registration::Entry;
+    use crate::registration::entry::Origin;
 
-    const RULES: Rules = Rules { minimum: Level::Reduced };
-
-    /// The trace of a process of `uid` whose path nobody wanted, decided by `entries`.
-    fn caller(uid: u32, entries: &EntryIndex) -> Trace {
+    /// The trace of a process of `uid` whose path nobody wanted, decided by `rulebook`.
+    fn caller(uid: u32, rulebook: &Rulebook) -> Trace {
         let mut evidence = EvidenceSet::default();
         evidence.prove(Selector::UnixUid(uid), Grade::Kernel, Source::Credentials);
         evidence.withhold(SelectorKind::UnixPath, None, WithheldBecause::NotWanted);
-        decide(&Attested::example(Level::Full, evidence), entries, &RULES, SystemTime::UNIX_EPOCH).trace
+        decide(&Attested::example(Level::Full, evidence), rulebook, DecisionId([0; 6]), SystemTime::UNIX_EPOCH).trace
     }
 
     fn web_and_db() -> Vec<Entry> {
@@ -133,11 +129,11 @@ mod tests {
     }
 
     fn concerned(change: impl Fn(&mut Vec<Entry>)) -> [bool; 2] {
-        let old = EntryIndex::new(web_and_db(), 1);
+        let old = Rulebook::example(web_and_db());
         let mut entries = web_and_db();
         change(&mut entries);
-        let new = EntryIndex::new(entries, 2);
-        [1, 2].map(|uid| is_affected(&caller(uid, &old), &old, &new, &RULES))
+        let new = Rulebook::example(entries);
+        [1, 2].map(|uid| is_affected(&caller(uid, &old), &old, &new))
     }
 
     #[test]
@@ -153,7 +149,7 @@ mod tests {
     #[test]
     fn moving_an_entry_to_another_line_concerns_nobody() {
         let moved = concerned(|entries| {
-            entries[0].origin.line = 99;
+            entries[0].origin = Origin::File { file: "moved.toml".into(), line: 99 };
             entries[0].order.0 = 7;
         });
         assert_eq!(moved, [false, false]);
@@ -169,21 +165,21 @@ mod tests {
 
     #[test]
     fn a_user_name_that_came_into_use_concerns_its_user() {
-        let old = EntryIndex::new(web_and_db(), 1);
+        let old = Rulebook::example(web_and_db());
         let mut entries = web_and_db();
         entries.push(Entry::example(2, "/named", &["unix:user:db"]));
         let accounts = Accounts { users: [(2, vec!["db".into()])].into(), ..Accounts::default() };
-        let new = EntryIndex::new(entries, 2).with_accounts(accounts);
-        assert!(!is_affected(&caller(1, &old), &old, &new, &RULES));
-        assert!(is_affected(&caller(2, &old), &old, &new, &RULES));
+        let new = Rulebook::new(2, EntryIndex::new(entries).with_accounts(accounts), Rules { minimum: Level::Reduced });
+        assert!(!is_affected(&caller(1, &old), &old, &new));
+        assert!(is_affected(&caller(2, &old), &old, &new));
     }
 
     fn held(callers: u32, ended: u32) -> Option<HeldBack> {
         let entry = |uid| Entry::example(uid, &format!("/u{uid}"), &[&format!("unix:uid:{uid}")]);
-        let old = EntryIndex::new((0..callers).map(entry).collect(), 1);
-        let new = EntryIndex::new((ended..callers).map(entry).collect(), 2);
+        let old = Rulebook::example((0..callers).map(entry).collect());
+        let new = Rulebook::example((ended..callers).map(entry).collect());
         let live: Vec<_> = (0..callers).map(|uid| caller(uid, &old)).collect();
-        held_back(&live, &old, &new, &RULES)
+        held_back(&live, &old, &new)
     }
 
     #[test]

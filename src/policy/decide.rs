@@ -9,40 +9,36 @@ use serde::Serialize;
 
 use crate::attestation::Attested;
 use crate::attestation::Contradiction;
-use crate::attestation::ImageEpoch;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::evidence::Selector;
+use crate::identity::SpiffeId;
+use crate::policy::decision_id::DecisionId;
+use crate::policy::rulebook::Rulebook;
+use crate::policy::rulebook::Rules;
 use crate::registration::Entry;
-use crate::registration::EntryIndex;
 use crate::registration::entry::Origin;
 
 /// How many entries that did not match a trace keeps. One is kept for every live caller, so it stays small; whoever
 /// wants to see all of them asks `explain`.
-pub const MAX_MISSES: usize = 32;
+pub(in crate::policy) const MAX_MISSES: usize = 32;
 
-/// What the operator decided for all entries together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
-    /// The kernel level below which nobody gets anything.
-    pub minimum: Level,
-}
-
-/// Leave to issue one identity to one image of one process, under one set of entries. Not `Clone`: it is used up.
+/// Leave to issue one identity to one process, by one rulebook. Not `Clone`: it is used up.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
-    granted: Grant,
-    entries_epoch: u64,
-    image: ImageEpoch,
-    at: SystemTime,
+    grant: Grant,
+    rulebook_epoch: u64,
+    decision: DecisionId,
 }
 
 /// One identity that a verdict gives: what a [`Permit`] says, without the power to issue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The entry it rests on.
+    /// The SPIFFE ID.
+    pub id: SpiffeId,
+    /// The entry that gives it.
     pub entry: Arc<Entry>,
     /// The hint to serve it with: none where an earlier identity of the same process has it.
     pub hint: Option<String>,
@@ -75,6 +71,8 @@ pub enum Denial {
 /// What was decided, and why.
 #[derive(Debug)]
 pub struct Decision {
+    /// Its name.
+    pub id: DecisionId,
     /// Permits, default identity first and never empty, or the reason for none.
     pub outcome: Result<Vec<Permit>, Denial>,
     /// How it came about.
@@ -95,8 +93,8 @@ pub struct Trace {
     pub evidence: EvidenceSet,
     /// When it was decided.
     pub at: SystemTime,
-    /// Which set of entries it was decided by.
-    pub entries_epoch: u64,
+    /// The epoch of the rulebook that it was decided by.
+    pub rulebook_epoch: u64,
     /// How many entries were looked at.
     pub looked_at: usize,
     /// The entries that were looked at, because their rarest selector holds, in order: all that match, and the first
@@ -132,18 +130,19 @@ pub enum SetAside {
 /// Decides what the caller gets. Whoever calls it needs a proof of who that is, and gets permits that hold for that
 /// image of that process, under these entries, and no longer.
 #[must_use]
-pub fn decide(caller: &Attested, entries: &EntryIndex, rules: &Rules, now: SystemTime) -> Decision {
-    let candidates = entries.candidates(caller.evidence());
-    let judgement = judge(caller.level(), caller.evidence(), &candidates, rules, MAX_MISSES);
-    let permit = |granted| Permit { granted, entries_epoch: entries.epoch(), image: caller.epoch(), at: now };
+pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: SystemTime) -> Decision {
+    let candidates = rulebook.entries().candidates(caller.evidence());
+    let judgement = judge(caller.level(), caller.evidence(), &candidates, rulebook.rules(), MAX_MISSES);
+    let permit = |grant| Permit { grant, rulebook_epoch: rulebook.epoch(), decision: id };
     Decision {
+        id,
         outcome: judgement.verdict.map(|all| all.into_iter().map(permit).collect()),
         trace: Trace {
             peer: caller.peer(),
             level: caller.level(),
             evidence: caller.evidence().clone(),
             at: now,
-            entries_epoch: entries.epoch(),
+            rulebook_epoch: rulebook.epoch(),
             looked_at: candidates.len(),
             considered: judgement.considered,
         },
@@ -154,13 +153,13 @@ pub fn decide(caller: &Attested, entries: &EntryIndex, rules: &Rules, now: Syste
 ///
 /// # Errors
 /// The [`Denial`] that `decide` would give.
-pub fn redecide(trace: &Trace, entries: &EntryIndex, rules: &Rules) -> Verdict {
-    verdict(trace.level, &trace.evidence, entries, rules)
+pub fn redecide(trace: &Trace, rulebook: &Rulebook) -> Verdict {
+    verdict(trace.level, &trace.evidence, rulebook)
 }
 
 /// The verdict on some evidence.
-pub(in crate::policy) fn verdict(level: Level, evidence: &EvidenceSet, entries: &EntryIndex, rules: &Rules) -> Verdict {
-    judge(level, evidence, &entries.candidates(evidence), rules, 0).verdict
+pub(in crate::policy) fn verdict(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook) -> Verdict {
+    judge(level, evidence, &rulebook.entries().candidates(evidence), rulebook.rules(), 0).verdict
 }
 
 pub(in crate::policy) struct Judgement {
@@ -189,7 +188,7 @@ pub(in crate::policy) fn judge(
         }
         if weighed.matches() {
             let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
-            granted.push(Grant { entry: Arc::clone(entry), hint });
+            granted.push(Grant { id: entry.id.clone(), entry: Arc::clone(entry), hint });
         } else {
             misses += 1;
         }
@@ -224,40 +223,22 @@ impl Considered {
 }
 
 impl Permit {
-    /// The entry it rests on.
-    #[must_use]
-    pub fn entry(&self) -> &Entry {
-        &self.granted.entry
-    }
-
-    /// The hint to serve it with: none where an earlier identity of the same process has it.
-    #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        self.granted.hint.as_deref()
-    }
-
     /// What it permits, without the power to issue.
     #[must_use]
-    pub fn granted(&self) -> &Grant {
-        &self.granted
+    pub fn grant(&self) -> &Grant {
+        &self.grant
     }
 
-    /// The set of entries it was decided by.
+    /// The epoch of the rulebook that it was decided by.
     #[must_use]
-    pub fn entries_epoch(&self) -> u64 {
-        self.entries_epoch
+    pub fn rulebook_epoch(&self) -> u64 {
+        self.rulebook_epoch
     }
 
-    /// The image it was decided for.
+    /// The decision that it is a part of.
     #[must_use]
-    pub fn image(&self) -> ImageEpoch {
-        self.image
-    }
-
-    /// When it was decided.
-    #[must_use]
-    pub fn at(&self) -> SystemTime {
-        self.at
+    pub fn decision(&self) -> DecisionId {
+        self.decision
     }
 }
 
@@ -268,7 +249,7 @@ impl Decision {
     /// The [`Denial`] of the outcome.
     pub fn verdict(&self) -> Verdict {
         match &self.outcome {
-            Ok(permits) => Ok(permits.iter().map(|permit| permit.granted.clone()).collect()),
+            Ok(permits) => Ok(permits.iter().map(|permit| permit.grant.clone()).collect()),
             Err(denial) => Err(denial.clone()),
         }
     }
@@ -281,8 +262,9 @@ mod tests {
     use super::*;
     use crate::evidence::Grade;
     use crate::evidence::Source;
+    use crate::registration::EntryIndex;
 
-    const REDUCED: Rules = Rules { minimum: Level::Reduced };
+    const ID: DecisionId = DecisionId([7; 6]);
 
     fn caller(level: Level, selectors: &[&str]) -> Attested {
         let mut evidence = EvidenceSet::default();
@@ -292,8 +274,8 @@ mod tests {
         Attested::example(level, evidence)
     }
 
-    fn index(entries: &[Entry]) -> EntryIndex {
-        EntryIndex::new(entries.to_vec(), 7)
+    fn decided(caller: &Attested, entries: &[Entry]) -> Decision {
+        decide(caller, &Rulebook::example(entries.to_vec()), ID, NOW)
     }
 
     fn paths(verdict: Verdict) -> Vec<String> {
@@ -308,17 +290,17 @@ mod tests {
             Entry::example(2, "/other", &["unix:uid:2"]),
         ];
         entries[1].priority = 1;
-        let decision = decide(&caller(Level::Full, &["unix:uid:1", "unix:gid:2"]), &index(&entries), &REDUCED, NOW);
+        let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:2"]), &entries);
         assert_eq!(paths(decision.verdict()), ["/a", "/b"]);
         let permits = decision.outcome.unwrap();
-        assert!(permits.iter().all(|permit| permit.entries_epoch() == 7 && permit.at() == NOW));
+        assert!(permits.iter().all(|permit| permit.rulebook_epoch() == 1 && permit.decision() == ID));
     }
 
     #[test]
     fn a_caller_whom_no_entry_fits_is_denied_and_the_trace_says_what_was_lacking() {
-        let entries = index(&[Entry::example(0, "/web", &["unix:uid:1", "unix:gid:2"])]);
-        let decision = decide(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries, &REDUCED, NOW);
-        let rarest_holds = decide(&caller(Level::Full, &["unix:gid:2"]), &entries, &REDUCED, NOW);
+        let entries = [Entry::example(0, "/web", &["unix:uid:1", "unix:gid:2"])];
+        let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
+        let rarest_holds = decided(&caller(Level::Full, &["unix:gid:2"]), &entries);
         assert_eq!(decision.verdict(), Err(Denial::NoEntry));
         assert_eq!(rarest_holds.verdict(), Err(Denial::NoEntry));
         let lacking: Vec<_> =
@@ -339,20 +321,20 @@ mod tests {
         ];
         entries[2].accept_weak = true;
         let facts = ["unix:uid:1", path, &sha256];
-        let reduced = decide(&caller(Level::Reduced, &facts), &index(&entries), &REDUCED, NOW);
+        let reduced = decided(&caller(Level::Reduced, &facts), &entries);
         assert_eq!(paths(reduced.verdict()), ["/accepted", "/user"]);
         assert_eq!(reduced.trace.considered[0].refused, Some(SetAside::ReducedLevel));
-        let pinned = decide(&caller(Level::Pinned, &facts), &index(&entries), &REDUCED, NOW);
+        let pinned = decided(&caller(Level::Pinned, &facts), &entries);
         assert_eq!(paths(pinned.verdict()), ["/path", "/hash", "/accepted", "/user"]);
     }
 
     #[test]
     fn nobody_gets_anything_below_the_minimum_level() {
-        let entries = index(&[Entry::example(0, "/web", &["unix:uid:1"])]);
-        let rules = Rules { minimum: Level::Pinned };
-        let denied = decide(&caller(Level::Reduced, &["unix:uid:1"]), &entries, &rules, NOW);
+        let entries = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1"])]);
+        let rulebook = Rulebook::new(1, entries, Rules { minimum: Level::Pinned });
+        let denied = decide(&caller(Level::Reduced, &["unix:uid:1"]), &rulebook, ID, NOW);
         assert_eq!(denied.verdict(), Err(Denial::BelowMinimum));
-        assert!(decide(&caller(Level::Pinned, &["unix:uid:1"]), &entries, &rules, NOW).outcome.is_ok());
+        assert!(decide(&caller(Level::Pinned, &["unix:uid:1"]), &rulebook, ID, NOW).outcome.is_ok());
     }
 
     #[test]
@@ -365,7 +347,7 @@ mod tests {
         entries[0].hint = Some("internal".to_owned());
         entries[1].hint = Some("internal".to_owned());
         entries[2].hint = Some("external".to_owned());
-        let granted = decide(&caller(Level::Full, &["unix:uid:1"]), &index(&entries), &REDUCED, NOW).verdict().unwrap();
+        let granted = decided(&caller(Level::Full, &["unix:uid:1"]), &entries).verdict().unwrap();
         let hints: Vec<_> = granted.iter().map(|granted| granted.hint.as_deref()).collect();
         assert_eq!(hints, [Some("internal"), None, Some("external")]);
     }
@@ -375,9 +357,9 @@ mod tests {
         let mut entries =
             vec![Entry::example(0, "/a", &["unix:uid:1"]), Entry::example(1, "/a", &["unix:uid:1", "unix:gid:1"])];
         entries[0].hint = Some("first".to_owned());
-        let decision = decide(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &index(&entries), &REDUCED, NOW);
+        let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
         assert_eq!(decision.verdict().unwrap().len(), 1);
-        assert_eq!(decision.outcome.unwrap()[0].hint(), Some("first"));
+        assert_eq!(decision.outcome.unwrap()[0].grant().hint.as_deref(), Some("first"));
         assert_eq!(decision.trace.considered[1].refused, Some(SetAside::SameIdEarlier));
     }
 
@@ -387,7 +369,7 @@ mod tests {
             .map(|n| Entry::example(n, &format!("/e{n}"), &["unix:uid:1", "unix:gid:1", "unix:supplementary_gid:1"]))
             .collect();
         entries.push(Entry::example(1000, "/match", &["unix:uid:1"]));
-        let decision = decide(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &index(&entries), &REDUCED, NOW);
+        let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
         assert_eq!(decision.trace.looked_at, 1001);
         assert_eq!(decision.trace.considered.len(), MAX_MISSES + 1);
         assert_eq!(paths(decision.verdict()), ["/match"]);
@@ -450,8 +432,8 @@ mod tests {
                 evidence.prove(selector, Grade::Kernel, Source::Credentials);
             }
             let expected = naive(level, &evidence, &entries);
-            let index = EntryIndex::new(entries, 1);
-            let decision = decide(&Attested::example(level, evidence), &index, &REDUCED, NOW);
+            let rulebook = Rulebook::example(entries);
+            let decision = decide(&Attested::example(level, evidence), &rulebook, ID, NOW);
             let granted = decision.verdict().unwrap_or_default();
             let found: Vec<_> = granted.iter().map(|granted| (granted.entry.id.to_string(), granted.hint.clone())).collect();
             prop_assert_eq!(found, expected);
@@ -459,7 +441,7 @@ mod tests {
             let recorded = serde_json::to_string(&decision.trace).unwrap();
             let read_back: Trace = serde_json::from_str(&recorded).unwrap();
             prop_assert_eq!(&read_back, &decision.trace);
-            prop_assert_eq!(redecide(&read_back, &index, &REDUCED), decision.verdict());
+            prop_assert_eq!(redecide(&read_back, &rulebook), decision.verdict());
         }
     }
 }

@@ -9,12 +9,11 @@ use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::evidence::Selector;
 use crate::policy::decide::Considered;
-use crate::policy::decide::Rules;
 use crate::policy::decide::judge;
-use crate::registration::EntryIndex;
+use crate::policy::rulebook::Rulebook;
 
 /// How many entries are shown with what they lack.
-pub const MAX_SHOWN: usize = 200;
+pub(in crate::policy) const MAX_SHOWN: usize = 200;
 
 /// What could be, beside what is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,9 +30,9 @@ pub struct Explanation {
 
 /// Looks at every entry, which deciding never does: this answers a person.
 #[must_use]
-pub fn explain(evidence: &EvidenceSet, level: Level, entries: &EntryIndex, rules: &Rules) -> Explanation {
-    let all: Vec<_> = entries.entries().iter().collect();
-    let considered = judge(level, evidence, &all, rules, usize::MAX).considered;
+pub fn explain(evidence: &EvidenceSet, level: Level, rulebook: &Rulebook) -> Explanation {
+    let all: Vec<_> = rulebook.entries().entries().iter().collect();
+    let considered = judge(level, evidence, &all, rulebook.rules(), usize::MAX).considered;
     // Of those that lack equally much, the one of which more holds is nearer; among equals the order of the entries stays.
     let mut considered: Vec<_> = considered.into_iter().zip(&all).collect();
     considered.sort_by_key(|(one, entry)| (!one.matches(), one.lacking.len(), Reverse(entry.selectors.len())));
@@ -85,14 +84,12 @@ mod tests {
     use crate::policy::decide::SetAside;
     use crate::registration::Entry;
 
-    const RULES: Rules = Rules { minimum: Level::Reduced };
-
     fn explained(level: Level, held: &[&str], entries: Vec<Entry>) -> Explanation {
         let mut evidence = EvidenceSet::default();
         for text in held {
             evidence.prove(text.parse().unwrap(), Grade::Kernel, Source::Credentials);
         }
-        explain(&evidence, level, &EntryIndex::new(entries, 1), &RULES)
+        explain(&evidence, level, &Rulebook::example(entries))
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Who gets what: [`decide`](decide::decide) is a pure function of what is proven, the entries, the rules and the time,
+//! Who gets what: [`decide()`] is a pure function of what is proven, the entries, the rules and the time,
 //! and always says why. A [`Permit`] can come from nowhere else.
 
-pub mod changes;
-pub mod decide;
-pub mod explain;
-pub mod tokens;
+mod changes;
+mod decide;
+mod decision_id;
+mod explain;
+mod rulebook;
+mod tokens;
 
 pub use changes::HeldBack;
 pub use changes::held_back;
@@ -14,12 +16,15 @@ pub use decide::Decision;
 pub use decide::Denial;
 pub use decide::Grant;
 pub use decide::Permit;
-pub use decide::Rules;
 pub use decide::SetAside;
 pub use decide::Trace;
 pub use decide::Verdict;
 pub use decide::decide;
 pub use decide::redecide;
+pub use decision_id::DecisionId;
+pub use decision_id::NotADecisionId;
 pub use explain::Explanation;
 pub use explain::explain;
+pub use rulebook::Rulebook;
+pub use rulebook::Rules;
 pub use tokens::permits_for_tokens;

@@ -14,7 +14,7 @@ pub fn permits_for_tokens(
     id: Option<&SpiffeId>,
     audiences: &[String],
 ) -> Result<Vec<Permit>, Denial> {
-    permits.retain(|permit| id.is_none_or(|id| permit.entry().id == *id));
+    permits.retain(|permit| id.is_none_or(|id| permit.grant().id == *id));
     if permits.is_empty() {
         return Err(Denial::NotThatId);
     }
@@ -34,7 +34,7 @@ pub fn permits_for_tokens(
 
 /// The first audience that the permit's entry does not list.
 fn unlisted<'a>(permit: &Permit, audiences: &'a [String]) -> Option<&'a str> {
-    let listed = permit.entry().terms.audiences.as_ref()?;
+    let listed = permit.grant().entry.terms.audiences.as_ref()?;
     audiences.iter().find(|audience| !listed.contains(audience)).map(String::as_str)
 }
 
@@ -48,10 +48,10 @@ mod tests {
     use crate::evidence::Grade;
     use crate::evidence::Level;
     use crate::evidence::Source;
-    use crate::policy::decide::Rules;
     use crate::policy::decide::decide;
+    use crate::policy::decision_id::DecisionId;
+    use crate::policy::rulebook::Rulebook;
     use crate::registration::Entry;
-    use crate::registration::EntryIndex;
 
     /// Permits for `/open` (any audience) and `/ledger` (only `ledger`).
     fn permits() -> Vec<Permit> {
@@ -61,15 +61,14 @@ mod tests {
         let mut evidence = EvidenceSet::default();
         evidence.prove("unix:uid:1".parse().unwrap(), Grade::Kernel, Source::Credentials);
         let caller = Attested::example(Level::Full, evidence);
-        let rules = Rules { minimum: Level::Full };
-        decide(&caller, &EntryIndex::new(entries, 1), &rules, SystemTime::UNIX_EPOCH).outcome.unwrap()
+        decide(&caller, &Rulebook::example(entries), DecisionId([0; 6]), SystemTime::UNIX_EPOCH).outcome.unwrap()
     }
 
     fn asked(id: Option<&str>, audiences: &[&str]) -> Result<Vec<String>, Denial> {
         let id = id.map(|id| id.parse().unwrap());
         let audiences: Vec<String> = audiences.iter().map(|audience| (*audience).to_owned()).collect();
         let permits = permits_for_tokens(permits(), id.as_ref(), &audiences)?;
-        Ok(permits.iter().map(|permit| permit.entry().id.path().to_owned()).collect())
+        Ok(permits.iter().map(|permit| permit.grant().id.path().to_owned()).collect())
     }
 
     #[test]

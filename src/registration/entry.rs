@@ -1,6 +1,7 @@
 //! One entry.
 
 use std::fmt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,18 +16,43 @@ use crate::identity::TrustDomain;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryOrder(pub u32);
 
-/// Where an entry was written.
+/// Where an entry comes from. `Display` is what a record and a screen show: `FILE:LINE`, or `SERVER#ID`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Origin {
-    /// The file.
-    pub file: PathBuf,
-    /// The line of its `[[workload]]`, from 1.
-    pub line: u32,
+#[serde(untagged)]
+pub enum Origin {
+    /// A configuration file.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// The line of its `[[workload]]`, from 1.
+        line: u32,
+    },
+    /// A server that registers entries.
+    Server {
+        /// The server, by the name that its operator gave it.
+        server: String,
+        /// The server's own id of the entry.
+        entry: String,
+    },
+}
+
+impl Origin {
+    /// The file and the line, where it was written in one.
+    #[must_use]
+    pub fn file_and_line(&self) -> Option<(&Path, u32)> {
+        match self {
+            Self::File { file, line } => Some((file, *line)),
+            Self::Server { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        match self {
+            Self::File { file, line } => write!(f, "{}:{line}", file.display()),
+            Self::Server { server, entry } => write!(f, "{server}#{entry}"),
+        }
     }
 }
 
@@ -101,7 +127,7 @@ impl Entry {
             priority: 0,
             accept_weak: false,
             order: EntryOrder(order),
-            origin: Origin { file: "bonafide.toml".into(), line: order + 1 },
+            origin: Origin::File { file: "bonafide.toml".into(), line: order + 1 },
         }
     }
 }

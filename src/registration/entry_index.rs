@@ -21,7 +21,6 @@ use crate::registration::entry::Entry;
 /// entries are never of two configurations.
 #[derive(Debug, Default)]
 pub struct EntryIndex {
-    epoch: u64,
     /// INVARIANT: larger priority first, then order.
     entries: Vec<Arc<Entry>>,
     /// Places in `entries`, ascending, by each entry's rarest selector.
@@ -54,9 +53,9 @@ struct CostlyGroup {
 }
 
 impl EntryIndex {
-    /// Puts entries in order and files them. `epoch` tells this set of entries from every other one of this run.
+    /// Puts entries in order and files them.
     #[must_use]
-    pub fn new<E: Into<Arc<Entry>>>(entries: Vec<E>, epoch: u64) -> Self {
+    pub fn new<E: Into<Arc<Entry>>>(entries: Vec<E>) -> Self {
         let mut entries: Vec<Arc<Entry>> = entries.into_iter().map(E::into).collect();
         entries.sort_by_key(|entry| (Reverse(entry.priority), entry.order));
         let frequencies = Frequencies::of(&entries);
@@ -69,7 +68,7 @@ impl EntryIndex {
         }
         let costly = CostlyFacts::of(&entries, &frequencies);
         let federated = entries.iter().flat_map(|entry| entry.federates_with.iter().cloned()).collect();
-        Self { epoch, by_rarest, costly, federated, accounts: Accounts::default(), entries }
+        Self { by_rarest, costly, federated, accounts: Accounts::default(), entries }
     }
 
     /// Adds the accounts behind the user and group names that these entries use.
@@ -77,12 +76,6 @@ impl EntryIndex {
     pub fn with_accounts(mut self, accounts: Accounts) -> Self {
         self.accounts = accounts;
         self
-    }
-
-    /// What tells this set of entries from every other one of this run.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.epoch
     }
 
     /// All entries: larger priority first, then order.
@@ -242,7 +235,7 @@ mod tests {
                 Entry::example(n, &format!("/e{n}"), &["unix:uid:1000", "host:true", &service])
             })
             .collect();
-        let index = EntryIndex::new(entries, 1);
+        let index = EntryIndex::new(entries);
         let caller = evidence(&["unix:uid:1000", "host:true", "systemd:id:service-77.service"]);
         assert_eq!(index.candidates(&caller).len(), 100);
         assert_eq!(index.candidates(&evidence(&["unix:uid:1000", "host:true"])).len(), 0);
@@ -257,7 +250,7 @@ mod tests {
         ];
         entries[2].priority = 10;
         entries.reverse();
-        let index = EntryIndex::new(entries, 1);
+        let index = EntryIndex::new(entries);
         assert_eq!(
             paths(&index.candidates(&evidence(&["unix:uid:7", "unix:gid:7"]))),
             ["/urgent", "/first", "/second"]
@@ -266,14 +259,14 @@ mod tests {
 
     #[test]
     fn an_entry_without_selectors_is_nobodys_candidate() {
-        let index = EntryIndex::new(vec![Entry::example(0, "/everyone", &[])], 1);
+        let index = EntryIndex::new(vec![Entry::example(0, "/everyone", &[])]);
         assert!(index.candidates(&evidence(&["unix:uid:0", "host:true"])).is_empty());
         assert_eq!(index.wants(&evidence(&["unix:uid:0"])), Wants::NOTHING);
     }
 
     #[test]
     fn a_path_is_wanted_only_by_an_entry_that_lacks_nothing_else() {
-        let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])], 1);
+        let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])]);
         assert_eq!(index.wants(&evidence(&["unix:uid:1"])), Wants { path: true, sha256: false });
         assert_eq!(index.wants(&evidence(&["unix:uid:2"])), Wants::NOTHING);
         assert_eq!(index.wants(&evidence(&["unix:uid:1", "unix:path:/usr/bin/other"])), Wants::NOTHING);
@@ -286,7 +279,7 @@ mod tests {
             Entry::example(0, "/both", &["unix:uid:1", "unix:path:/usr/bin/web", &sha256]),
             Entry::example(1, "/hash", &["unix:uid:2", &sha256]),
         ];
-        let index = EntryIndex::new(entries, 1);
+        let index = EntryIndex::new(entries);
         assert_eq!(index.wants(&evidence(&["unix:uid:1"])), Wants { path: true, sha256: true });
         let right = evidence(&["unix:uid:1", "unix:path:/usr/bin/web"]);
         assert_eq!(index.wants(&right), Wants { path: false, sha256: true });
@@ -296,7 +289,7 @@ mod tests {
 
     #[test]
     fn what_was_withheld_for_a_reason_is_not_wanted_again_and_what_nobody_wanted_is() {
-        let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])], 1);
+        let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])]);
         let mut caller = evidence(&["unix:uid:1"]);
         caller.withhold(SelectorKind::UnixPath, None, WithheldBecause::NotWanted);
         assert!(index.wants(&caller).path);
@@ -306,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_only_a_path_wants_it_of_everybody() {
-        let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:path:/usr/bin/web"])], 1);
+        let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:path:/usr/bin/web"])]);
         assert_eq!(index.wants(&evidence(&["unix:uid:1"])), Wants { path: true, sha256: false });
     }
 
@@ -315,7 +308,7 @@ mod tests {
         let entries = (0..100_000)
             .map(|n| Entry::example(n, &format!("/e{n}"), &["unix:uid:1", &format!("unix:path:/opt/{n}")]))
             .collect();
-        let index = EntryIndex::new(entries, 1);
+        let index = EntryIndex::new(entries);
         assert_eq!(index.costly.groups.len(), 1);
         assert!(index.wants(&evidence(&["unix:uid:1"])).path);
     }

@@ -32,7 +32,7 @@ impl Node {
 
     fn web(&self) -> (FakePid, PinnedProcess) {
         let web = self.kernel.spawn(FakeProcess::default());
-        let pinned = self.attestor.pin(self.kernel.connect(&web)).unwrap();
+        let pinned = self.attestor.by_peer(self.kernel.connect(&web)).unwrap();
         (web, pinned)
     }
 
@@ -109,7 +109,7 @@ async fn the_next_owner_of_a_number_inherits_nothing() {
     web.exit();
     let heir = node.kernel.reuse(&web, FakeProcess { uid: 0, ..FakeProcess::default() });
     assert_eq!(node.attest(&pinned).await.unwrap_err(), NotAttested::No(Contradiction::ProcessGone));
-    let honest = node.attestor.pin(node.kernel.connect(&heir)).unwrap();
+    let honest = node.attestor.by_peer(node.kernel.connect(&heir)).unwrap();
     assert!(texts(&node.attest(&honest).await.unwrap()).contains(&"unix:uid:0".to_owned()));
 }
 
@@ -123,7 +123,7 @@ async fn a_cause_on_our_side_is_never_a_no() {
         let undecided = NotAttested::Undecided(cause);
         assert_eq!(node.attest(&pinned).await.unwrap_err(), undecided);
         assert_eq!(pinned.unchanged(epoch), Err(undecided));
-        assert_eq!(node.attestor.pin(node.kernel.connect(&web)).unwrap_err(), undecided);
+        assert_eq!(node.attestor.by_peer(node.kernel.connect(&web)).unwrap_err(), undecided);
         node.kernel.heal();
         assert!(node.attest(&pinned).await.is_ok());
     }
@@ -145,7 +145,7 @@ async fn a_package_upgrade_takes_the_path_away_and_nothing_else() {
 async fn a_user_namespace_of_its_own_costs_a_process_what_it_could_forge_there() {
     let node = Node::at(Level::Full);
     let rootless = node.kernel.spawn(FakeProcess { own_user_namespace: true, ..FakeProcess::default() });
-    let pinned = node.attestor.pin(node.kernel.connect(&rootless)).unwrap();
+    let pinned = node.attestor.by_peer(node.kernel.connect(&rootless)).unwrap();
     let texts = texts(&node.attest(&pinned).await.unwrap());
     assert!(texts.contains(&"systemd:id:web.service".to_owned()));
     assert!(texts.iter().all(|text| !text.starts_with("unix:path") && !text.starts_with("unix:sha256")), "{texts:?}");
@@ -157,6 +157,6 @@ fn only_who_connected_may_write() {
     let node = Node::at(Level::Full);
     let (web, pinned) = node.web();
     let other = node.kernel.spawn(FakeProcess::default());
-    assert_eq!(pinned.wrote(web.credentials()), Ok(()));
-    assert_eq!(pinned.wrote(other.credentials()), Err(NotAttested::No(Contradiction::ForeignWriter)));
+    assert_eq!(pinned.check_writer(web.credentials()), Ok(()));
+    assert_eq!(pinned.check_writer(other.credentials()), Err(NotAttested::No(Contradiction::ForeignWriter)));
 }

@@ -13,12 +13,14 @@ use bonafide::attestation::kernel::ProcDirectory;
 use bonafide::attestation::kernel::Process;
 use bonafide::attestation::kernel::Unanswered;
 use bonafide::endpoints::transport::acceptor::Identify;
-use bonafide::entitlement::door::Caller;
-use bonafide::entitlement::door::Callers;
-use bonafide::entitlement::door::DecisionId;
+use bonafide::entitlement::door::BrokerConnection;
+use bonafide::entitlement::door::Connection;
+use bonafide::entitlement::door::Connections;
 use bonafide::entitlement::door::EncodedBundles;
 use bonafide::entitlement::door::Ended;
 use bonafide::entitlement::door::NotValidated;
+use bonafide::entitlement::door::Secret;
+use bonafide::entitlement::door::Subject;
 use bonafide::entitlement::door::ValidToken;
 use bonafide::entitlement::door::X509Update;
 use bonafide::evidence::Credentials;
@@ -28,6 +30,7 @@ use bonafide::identity::JwtSvid;
 use bonafide::identity::PrivateKey;
 use bonafide::identity::SpiffeId;
 use bonafide::identity::X509Svid;
+use bonafide::policy::DecisionId;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
@@ -118,9 +121,13 @@ pub(crate) fn update(ids: &[&str], size: usize) -> X509Update {
     }
 }
 
-impl Callers for FakeCallers {
-    fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Caller>, Ended> {
+impl Connections for FakeCallers {
+    fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Connection>, Ended> {
         Ok(Arc::new(FakeCaller { state: self.0.clone(), peer: process.peer() }))
+    }
+
+    fn admit_broker(&self, _: Arc<dyn Process>) -> Result<Arc<dyn BrokerConnection>, Ended> {
+        Err(Ended::Denied(DECISION))
     }
 }
 
@@ -147,12 +154,12 @@ impl FakeCaller {
     }
 }
 
-impl Caller for FakeCaller {
-    fn key(&self) -> Principal {
+impl Connection for FakeCaller {
+    fn principal(&self) -> Principal {
         Principal { uid: self.peer.uid, cgroup: 0 }
     }
 
-    fn wrote(&self, writer: Credentials) -> Result<(), Ended> {
+    fn check_writer(&self, writer: Credentials) -> Result<(), Ended> {
         self.state.writers_checked.fetch_add(1, Ordering::SeqCst);
         if writer == self.peer { Ok(()) } else { Err(Ended::Denied(DECISION)) }
     }
@@ -161,7 +168,7 @@ impl Caller for FakeCaller {
         if self.state.image_changed.load(Ordering::SeqCst) { Err(Ended::Denied(DECISION)) } else { Ok(()) }
     }
 
-    fn ended(&self) -> BoxFuture<'static, Ended> {
+    fn closed(&self) -> BoxFuture<'static, Ended> {
         let mut ended = self.state.ended.subscribe();
         async move {
             let ended = ended.wait_for(Option::is_some).await.map(|ended| *ended);
@@ -170,8 +177,14 @@ impl Caller for FakeCaller {
         .boxed()
     }
 
-    fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<X509Update, Ended>> {
-        self.stream(|update| update)
+    fn subject(self: Arc<Self>) -> Arc<dyn Subject> {
+        self
+    }
+}
+
+impl Subject for FakeCaller {
+    fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<Secret<X509Update>, Ended>> {
+        self.stream(Secret::new)
     }
 
     fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
@@ -189,7 +202,7 @@ impl Caller for FakeCaller {
         self: Arc<Self>,
         audiences: Vec<String>,
         id: Option<SpiffeId>,
-    ) -> BoxFuture<'static, Result<Vec<JwtSvid>, Ended>> {
+    ) -> BoxFuture<'static, Result<Secret<Vec<JwtSvid>>, Ended>> {
         let holding = self.state.holding.borrow().clone();
         async move {
             let svids: Vec<_> = holding?
@@ -204,7 +217,7 @@ impl Caller for FakeCaller {
                     not_after: svid.not_after,
                 })
                 .collect();
-            if svids.is_empty() { Err(Ended::Denied(DECISION)) } else { Ok(svids) }
+            if svids.is_empty() { Err(Ended::Denied(DECISION)) } else { Ok(Secret::new(svids)) }
         }
         .boxed()
     }

@@ -290,6 +290,14 @@ impl Host for FakeKernel {
         self.level
     }
 
+    fn numbered(&self, pid: u32) -> Result<Arc<dyn Process>, Unanswered> {
+        let machine = self.lock();
+        let alive = |process: &Alive| process.pid == pid && !process.exited.is_cancelled();
+        let serial = machine.processes.iter().position(alive).ok_or(Unanswered::Gone)?;
+        let Alive { uid, gid, .. } = machine.processes[serial];
+        Ok(Arc::new(FakePeer { kernel: self.clone(), serial, peer: Credentials { pid, uid, gid } }))
+    }
+
     fn namespace(&self, namespace: Namespace) -> Option<u64> {
         Some(match namespace {
             Namespace::User => HOST_USER,

@@ -41,7 +41,7 @@ pub(crate) fn open(callers: &FakeCallers, limits: Limits) -> Door {
     let door = UnixAcceptor::new(listener, identify(), readiness.clone()).unwrap();
     let (budgets, stop) = (Budgets::new(limits), CancellationToken::new());
     let transport = Transport {
-        callers: Arc::new(callers.clone()),
+        connections: Arc::new(callers.clone()),
         routes: bonafide::endpoints::workload_api::routes(&readiness).unwrap(),
         budgets: budgets.clone(),
         stop: stop.clone(),

@@ -160,8 +160,8 @@ impl Config {
 
     /// The entries with the accounts behind their names, as one value to decide by.
     #[must_use]
-    pub fn entry_index(&self, accounts: Accounts, epoch: u64) -> EntryIndex {
-        EntryIndex::new(self.entries.clone(), epoch).with_accounts(accounts)
+    pub fn entry_index(&self, accounts: Accounts) -> EntryIndex {
+        EntryIndex::new(self.entries.clone()).with_accounts(accounts)
     }
 
     /// What holds for all entries together.

@@ -1,6 +1,7 @@
 //! Which entries a process gets together although their author may not have meant it.
 
 use std::cmp::Reverse;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::agent::config::problem::Findings;
@@ -18,7 +19,7 @@ const MAX_COMPARISONS: usize = 1_000_000;
 
 /// Warns of every entry whose selectors contain those of another one: whoever matches the first matches the second.
 pub(in crate::agent::config) fn warn_of(entries: &[Arc<Entry>], findings: &mut Findings) {
-    let index = EntryIndex::new(entries.to_vec(), 0);
+    let index = EntryIndex::new(entries.to_vec());
     let mut comparisons = 0;
     for entry in entries {
         // The entry's own selectors, taken as facts, find the entries that they satisfy.
@@ -53,8 +54,8 @@ fn warning(entry: &Entry, other: &Entry, same: bool) -> Problem {
             format!("whoever matches entry {id:?} matches {other_id:?} at {}, too, and gets both{hint}", other.origin)
         }
     };
-    let position = Some(Position { line: entry.origin.line, column: 1 });
-    Problem { file: entry.origin.file.clone(), position, text }
+    let (file, line) = entry.origin.file_and_line().unwrap_or((Path::new("entries"), 0));
+    Problem { file: file.to_owned(), position: Some(Position { line, column: 1 }), text }
 }
 
 /// What becomes of a hint that both have (SPEC: SPIFFE Workload API §5.2.1, a hint is unique within a response).

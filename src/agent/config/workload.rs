@@ -83,7 +83,7 @@ pub(in crate::agent::config) fn read(
     if let (Some(id), Some(selectors)) = (&id, &selectors) {
         check_strength(&mut table, id, selectors, accept_weak);
     }
-    let origin = Origin { file: table.file()?.path.to_owned(), line: table.line() };
+    let origin = Origin::File { file: table.file()?.path.to_owned(), line: table.line() };
     table.finish();
     Some(Entry { id: id?, selectors: selectors?, terms, federates_with, hint, priority, accept_weak, order, origin })
 }

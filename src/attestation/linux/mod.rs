@@ -24,6 +24,7 @@ use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::Host;
 use crate::attestation::kernel::MayBlock;
 use crate::attestation::kernel::Namespace;
+use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::cgroups::Hierarchy;
 use crate::attestation::linux::reference::Namespaces;
@@ -63,14 +64,6 @@ impl Linux {
         LinuxProcess::connected(self.proc.clone(), socket, self.level)
     }
 
-    /// The process that has this number now, for an operator who asks about it.
-    ///
-    /// # Errors
-    /// [`Unanswered`]
-    pub fn numbered(&self, pid: u32) -> Result<LinuxProcess, Unanswered> {
-        LinuxProcess::numbered(self.proc.clone(), pid, self.level)
-    }
-
     /// What callers are compared with.
     #[must_use]
     pub fn reference(&self) -> Reference {
@@ -87,6 +80,10 @@ impl Linux {
 impl Host for Linux {
     fn level(&self) -> Level {
         self.level
+    }
+
+    fn numbered(&self, pid: u32) -> Result<Arc<dyn Process>, Unanswered> {
+        Ok(Arc::new(LinuxProcess::numbered(self.proc.clone(), pid, self.level)?))
     }
 
     fn namespace(&self, namespace: Namespace) -> Option<u64> {

@@ -10,16 +10,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::endpoints::transport::Peer;
 use crate::endpoints::transport::acceptor::AcceptedConnection;
 use crate::endpoints::transport::acceptor::Acceptor;
 use crate::endpoints::transport::acceptor::IncomingConnection;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::budgets::ConnectionCharge;
 use crate::endpoints::transport::connection;
-use crate::endpoints::transport::wire::Secrets;
 use crate::endpoints::transport::wire::Wire;
-use crate::entitlement::door::Callers;
+use crate::entitlement::door::Connections;
+use crate::entitlement::door::SecretGate;
 
 /// How long the loop rests when the kernel cannot give a connection: it never spins.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -27,8 +26,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What the connections of a door are served with.
 #[derive(Debug, Clone)]
 pub struct Transport {
-    /// Where connections become callers.
-    pub callers: Arc<dyn Callers>,
+    /// Admits accepted processes.
+    pub connections: Arc<dyn Connections>,
     /// The services behind the door.
     pub routes: Routes,
     /// The accounts of the door.
@@ -85,13 +84,14 @@ fn admit(arrival: Box<dyn IncomingConnection>, transport: &Transport, connection
 
 async fn converse(identified: AcceptedConnection, mut charge: ConnectionCharge, transport: Transport) {
     let AcceptedConnection { stream, process } = identified;
-    let Ok(caller) = transport.callers.admit(process) else { return };
-    if let Err(why) = charge.charge_to(caller.key()) {
-        return tracing::debug!(key = ?caller.key(), %why, "connection refused");
+    let Ok(connection) = transport.connections.admit(process) else { return };
+    let principal = connection.principal();
+    if let Err(why) = charge.charge_to(principal) {
+        return tracing::debug!(?principal, %why, "connection refused");
     }
-    let peer = Peer { caller, secrets: Secrets::default() };
-    let wire = Wire::new(stream, peer.caller.clone(), peer.secrets.clone());
-    connection::serve(wire, peer, transport.routes, transport.budgets, transport.stop).await;
+    let gate = Arc::new(SecretGate::new(connection));
+    let wire = Wire::new(stream, gate.clone());
+    connection::serve(wire, gate, transport.routes, transport.budgets, transport.stop).await;
     drop(charge);
 }
 

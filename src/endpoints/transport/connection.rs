@@ -32,12 +32,13 @@ use tonic::service::Routes;
 use tower_service::Service as _;
 
 use crate::endpoints::refusals;
-use crate::endpoints::transport::Peer;
+use crate::endpoints::transport::RequestGate;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::budgets::Limits;
 use crate::endpoints::transport::budgets::StreamCharge;
 use crate::endpoints::transport::wire::Wire;
 use crate::entitlement::door::Ended;
+use crate::entitlement::door::SecretGate;
 
 const HEADER_LIST: u32 = 8 * 1024;
 /// Above the largest request, so that one never waits for a window.
@@ -53,12 +54,18 @@ const ANSWER: Duration = Duration::from_secs(30);
 const LAST_WORD: Duration = Duration::from_millis(50);
 
 /// Serves one connection until either side ends it, a limit is reached, or `stop`.
-pub(super) async fn serve(wire: Wire, peer: Peer, routes: Routes, budgets: Budgets, stop: CancellationToken) {
+pub(super) async fn serve(
+    wire: Wire,
+    gate: Arc<SecretGate>,
+    routes: Routes,
+    budgets: Budgets,
+    stop: CancellationToken,
+) {
     let limits = budgets.limits().clone();
-    let ended = peer.caller.ended();
+    let ended = gate.connection().closed();
     let traffic = Arc::new(Traffic::default());
     let streams = Streams::default();
-    let requests = Requests { peer, routes, budgets, traffic: traffic.clone() };
+    let requests = Requests { gate, routes, budgets, traffic: traffic.clone() };
     let mut http = pin!(engine(&streams, &limits).serve_connection(TokioIo::new(wire), requests));
     let mut running = FuturesUnordered::new();
     let linger = tokio::select! {
@@ -206,7 +213,7 @@ impl Drop for OpenStream {
 
 /// The requests of one connection.
 struct Requests {
-    peer: Peer,
+    gate: Arc<SecretGate>,
     routes: Routes,
     budgets: Budgets,
     traffic: Arc<Traffic>,
@@ -218,7 +225,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let charge = match self.budgets.stream(self.peer.caller.key()) {
+        let charge = match self.budgets.stream(self.gate.connection().principal()) {
             Ok(charge) => charge,
             Err(why) => {
                 let open = OpenStream::count(&self.traffic, None);
@@ -227,7 +234,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
             }
         };
         let open = OpenStream::count(&self.traffic, Some(charge));
-        request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert(RequestGate(self.gate.clone()));
         let answer = tokio::time::timeout(ANSWER, self.routes.clone().call(request));
         Box::pin(async move {
             let response = match answer.await {

@@ -13,14 +13,9 @@ pub mod wire;
 
 use std::sync::Arc;
 
-use crate::endpoints::transport::wire::Secrets;
-use crate::entitlement::door::Caller;
+use crate::entitlement::door::SecretGate;
 
-/// Who is on the other side of a request; the transport puts it into the request's extensions.
+/// The gate of the connection that a request came by. The transport puts it into the request's extensions: it leads to
+/// the subject, and opens secrets.
 #[derive(Debug, Clone)]
-pub struct Peer {
-    /// The caller.
-    pub caller: Arc<dyn Caller>,
-    /// To be told before a message with a secret is handed over.
-    pub secrets: Secrets,
-}
+pub struct RequestGate(pub Arc<SecretGate>);

@@ -5,8 +5,6 @@ use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -23,25 +21,10 @@ use crate::endpoints::transport::frame_budget::FrameBudget;
 use crate::endpoints::transport::frame_budget::TooManyControlFrames;
 use crate::endpoints::transport::frames::FrameScanner;
 use crate::endpoints::transport::frames::Scanned;
-use crate::entitlement::door::Caller;
 use crate::entitlement::door::Ended;
+use crate::entitlement::door::SecretGate;
 
 const READ_AT_ONCE: usize = 4096;
-
-/// Whether a connection was given a secret. Clones share the answer.
-#[derive(Debug, Clone, Default)]
-pub struct Secrets(Arc<AtomicBool>);
-
-impl Secrets {
-    /// Says that the next message holds one. Must be said before the message is encoded.
-    pub fn handed_over(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn were_handed_over(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 /// Why a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,8 +52,7 @@ impl From<Cut> for io::Error {
 /// One connection's bytes.
 pub struct Wire {
     stream: Box<dyn AttributedStream>,
-    caller: Arc<dyn Caller>,
-    secrets: Secrets,
+    gate: Arc<SecretGate>,
     inbound: AuthorityFilter,
     /// Filtered, not yet taken by the HTTP/2 engine, which has had `taken` bytes of it.
     filtered: Vec<u8>,
@@ -82,11 +64,10 @@ pub struct Wire {
 impl Wire {
     /// Puts the checks around `stream`.
     #[must_use]
-    pub fn new(stream: Box<dyn AttributedStream>, caller: Arc<dyn Caller>, secrets: Secrets) -> Self {
+    pub fn new(stream: Box<dyn AttributedStream>, gate: Arc<SecretGate>) -> Self {
         Self {
             stream,
-            caller,
-            secrets,
+            gate,
             inbound: AuthorityFilter::default(),
             filtered: Vec::new(),
             taken: 0,
@@ -114,12 +95,9 @@ impl Wire {
     /// may have become another program. So whatever leaves with payload of DATA in it is preceded by a fresh proof,
     /// the rest of a message that a slow reader took in parts included.
     fn may_leave(&self, parts: &[&[u8]]) -> Result<(), Cut> {
-        if !self.secrets.were_handed_over() {
-            return Ok(());
-        }
         let (mut scanner, mut found) = (self.outbound, Scanned::default());
         parts.iter().for_each(|part| scanner.scan(part, &mut found));
-        if found.data { self.caller.may_receive_secret().map_err(Cut::Secret) } else { Ok(()) }
+        if found.data { self.gate.check().map_err(Cut::Secret) } else { Ok(()) }
     }
 
     fn left(&mut self, parts: &[&[u8]], mut bytes: usize) {
@@ -141,7 +119,7 @@ impl AsyncRead for Wire {
             let Some(writer) = ready!(Pin::new(&mut *self.stream).poll_read_from(cx, &mut read))? else {
                 return Poll::Ready(Ok(()));
             };
-            self.caller.wrote(writer).map_err(|_| Cut::ForeignWriter)?;
+            self.gate.connection().check_writer(writer).map_err(|_| Cut::ForeignWriter)?;
             self.filter(read.filled())?;
         }
         self.hand_on(buffer);

@@ -19,7 +19,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::endpoints::refusals;
-use crate::endpoints::transport::Peer;
+use crate::endpoints::transport::RequestGate;
 use crate::endpoints::workload_api::health::Health;
 use crate::endpoints::workload_api::proto::JwtBundlesRequest;
 use crate::endpoints::workload_api::proto::JwtBundlesResponse;
@@ -38,7 +38,8 @@ use crate::endpoints::workload_api::proto::X509svidResponse;
 use crate::endpoints::workload_api::proto::spiffe_workload_api_server::SpiffeWorkloadApi;
 use crate::endpoints::workload_api::proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use crate::endpoints::workload_api::security_header::require_security_header;
-use crate::entitlement::door::Caller;
+use crate::entitlement::door::SecretGate;
+use crate::entitlement::door::Subject;
 use crate::readiness::Readiness;
 
 /// The name of the service on the wire.
@@ -84,12 +85,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let Peer { caller, secrets } = peer(&request)?;
-        let updates = caller.x509_svids().map(move |update| {
-            let update = update.map_err(refusals::ended)?;
-            secrets.handed_over();
-            Ok(messages::x509_svids(update))
-        });
+        let gate = gate(&request)?;
+        let updates = subject(&gate).x509_svids();
+        let updates = updates.map(move |update| Ok(messages::x509_svids(update.map_err(refusals::ended)?.open(&gate))));
         Ok(Response::new(updates.boxed()))
     }
 
@@ -97,24 +95,23 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let updates = peer(&request)?.caller.x509_bundles();
+        let updates = subject(&*gate(&request)?).x509_bundles();
         let messages = updates.map(|update| Ok(messages::x509_bundles(update.map_err(refusals::ended)?)));
         Ok(Response::new(messages.boxed()))
     }
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
-        let Peer { caller, secrets } = peer(&request)?;
+        let gate = gate(&request)?;
         let asked = messages::JwtQuestion::try_from(request.into_inner())?;
-        let svids = caller.jwt_svids(asked.audiences, asked.id).await.map_err(refusals::ended)?;
-        secrets.handed_over();
-        Ok(Response::new(messages::jwt_svids(svids)))
+        let svids = subject(&gate).jwt_svids(asked.audiences, asked.id).await.map_err(refusals::ended)?;
+        Ok(Response::new(messages::jwt_svids(svids.open(&gate))))
     }
 
     async fn fetch_jwt_bundles(
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        let updates = peer(&request)?.caller.jwt_bundles();
+        let updates = subject(&*gate(&request)?).jwt_bundles();
         let messages = updates.map(|update| Ok(messages::jwt_bundles(update.map_err(refusals::ended)?)));
         Ok(Response::new(messages.boxed()))
     }
@@ -123,9 +120,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let caller: Arc<dyn Caller> = peer(&request)?.caller;
+        let subject = subject(&*gate(&request)?);
         let (audience, token) = messages::token_to_validate(request.into_inner())?;
-        let valid = caller.validate_jwt(audience, token).await.map_err(refusals::not_validated)?;
+        let valid = subject.validate_jwt(audience, token).await.map_err(refusals::not_validated)?;
         Ok(Response::new(messages::valid_token(valid)))
     }
 
@@ -141,8 +138,13 @@ impl SpiffeWorkloadApi for WorkloadApi {
     }
 }
 
-fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    request.extensions().get().cloned().ok_or_else(|| Status::internal("the transport names no caller"))
+fn gate<T>(request: &Request<T>) -> Result<Arc<SecretGate>, Status> {
+    let gate = request.extensions().get::<RequestGate>();
+    gate.map(|gate| Arc::clone(&gate.0)).ok_or_else(|| Status::internal("the transport names no connection"))
+}
+
+fn subject(gate: &SecretGate) -> Arc<dyn Subject> {
+    Arc::clone(gate.connection()).subject()
 }
 
 /// SPEC: Workload API §7: an endpoint without the profile answers so on both.

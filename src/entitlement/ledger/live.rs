@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::identity::SpiffeId;
-use crate::policy::decide::Trace;
+use crate::policy::Trace;
 
 /// What one open stream looks like from outside.
 #[derive(Debug, Clone)]

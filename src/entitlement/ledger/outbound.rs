@@ -1,114 +1,135 @@
-//! What one connection was handed and may not have left yet: which identities, and what each rests on. Read before every
-//! first byte of a secret; refuses to know how anything is sent.
+//! What one connection was handed and may not have left yet: which identities of which process, and the decision behind
+//! each. Read before every first byte of a secret; refuses to know how anything is sent.
 
 use std::sync::Arc;
 
 use crate::attestation::ImageEpoch;
-use crate::entitlement::examine::entries_under;
-use crate::entitlement::node_state::Rulebook;
+use crate::entitlement::liveness::CheckedProcess;
 use crate::identity::SpiffeId;
-use crate::policy::decide::Trace;
+use crate::policy::Rulebook;
+use crate::policy::Trace;
+use crate::policy::redecide;
 
-/// What a decision rests on.
+/// What a decision was made on.
 #[derive(Debug, Clone)]
 pub(in crate::entitlement) struct DecisionBasis {
-    /// Everything that was decided by.
+    /// The evidence and the rulebook's epoch.
     pub(in crate::entitlement) trace: Arc<Trace>,
-    /// The image that it was decided for.
+    /// The image that was attested.
     pub(in crate::entitlement) image: ImageEpoch,
 }
 
-/// The latest state of every stream, and all answers to single calls.
+/// The latest state of every stream, and all replies to single calls.
 #[derive(Debug, Default)]
 pub(in crate::entitlement) struct Outbound {
     /// A list, for most connections have one stream, and a map makes room for eleven at once.
-    all: Vec<Item>,
+    items: Vec<Item>,
 }
 
-/// Identities, and what they rest on.
+/// Identities of one process, and the decision behind them.
 #[derive(Debug)]
 struct Item {
-    /// The stream; `None` for what answers single calls.
+    process: Arc<CheckedProcess>,
+    /// The stream; `None` for the replies to single calls.
     stream: Option<u64>,
     basis: DecisionBasis,
     ids: Vec<SpiffeId>,
-    /// The entries under which every one of `ids` is known to be permitted on this basis.
+    /// The epoch of the rulebook under which every one of `ids` is known to be permitted on this basis.
     permitted_under: Option<u64>,
 }
 
 impl Outbound {
     /// Takes in the whole state of a stream: what it was handed before counts no more.
-    pub(in crate::entitlement) fn set_stream(&mut self, stream: u64, basis: &DecisionBasis, ids: Vec<SpiffeId>) {
-        self.put(Item::new(Some(stream), basis, ids));
+    pub(in crate::entitlement) fn set_stream(
+        &mut self,
+        stream: u64,
+        process: &Arc<CheckedProcess>,
+        basis: &DecisionBasis,
+        ids: Vec<SpiffeId>,
+    ) {
+        self.put(Item::new(process, Some(stream), basis, ids));
     }
 
-    /// Takes in the answer to a single call.
+    /// Takes in the reply to a single call.
     ///
-    /// SECURITY: nobody says when an answer has left, so the ones before it stay, for as long as the connection does. They
-    /// rest on this decision from now on: it is the latest about the same process.
-    pub(in crate::entitlement) fn add_reply(&mut self, basis: &DecisionBasis, ids: Vec<SpiffeId>) {
-        let mut answer = Item::new(None, basis, ids);
-        if let Some(before) = self.all.iter_mut().find(|held| held.stream.is_none()) {
+    /// SECURITY: nothing tells when a reply has left, so the ones before it stay, for as long as the connection does. They
+    /// depend on this decision from now on: it is the latest about the same process.
+    pub(in crate::entitlement) fn add_reply(
+        &mut self,
+        process: &Arc<CheckedProcess>,
+        basis: &DecisionBasis,
+        ids: Vec<SpiffeId>,
+    ) {
+        let mut reply = Item::new(process, None, basis, ids);
+        if let Some(before) = self.items.iter_mut().find(|item| item.is_same_slot(&reply)) {
             for id in before.ids.drain(..) {
-                if !answer.ids.contains(&id) {
-                    answer.ids.push(id);
-                    answer.permitted_under = None;
+                if !reply.ids.contains(&id) {
+                    reply.ids.push(id);
+                    reply.permitted_under = None;
                 }
             }
         }
-        self.put(answer);
+        self.put(reply);
     }
 
-    fn put(&mut self, holding: Item) {
-        match self.all.iter_mut().find(|held| held.stream == holding.stream) {
-            Some(held) => *held = holding,
+    fn put(&mut self, new: Item) {
+        match self.items.iter_mut().find(|item| item.is_same_slot(&new)) {
+            Some(item) => *item = new,
             None => {
-                self.all.reserve_exact(1);
-                self.all.push(holding);
+                self.items.reserve_exact(1);
+                self.items.push(new);
             }
         }
     }
 
-    /// Notes that a stream was decided again. Everything rests on this now, whoever was handed it: it is the latest
-    /// decision about the same process, and an earlier one may lack a fact that nobody wanted then.
-    pub(in crate::entitlement) fn decided_again(&mut self, basis: &DecisionBasis) {
-        for held in &mut self.all {
-            held.basis = basis.clone();
-            held.permitted_under = None;
+    /// Notes a later decision about a process. Everything that was handed over of it depends on this one now: an earlier
+    /// decision may lack a fact that no entry wanted then.
+    pub(in crate::entitlement) fn decided_again(&mut self, process: &Arc<CheckedProcess>, basis: &DecisionBasis) {
+        for item in self.items.iter_mut().filter(|item| Arc::ptr_eq(&item.process, process)) {
+            item.basis = basis.clone();
+            item.permitted_under = None;
         }
     }
 
     /// Forgets what a stream was handed, because the stream has ended.
     pub(in crate::entitlement) fn forget(&mut self, stream: u64) {
-        self.all.retain(|held| held.stream != Some(stream));
+        self.items.retain(|item| item.stream != Some(stream));
     }
 
-    /// The images that it was decided for: one, unless the process moved in between; none when there is nothing.
-    pub(in crate::entitlement) fn images(&self) -> Vec<ImageEpoch> {
-        let mut images = Vec::with_capacity(1);
-        for held in &self.all {
-            if !images.contains(&held.basis.image) {
-                images.push(held.basis.image);
+    /// Each process with each image that was decided for: one, unless it moved in between or the connection asks about
+    /// several.
+    pub(in crate::entitlement) fn images(&self) -> Vec<(Arc<CheckedProcess>, ImageEpoch)> {
+        let mut images: Vec<(Arc<CheckedProcess>, ImageEpoch)> = Vec::with_capacity(1);
+        for Item { process, basis, .. } in &self.items {
+            if !images.iter().any(|(known, image)| Arc::ptr_eq(known, process) && *image == basis.image) {
+                images.push((Arc::clone(process), basis.image));
             }
         }
         images
     }
 
-    /// Whether all of it is still permitted: the entries may have changed while it waited to be sent.
-    pub(in crate::entitlement) fn is_permitted(&mut self, rulebook: &Rulebook) -> bool {
-        let epoch = rulebook.entries.epoch();
-        self.all.iter_mut().filter(|held| held.permitted_under != Some(epoch)).all(|held| {
-            let entries = entries_under(&held.basis.trace, rulebook);
-            let permitted = held.ids.iter().all(|id| entries.iter().any(|entry| entry.id == *id));
-            held.permitted_under = permitted.then_some(epoch);
-            permitted
+    /// The first process of which something is not permitted any more: the rulebook may have changed while it waited to
+    /// be sent.
+    pub(in crate::entitlement) fn not_permitted(&mut self, rulebook: &Rulebook) -> Option<Arc<CheckedProcess>> {
+        let epoch = rulebook.epoch();
+        let stale = self.items.iter_mut().filter(|item| item.permitted_under != Some(epoch));
+        stale.into_iter().find_map(|item| {
+            let grants = redecide(&item.basis.trace, rulebook).unwrap_or_default();
+            let permitted = item.ids.iter().all(|id| grants.iter().any(|grant| grant.id == *id));
+            item.permitted_under = permitted.then_some(epoch);
+            (!permitted).then(|| Arc::clone(&item.process))
         })
     }
 }
 
 impl Item {
     /// Of identities that were granted by the decision itself.
-    fn new(stream: Option<u64>, basis: &DecisionBasis, ids: Vec<SpiffeId>) -> Self {
-        Self { stream, basis: basis.clone(), ids, permitted_under: Some(basis.trace.entries_epoch) }
+    fn new(process: &Arc<CheckedProcess>, stream: Option<u64>, basis: &DecisionBasis, ids: Vec<SpiffeId>) -> Self {
+        let permitted_under = Some(basis.trace.rulebook_epoch);
+        Self { process: Arc::clone(process), stream, basis: basis.clone(), ids, permitted_under }
+    }
+
+    fn is_same_slot(&self, other: &Self) -> bool {
+        self.stream == other.stream && Arc::ptr_eq(&self.process, &other.process)
     }
 }

@@ -6,12 +6,12 @@ use std::time::UNIX_EPOCH;
 use crate::attestation::PinnedProcess;
 use crate::audit::Event;
 use crate::audit::Record;
-use crate::entitlement::door::DecisionId;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::identity::JwtSvid;
 use crate::identity::X509Svid;
-use crate::policy::decide::Denial;
+use crate::policy::DecisionId;
+use crate::policy::Denial;
 use crate::registration::entry::Origin;
 
 /// A credential as a record shows it.
@@ -38,7 +38,7 @@ impl Refusal {
     /// The record of this refusal.
     #[must_use]
     pub fn record(&self, id: DecisionId) -> Record {
-        let (what, why, detail) = match &self.verdict {
+        let (what, why, detail) = match &self.cause {
             RefusalCause::Denied(denial) => (Event::Denied, denied_because(denial), denial.to_string()),
             RefusalCause::Undecided(undecided) => (Event::Undecided, word(undecided), undecided.to_string()),
         };

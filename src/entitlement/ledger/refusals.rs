@@ -10,13 +10,13 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::attestation::NotAttested;
-use crate::entitlement::door::DecisionId;
 use crate::evidence::Credentials;
 use crate::evidence::Level;
 use crate::evidence::Principal;
 use crate::evidence::Undecided;
-use crate::policy::decide::Denial;
-use crate::policy::decide::Trace;
+use crate::policy::DecisionId;
+use crate::policy::Denial;
+use crate::policy::Trace;
 
 /// How many records are kept in all.
 pub const KEPT: usize = 4096;
@@ -47,7 +47,7 @@ impl From<NotAttested> for RefusalCause {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Why.
-    pub verdict: RefusalCause,
+    pub cause: RefusalCause,
     /// What it rested on; `None` when attestation itself came to no end.
     pub trace: Option<Trace>,
     /// The caller.
@@ -96,7 +96,7 @@ impl Refusals {
     #[must_use]
     pub fn denied_since(&self, since: f64) -> usize {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.by_id.values().filter(|(_, r)| r.at >= since && matches!(r.verdict, RefusalCause::Denied(_))).count()
+        kept.by_id.values().filter(|(_, r)| r.at >= since && matches!(r.cause, RefusalCause::Denied(_))).count()
     }
 }
 

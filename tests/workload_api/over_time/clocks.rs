@@ -36,7 +36,7 @@ const WEB: &str = "spiffe://example.org/web";
 fn dialer() -> PipeDialer {
     let (door, dialer) = pipe_acceptor();
     let transport = Transport {
-        callers: Arc::new(FakeCallers::holding(&[WEB])),
+        connections: Arc::new(FakeCallers::holding(&[WEB])),
         routes: bonafide::endpoints::workload_api::routes(&Readiness::default()).unwrap(),
         budgets: Budgets::new(door::limits()),
         stop: CancellationToken::new(),

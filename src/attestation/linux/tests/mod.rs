@@ -62,7 +62,7 @@ impl Here {
     fn accept(&self) -> (UnixStream, Result<PinnedProcess, NotAttested>) {
         let (socket, _) = self.listener.accept().unwrap();
         let pinned = match self.linux.peer(socket.as_fd()) {
-            Ok(process) => self.attestor.pin(Arc::new(process)),
+            Ok(process) => self.attestor.by_peer(Arc::new(process)),
             Err(unanswered) => Err(unanswered.into()),
         };
         (socket, pinned)
@@ -263,7 +263,7 @@ async fn a_user_has_the_ids_it_connected_with() {
     let peer = here.connect(&[], AS_USER, "");
     let selectors = here.selectors(&peer).await.unwrap();
     assert_eq!(selectors[..3], ["unix:uid:1000", "unix:gid:1000", "unix:supplementary_gid:1001"]);
-    assert_eq!(peer.pinned.key().uid, 1000);
+    assert_eq!(peer.pinned.principal().uid, 1000);
 }
 
 #[tokio::test]
@@ -384,7 +384,7 @@ async fn between_attestations_a_process_costs_one_descriptor() {
     let mut differences: Vec<(i64, i64)> = (0..401)
         .map(|_| {
             let before = open_descriptors();
-            let pinned = here.attestor.pin(Arc::new(here.linux.peer(socket.as_fd()).unwrap())).unwrap();
+            let pinned = here.attestor.by_peer(Arc::new(here.linux.peer(socket.as_fd()).unwrap())).unwrap();
             let held = open_descriptors() - before;
             pinned.unchanged(pinned.epoch()).unwrap();
             drop(pinned);

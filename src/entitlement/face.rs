@@ -1,0 +1,135 @@
+//! The node as a door sees it: accepted processes become connections, and connections lead to subjects.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use crate::attestation::kernel::Process;
+use crate::entitlement::door::BrokerConnection;
+use crate::entitlement::door::Connection;
+use crate::entitlement::door::Connections;
+use crate::entitlement::door::EncodedBundles;
+use crate::entitlement::door::Ended;
+use crate::entitlement::door::NotValidated;
+use crate::entitlement::door::Secret;
+use crate::entitlement::door::Subject;
+use crate::entitlement::door::ValidToken;
+use crate::entitlement::door::X509Update;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::liveness::CheckedProcess;
+use crate::entitlement::node_state::NodeState;
+use crate::entitlement::session::Session;
+use crate::entitlement::session::SessionSubject;
+use crate::entitlement::stream;
+use crate::entitlement::tokens;
+use crate::evidence::Credentials;
+use crate::evidence::Principal;
+use crate::identity::JwtSvid;
+use crate::identity::SpiffeId;
+use crate::policy::Denial;
+
+impl Connections for Arc<NodeState> {
+    fn admit(&self, process: Arc<dyn Process>) -> Result<Arc<dyn Connection>, Ended> {
+        Ok(session(self, process)?)
+    }
+
+    fn admit_broker(&self, process: Arc<dyn Process>) -> Result<Arc<dyn BrokerConnection>, Ended> {
+        Ok(session(self, process)?)
+    }
+}
+
+fn session(node: &Arc<NodeState>, process: Arc<dyn Process>) -> Result<Arc<Session>, Ended> {
+    if node.parts.stop.is_cancelled() {
+        return Err(Ended::Stopping);
+    }
+    let pinned = node.parts.attestor.by_peer(Arc::clone(&process));
+    let pinned = pinned.map_err(|why| node.refuse_unpinned(process.peer(), process.level(), why))?;
+    Ok(Arc::new(Session::new(Arc::clone(node), pinned)))
+}
+
+impl Connection for Session {
+    fn principal(&self) -> Principal {
+        self.peer.pinned.principal()
+    }
+
+    fn check_writer(&self, writer: Credentials) -> Result<(), Ended> {
+        let peer = &self.peer.pinned;
+        peer.check_writer(writer).map_err(|why| self.node.refuse_unattested(peer, why))
+    }
+
+    fn may_receive_secret(&self) -> Result<(), Ended> {
+        let mut images = self.outbound().images();
+        if !images.iter().any(|(process, _)| Arc::ptr_eq(process, &self.peer)) {
+            images.push((Arc::clone(&self.peer), self.peer.pinned.epoch()));
+        }
+        for (process, image) in images {
+            process.check_now(image).map_err(|why| self.node.refuse_unattested(&process.pinned, why))?;
+        }
+        match self.outbound().not_permitted(&self.node.rulebook()) {
+            None => Ok(()),
+            Some(process) => Err(self.node.refuse(&process.pinned, RefusalCause::Denied(Denial::NoEntry), None)),
+        }
+    }
+
+    fn closed(&self) -> BoxFuture<'static, Ended> {
+        let node = Arc::clone(&self.node);
+        let exited = self.peer.pinned.process().exited();
+        async move {
+            tokio::select! {
+                biased;
+                () = node.parts.stop.cancelled() => Ended::Stopping,
+                () = exited => node.gone(),
+            }
+        }
+        .boxed()
+    }
+
+    fn subject(self: Arc<Self>) -> Arc<dyn Subject> {
+        let process = Arc::clone(&self.peer);
+        Arc::new(SessionSubject { session: self, process })
+    }
+}
+
+impl BrokerConnection for Session {
+    fn subject_with_pid(self: Arc<Self>, pid: u32) -> Result<Arc<dyn Subject>, Ended> {
+        let attestor = &self.node.parts.attestor;
+        let asked_about = Credentials { pid, uid: u32::MAX, gid: u32::MAX };
+        let pinned = attestor.by_reference(pid);
+        let pinned = pinned.map_err(|why| self.node.refuse_unpinned(asked_about, attestor.host().level(), why))?;
+        let process = Arc::new(CheckedProcess::new(pinned));
+        Ok(Arc::new(SessionSubject { session: self, process }))
+    }
+}
+
+impl Subject for SessionSubject {
+    fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<Secret<X509Update>, Ended>> {
+        stream::x509_svids(self).boxed()
+    }
+
+    fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
+        stream::bundles(self, |visible| visible.x509()).boxed()
+    }
+
+    fn jwt_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
+        stream::bundles(self, |visible| visible.jwt()).boxed()
+    }
+
+    fn jwt_svids(
+        self: Arc<Self>,
+        audiences: Vec<String>,
+        id: Option<SpiffeId>,
+    ) -> BoxFuture<'static, Result<Secret<Vec<JwtSvid>>, Ended>> {
+        async move { tokens::issue(&self, audiences, id).await.map(Secret::new) }.boxed()
+    }
+
+    fn validate_jwt(
+        self: Arc<Self>,
+        audience: String,
+        token: String,
+    ) -> BoxFuture<'static, Result<ValidToken, NotValidated>> {
+        async move { tokens::validate(&self, &audience, &token).await }.boxed()
+    }
+}

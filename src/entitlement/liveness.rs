@@ -1,0 +1,72 @@
+//! The check that a process still is what something was decided for: made at once before a secret leaves, and shared by
+//! all streams of a process that only wait.
+
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::attestation::ImageEpoch;
+use crate::attestation::NotAttested;
+use crate::attestation::PinnedProcess;
+
+/// A process that became another one is noticed at the latest after this time, whether or not anything is due for it
+/// (SPEC: product contract §5, rule 8).
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A waiting stream uses the result of another stream's check up to this age.
+const CHECK_TTL: Duration = Duration::from_secs(8);
+
+/// A pinned process, and the latest liveness check of it.
+#[derive(Debug)]
+pub(in crate::entitlement) struct CheckedProcess {
+    pub(in crate::entitlement) pinned: PinnedProcess,
+    latest: Mutex<Option<LivenessCheck>>,
+}
+
+#[derive(Debug)]
+struct LivenessCheck {
+    at: Instant,
+    /// The image that was expected.
+    image: ImageEpoch,
+    result: Result<(), NotAttested>,
+}
+
+impl CheckedProcess {
+    pub(in crate::entitlement) fn new(pinned: PinnedProcess) -> Self {
+        Self { pinned, latest: Mutex::default() }
+    }
+
+    /// Proves now that the image which something was decided for is still running.
+    pub(in crate::entitlement) fn check_now(&self, image: ImageEpoch) -> Result<(), NotAttested> {
+        let result = self.pinned.unchanged(image);
+        *self.latest() = Some(LivenessCheck { at: Instant::now(), image, result });
+        result
+    }
+
+    /// The result of a check that is at most [`CHECK_TTL`] old.
+    ///
+    /// INVARIANT: CHECK_TTL < CHECK_INTERVAL, and a stream waits at most CHECK_INTERVAL from the check whose result it
+    /// used last. So each stream learns of a change within CHECK_INTERVAL.
+    pub(in crate::entitlement) fn check_shared(&self, image: ImageEpoch) -> Result<(), NotAttested> {
+        let recent = |check: &&LivenessCheck| check.image == image && check.at.elapsed() < CHECK_TTL;
+        let shared = self.latest().as_ref().filter(recent).map(|check| check.result);
+        shared.unwrap_or_else(|| self.check_now(image))
+    }
+
+    /// How long a stream may wait for its next check; `spread` in `0.0 ..= 1.0` draws connections apart.
+    pub(in crate::entitlement) fn next_check_in(&self, image: ImageEpoch, spread: f64) -> Duration {
+        let wait = CHECK_TTL + (CHECK_INTERVAL - CHECK_TTL).mul_f64(spread);
+        match self.latest().as_ref().filter(|check| check.image == image) {
+            Some(LivenessCheck { result: Err(NotAttested::No(_)), .. }) => Duration::ZERO,
+            Some(check) => wait.saturating_sub(check.at.elapsed()),
+            None => wait,
+        }
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<LivenessCheck>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

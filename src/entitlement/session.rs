@@ -1,0 +1,121 @@
+//! One connection and one process that it asks about: what is issued, handed over and written down for it. The two are one
+//! process for a workload, and not for a broker.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use crate::attestation::NotAttested;
+use crate::attestation::PinnedProcess;
+use crate::audit::Event;
+use crate::audit::Record;
+use crate::entitlement::ledger::outbound::DecisionBasis;
+use crate::entitlement::ledger::outbound::Outbound;
+use crate::entitlement::ledger::records;
+use crate::entitlement::ledger::records::Credential;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::liveness::CheckedProcess;
+use crate::entitlement::node_state::NodeState;
+use crate::identity::SpiffeId;
+use crate::identity::X509Svid;
+use crate::issuance::IssueError;
+use crate::policy::DecisionId;
+use crate::policy::Permit;
+
+/// One connection: who speaks on it, and what was handed to it.
+#[derive(Debug)]
+pub(in crate::entitlement) struct Session {
+    pub(in crate::entitlement) node: Arc<NodeState>,
+    pub(in crate::entitlement) peer: Arc<CheckedProcess>,
+    outbound: Mutex<Outbound>,
+}
+
+/// One process that a connection asks about.
+#[derive(Debug)]
+pub(in crate::entitlement) struct SessionSubject {
+    pub(in crate::entitlement) session: Arc<Session>,
+    pub(in crate::entitlement) process: Arc<CheckedProcess>,
+}
+
+/// Why nothing was issued on a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::entitlement) enum NotIssued {
+    /// The rulebook changed between the decision and the issue: decide again.
+    Stale,
+    /// It could not be done, and the refusal is kept under this name.
+    Failed(DecisionId),
+}
+
+impl Session {
+    pub(in crate::entitlement) fn new(node: Arc<NodeState>, peer: PinnedProcess) -> Self {
+        Self { node, peer: Arc::new(CheckedProcess::new(peer)), outbound: Mutex::default() }
+    }
+
+    /// What was handed to the door and may not have left yet.
+    pub(in crate::entitlement) fn outbound(&self) -> MutexGuard<'_, Outbound> {
+        self.outbound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SessionSubject {
+    pub(in crate::entitlement) fn node(&self) -> &Arc<NodeState> {
+        &self.session.node
+    }
+
+    pub(in crate::entitlement) fn pinned(&self) -> &PinnedProcess {
+        &self.process.pinned
+    }
+
+    /// The first of the two checks before a secret leaves, at the moment when the door gets the new state of a stream. The
+    /// transport makes the second at its first byte, by what is noted here.
+    pub(in crate::entitlement) fn hand_over(
+        &self,
+        stream: u64,
+        basis: &DecisionBasis,
+        ids: Vec<SpiffeId>,
+    ) -> Result<(), NotAttested> {
+        self.process.check_now(basis.image)?;
+        self.session.outbound().set_stream(stream, &self.process, basis, ids);
+        Ok(())
+    }
+
+    /// The same for the reply to a single call.
+    pub(in crate::entitlement) fn hand_over_reply(
+        &self,
+        basis: &DecisionBasis,
+        ids: Vec<SpiffeId>,
+    ) -> Result<(), NotAttested> {
+        self.process.check_now(basis.image)?;
+        self.session.outbound().add_reply(&self.process, basis, ids);
+        Ok(())
+    }
+
+    /// Issues for one permit and writes it down, before anything of it can leave.
+    pub(in crate::entitlement) async fn issue_x509(&self, permit: Permit) -> Result<X509Svid, NotIssued> {
+        let origin = permit.grant().entry.origin.clone();
+        match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit, self.node().now()).await {
+            Ok(svid) => {
+                self.record(Event::Issued, &Credential::of(&svid, Some(&origin)), None);
+                Ok(svid)
+            }
+            Err(why) => Err(self.not_issued(&why)),
+        }
+    }
+
+    /// Keeps and logs that nothing was issued, for a cause on our side; a stale permit is none.
+    pub(in crate::entitlement) fn not_issued(&self, why: &IssueError) -> NotIssued {
+        if *why == IssueError::StalePermit {
+            return NotIssued::Stale;
+        }
+        tracing::warn!(%why, pid = self.pinned().process().peer().pid, "issuance failed");
+        NotIssued::Failed(self.node().keep(self.pinned(), RefusalCause::Undecided(why.undecided()), None))
+    }
+
+    /// Writes down what happened to a credential.
+    pub(in crate::entitlement) fn record(&self, event: Event, of: &Credential<'_>, why: Option<&str>) {
+        let node = self.node();
+        let record = records::credential(event, node.name(), self.pinned(), of, node.now());
+        node.parts.audit.record(Record { why: why.map(str::to_owned), ..record });
+    }
+}

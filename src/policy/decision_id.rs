@@ -1,0 +1,49 @@
+//! The name of a decision.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The name of one decision: random, and says nothing by itself. `Display` gives `d-7f31c2a90b4e`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DecisionId(pub [u8; 6]);
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "d-{:012x}", u64::from_be_bytes([0, 0, a, b, c, d, e, g]))
+    }
+}
+
+/// Not the name of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a decision is d- and twelve hexadecimal digits, for example d-7f31c2a90b4e")]
+pub struct NotADecisionId;
+
+impl FromStr for DecisionId {
+    type Err = NotADecisionId;
+
+    fn from_str(text: &str) -> Result<Self, NotADecisionId> {
+        let digits = text.strip_prefix("d-").filter(|digits| digits.len() == 12).ok_or(NotADecisionId)?;
+        let mut id = [0; 6];
+        for (at, byte) in id.iter_mut().enumerate() {
+            let pair = digits.get(2 * at..2 * at + 2).ok_or(NotADecisionId)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADecisionId)?;
+        }
+        Ok(Self(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_reads_back_and_nothing_else_is_one() {
+        let id = DecisionId([0x7f, 0x31, 0xc2, 0xa9, 0x0b, 0x4e]);
+        assert_eq!(id.to_string(), "d-7f31c2a90b4e");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["", "d-", "7f31c2a90b4e", "d-7f31c2a90b4", "d-7f31c2a90b4e0", "d-7f31c2a90b4g", "d-é31c2a90b4e"] {
+            assert_eq!(text.parse::<DecisionId>(), Err(NotADecisionId), "{text}");
+        }
+    }
+}
