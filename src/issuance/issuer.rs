@@ -246,7 +246,11 @@ mod tests {
         let caller = Attested::example(Level::Full, evidence);
         let decision = decide(
             &caller,
-            &Rulebook::new(EPOCH, EntryIndex::new(vec![entry]), Rules { minimum: Level::Reduced }),
+            &Rulebook::new(
+                EPOCH,
+                EntryIndex::new(vec![entry]),
+                Rules { minimum: Level::Reduced, wait: Duration::ZERO },
+            ),
             DecisionId([0; 6]),
             now(),
         );
