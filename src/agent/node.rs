@@ -67,7 +67,7 @@ impl Node {
         let Ground { host, authority, mut foreign, audit, clock, randomness, stop } = ground;
         let mut own = authority.bundle();
         let bundles = BundleSet::new(None, own.borrow_and_update().clone(), &foreign.borrow_and_update());
-        let attestor = Attestor::new(host);
+        let attestor = Attestor::new(host, Vec::new());
         let parts = Parts { attestor, authority, audit, clock: clock.clone(), randomness, stop: stop.clone() };
         let node_state = Arc::new(NodeState::new(parts, rulebook, bundles));
         let mut node = Self { node_state, tasks: JoinSet::new(), stop };
