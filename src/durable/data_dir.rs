@@ -1,6 +1,5 @@
 //! The data directory: locked, private, and read only where it is whole.
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::durable::atomic_file;
 use crate::durable::disk::Disk;
 use crate::durable::files::Files;
+use crate::durable::files::OpenError;
 use crate::durable::files::Unreadable;
 use crate::durable::journal::Damage;
 use crate::durable::journal::Record;
@@ -35,55 +35,6 @@ impl Name {
             Self::Configuration => "configuration.accepted",
         }
     }
-}
-
-/// Why a data directory is not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another daemon has it.
-    #[error(
-        "{path} is in use by {}; stop that daemon, or give this one another data_dir", Holder(*.holder)
-    )]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// Process id of the other daemon, where the kernel shows it.
-        holder: Option<u32>,
-    },
-    /// Others than its owner may look into it.
-    #[error("{path} has mode {mode:04o}, so that others can reach the authority's keys; type: chmod 0700 {path}")]
-    TooWide {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It belongs to another user.
-    #[error("{path} belongs to uid {owner} and the daemon runs as uid {own}; type: chown -R {own} {path}")]
-    ForeignOwner {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Ours.
-        own: u32,
-    },
-    /// Something else has the name.
-    #[error("{path} is not a directory; set data_dir to a directory, or move that file away")]
-    NotADirectory {
-        /// What was named.
-        path: PathBuf,
-    },
-    /// The system refused a step.
-    #[error("cannot {doing} {path}: {source}; give the daemon's user a data_dir of its own with mode 0700")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// Which step.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 /// Why a record is not read. Nothing is ever made in place of it.
@@ -205,17 +156,6 @@ impl DataDir {
             Unreadable::Io(_) => format!("ls -l {}", file.display()),
         };
         LoadError::Unreadable { file, why, repair }
-    }
-}
-
-struct Holder(Option<u32>);
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(pid) => write!(f, "process {pid}"),
-            None => f.write_str("another process"),
-        }
     }
 }
 

@@ -15,10 +15,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::durable::data_dir::OpenError;
 use crate::durable::files::Files;
 use crate::durable::files::MAX_FILE;
 use crate::durable::files::NewFile;
+use crate::durable::files::OpenError;
 use crate::durable::files::Unreadable;
 
 /// Every permission of anyone but the owner.

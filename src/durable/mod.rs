@@ -14,7 +14,7 @@ pub(crate) mod simulated_disk;
 pub use data_dir::DataDir;
 pub use data_dir::LoadError;
 pub use data_dir::Name;
-pub use data_dir::OpenError;
 pub use data_dir::StoreError;
+pub use files::OpenError;
 pub use files::Unreadable;
 pub use journal::Damage;
