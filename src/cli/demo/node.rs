@@ -21,12 +21,12 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::cli::demo::failed;
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Role;
+use crate::cli::demo::event::Event;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::failure::failed;
+use crate::cli::demo::failure::no_room;
 use crate::cli::demo::stage::CONFIGURATION;
 use crate::cli::demo::stage::Folder;
-use crate::cli::demo::stage::no_room;
 use crate::cli::screen::Failure;
 
 /// The trust domain of the throw-away node.

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::cli::demo::failed;
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Role;
-use crate::cli::demo::tls::Peer;
+use crate::cli::demo::event::Event;
+use crate::cli::demo::event::Peer;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::failure::failed;
 use crate::cli::screen::Failure;
 
 /// Everything seen on the stage.

@@ -6,8 +6,6 @@ use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::Serialize;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
@@ -19,10 +17,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 use tonic::Status;
 
-use crate::cli::demo::failed;
+use crate::cli::demo::event::Event;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::event::Trouble;
+use crate::cli::demo::event::micros_since;
+use crate::cli::demo::failure::failed;
 use crate::cli::demo::tls::Configurations;
 use crate::cli::demo::tls::Identity;
-use crate::cli::demo::tls::Peer;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::sockets::WorkloadSocket;
@@ -32,51 +33,6 @@ use crate::identity::SpiffeId;
 const PACE: Duration = Duration::from_millis(20);
 /// Requests between two new handshakes.
 const REQUESTS_PER_HANDSHAKE: u64 = 10;
-
-/// A part in the story.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Role {
-    /// Answers the client.
-    Server,
-    /// Asks the server.
-    Client,
-    /// The same program as the client, under a name or a user that no entry knows.
-    Impostor,
-}
-
-impl Role {
-    /// All of them.
-    pub(super) const ALL: [Self; 3] = [Self::Server, Self::Client, Self::Impostor];
-
-    /// Its name, and that of its program.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Client => "client",
-            Self::Impostor => "impostor",
-        }
-    }
-}
-
-/// What a service says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Event {
-    /// It holds this SVID now. From asking to having it took `micros`, for the first one.
-    Identity { id: String, serial: String, micros: u64 },
-    /// It accepts connections.
-    Listening { address: SocketAddr },
-    /// A handshake succeeded, in which the other side showed this.
-    Handshake { peer: Peer, micros: u64 },
-    /// So many requests were answered on the one connection that stays open.
-    Answered { requests: u64 },
-    /// The daemon gave it no identity.
-    Refused { code: String, message: String },
-    /// It gave up.
-    Failed { why: String },
-    /// Its process has ended; nobody says this of itself.
-    Exited { why: String },
-}
 
 /// The arguments of a service.
 #[derive(Debug, clap::Args)]
@@ -117,9 +73,6 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     say(&Event::Failed { why: trouble.to_string() });
     Err(failed(format!("the {} gave up", arguments.role.name()), trouble))
 }
-
-/// What can go wrong in a service: it is only ever told.
-pub(super) type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
 /// Answers every line with the same line, on every connection.
 async fn serve(identity: &Identity) -> Result<(), Trouble> {
@@ -188,11 +141,6 @@ async fn request(connection: &mut Connection, number: u64) -> Result<(), Trouble
     let mut answer = String::new();
     connection.read_line(&mut answer).await?;
     if answer == question { Ok(()) } else { Err(format!("request {number} was answered with {answer:?}").into()) }
-}
-
-/// Microseconds since `begun`.
-pub(super) fn micros_since(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Says something to whoever started this process; if that is gone, standard input has ended, too.

@@ -19,7 +19,7 @@ use rustix::process::set_parent_process_death_signal;
 
 use crate::agent;
 use crate::agent::RunOptions;
-use crate::cli::demo::failed;
+use crate::cli::demo::failure::no_room;
 use crate::cli::screen::Failure;
 
 /// The configuration of the daemon, in the folder.
@@ -100,13 +100,6 @@ fn lock(path: &Path) -> io::Result<OwnedFd> {
     }
     rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
     Ok(directory)
-}
-
-/// What cannot be done in this folder, and perhaps in another.
-pub(super) fn no_room(what: impl Into<String>, why: impl ToString) -> Failure {
-    let next =
-        "TMPDIR=DIR bonafide demo, with a directory of a short name that has room and lets programs run".to_owned();
-    Failure { next, ..failed(what, why) }
 }
 
 /// The arguments of the daemon's process.

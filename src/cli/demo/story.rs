@@ -6,14 +6,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio::time::timeout_at;
 
-use crate::cli::demo::failed;
+use crate::cli::demo::event::Event;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::failure::failed;
 use crate::cli::demo::node::Node;
 use crate::cli::demo::node::Plan;
 use crate::cli::demo::node::Service;
 use crate::cli::demo::node::TRUST_DOMAIN;
 use crate::cli::demo::seen::Seen;
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Role;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::screen::Screen;

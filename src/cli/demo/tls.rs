@@ -7,8 +7,6 @@ use rustls::ClientConfig;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use serde::Deserialize;
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Request;
@@ -17,9 +15,10 @@ use tonic::metadata::MetadataValue;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Trouble;
-use crate::cli::demo::service::micros_since;
+use crate::cli::demo::event::Event;
+use crate::cli::demo::event::Peer;
+use crate::cli::demo::event::Trouble;
+use crate::cli::demo::event::micros_since;
 use crate::cli::workload::client::certificates;
 use crate::cli::workload::client::connect;
 use crate::endpoints::workload_api::proto::X509svid;
@@ -30,15 +29,6 @@ use crate::identity::Bundle;
 use crate::identity::SpiffeId;
 use crate::identity::bundle::Bundles;
 use crate::identity::rustls_verifier::PeerVerifier;
-
-/// What the other side of a handshake showed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Peer {
-    /// Its SPIFFE ID.
-    pub(super) id: String,
-    /// The serial number of its SVID, in hexadecimal.
-    pub(super) serial: String,
-}
 
 /// The two configurations that one SVID makes.
 #[derive(Debug, Clone)]
