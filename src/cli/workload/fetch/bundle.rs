@@ -17,10 +17,10 @@ use crate::cli::words::printable;
 use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::not_understood;
-use crate::cli::workload::fetch::ANSWER_TIME;
+use crate::cli::workload::fetch::answer::ANSWER_TIME;
+use crate::cli::workload::fetch::answer::pems;
 use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::written;
-use crate::cli::workload::fetch::x509::pems;
 use crate::endpoints::workload_api::proto::JwtBundlesRequest;
 use crate::endpoints::workload_api::proto::X509BundlesRequest;
 

@@ -17,11 +17,11 @@ use crate::cli::words::printable;
 use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::not_understood;
-use crate::cli::workload::fetch::ANSWER_TIME;
-use crate::cli::workload::fetch::ends;
+use crate::cli::workload::fetch::answer::ANSWER_TIME;
+use crate::cli::workload::fetch::answer::ends;
+use crate::cli::workload::fetch::answer::titled;
 use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::written;
-use crate::cli::workload::fetch::titled;
 use crate::endpoints::workload_api::proto::Jwtsvid;
 use crate::endpoints::workload_api::proto::JwtsvidRequest;
 
