@@ -28,8 +28,9 @@ pub mod federation; // whom else this node believes
 pub mod audit; // what was issued, denied, undecided and ended: one line each
 pub mod registration; // entries, and which of them some evidence satisfies
 // 2
-pub mod durable; // files that survive a power cut, and noticing that files have changed
+pub mod durable; // files that survive a power cut
 pub mod evidence; // facts about a process with source and grade, and their text form
+pub mod file_watch; // which files have changed, once their writers have closed them
 pub mod readiness; // named reasons for "not yet" and "degraded"
 // 1
 pub mod identity; // SPIFFE IDs, SVIDs, bundles and how each is verified

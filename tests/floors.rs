@@ -9,7 +9,7 @@ use std::path::Path;
 const FLOORS: &[&[&str]] = &[
     &["sys", "time", "randomness"],
     &["identity"],
-    &["durable", "egress", "evidence", "readiness"],
+    &["durable", "egress", "evidence", "file_watch", "readiness"],
     &["audit", "platform", "registration"],
     &["attestation", "authority", "federation"],
     &["policy"],
@@ -38,6 +38,8 @@ const PURE: &[&str] = &[
     "entitlement/published",
     "evidence/",
     "federation/foreign_bundles",
+    "file_watch/debounce",
+    "file_watch/watched",
     "identity/",
     "issuance/renewal",
     "policy/",

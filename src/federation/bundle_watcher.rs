@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::durable::file_watch::FileWatch;
-use crate::durable::file_watch::Watched;
 use crate::federation::BundleProblem;
 use crate::federation::FederationSettings;
 use crate::federation::foreign_bundles::Relationship;
 use crate::federation::read_bundle_file;
+use crate::file_watch::FileWatch;
+use crate::file_watch::Watched;
 use crate::identity::bundle::Bundles;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
