@@ -67,7 +67,7 @@ pub enum NotRunning {
     UnsupportedHost(#[from] UnsupportedHost),
     /// The data directory cannot be used.
     #[error(transparent)]
-    DataDir(#[from] durable::OpenError),
+    DataDir(#[from] durable::OpenDataDirError),
     /// There is no authority.
     #[error(transparent)]
     Authority(#[from] NoAuthority),
@@ -91,7 +91,7 @@ impl NotRunning {
     /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::DataDir(durable::OpenError::Locked { .. })
+            Self::DataDir(durable::OpenDataDirError::Locked { .. })
             | Self::NotBound(NotBound::AlreadyServed { .. })
             | Self::System { .. }
             | Self::Fatal(_) => 1,
@@ -217,7 +217,7 @@ fn configuration(
         return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
     }
     let data_dir = match DataDir::open(&folder) {
-        Err(locked @ durable::OpenError::Locked { .. }) => return Err(locked.into()),
+        Err(locked @ durable::OpenDataDirError::Locked { .. }) => return Err(locked.into()),
         Err(why) => return refused(findings, format!("the last accepted configuration cannot be used: {why}")),
         Ok(data_dir) => data_dir,
     };

@@ -28,7 +28,7 @@ pub enum Exit {
 
 /// What `-o` can name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum OutputFormat {
     /// For people: 80 columns, times from now.
     #[default]
     Text,
@@ -41,7 +41,7 @@ pub enum Format {
 pub struct OutputArguments {
     /// How to print the answer: text, or json for programs, with stable keys
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
-    output: Format,
+    output: OutputFormat,
 }
 
 /// A command that has no answer: what happened, why, and what to type next.
@@ -90,8 +90,8 @@ impl Screen {
     /// Prints an answer as it was asked for: as JSON, or as `text` says it.
     pub fn answer<A: Serialize>(&mut self, form: OutputArguments, answer: &A, text: impl FnOnce(&A) -> String) {
         match form.output {
-            Format::Json => self.json(answer),
-            Format::Text => self.text(&text(answer)),
+            OutputFormat::Json => self.json(answer),
+            OutputFormat::Text => self.text(&text(answer)),
         }
     }
 

@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 use crate::durable::atomic_file;
 use crate::durable::disk::Disk;
 use crate::durable::files::Files;
-use crate::durable::files::OpenError;
+use crate::durable::files::OpenDataDirError;
 use crate::durable::files::Unreadable;
 use crate::durable::journal::Damage;
-use crate::durable::journal::Record;
+use crate::durable::journal::StoredRecord;
 
 /// How much room a probe asks for: more than any change of the authority's state needs.
 const PROBE: usize = 16 * 1024;
@@ -86,8 +86,8 @@ impl DataDir {
     /// Opens and locks the directory at `path`, and makes it where there is none.
     ///
     /// # Errors
-    /// [`OpenError`]
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    /// [`OpenDataDirError`]
+    pub fn open(path: &Path) -> Result<Self, OpenDataDirError> {
         Ok(Self::over(path, Box::new(Disk::open(path)?)))
     }
 
@@ -118,7 +118,7 @@ impl DataDir {
             return Ok(None);
         };
         let damaged = |why| LoadError::Damaged { file: self.file(name), why };
-        let record = Record::decode(&bytes).map_err(damaged)?;
+        let record = StoredRecord::decode(&bytes).map_err(damaged)?;
         Ok(Some(Zeroizing::new(record.payload.to_vec())))
     }
 
@@ -131,9 +131,9 @@ impl DataDir {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.files.read(name.file()).ok().flatten().map(Zeroizing::new);
         let generation = before
-            .and_then(|bytes| Record::decode(&bytes).ok().map(|record| record.generation))
+            .and_then(|bytes| StoredRecord::decode(&bytes).ok().map(|record| record.generation))
             .map_or(1, |generation| generation.saturating_add(1));
-        let record = Record { generation, payload }.encode();
+        let record = StoredRecord { generation, payload }.encode();
         atomic_file::replace(&*self.files, name.file(), &record)
             .map_err(|source| StoreError { file: self.file(name), source })
     }
@@ -220,7 +220,7 @@ mod tests {
     fn a_writer_that_renames_before_it_syncs_is_caught() {
         let disk = SimulatedDisk::default();
         over(&disk).store(Name::Authority, b"old").unwrap();
-        let record = Record { generation: 2, payload: b"new" }.encode();
+        let record = StoredRecord { generation: 2, payload: b"new" }.encode();
         disk.create("careless").unwrap().write(&record).unwrap();
         disk.rename("careless", Name::Authority.file()).unwrap();
         for unsynced in [Unsynced::TornAt(0), Unsynced::Zeroed] {
@@ -311,8 +311,8 @@ mod tests {
         let path = private();
         let first = DataDir::open(path.path()).unwrap();
         match DataDir::open(path.path()) {
-            Err(OpenError::Locked { holder: Some(pid), .. }) => assert_eq!(pid, std::process::id()),
-            Err(OpenError::Locked { holder: None, .. }) => {
+            Err(OpenDataDirError::Locked { holder: Some(pid), .. }) => assert_eq!(pid, std::process::id()),
+            Err(OpenDataDirError::Locked { holder: None, .. }) => {
                 eprintln!(
                     "skipped: a_second_owner_is_refused_with_the_name_of_the_first_until_that_has_gone: no /proc/locks"
                 );
@@ -359,7 +359,7 @@ mod tests {
         drop(directory);
         chown(path.path(), Some(41_000), None).unwrap();
         let error = DataDir::open(path.path()).unwrap_err();
-        assert!(matches!(error, OpenError::ForeignOwner { owner: 41_000, .. }), "{error}");
+        assert!(matches!(error, OpenDataDirError::ForeignOwner { owner: 41_000, .. }), "{error}");
     }
 
     #[test]
@@ -385,6 +385,6 @@ mod tests {
     #[test]
     fn a_file_where_the_directory_should_be_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(DataDir::open(file.path()), Err(OpenError::NotADirectory { .. })));
+        assert!(matches!(DataDir::open(file.path()), Err(OpenDataDirError::NotADirectory { .. })));
     }
 }

@@ -9,7 +9,7 @@ pub(super) const MAX_FILE: u64 = 16 * 1024 * 1024;
 
 /// Why a data directory is not opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum OpenDataDirError {
     /// Another daemon has it.
     #[error(
         "{path} is in use by {}; stop that daemon, or give this one another data_dir", Holder(*.holder)

@@ -34,13 +34,13 @@ impl Role {
 /// What a service says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Event {
+pub(super) enum DemoEvent {
     /// It holds this SVID now. From asking to having it took `micros`, for the first one.
     Identity { id: String, serial: String, micros: u64 },
     /// It accepts connections.
     Listening { address: SocketAddr },
     /// A handshake succeeded, in which the other side showed this.
-    Handshake { peer: Peer, micros: u64 },
+    Handshake { peer: PeerSvid, micros: u64 },
     /// So many requests were answered on the one connection that stays open.
     Answered { requests: u64 },
     /// The daemon gave it no identity.
@@ -51,17 +51,17 @@ pub(super) enum Event {
     Exited { why: String },
 }
 
-/// What the other side of a handshake showed.
+/// The SVID that the peer of a handshake presented.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Peer {
+pub(super) struct PeerSvid {
     /// Its SPIFFE ID.
     pub(super) id: String,
     /// The serial number of its SVID, in hexadecimal.
     pub(super) serial: String,
 }
 
-/// What can go wrong in a service: it is only ever told.
-pub(super) type Trouble = Box<dyn std::error::Error + Send + Sync>;
+/// An error of a service: it is only ever printed.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Microseconds since `begun`.
 pub(super) fn micros_since(begun: Instant) -> u64 {

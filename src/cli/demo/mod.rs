@@ -2,9 +2,9 @@
 //! tells it, on a [`node`] in a folder of its own, the [`stage`]; [`service`] is what runs in the services' own processes.
 
 mod event;
+mod event_log;
 mod failure;
 mod node;
-mod seen;
 mod service;
 mod stage;
 mod story;
@@ -22,7 +22,7 @@ use crate::cli::screen::Screen;
 /// Watch a throw-away node give two services an identity
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Arguments {
+pub struct DemoArguments {
     #[command(flatten)]
     plan: Plan,
     #[command(subcommand)]
@@ -33,12 +33,12 @@ pub struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     #[command(hide = true)]
-    Daemon(stage::Arguments),
+    Daemon(stage::DaemonArguments),
     #[command(hide = true)]
-    Service(service::Arguments),
+    Service(service::ServiceArguments),
 }
 
-pub(in crate::cli) fn run(arguments: Arguments) -> ExitCode {
+pub(in crate::cli) fn run(arguments: DemoArguments) -> ExitCode {
     if let Some(Part::Daemon(arguments)) = &arguments.part {
         return stage::run(arguments);
     }

@@ -17,13 +17,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 use tonic::Status;
 
-use crate::cli::demo::event::Event;
+use crate::cli::demo::event::BoxError;
+use crate::cli::demo::event::DemoEvent;
 use crate::cli::demo::event::Role;
-use crate::cli::demo::event::Trouble;
 use crate::cli::demo::event::micros_since;
 use crate::cli::demo::failure::failed;
 use crate::cli::demo::tls::Configurations;
-use crate::cli::demo::tls::Identity;
+use crate::cli::demo::tls::X509Source;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::sockets::WorkloadSocket;
@@ -36,7 +36,7 @@ const REQUESTS_PER_HANDSHAKE: u64 = 10;
 
 /// The arguments of a service.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ServiceArguments {
     /// Which part to play
     role: Role,
     #[command(flatten)]
@@ -50,50 +50,50 @@ pub(super) struct Arguments {
 }
 
 /// Plays a part until standard input ends.
-pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(arguments: ServiceArguments) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let played = async {
-        let identity = Identity::follow(&socket, arguments.peer, say).await?;
+        let source = X509Source::follow(&socket, arguments.peer, say).await?;
         match (arguments.role, arguments.server) {
-            (Role::Server, _) => serve(&identity).await,
-            (_, Some(server)) => ask(&identity, server).await,
+            (Role::Server, _) => serve(&source).await,
+            (_, Some(server)) => ask(&source, server).await,
             (_, None) => Err("it was not told where the server is".into()),
         }
     };
-    let outcome: Result<(), Trouble> = tokio::select! {
+    let outcome: Result<(), BoxError> = tokio::select! {
         biased;
         () = told_to_end() => return Ok(Exit::Fine),
         outcome = played => outcome,
     };
-    let Err(trouble) = outcome else { return Ok(Exit::Fine) };
-    if let Some(status) = trouble.downcast_ref::<Status>() {
-        say(&Event::Refused { code: format!("{:?}", status.code()), message: status.message().to_owned() });
+    let Err(error) = outcome else { return Ok(Exit::Fine) };
+    if let Some(status) = error.downcast_ref::<Status>() {
+        say(&DemoEvent::Refused { code: format!("{:?}", status.code()), message: status.message().to_owned() });
         return Ok(Exit::Denied);
     }
-    say(&Event::Failed { why: trouble.to_string() });
-    Err(failed(format!("the {} gave up", arguments.role.name()), trouble))
+    say(&DemoEvent::Failed { why: error.to_string() });
+    Err(failed(format!("the {} gave up", arguments.role.name()), error))
 }
 
 /// Answers every line with the same line, on every connection.
-async fn serve(identity: &Identity) -> Result<(), Trouble> {
+async fn serve(source: &X509Source) -> Result<(), BoxError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    say(&Event::Listening { address: listener.local_addr()? });
+    say(&DemoEvent::Listening { address: listener.local_addr()? });
     loop {
         let (stream, _) = listener.accept().await?;
-        let configurations = identity.now();
+        let configurations = source.now();
         tokio::spawn(async move {
-            if let Err(trouble) = echo(&configurations, stream).await {
-                say(&Event::Failed { why: trouble.to_string() });
+            if let Err(error) = echo(&configurations, stream).await {
+                say(&DemoEvent::Failed { why: error.to_string() });
             }
         });
     }
 }
 
-async fn echo(with: &Configurations, stream: TcpStream) -> Result<(), Trouble> {
+async fn echo(with: &Configurations, stream: TcpStream) -> Result<(), BoxError> {
     let begun = Instant::now();
     let stream = TlsAcceptor::from(with.server.clone()).accept(stream).await?;
     let peer = with.peer(stream.get_ref().1.peer_certificates())?;
-    say(&Event::Handshake { peer, micros: micros_since(begun) });
+    say(&DemoEvent::Handshake { peer, micros: micros_since(begun) });
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     while stream.read_line(&mut line).await? > 0 {
@@ -105,15 +105,15 @@ async fn echo(with: &Configurations, stream: TcpStream) -> Result<(), Trouble> {
 }
 
 /// Sends requests on one connection that stays open, and beside it one on a new connection every so often.
-async fn ask(identity: &Identity, server: SocketAddr) -> Result<(), Trouble> {
-    let mut kept = connect(identity, server).await?;
+async fn ask(source: &X509Source, server: SocketAddr) -> Result<(), BoxError> {
+    let mut kept = connect(source, server).await?;
     let mut pace = tokio::time::interval(PACE);
     for requests in 1_u64.. {
         pace.tick().await;
         request(&mut kept, requests).await?;
-        say(&Event::Answered { requests });
+        say(&DemoEvent::Answered { requests });
         if requests % REQUESTS_PER_HANDSHAKE == 0 {
-            let mut once = connect(identity, server).await?;
+            let mut once = connect(source, server).await?;
             request(&mut once, requests).await?;
             once.shutdown().await?;
         }
@@ -123,18 +123,18 @@ async fn ask(identity: &Identity, server: SocketAddr) -> Result<(), Trouble> {
 
 type Connection = BufReader<tokio_rustls::client::TlsStream<TcpStream>>;
 
-async fn connect(identity: &Identity, server: SocketAddr) -> Result<Connection, Trouble> {
+async fn connect(source: &X509Source, server: SocketAddr) -> Result<Connection, BoxError> {
     let begun = Instant::now();
-    let with = identity.now();
+    let with = source.now();
     // The server is known by its SPIFFE ID; a name or address says nothing about who it is.
     let stream = TcpStream::connect(server).await?;
     let stream = TlsConnector::from(with.client.clone()).connect(server.ip().into(), stream).await?;
     let peer = with.peer(stream.get_ref().1.peer_certificates())?;
-    say(&Event::Handshake { peer, micros: micros_since(begun) });
+    say(&DemoEvent::Handshake { peer, micros: micros_since(begun) });
     Ok(BufReader::new(stream))
 }
 
-async fn request(connection: &mut Connection, number: u64) -> Result<(), Trouble> {
+async fn request(connection: &mut Connection, number: u64) -> Result<(), BoxError> {
     let question = format!("request {number}\n");
     connection.write_all(question.as_bytes()).await?;
     connection.flush().await?;
@@ -144,7 +144,7 @@ async fn request(connection: &mut Connection, number: u64) -> Result<(), Trouble
 }
 
 /// Says something to whoever started this process; if that is gone, standard input has ended, too.
-fn say(event: &Event) {
+fn say(event: &DemoEvent) {
     let line = serde_json::to_string(event).unwrap_or_default() + "\n";
     let mut out = std::io::stdout().lock();
     let _nobody_listens = out.write_all(line.as_bytes()).and_then(|()| out.flush());

@@ -104,7 +104,7 @@ fn lock(path: &Path) -> io::Result<OwnedFd> {
 
 /// The arguments of the daemon's process.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct DaemonArguments {
     /// The demo's folder
     #[arg(long)]
     folder: PathBuf,
@@ -114,7 +114,7 @@ pub(super) struct Arguments {
 }
 
 /// Runs the daemon until it is told to stop, or the demo is gone; after a demo that was killed it cleans up.
-pub(super) fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &DaemonArguments) -> ExitCode {
     let orphaned = || getppid().map(Pid::as_raw_pid) != Some(arguments.demo);
     // RACE: a demo that has gone before this line is noticed below; one that goes later sends the signal.
     let bound = set_parent_process_death_signal(Some(Signal::TERM));

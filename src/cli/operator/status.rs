@@ -26,14 +26,14 @@ use crate::evidence::Level;
 
 /// Show the state of the daemon
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct StatusArguments {
     #[command(flatten)]
     socket: AdminSocket,
     #[command(flatten)]
     output: OutputArguments,
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &StatusArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let none = |problem: ErrorReport| {
         Failure::new(Exit::No, "there is no status", printable(&problem.detail), "journalctl -u bonafide")
     };

@@ -26,7 +26,7 @@ use crate::endpoints::workload_api::proto::X509BundlesRequest;
 
 /// The bundles that this process may see: certificates and token keys
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct BundleArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     /// Write TRUST-DOMAIN.pem and TRUST-DOMAIN.jwks.json there, all at once
@@ -42,7 +42,7 @@ struct Bundle {
     jwks: Value,
 }
 
-pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli::workload::fetch) fn run(arguments: &BundleArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let (x509, jwt) = block_on(ANSWER_TIME, async {
         let mut client = Client::connect(&socket).await?;

@@ -27,7 +27,7 @@ use crate::endpoints::workload_api::proto::JwtsvidRequest;
 
 /// JWT-SVIDs for an audience
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct JwtArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     /// Whom the token is for; may be given up to eight times
@@ -65,7 +65,7 @@ struct Svid {
     token: Option<String>,
 }
 
-pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli::workload::fetch) fn run(arguments: &JwtArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let request = JwtsvidRequest {
         audience: arguments.audience.clone(),

@@ -14,22 +14,22 @@ use crate::cli::screen::Screen;
 
 /// Get an identity as an ordinary client of the workload socket
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct FetchArguments {
     #[command(subcommand)]
-    what: What,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    X509(x509::Arguments),
-    Jwt(jwt::Arguments),
-    Bundle(bundle::Arguments),
+enum Command {
+    X509(x509::X509Arguments),
+    Jwt(jwt::JwtArguments),
+    Bundle(bundle::BundleArguments),
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
-    match &arguments.what {
-        What::X509(arguments) => x509::run(arguments, screen),
-        What::Jwt(arguments) => jwt::run(arguments, screen),
-        What::Bundle(arguments) => bundle::run(arguments, screen),
+pub(in crate::cli) fn run(arguments: &FetchArguments, screen: &mut Screen) -> Result<Exit, Failure> {
+    match &arguments.command {
+        Command::X509(arguments) => x509::run(arguments, screen),
+        Command::Jwt(arguments) => jwt::run(arguments, screen),
+        Command::Bundle(arguments) => bundle::run(arguments, screen),
     }
 }

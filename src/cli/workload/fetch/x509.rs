@@ -32,7 +32,7 @@ use crate::endpoints::workload_api::proto::X509svidResponse;
 
 /// X.509-SVIDs with their bundles
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct X509Arguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     /// Write all of them there at once: svid.N.pem, svid.N.key, bundle.N.pem and
@@ -72,7 +72,7 @@ struct Bundle {
     certificates: Vec<String>,
 }
 
-pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli::workload::fetch) fn run(arguments: &X509Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let response = block_on(ANSWER_TIME, async {
         let mut client = Client::connect(&socket).await?;
