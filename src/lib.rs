@@ -37,4 +37,4 @@ pub mod identity; // SPIFFE IDs, SVIDs, bundles and how each is verified
 // 0
 pub mod randomness; // random bytes, real or from a seed
 pub mod sys; // system calls that no crate wraps: the only unsafe code
-pub mod time; // the wall clock
+pub mod time; // the wall clock, and durations as text

@@ -14,7 +14,6 @@ use crate::cli::words::count;
 use crate::cli::words::from_now;
 use crate::cli::words::printable;
 use crate::cli::words::row;
-use crate::cli::words::span;
 use crate::cli::words::word;
 use crate::endpoints::admin::reports::AttestorStatus;
 use crate::endpoints::admin::reports::BundleStatus;
@@ -23,6 +22,7 @@ use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::evidence::Level;
+use crate::time::duration::rounded;
 
 /// Show the state of the daemon
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ pub(in crate::cli) fn run(arguments: &StatusArguments, screen: &mut Screen) -> R
 /// The screen, but for its first word.
 fn text(report: &StatusReport) -> String {
     let StatusReport { sampled_at: now, .. } = *report;
-    let up = span(Duration::from_secs(report.uptime_seconds));
+    let up = rounded(Duration::from_secs(report.uptime_seconds));
     let mut text = format!(" - bonafide {}, trust domain {}, up {up}\n\n", report.version, report.trust_domain);
     let authority = &report.authority;
     let life =
