@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(arguments: &StatusArguments, screen: &mut Screen) -> R
         HealthState::Degraded => Exit::Stale,
         HealthState::NotReady => Exit::No,
     };
-    let state = screen.coloured(&word(&report.state).replace('_', " "), exit);
+    let state = Screen::coloured(&word(&report.state).replace('_', " "), exit);
     screen.answer(arguments.output, &report, |report| state + &text(report));
     Ok(exit)
 }
