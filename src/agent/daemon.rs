@@ -42,9 +42,6 @@ use crate::endpoints::workload_api;
 use crate::federation::ForeignBundles;
 use crate::readiness::Severity;
 
-/// The reason on the readiness board until the doors are open.
-const STARTING: &str = "starting";
-
 /// The mode of the metrics socket: it tells nothing that a group of scrapers may not know.
 const OWNER_AND_GROUP: u32 = 0o660;
 
@@ -52,7 +49,8 @@ const OWNER_AND_GROUP: u32 = 0o660;
 pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning> {
     let started = Instant::now();
     let Prepared { readiness, stop, .. } = &prepared;
-    readiness.block(STARTING, Severity::NotReady, "the daemon is starting");
+    let starting = readiness.register("starting");
+    starting.block(Severity::NotReady, "the daemon is starting");
     let config = prepared.active.config.clone();
     let doors = Doors::bind(&config, &prepared).await?;
     let bundles = ForeignBundles::load(&prepared.active.federation(), readiness.clone());
@@ -70,7 +68,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         prepared.file.clone(),
         prepared.active.clone(),
         node.node_state.clone(),
-        readiness.clone(),
+        prepared.configuration.clone(),
         Some(prepared.data_dir.clone()),
     ));
     let budgets = Budgets::new(limits(&config)?);
@@ -88,15 +86,16 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     node.run(until(stop.clone(), memory::give_back(budgets.clone())));
     let (authority, clock) = (prepared.authority.clone(), prepared.clock.clone());
-    look(&authority, &*clock, readiness);
-    node.run(until(stop.clone(), watch_authority(authority, clock, readiness.clone())));
+    let cannot_sign = readiness.register("authority");
+    look(&authority, &*clock, &cannot_sign);
+    node.run(until(stop.clone(), watch_authority(authority, clock, cannot_sign.clone())));
     doors.open(&mut node, &prepared, routes, budgets, operations)?;
     follow_signals(&mut node, reloader.clone(), stop.clone())?;
     let following = stop.clone();
     node.run(bundles.watch_files(reloader.federation(), following.clone()));
     node.run(async move { reloader.follow_files(following).await });
     tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "started");
-    readiness.clear(STARTING);
+    drop(starting);
     node.run(until(stop.clone(), tell_of_readiness(readiness.clone())));
     Ok(run_until_stopped(std::mem::take(&mut node.tasks), stop.clone(), GRACE).await?)
 }

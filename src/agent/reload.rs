@@ -21,22 +21,19 @@ use crate::agent::config::ConfigRefused;
 use crate::agent::config::files::Sources;
 use crate::agent::last_good;
 use crate::durable::DataDir;
-use crate::durable::file_watch::FileWatch;
-use crate::durable::file_watch::Watched;
 use crate::endpoints::admin::reports::EntryName;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::entitlement::node_state::NodeState;
 use crate::federation;
+use crate::file_watch::FileWatch;
+use crate::file_watch::Watched;
 use crate::identity::SpiffeId;
 use crate::policy::Rulebook;
-use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::registration::Entry;
 use crate::time::Clock;
-
-/// The reason on the readiness board while the files are not what is in force.
-const REASON: &str = "configuration";
 
 /// How often files that were refused are read again: what stood in their way may be no file, but the mode of a directory,
 /// or that no descriptor was left.
@@ -57,7 +54,8 @@ pub enum ReloadTrigger {
 pub struct Reloader {
     file: PathBuf,
     node_state: Arc<NodeState>,
-    readiness: Readiness,
+    /// Blocks while the files are not what is in force.
+    reason: Reason,
     clock: Arc<dyn Clock>,
     data_dir: Option<Arc<DataDir>>,
     epoch: AtomicU64,
@@ -108,14 +106,14 @@ impl Reloader {
         file: PathBuf,
         active: ActiveConfig,
         node_state: Arc<NodeState>,
-        readiness: Readiness,
+        reason: Reason,
         data_dir: Option<Arc<DataDir>>,
     ) -> Self {
         let clock = node_state.clock();
         Self {
             file,
             node_state,
-            readiness,
+            reason,
             clock,
             data_dir,
             epoch: AtomicU64::new(0),
@@ -227,7 +225,7 @@ impl Reloader {
         self.keep(&active.accepted);
         self.federation.send_replace(active.federation());
         self.active.send_replace(Arc::new(active));
-        self.readiness.clear(REASON);
+        self.reason.clear();
         report
     }
 
@@ -247,7 +245,7 @@ impl Reloader {
             ids.join(", ")
         );
         tracing::warn!(%detail, "configuration held back");
-        self.readiness.block(REASON, Severity::Degraded, detail);
+        self.reason.block(Severity::Degraded, detail);
         let (state, refused) = (ReloadState::HeldBack, Some(refused));
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
     }
@@ -260,7 +258,7 @@ impl Reloader {
         for problem in &problems {
             tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
         }
-        self.readiness.block(REASON, Severity::Degraded, problems.join("\n"));
+        self.reason.block(Severity::Degraded, problems.join("\n"));
         let state = ReloadState::LastGood;
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
         ReloadReport { problems, ..ReloadReport::default() }

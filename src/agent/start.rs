@@ -34,6 +34,7 @@ use crate::endpoints::transport::listener::NotBound;
 use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::sys::allocator;
 use crate::time::Clock;
@@ -67,7 +68,7 @@ pub enum NotRunning {
     UnsupportedHost(#[from] UnsupportedHost),
     /// The data directory cannot be used.
     #[error(transparent)]
-    DataDir(#[from] durable::OpenError),
+    DataDir(#[from] durable::OpenDataDirError),
     /// There is no authority.
     #[error(transparent)]
     Authority(#[from] NoAuthority),
@@ -91,7 +92,7 @@ impl NotRunning {
     /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::DataDir(durable::OpenError::Locked { .. })
+            Self::DataDir(durable::OpenDataDirError::Locked { .. })
             | Self::NotBound(NotBound::AlreadyServed { .. })
             | Self::System { .. }
             | Self::Fatal(_) => 1,
@@ -126,6 +127,7 @@ pub(in crate::agent) struct Prepared {
     pub(in crate::agent) journal: Arc<Journal>,
     pub(in crate::agent) metrics: audit::metrics::AuditMetrics,
     pub(in crate::agent) readiness: Readiness,
+    pub(in crate::agent) configuration: Reason,
     pub(in crate::agent) clock: Arc<dyn Clock>,
     pub(in crate::agent) randomness: Arc<SystemRandomness>,
     pub(in crate::agent) stop: CancellationToken,
@@ -137,7 +139,8 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     gather_entropy();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let readiness = Readiness::default();
-    let (active, held) = configuration(options, &*clock, &readiness)?;
+    let [not_on_disk, not_writable] = ["configuration", "data_dir"].map(|name| readiness.register(name));
+    let (active, held) = configuration(options, &*clock, &not_on_disk)?;
     let (journal, metrics) = log(&active.config, &clock)?;
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
@@ -146,7 +149,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?;
+    let authority = authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?;
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
@@ -161,6 +164,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
         journal: journal.clone(),
         metrics,
         readiness,
+        configuration: not_on_disk,
         clock,
         randomness,
         stop: CancellationToken::new(),
@@ -196,7 +200,7 @@ fn keep_secrets_in_memory() -> Result<(), NotRunning> {
 fn configuration(
     options: &RunOptions,
     clock: &dyn Clock,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<(ActiveConfig, Option<DataDir>), NotRunning> {
     let accepted_at = clock.now();
     let ConfigRefused { findings, sources } = match config::load(&options.config) {
@@ -217,7 +221,7 @@ fn configuration(
         return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
     }
     let data_dir = match DataDir::open(&folder) {
-        Err(locked @ durable::OpenError::Locked { .. }) => return Err(locked.into()),
+        Err(locked @ durable::OpenDataDirError::Locked { .. }) => return Err(locked.into()),
         Err(why) => return refused(findings, format!("the last accepted configuration cannot be used: {why}")),
         Ok(data_dir) => data_dir,
     };
@@ -225,7 +229,7 @@ fn configuration(
         Ok((config, accepted)) if config.authority.data_dir == folder => {
             let detail = format!("serving the last accepted configuration, because the files are bad:\n{findings}");
             eprintln!("bonafide: {detail}");
-            readiness.block("configuration", Severity::Degraded, detail);
+            reason.block(Severity::Degraded, detail);
             let (state, refused) = (ReloadState::LastGood, Some(sources));
             Ok((ActiveConfig { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
@@ -254,7 +258,7 @@ fn authority(
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<Embedded, NotRunning> {
     let settings = EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
@@ -268,7 +272,7 @@ fn authority(
             Note::AwaitsClock => tracing::warn!("{note}"),
             Note::NotWritable { .. } => {
                 tracing::warn!("{note}");
-                readiness.block("data_dir", Severity::Degraded, note.to_string());
+                reason.block(Severity::Degraded, note.to_string());
             }
         }
     }

@@ -131,7 +131,8 @@ impl TestNode {
             ActiveConfig { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
         let mut node = Node::new(ground, active.rulebook(0));
         let node_state = node.node_state.clone();
-        let reloader = Reloader::new("test.toml".into(), active, node_state.clone(), readiness.clone(), None);
+        let reloader =
+            Reloader::new("test.toml".into(), active, node_state.clone(), readiness.register("configuration"), None);
         let (door, dialer) = pipe_acceptor();
         node.serve(door, workload_api::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
         let dialer = dialer.observed_by(pipe, observer);
