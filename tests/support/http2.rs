@@ -8,6 +8,9 @@ use bonafide::endpoints::transport::frames::kind;
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+/// The flag of a SETTINGS or a PING frame that acknowledges another.
+pub(crate) const ACK: u8 = 1;
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&FrameHeader { length: payload.len(), kind, flags, stream }.bytes()[..], payload].concat()

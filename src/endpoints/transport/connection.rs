@@ -52,6 +52,8 @@ const LOCAL_ERROR_RESETS: usize = 128;
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a connection whose caller has gone may take to say why; with the signal's own way it stays under 100 ms.
 const LAST_WORD: Duration = Duration::from_millis(50);
+/// How long a connection stays after GOAWAY without a stream, for requests that were sent before the client read it.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves one connection until either side ends it, a limit is reached, or `stop`.
 pub(super) async fn serve(
@@ -62,18 +64,31 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let limits = budgets.limits().clone();
-    let ended = gate.connection().closed();
+    let mut ended = gate.connection().closed();
     let traffic = Arc::new(Traffic::default());
     let streams = Streams::default();
     let requests = Requests { gate, routes, budgets, traffic: traffic.clone() };
     let mut http = pin!(engine(&streams, &limits).serve_connection(TokioIo::new(wire), requests));
     let mut running = FuturesUnordered::new();
-    let linger = tokio::select! {
-        biased;
-        ended = ended => if ended == Ended::Stopping { limits.drain } else { LAST_WORD },
-        () = stop.cancelled() => limits.drain,
-        () = fell_silent(&traffic, &limits) => Duration::ZERO,
-        result = poll_fn(|cx| drive(http.as_mut(), &streams, &mut running, cx)) => return log_end(result),
+    let mut patience = Patience { since: Instant::now(), first_request: limits.first_request, idle: limits.idle };
+    let mut going_away = false;
+    let linger = loop {
+        tokio::select! {
+            biased;
+            ended = &mut ended => break if ended == Ended::Stopping { limits.drain } else { LAST_WORD },
+            () = stop.cancelled() => break limits.drain,
+            silent = fell_silent(&traffic, &patience) => {
+                if going_away || silent == Silent::BeforeFirstRequest {
+                    break Duration::ZERO;
+                }
+                // SPEC: RFC 9113 §6.8: the engine sends GOAWAY with the largest stream number and a PING. Once the PING is
+                // acknowledged, it sends GOAWAY with the last stream, and closes when every stream has ended.
+                http.as_mut().graceful_shutdown();
+                going_away = true;
+                patience = Patience { since: Instant::now(), idle: GRACE, ..patience };
+            }
+            result = poll_fn(|cx| drive(http.as_mut(), &streams, &mut running, cx)) => return log_end(result),
+        }
     };
     http.as_mut().graceful_shutdown();
     let rest = poll_fn(|cx| drive(http.as_mut(), &streams, &mut running, cx));
@@ -97,18 +112,30 @@ fn engine(streams: &Streams, limits: &Limits) -> http2::Builder<Streams> {
     engine
 }
 
+/// How long nobody may ask anything, counted from `since` at the earliest.
+struct Patience {
+    since: Instant,
+    first_request: Duration,
+    idle: Duration,
+}
+
+#[derive(PartialEq, Eq)]
+enum Silent {
+    BeforeFirstRequest,
+    Idle,
+}
+
 /// Resolves when nobody has asked anything for too long. Nobody tells it of a request: it looks when the time could be
 /// over, which costs a connection less than to be woken twice for each.
-async fn fell_silent(traffic: &Traffic, limits: &Limits) {
-    let accepted = Instant::now();
+async fn fell_silent(traffic: &Traffic, patience: &Patience) -> Silent {
     loop {
-        let deadline = match *traffic.now() {
-            Now::AwaitingFirstRequest => accepted + limits.first_request,
-            Now::Open(_) => Instant::now() + limits.idle,
-            Now::Silent { since } => since + limits.idle,
+        let (deadline, silent) = match *traffic.now() {
+            Now::AwaitingFirstRequest => (patience.since + patience.first_request, Silent::BeforeFirstRequest),
+            Now::Open(_) => (Instant::now() + patience.idle, Silent::Idle),
+            Now::Silent { since } => (since.max(patience.since) + patience.idle, Silent::Idle),
         };
         if deadline <= Instant::now() {
-            return;
+            return silent;
         }
         tokio::time::sleep_until(deadline).await;
     }
