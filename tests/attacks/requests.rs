@@ -7,9 +7,9 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 
-use bonafide::endpoints::transport::frames::FRAME_HEADER;
-use bonafide::endpoints::transport::frames::FrameHeader;
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::frames::FRAME_HEADER;
+use bonafide::endpoints::transport::http2::frames::FrameHeader;
+use bonafide::endpoints::transport::http2::frames::kind;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;

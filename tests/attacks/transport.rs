@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::frames::kind;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use rustix::fs::CWD;
 use rustix::fs::RenameFlags;

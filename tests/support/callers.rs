@@ -12,7 +12,7 @@ use bonafide::attestation::kernel::PidfdFacts;
 use bonafide::attestation::kernel::ProcDirectory;
 use bonafide::attestation::kernel::Process;
 use bonafide::attestation::kernel::Unanswered;
-use bonafide::endpoints::transport::acceptor::Identify;
+use bonafide::endpoints::transport::unix::Identify;
 use bonafide::entitlement::door::BrokerConnection;
 use bonafide::entitlement::door::Connection;
 use bonafide::entitlement::door::Connections;

@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
-use bonafide::endpoints::transport::frames::FrameHeader;
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::frames::FrameHeader;
+use bonafide::endpoints::transport::http2::frames::kind;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const SETTINGS: u8 = 4;

@@ -19,7 +19,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::endpoints::refusals;
-use crate::endpoints::transport::RequestGate;
+use crate::endpoints::transport::http2::RequestGate;
 use crate::endpoints::workload_api::health::Health;
 use crate::endpoints::workload_api::proto::JwtBundlesRequest;
 use crate::endpoints::workload_api::proto::JwtBundlesResponse;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bonafide::attestation::kernel::Process;
 use bonafide::endpoints::transport::accept;
-use bonafide::endpoints::transport::accept::Transport;
 use bonafide::endpoints::transport::budgets::Budgets;
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::Http2;
+use bonafide::endpoints::transport::http2::frames::kind;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::ValidateJwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
@@ -45,14 +45,10 @@ fn dialer() -> PipeDialer {
 }
 
 fn dialer_of(callers: FakeCallers) -> PipeDialer {
-    let (door, dialer) = pipe_acceptor();
-    let transport = Transport {
-        connections: Arc::new(callers),
-        routes: bonafide::endpoints::workload_api::routes(&Readiness::default()).unwrap(),
-        budgets: Budgets::new(door::limits()),
-        stop: CancellationToken::new(),
-    };
-    tokio::spawn(accept::serve(door, transport));
+    let (acceptor, dialer) = pipe_acceptor();
+    let routes = bonafide::endpoints::workload_api::routes(&Readiness::default()).unwrap();
+    let protocol = Http2 { connections: Arc::new(callers), routes };
+    tokio::spawn(accept::serve(acceptor, Budgets::new(door::limits()), CancellationToken::new(), protocol));
     dialer
 }
 
