@@ -187,6 +187,7 @@ pub(in crate::policy) fn judge(
             weighed.refused = Some(SetAside::SameIdEarlier);
         }
         if weighed.matches() {
+            // SPEC: Workload API §5.2.1: hints are unique in a response. The first identity keeps its hint.
             let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
             granted.push(Grant { id: entry.id.clone(), entry: Arc::clone(entry), hint });
         } else {

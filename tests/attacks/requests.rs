@@ -167,8 +167,8 @@ async fn attack_86_another_spelling_of_an_id_is_no_id() {
     tokens(&daemon, vec!["ledger".to_owned()], "spiffe://example.org/me").await.unwrap();
 }
 
-/// Defences: `policy::decide`, which gives a hint once and in the order of the entries, and `messages::Hints` behind
-/// it. Without the first the second holds; without both, two SVIDs are called "internal".
+/// Defence: `policy::decide`, which gives a hint once and in the order of the entries. Without it two SVIDs are called
+/// "internal".
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names() {
     let uid = nix::unistd::getuid();

@@ -55,7 +55,7 @@ async fn bundle_streams_name_the_own_trust_domain() {
     assert_eq!(jwt.unwrap().unwrap().bundles["spiffe://example.org"], r#"{"keys":[]}"#);
 }
 
-/// WAPI-22, 41, 42, 43: audiences reach the token, `spiffe_id` chooses one identity, equal hints are served once.
+/// WAPI-22, 41, 42, 43: audiences reach the token, `spiffe_id` chooses one identity, hints are handed on.
 #[tokio::test]
 async fn jwt_svids_are_for_the_audiences_asked_and_for_one_identity_or_all() {
     let door = door::open(&FakeCallers::holding(&[WEB, API]), door::limits());
@@ -67,7 +67,7 @@ async fn jwt_svids_are_for_the_audiences_asked_and_for_one_identity_or_all() {
     let all = ask("").await.unwrap().into_inner().svids;
     assert_eq!(
         all.iter().map(|svid| (&*svid.spiffe_id, &*svid.hint)).collect::<Vec<_>>(),
-        [(WEB, "internal"), (API, "")]
+        [(WEB, "web"), (API, "api")]
     );
     assert_eq!(all[0].svid, "token-for-a+b");
     assert_eq!(ask(API).await.unwrap().into_inner().svids.len(), 1);
