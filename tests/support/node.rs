@@ -36,10 +36,10 @@ use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
 use bonafide::endpoints::transport::budgets::Budgets;
 use bonafide::endpoints::transport::budgets::Limits;
-use bonafide::endpoints::workload_api;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::endpoints::workload_socket;
 use bonafide::entitlement::node_state::NodeState;
 use bonafide::identity::Bundle;
 use bonafide::randomness::NoRandomness;
@@ -133,7 +133,7 @@ impl TestNode {
         let node_state = node.node_state.clone();
         let reloader = Reloader::new("test.toml".into(), active, node_state.clone(), readiness.clone(), None);
         let (door, dialer) = pipe_acceptor();
-        node.serve(door, workload_api::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
+        node.serve(door, workload_socket::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
         let dialer = dialer.observed_by(pipe, observer);
         Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node }
     }

@@ -46,7 +46,7 @@ fn dialer() -> PipeDialer {
 
 fn dialer_of(callers: FakeCallers) -> PipeDialer {
     let (acceptor, dialer) = pipe_acceptor();
-    let routes = bonafide::endpoints::workload_api::routes(&Readiness::default()).unwrap();
+    let routes = bonafide::endpoints::workload_socket::routes(&Readiness::default()).unwrap();
     let protocol = Http2 { connections: Arc::new(callers), routes };
     tokio::spawn(accept::serve(acceptor, Budgets::new(door::limits()), CancellationToken::new(), protocol));
     dialer
