@@ -15,6 +15,8 @@ mod pipes;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
+#[path = "workload_api/calls.rs"]
+mod calls;
 #[path = "workload_api/over_time/clocks.rs"]
 mod clocks;
 #[path = "workload_api/door.rs"]
