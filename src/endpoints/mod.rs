@@ -6,6 +6,7 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod refusals;
+mod sds;
 pub mod transport;
 pub mod workload_api;
 pub mod workload_socket;

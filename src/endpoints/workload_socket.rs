@@ -1,9 +1,11 @@
-//! The services of the workload socket: the Workload API with its security header, gRPC health and reflection without it.
+//! The services of the workload socket: the Workload API with its security header, gRPC health and reflection without it,
+//! and the refusal of Envoy's SDS.
 
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::endpoints::grpc_health::GrpcHealth;
+use crate::endpoints::sds::SdsRefusal;
 use crate::endpoints::workload_api;
 use crate::endpoints::workload_api::MAX_REQUEST;
 use crate::endpoints::workload_api::proto;
@@ -26,5 +28,6 @@ pub fn routes(readiness: &Readiness) -> Result<Routes, tonic_reflection::server:
         .add_service(health.max_decoding_message_size(MAX_REQUEST))
         .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST))
+        .add_service(SdsRefusal::default())
         .prepare())
 }

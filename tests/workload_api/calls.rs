@@ -1,4 +1,4 @@
-//! Requests that are no gRPC call.
+//! Requests that are no gRPC call, and calls of a service that is not here.
 
 use bytes::Bytes;
 use http::Request;
@@ -14,6 +14,7 @@ use crate::door;
 use crate::door::Door;
 
 const SVIDS: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
+const SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 const GRPC: &str = "application/grpc";
 
 /// The response to a request with the security header and an empty message.
@@ -66,4 +67,11 @@ async fn a_path_that_is_not_exactly_a_methods_is_unimplemented() {
         let response = respond(&door, "POST", &path, Some(GRPC)).await;
         assert_eq!((response.status().as_u16(), header(&response, "grpc-status")), (200, "12"), "{path}");
     }
+}
+
+#[tokio::test]
+async fn envoys_sds_call_is_unimplemented_and_says_so() {
+    let response = respond(&open(), "POST", SECRETS, Some(GRPC)).await;
+    assert_eq!(header(&response, "grpc-status"), "12");
+    assert!(header(&response, "grpc-message").starts_with("SDS"), "{response:?}");
 }
