@@ -27,11 +27,11 @@ pub(crate) fn literal(name: &str, value: &[u8]) -> Vec<u8> {
 
 /// A request for X.509 SVIDs with this `:authority`.
 pub(crate) fn request(stream: u32, authority: Option<&[u8]>, extra: &[u8]) -> Vec<u8> {
-    asking(stream, authority, extra, &[])
+    request_with(stream, authority, extra, &[])
 }
 
 /// The same with a message.
-pub(crate) fn asking(stream: u32, authority: Option<&[u8]>, extra: &[u8], message: &[u8]) -> Vec<u8> {
+pub(crate) fn request_with(stream: u32, authority: Option<&[u8]>, extra: &[u8], message: &[u8]) -> Vec<u8> {
     calling("FetchX509SVID", stream, authority, extra, message)
 }
 

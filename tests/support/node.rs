@@ -53,10 +53,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::Request;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::asking::asking;
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::pipes::Connected;
@@ -171,9 +171,7 @@ async fn fetch_x509(connected: Connected) -> Result<Streaming<X509svidResponse>,
 
 /// Opens one more stream of X.509-SVIDs on a connection.
 pub(crate) async fn fetch_x509_on(channel: Channel) -> Result<Streaming<X509svidResponse>, tonic::Status> {
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner())
+    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(asking(X509svidRequest {})).await?.into_inner())
 }
 
 impl Workload {

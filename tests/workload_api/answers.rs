@@ -15,12 +15,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::asking::asking;
 use crate::callers::DECISION;
 use crate::callers::FakeCallers;
 use crate::callers::TOKEN;
 use crate::callers::update;
 use crate::door;
-use crate::door::asking;
 
 const WEB: &str = "spiffe://example.org/web";
 const API: &str = "spiffe://example.org/api";

@@ -55,10 +55,3 @@ impl Door {
         SpiffeWorkloadApiClient::new(self.channel().await)
     }
 }
-
-/// A request with the security header.
-pub(crate) fn asking<T>(message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    request
-}

@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::asking::asking;
 use crate::callers::FakeCallers;
 use crate::callers::FakeProcess;
 use crate::callers::PANICS;
 use crate::callers::update;
 use crate::door;
-use crate::door::asking;
 use crate::http2;
 use crate::pipes::Connected;
 use crate::pipes::PipeDialer;
