@@ -14,6 +14,8 @@ mod kernel;
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
+#[path = "support/second_door.rs"]
+mod second_door;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
@@ -35,6 +37,8 @@ mod in_flight;
 mod lifetime;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
+#[path = "workload_api/over_time/second_door.rs"]
+mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]
 mod security_header;
 #[path = "workload_api/over_time/seeds.rs"]
