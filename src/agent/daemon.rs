@@ -34,11 +34,11 @@ use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::health;
 use crate::endpoints::http;
 use crate::endpoints::metrics;
-use crate::endpoints::transport::acceptor::UnixAcceptor;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::budgets::Limits;
 use crate::endpoints::transport::listener::Listener;
-use crate::endpoints::workload_api;
+use crate::endpoints::transport::unix::UnixAcceptor;
+use crate::endpoints::workload_socket;
 use crate::federation::ForeignBundles;
 use crate::readiness::Severity;
 
@@ -82,7 +82,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         started,
         sockets: doors.status.clone(),
     }));
-    let routes = workload_api::routes(readiness)
+    let routes = workload_socket::routes(readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     node.run(until(stop.clone(), memory::give_back(budgets.clone())));
     let (authority, clock) = (prepared.authority.clone(), prepared.clock.clone());

@@ -16,9 +16,10 @@ use crate::attestation::kernel::Host;
 use crate::audit;
 use crate::authority::Authority;
 use crate::endpoints::transport::accept;
-use crate::endpoints::transport::accept::Transport;
 use crate::endpoints::transport::acceptor::Acceptor;
+use crate::endpoints::transport::acceptor::IncomingConnection;
 use crate::endpoints::transport::budgets::Budgets;
+use crate::endpoints::transport::http2::Http2;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Parts;
 use crate::entitlement::published::BundleSet;
@@ -82,11 +83,13 @@ impl Node {
         node
     }
 
-    /// Serves workloads that come through `door`.
-    pub fn serve(&mut self, door: impl Acceptor + 'static, routes: Routes, budgets: Budgets) {
+    /// Serves the workloads that `acceptor` accepts.
+    pub fn serve<A>(&mut self, acceptor: A, routes: Routes, budgets: Budgets)
+    where
+        A: Acceptor<Incoming: IncomingConnection> + 'static,
+    {
         let connections = Arc::new(Arc::clone(&self.node_state));
-        let transport = Transport { connections, routes, budgets, stop: self.stop.clone() };
-        self.run(accept::serve(door, transport));
+        self.run(accept::serve(acceptor, budgets, self.stop.clone(), Http2 { connections, routes }));
     }
 
     /// Adds a part that runs until `stop`.

@@ -18,8 +18,8 @@ use crate::cli::words::printable;
 use crate::cli::words::word;
 use crate::cli::words::wrap;
 use crate::endpoints::admin::reports::ErrorReport;
+use crate::endpoints::admin::reports::ExplainOutcome;
 use crate::endpoints::admin::reports::ExplainReport;
-use crate::endpoints::admin::reports::Outcome;
 use crate::evidence::Answer;
 use crate::evidence::Selector;
 use crate::policy::Considered;
@@ -57,9 +57,9 @@ pub(in crate::cli) fn run(arguments: &ExplainArguments, screen: &mut Screen) -> 
     screen.answer(arguments.output, &report, |report| text(report, running.as_deref()));
     Ok(match report.result {
         _ if arguments.denial.is_some() => Exit::Fine,
-        Outcome::Permitted { .. } => Exit::Fine,
-        Outcome::Denied { .. } => Exit::Denied,
-        Outcome::Undecided { .. } => Exit::No,
+        ExplainOutcome::Permitted { .. } => Exit::Fine,
+        ExplainOutcome::Denied { .. } => Exit::Denied,
+        ExplainOutcome::Undecided { .. } => Exit::No,
     })
 }
 
@@ -164,11 +164,11 @@ fn considered(entry: &Considered) -> String {
     format!("  {} ({origin})\n      {}\n", printable(&entry.id), wrap(&verdict, 6, 8))
 }
 
-fn result(outcome: &Outcome) -> String {
+fn result(outcome: &ExplainOutcome) -> String {
     match outcome {
-        Outcome::Permitted { ids } => format!("permitted: {}", ids.join(", ")),
-        Outcome::Denied { detail, .. } => format!("denied: {detail}"),
-        Outcome::Undecided { detail, .. } => format!("undecided: {detail}"),
+        ExplainOutcome::Permitted { ids } => format!("permitted: {}", ids.join(", ")),
+        ExplainOutcome::Denied { detail, .. } => format!("denied: {detail}"),
+        ExplainOutcome::Undecided { detail, .. } => format!("undecided: {detail}"),
     }
 }
 
