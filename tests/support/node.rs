@@ -129,7 +129,12 @@ impl TestNode {
         let (config, accepted) = configuration(workloads);
         let active =
             ActiveConfig { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
-        let files = ConfigFiles { main: "test.toml".into(), kept_in: None, are_followed: false };
+        let files = ConfigFiles {
+            main: "test.toml".into(),
+            kept_in: None,
+            are_followed: false,
+            reason: readiness.register("configuration"),
+        };
         let (embedded, sockets) = (None, Vec::new());
         let setup =
             NodeSetup { parts, active, files, readiness: readiness.clone(), embedded, sockets, descriptors: 4096 };

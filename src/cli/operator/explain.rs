@@ -20,7 +20,7 @@ use crate::policy::Considered;
 /// Show why a process gets an identity, or none
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("whom").required(true))]
-pub struct Arguments {
+pub struct ExplainArguments {
     /// The process, as it is now
     #[arg(group = "whom")]
     pid: Option<u32>,
@@ -36,7 +36,7 @@ pub struct Arguments {
 /// The columns of a selector on the screen.
 const SELECTOR: usize = 45;
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &ExplainArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let question = match (&arguments.denial, arguments.pid) {
         (Some(id), _) => format!("/v1/explain?denial={}", decision_id(id)?),
         (None, pid) => format!("/v1/explain?pid={}", pid.unwrap_or_default()),
