@@ -88,7 +88,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
         tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
     }
     let parts = Parts {
-        attestor: Attestor::new(linux.clone()),
+        attestor: Attestor::new(linux.clone(), Vec::new()),
         authority: authority.clone(),
         audit: journal.clone(),
         clock,

@@ -119,7 +119,7 @@ impl TestNode {
         let records = Arc::new(Records::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
         let parts = Parts {
-            attestor: Attestor::new(kernel.host()),
+            attestor: Attestor::new(kernel.host(), Vec::new()),
             authority: authority.clone(),
             audit: records.clone(),
             clock: clock.clone(),

@@ -14,6 +14,7 @@ use crate::cli::words::wrap;
 use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::endpoints::admin::reports::Outcome;
+use crate::evidence::Answer;
 use crate::evidence::Selector;
 use crate::policy::Considered;
 
@@ -93,6 +94,14 @@ fn text(report: &ExplainReport) -> String {
         let seen = withheld.seen.as_deref().map(|seen| format!(" {}", printable(seen))).unwrap_or_default();
         let line = format!("{}{seen} withheld: {}", withheld.kind.as_str(), withheld.because);
         text += &format!("  {}\n", wrap(&line, 2, 4));
+    }
+    for (provider, answer) in report.evidence.answers() {
+        let line = match answer {
+            Answer::Settled => continue,
+            Answer::Pending => format!("{provider} pending: it is still finding out"),
+            Answer::Undecided(why) => format!("{provider} undecided: {why}"),
+        };
+        text += &format!("  {}\n", wrap(&printable(&line), 2, 4));
     }
     text += "\nEntries\n";
     for entry in &report.considered {
