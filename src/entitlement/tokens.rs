@@ -54,7 +54,7 @@ pub(in crate::entitlement) async fn issue(
             Err(why) => return Err(node.refuse_unattested(subject.pinned(), why)),
         }
     }
-    Err(node.refuse(subject.pinned(), RefusalCause::Undecided(Undecided::NotReady), None))
+    Err(node.refuse(subject.pinned(), RefusalCause::Undecided(Undecided::KeptChanging), None))
 }
 
 /// The providers without an answer on which the tokens that were asked for depend: those of the identity asked for, or of
