@@ -27,6 +27,8 @@ pub mod federation; // whom else this node believes
 // 3
 pub mod audit; // what was issued, denied, undecided and ended: one line each
 pub mod registration; // entries, and which of them some evidence satisfies
+// 2b
+pub mod fairness; // whose turn it is: a queue per principal before every bounded pool
 // 2
 pub mod durable; // files that survive a power cut, and noticing that files have changed
 pub mod evidence; // facts about a process with source and grade, and their text form

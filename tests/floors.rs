@@ -10,6 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["sys", "time", "randomness"],
     &["identity"],
     &["durable", "egress", "evidence", "readiness"],
+    &["fairness"],
     &["audit", "platform", "registration"],
     &["attestation", "authority", "federation"],
     &["policy"],

@@ -12,11 +12,11 @@ use crate::authority::Refused;
 use crate::authority::TokenOrder;
 use crate::evidence::Principal;
 use crate::evidence::Undecided;
+use crate::fairness::FairPool;
 use crate::identity::JwtSvid;
 use crate::identity::X509Svid;
 use crate::identity::p256;
 use crate::issuance::metrics::IssuanceMetrics;
-use crate::issuance::turns::Turns;
 use crate::policy::Grant;
 use crate::policy::Permit;
 use crate::randomness::NoRandomness;
@@ -64,7 +64,7 @@ pub struct Issuer {
     authority: Arc<dyn Authority>,
     current_epoch: CurrentEpoch,
     randomness: Arc<dyn Randomness>,
-    turns: Turns,
+    turns: FairPool,
     metrics: IssuanceMetrics,
 }
 
@@ -72,7 +72,13 @@ impl Issuer {
     /// An issuer that uses as many cores at once as there are.
     pub fn new(authority: Arc<dyn Authority>, current_epoch: CurrentEpoch, randomness: Arc<dyn Randomness>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { authority, current_epoch, randomness, turns: Turns::new(cores), metrics: IssuanceMetrics::default() }
+        Self {
+            authority,
+            current_epoch,
+            randomness,
+            turns: FairPool::new(cores, cores.saturating_sub(1)),
+            metrics: IssuanceMetrics::default(),
+        }
     }
 
     /// What it has done so far.
@@ -85,7 +91,7 @@ impl Issuer {
     /// # Errors
     /// [`IssueError`]
     pub async fn x509_svid(&self, caller: Principal, permit: Permit, now: SystemTime) -> Result<X509Svid, IssueError> {
-        let _turn = self.turns.take(caller).await;
+        let _turn = self.turns.enter(caller).await;
         let issued = match self.check(&permit) {
             Ok(()) => self.sign_x509(permit.grant(), now).await,
             Err(stale) => Err(stale),
@@ -104,7 +110,7 @@ impl Issuer {
         audiences: Vec<String>,
         now: SystemTime,
     ) -> Result<JwtSvid, IssueError> {
-        let _turn = self.turns.take(caller).await;
+        let _turn = self.turns.enter(caller).await;
         let issued = match self.check(&permit) {
             Ok(()) => self.sign_jwt(permit.grant(), audiences, now).await,
             Err(stale) => Err(stale),
@@ -306,7 +312,7 @@ mod tests {
     async fn entries_that_change_while_a_caller_waits_for_its_turn_count() {
         let (issuer, epoch) = issuer(HOUR * 168);
         let mut turns = Vec::new();
-        while let Some(turn) = issuer.turns.take(CALLER).now_or_never() {
+        while let Some(turn) = issuer.turns.enter(CALLER).now_or_never() {
             turns.push(turn);
         }
         let mut waiting = Box::pin(issuer.x509_svid(CALLER, permit(), now()));

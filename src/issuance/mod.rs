@@ -4,7 +4,6 @@
 pub mod issuer;
 pub mod metrics;
 pub mod renewal;
-mod turns;
 
 pub use issuer::IssueError;
 pub use issuer::Issuer;
