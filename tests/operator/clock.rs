@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::daemon::Daemon;
-use crate::daemon::READY;
+use crate::daemon::SERVING;
 use crate::running::code;
 use crate::running::entry_for_us;
 use crate::running::free_port;
@@ -55,24 +55,27 @@ fn a_start_with_a_wrong_clock_says_what_it_waits_for_and_serves_once_the_clock_i
     let tables = format!("{}[health]\nlisten = \"127.0.0.1:{health}\"\n", entry_for_us());
     let mut daemon = Daemon::begin_behind(&launcher.each_ref().map(String::as_str), &tables);
     let state = daemon.folder().join("data/authority.state");
-    let waits = format!("STATUS=nothing is issued: the clock shows {BEFORE_RELEASE}");
+    let ready_and_waits = |first: &str| {
+        assert!(first.starts_with("READY=1\nSTATUS=not ready: nothing is issued: the clock "), "{first}");
+        assert!(first.contains(BEFORE_RELEASE), "{first}");
+    };
 
-    daemon.hear(&waits);
+    ready_and_waits(&daemon.next_message());
     issues_nothing_and_says_why(&daemon, health);
     assert_eq!(code(&daemon.ask(&["fetch", "bundle"])), 1, "an empty bundle was handed out");
     assert!(!state.exists(), "a life was given to an authority by a wrong clock");
     fs::remove_file(&wrong).unwrap();
-    daemon.hear(READY);
+    assert_eq!(daemon.next_message(), SERVING);
     assert_eq!((code(&daemon.ask(&["status"])), code(&daemon.ask(&["fetch", "x509"]))), (0, 0));
 
     let kept = fs::read(&state).unwrap();
     daemon.stop();
     fs::write(&wrong, "").unwrap();
     daemon.begin_restart();
-    daemon.hear("STATUS=nothing is issued: the clock is outside the authority's life");
+    ready_and_waits(&daemon.next_message());
     issues_nothing_and_says_why(&daemon, health);
     fs::remove_file(&wrong).unwrap();
-    daemon.hear(READY);
+    assert_eq!(daemon.next_message(), SERVING);
     assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
     assert_eq!(fs::read(&state).unwrap(), kept, "something was deleted because of a clock");
 }
