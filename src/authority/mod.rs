@@ -79,7 +79,7 @@ impl fmt::Debug for Token {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Outside the authority's own life, or before this release's date.
-    #[error("the clock is outside the authority's life: {0}")]
+    #[error("{0}")]
     OutsideLife(String),
     /// The signer cannot be reached, or failed.
     #[error("the signer failed: {0}")]

@@ -27,6 +27,7 @@ use crate::authority::embedded::keys::Signs;
 use crate::authority::embedded::leaf;
 use crate::authority::embedded::leaf::LeafWriter;
 use crate::authority::embedded::life::Life;
+use crate::authority::embedded::life::Validity;
 use crate::identity::TrustDomain;
 use crate::identity::p256;
 use crate::randomness::NoRandomness;
@@ -34,8 +35,6 @@ use crate::randomness::Randomness;
 
 /// How far a leaf's beginning lies back, for verifiers whose clocks are late (SPEC: product contract §6).
 pub(super) const LEAF_BACKDATE: Duration = Duration::from_secs(60);
-/// How far an authority's beginning lies back.
-pub(super) const AUTHORITY_BACKDATE: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// Signs leaves.
 pub(super) struct X509Signer {
@@ -60,6 +59,10 @@ impl X509Signer {
 
     pub(super) fn not_after(&self) -> SystemTime {
         self.life.not_after
+    }
+
+    pub(super) fn validity(&self, now: SystemTime) -> Validity {
+        self.life.validity(now)
     }
 
     pub(super) fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {

@@ -10,6 +10,7 @@ mod state;
 mod tokens;
 
 pub use life::RELEASE_DATE;
+pub use life::Validity;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,8 +18,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use futures_util::future::BoxFuture;
 use futures_util::future::FutureExt;
@@ -132,6 +136,8 @@ pub struct Embedded {
     /// Not there yet only at a first start with a clock that must be wrong.
     signers: OnceLock<Signers>,
     making: Mutex<()>,
+    /// The earliest issue, in seconds since 1970, of an SVID that its own end has cut short.
+    first_cut_short: AtomicU64,
     bundle: watch::Sender<Arc<Bundle>>,
     /// INVARIANT: held as long as anything is signed, so that no second daemon opens the same keys.
     data_dir: Option<Arc<DataDir>>,
@@ -206,13 +212,40 @@ impl Embedded {
         Ok(Some(Note::New { trust_domain: made.trust_domain }))
     }
 
+    /// Where `now` lies in its life; `None` before it has keys.
+    #[must_use]
+    pub fn validity(&self, now: SystemTime) -> Option<Validity> {
+        let x509 = &self.signers.get()?.x509;
+        match x509.validity(now) {
+            Validity::Valid if seconds(now) >= self.first_cut_short.load(Ordering::Relaxed) => {
+                Some(Validity::Ending { ends: x509.not_after() })
+            }
+            validity => Some(validity),
+        }
+    }
+
+    /// The file that has its keys.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.data_dir.as_ref().map_or_else(|| PathBuf::from("memory"), |data_dir| data_dir.file(Name::Authority))
+    }
+
     fn without_keys(
         settings: EmbeddedSettings,
         randomness: Arc<dyn Randomness>,
         data_dir: Option<Arc<DataDir>>,
     ) -> Self {
         let bundle = watch::Sender::new(Arc::new(Bundle::empty(settings.trust_domain.clone())));
-        Self { settings, randomness, signers: OnceLock::new(), making: Mutex::new(()), bundle, data_dir }
+        let first_cut_short = AtomicU64::new(u64::MAX);
+        Self {
+            settings,
+            randomness,
+            signers: OnceLock::new(),
+            making: Mutex::new(()),
+            first_cut_short,
+            bundle,
+            data_dir,
+        }
     }
 
     /// Publishes what is kept, and signs with it from now on.
@@ -233,8 +266,16 @@ impl Embedded {
         self.signers.get().ok_or_else(|| Refused::Unavailable("it has no keys yet".to_owned()))
     }
 
-    fn file(&self) -> PathBuf {
-        self.data_dir.as_ref().map_or_else(|| PathBuf::from("memory"), |data_dir| data_dir.file(Name::Authority))
+    fn certify(&self, order: &Order) -> Result<Chain, Refused> {
+        let chain = self.signers()?.x509.sign(order)?;
+        self.remember_if_cut_short(chain.clamped, order.issued);
+        Ok(chain)
+    }
+
+    fn remember_if_cut_short(&self, cut_short: bool, issued: SystemTime) {
+        if cut_short {
+            self.first_cut_short.fetch_min(seconds(issued), Ordering::Relaxed);
+        }
     }
 
     fn contradiction(&self, why: &'static str) -> NoAuthority {
@@ -244,11 +285,16 @@ impl Embedded {
 
 impl Authority for Embedded {
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
-        async move { orders.iter().map(|order| self.signers()?.x509.sign(order)).collect() }.boxed()
+        async move { orders.iter().map(|order| self.certify(order)).collect() }.boxed()
     }
 
     fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
-        async move { self.signers()?.jwt.sign(&order) }.boxed()
+        async move {
+            let token = self.signers()?.jwt.sign(&order)?;
+            self.remember_if_cut_short(token.clamped, order.issued);
+            Ok(token)
+        }
+        .boxed()
     }
 
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
@@ -266,6 +312,10 @@ impl Authority for Embedded {
     fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
         self.signers()?.x509.can_sign(now)
     }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

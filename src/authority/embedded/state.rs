@@ -26,6 +26,7 @@ use crate::authority::embedded::certificates;
 use crate::authority::embedded::certificates::OwnCertificate;
 use crate::authority::embedded::certificates::X509Signer;
 use crate::authority::embedded::keys;
+use crate::authority::embedded::life::AUTHORITY_BACKDATE;
 use crate::authority::embedded::life::Life;
 use crate::authority::embedded::life::is_before_release;
 use crate::authority::embedded::life::whole_seconds;
@@ -105,7 +106,7 @@ impl AuthorityState {
         }
         let now = whole_seconds(now);
         let end = now.checked_add(settings.ca_ttl).ok_or(NoAuthority::LifeTooLong)?;
-        let life = Life { not_before: now - certificates::AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
+        let life = Life { not_before: now - AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
 
         let (x509, _) = p256::generate().ok_or(NoAuthority::NoKey)?;
         let pair = keys::parse(&x509, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or(NoAuthority::NoKey)?;

@@ -31,6 +31,7 @@ use crate::authority::TokenOrder;
 use crate::authority::embedded::Embedded;
 use crate::authority::embedded::EmbeddedSettings;
 use crate::authority::embedded::NoAuthority;
+use crate::authority::embedded::Validity;
 use crate::randomness::SystemRandomness;
 
 #[tokio::test]
@@ -82,6 +83,19 @@ async fn a_leaf_that_would_outlive_the_authority_is_cut_to_its_end_and_says_so()
     let chain = sign(&authority, order(release() + HOUR, 1000 * HOUR)).await.unwrap();
     assert!(chain.clamped);
     assert_eq!(chain.not_after, authority.not_after().unwrap());
+}
+
+#[tokio::test]
+async fn an_authority_that_has_cut_an_svid_short_is_ending_from_then_on() {
+    let authority = authority();
+    let (now, ends) = (release() + HOUR, authority.not_after().unwrap());
+    sign(&authority, order(now, HOUR)).await.unwrap();
+    assert_eq!(authority.validity(now), Some(Validity::Valid));
+    authority.jwt(token(now, 1000 * HOUR)).await.unwrap();
+    assert_eq!(authority.validity(now), Some(Validity::Ending { ends }));
+    assert_eq!(authority.validity(now - HOUR), Some(Validity::Valid), "the clock was set back to before that");
+    sign(&authority, order(now - HOUR, 1000 * HOUR)).await.unwrap();
+    assert_eq!(authority.validity(now - HOUR), Some(Validity::Ending { ends }));
 }
 
 /// Attack 101. The lint stands behind the clamp: with the clamp returning what was wanted, nothing is signed at all.
