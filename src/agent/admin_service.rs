@@ -83,7 +83,7 @@ impl Operations for Arc<AdminService> {
             uptime_seconds: self.started.elapsed().as_secs(),
             level: self.node_state.attestor().host().level(),
             authority: AuthorityStatus {
-                kind: "embedded".to_owned(),
+                kind: self.node_state.authority().kind().to_owned(),
                 not_after: self.node_state.authority().not_after().map(seconds),
             },
             bundles: self.bundles(),

@@ -88,7 +88,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     node.run(until(stop.clone(), memory::give_back(budgets.clone())));
     let (authority, clock) = (prepared.authority.clone(), prepared.clock.clone());
-    look(&authority, &*clock, readiness);
+    look(&*authority, &*clock, readiness);
     node.run(until(stop.clone(), watch_authority(authority, clock, readiness.clone())));
     doors.open(&mut node, &prepared, routes, budgets, operations)?;
     follow_signals(&mut node, reloader.clone(), stop.clone())?;

@@ -23,10 +23,12 @@ use crate::audit;
 use crate::audit::Journal;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
-use crate::authority::embedded::Embedded;
-use crate::authority::embedded::EmbeddedSettings;
-use crate::authority::embedded::NoAuthority;
-use crate::authority::embedded::Note;
+use crate::authority;
+use crate::authority::Authority;
+use crate::authority::AuthoritySettings;
+use crate::authority::EmbeddedSettings;
+use crate::authority::NoAuthority;
+use crate::authority::Note;
 use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
@@ -122,7 +124,7 @@ pub(in crate::agent) struct Prepared {
     pub(in crate::agent) active: ActiveConfig,
     pub(in crate::agent) linux: Arc<Linux>,
     pub(in crate::agent) data_dir: Arc<DataDir>,
-    pub(in crate::agent) authority: Arc<Embedded>,
+    pub(in crate::agent) authority: Arc<dyn Authority>,
     pub(in crate::agent) journal: Arc<Journal>,
     pub(in crate::agent) metrics: audit::metrics::AuditMetrics,
     pub(in crate::agent) readiness: Readiness,
@@ -146,7 +148,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?;
+    let authority = open_authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?;
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
@@ -157,7 +159,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
         active,
         linux,
         data_dir,
-        authority: Arc::new(authority),
+        authority,
         journal: journal.clone(),
         metrics,
         readiness,
@@ -249,19 +251,19 @@ fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::
     Ok((Arc::new(Journal::new(lines, format, metrics.clone())), metrics))
 }
 
-fn authority(
+fn open_authority(
     config: &Config,
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
     readiness: &Readiness,
-) -> Result<Embedded, NotRunning> {
-    let settings = EmbeddedSettings {
+) -> Result<Arc<dyn Authority>, NotRunning> {
+    let settings = AuthoritySettings::Embedded(EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
         ca_ttl: config.authority.ca_ttl,
         jwt_issuer: None,
-    };
-    let (authority, notes) = Embedded::open(data_dir.clone(), settings, clock.now(), randomness.clone())?;
+    });
+    let (authority, notes) = authority::open(settings, data_dir.clone(), clock.now(), randomness.clone())?;
     for note in notes {
         match note {
             Note::New { .. } => tracing::info!("{note}"),

@@ -14,8 +14,9 @@ use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::fairness::FairPool;
 use crate::identity::JwtSvid;
+use crate::identity::KeyType;
+use crate::identity::SubjectKey;
 use crate::identity::X509Svid;
-use crate::identity::p256;
 use crate::issuance::metrics::IssuanceMetrics;
 use crate::policy::Grant;
 use crate::policy::Permit;
@@ -138,11 +139,11 @@ impl Issuer {
 
     async fn sign_x509(&self, grant: &Grant, now: SystemTime) -> Result<(X509Svid, bool), IssueError> {
         let entry = &grant.entry;
-        let (key, public_key) = p256::generate().ok_or(IssueError::NoKey)?;
+        let key = Arc::new(SubjectKey::generate(KeyType::P256).ok_or(IssueError::NoKey)?);
         let order = Order {
+            entry: Arc::clone(entry),
             id: grant.id.clone(),
-            dns: entry.terms.dns.clone(),
-            public_key,
+            key: Arc::clone(&key),
             issued: now,
             not_after: end_of(now, entry.terms.x509_ttl),
         };
@@ -151,7 +152,7 @@ impl Issuer {
         let svid = X509Svid {
             id: grant.id.clone(),
             chain: chain.certificates,
-            key: Arc::new(key),
+            key: Arc::clone(key.private_key()),
             hint: grant.hint.clone(),
             serial: chain.serial,
             issued: now,
@@ -169,6 +170,7 @@ impl Issuer {
         let entry = &grant.entry;
         let token_id = self.new_token_id()?;
         let order = TokenOrder {
+            entry: Arc::clone(entry),
             id: grant.id.clone(),
             audiences,
             issued: now,
@@ -219,9 +221,9 @@ mod tests {
 
     use super::*;
     use crate::attestation::Attested;
-    use crate::authority::embedded::Embedded;
-    use crate::authority::embedded::EmbeddedSettings;
-    use crate::authority::embedded::RELEASE_DATE;
+    use crate::authority::Embedded;
+    use crate::authority::EmbeddedSettings;
+    use crate::authority::RELEASE_DATE;
     use crate::evidence::EvidenceSet;
     use crate::evidence::Grade;
     use crate::evidence::Level;

@@ -25,13 +25,17 @@ use bonafide::audit::Record;
 use bonafide::audit::Sink;
 use bonafide::authority::Authority;
 use bonafide::authority::Chain;
+use bonafide::authority::Embedded;
+use bonafide::authority::EmbeddedSettings;
 use bonafide::authority::KeySharing;
+use bonafide::authority::NoAuthority;
+use bonafide::authority::Note;
 use bonafide::authority::Order;
 use bonafide::authority::Refused;
+use bonafide::authority::SignerLocation;
 use bonafide::authority::Token;
 use bonafide::authority::TokenOrder;
-use bonafide::authority::embedded::Embedded;
-use bonafide::authority::embedded::EmbeddedSettings;
+use bonafide::authority::Validity;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
 use bonafide::endpoints::transport::budgets::Budgets;
@@ -334,6 +338,10 @@ impl FakeAuthority {
 }
 
 impl Authority for FakeAuthority {
+    fn kind(&self) -> &'static str {
+        self.real.kind()
+    }
+
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
         match self.refused() {
             Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
@@ -367,8 +375,20 @@ impl Authority for FakeAuthority {
         self.real.not_after()
     }
 
-    fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
-        self.refused().map_or_else(|| self.real.can_sign(now), Err)
+    fn location(&self) -> SignerLocation {
+        self.real.location()
+    }
+
+    fn validity(&self, now: SystemTime) -> Option<Validity> {
+        self.real.validity(now)
+    }
+
+    fn replacement(&self) -> String {
+        self.real.replacement()
+    }
+
+    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
+        self.real.maintain(now)
     }
 }
 

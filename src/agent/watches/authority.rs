@@ -2,15 +2,13 @@
 //! or before the release's date. It signs again by itself once the clock is right; here that is noticed within a second,
 //! and a first start that had to wait for the clock makes its keys.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::interval;
 
 use crate::authority::Authority;
-use crate::authority::embedded::Embedded;
-use crate::authority::embedded::Validity;
+use crate::authority::Validity;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 use crate::time::Clock;
@@ -21,17 +19,17 @@ const PERIOD: Duration = Duration::from_millis(500);
 const REASON: &str = "authority";
 
 /// Asks twice a second whether the authority could sign now, and logs once that its end is near. Never ends.
-pub async fn watch_authority(authority: Arc<Embedded>, clock: Arc<dyn Clock>, readiness: Readiness) {
+pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock>, readiness: Readiness) {
     let mut ticks = interval(PERIOD);
     let mut before = None;
     loop {
         ticks.tick().await;
         let trouble = if authority.not_after().is_some() {
-            look(&authority, &*clock, &readiness)
+            look(&*authority, &*clock, &readiness)
         } else {
             // The first keys go to the disk, on a thread that serves nobody.
             let (authority, clock, readiness) = (authority.clone(), clock.clone(), readiness.clone());
-            let looked = tokio::task::spawn_blocking(move || look(&authority, &*clock, &readiness));
+            let looked = tokio::task::spawn_blocking(move || look(&*authority, &*clock, &readiness));
             looked.await.unwrap_or_default()
         };
         if let Some((Severity::Degraded, detail)) = &trouble
@@ -43,14 +41,14 @@ pub async fn watch_authority(authority: Arc<Embedded>, clock: Arc<dyn Clock>, re
     }
 }
 
-/// Asks once, and makes the first keys where there are none: that blocks as long as the disk does. Returns what it said.
-pub fn look(authority: &Embedded, clock: &dyn Clock, readiness: &Readiness) -> Option<(Severity, String)> {
+/// Asks once, after the authority has done what was due: that blocks as long as a disk does. Returns what it said.
+pub fn look(authority: &dyn Authority, clock: &dyn Clock, readiness: &Readiness) -> Option<(Severity, String)> {
     let now = clock.now();
-    let trouble = match authority.make_first_keys(now) {
+    let trouble = match authority.maintain(now) {
         Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
         Ok(made) => {
             made.iter().for_each(|note| tracing::info!("{note}"));
-            authority.validity(now).and_then(|validity| trouble(validity, &authority.file()))
+            authority.validity(now).and_then(|validity| trouble(validity, &authority.replacement()))
         }
     };
     match &trouble {
@@ -61,13 +59,7 @@ pub fn look(authority: &Embedded, clock: &dyn Clock, readiness: &Readiness) -> O
 }
 
 /// What an operator has to know of an authority, and what to do; nothing while it is valid.
-fn trouble(validity: Validity, file: &Path) -> Option<(Severity, String)> {
-    let file = file.display();
-    let make_a_new_one = format!(
-        "Make a new authority: mv {file} {file}.old && systemctl restart bonafide. Its life is the ca_ttl of the \
-         configuration. Give its bundle to everybody who verifies SVIDs of this node elsewhere; a workload can get it: \
-         bonafide fetch bundle --write DIR"
-    );
+fn trouble(validity: Validity, replacement: &str) -> Option<(Severity, String)> {
     let not_ready = |to_do: &str| Some((Severity::NotReady, format!("nothing is issued: {validity}{to_do}")));
     match validity {
         Validity::Valid => None,
@@ -75,14 +67,14 @@ fn trouble(validity: Validity, file: &Path) -> Option<(Severity, String)> {
             Severity::Degraded,
             format!(
                 "{validity}: every SVID ends then at the latest, and nothing more is issued. This version does not \
-                 rotate it. {make_a_new_one}"
+                 rotate it. {replacement}"
             ),
         )),
-        Validity::Over { .. } => not_ready(&format!(". {make_a_new_one}")),
+        Validity::Over { .. } => not_ready(&format!(". {replacement}")),
         Validity::BeforeRelease => not_ready("; set the clock: timedatectl"),
         Validity::NotYetValid { .. } => not_ready(&format!(
             "; set the clock: timedatectl. If the clock is right, it was wrong when the authority was made. \
-             {make_a_new_one}"
+             {replacement}"
         )),
     }
 }
@@ -97,9 +89,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::authority::embedded::EmbeddedSettings;
-    use crate::authority::embedded::Note;
-    use crate::authority::embedded::RELEASE_DATE;
+    use crate::authority::Embedded;
+    use crate::authority::EmbeddedSettings;
+    use crate::authority::Note;
+    use crate::authority::RELEASE_DATE;
     use crate::durable::DataDir;
     use crate::randomness::SystemRandomness;
 
@@ -179,7 +172,7 @@ mod tests {
             (Validity::Ending { ends: at }, false),
             (Validity::Over { since: at }, false),
         ] {
-            let (_, detail) = trouble(validity, Path::new("/var/lib/bonafide/authority.state")).unwrap();
+            let (_, detail) = trouble(validity, "Make a new authority").unwrap();
             assert_eq!(detail.contains("clock"), is_named, "{detail}");
         }
     }
@@ -197,14 +190,14 @@ mod tests {
         let mut bundle = authority.bundle();
         assert!(bundle.borrow_and_update().x509_authorities.is_empty());
         let readiness = Readiness::default();
-        look(&authority, &*clock, &readiness);
+        look(&*authority, &*clock, &readiness);
         assert!(!readiness.is_ready());
         tokio::spawn(watch_authority(authority.clone(), clock.clone(), readiness.clone()));
         *clock.0.lock().unwrap() += RELEASE_DATE;
         timeout(PERIOD * 2, bundle.changed()).await.expect("keys").unwrap();
         assert_eq!(bundle.borrow_and_update().x509_authorities.len(), 1);
         timeout(PERIOD * 2, readiness.watch().wait_for(|reasons| reasons.is_empty())).await.expect("ready").unwrap();
-        assert_eq!(authority.can_sign(clock.now()), Ok(()));
+        assert_eq!(authority.validity(clock.now()), Some(Validity::Valid));
         assert!(timeout(PERIOD * 20, bundle.changed()).await.is_err(), "keys were made again");
     }
 }

@@ -2,15 +2,8 @@
 //! data directory. Owns their state; what signs is parsed once and shared. Refuses to make a new key in place of one
 //! that it cannot read.
 
-mod certificates;
-mod keys;
-mod leaf;
-mod life;
+pub mod settings;
 mod state;
-mod tokens;
-
-pub use life::RELEASE_DATE;
-pub use life::Validity;
 
 use std::io;
 use std::path::PathBuf;
@@ -20,7 +13,6 @@ use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -29,104 +21,25 @@ use futures_util::future::FutureExt;
 use tokio::sync::watch;
 
 use crate::authority::Authority;
-use crate::authority::Chain;
 use crate::authority::KeySharing;
-use crate::authority::Order;
-use crate::authority::Refused;
-use crate::authority::Token;
-use crate::authority::TokenOrder;
-use crate::authority::embedded::certificates::X509Signer;
+use crate::authority::SignerLocation;
+use crate::authority::embedded::settings::EmbeddedSettings;
 use crate::authority::embedded::state::AuthorityState;
-use crate::authority::embedded::tokens::JwtSigner;
+use crate::authority::no_authority::NoAuthority;
+use crate::authority::no_authority::Note;
+use crate::authority::order::Chain;
+use crate::authority::order::Order;
+use crate::authority::order::Refused;
+use crate::authority::order::Token;
+use crate::authority::order::TokenOrder;
+use crate::authority::signing::certificates::X509Signer;
+use crate::authority::signing::life::Validity;
+use crate::authority::signing::tokens::JwtSigner;
 use crate::durable::DataDir;
-use crate::durable::LoadError;
 use crate::durable::Name;
 use crate::durable::StoreError;
 use crate::identity::Bundle;
-use crate::identity::TrustDomain;
 use crate::randomness::Randomness;
-
-/// What an embedded authority is for.
-#[derive(Debug, Clone)]
-pub struct EmbeddedSettings {
-    /// Whose identities it signs.
-    pub trust_domain: TrustDomain,
-    /// How long a key of its own lives, from its making; used when one is made.
-    pub ca_ttl: Duration,
-    /// `iss` of its tokens; absent from them when `None`.
-    pub jwt_issuer: Option<String>,
-}
-
-/// Why there is no authority. Nothing was changed, on disk or otherwise.
-#[derive(Debug, thiserror::Error)]
-pub enum NoAuthority {
-    /// Its state cannot be read, or must not be trusted.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The state is whole, and says what cannot be.
-    #[error(
-        "{file} does not fit together: {why}; restore it from a backup, or give up every identity it signed and type: \
-         mv {file} {file}.damaged"
-    )]
-    Contradiction {
-        /// The state file.
-        file: PathBuf,
-        /// What is wrong in it.
-        why: &'static str,
-    },
-    /// The state belongs to another trust domain.
-    #[error(
-        "{file} belongs to the trust domain {found:?} and the configuration says {wanted:?}; set trust_domain = \
-         {found:?}, or give another data_dir"
-    )]
-    ForeignTrustDomain {
-        /// The state file.
-        file: PathBuf,
-        /// Its trust domain.
-        found: String,
-        /// The configured one.
-        wanted: String,
-    },
-    /// There is no state yet, and what was made could not be kept.
-    #[error("a new authority cannot be kept: {0}")]
-    Store(#[from] StoreError),
-    /// There are no keys yet, and the clock is wrong, so that no life could be given to new ones.
-    #[error(
-        "the clock shows a time before this release was made (2026-11-22), so no authority can be made; set the clock"
-    )]
-    ClockBeforeRelease,
-    /// The crypto library could not make a key.
-    #[error("the crypto library could not make a key for a new authority")]
-    NoKey,
-    /// `ca_ttl` reaches past the end of time.
-    #[error("ca_ttl is too long for any calendar; the default is \"168h\"")]
-    LifeTooLong,
-    /// The new authority's own certificate could not be signed.
-    #[error("a new authority could not be made: {0}")]
-    OwnCertificate(Refused),
-}
-
-/// What an operator should know about an authority that did open.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Note {
-    /// It was made just now: nobody trusts it yet.
-    #[error("a new authority was made for {trust_domain:?}")]
-    New {
-        /// For whom.
-        trust_domain: String,
-    },
-    /// There are no keys yet, and none can be made before the clock is right.
-    #[error("{}", NoAuthority::ClockBeforeRelease)]
-    AwaitsClock,
-    /// The data directory takes no writes: serving goes on, and no key can be rotated.
-    #[error("{path} takes no writes ({why}): issuing goes on, rotation is postponed; make room or make it writable")]
-    NotWritable {
-        /// The data directory.
-        path: PathBuf,
-        /// What the system said.
-        why: String,
-    },
-}
 
 /// The embedded authority.
 #[derive(Debug)]
@@ -152,7 +65,7 @@ struct Signers {
 
 impl Embedded {
     /// Opens the authority that `data_dir` holds, or makes one where there is none yet. While the clock must be wrong
-    /// none is made: what is opened then has no keys and an empty bundle, until [`Self::make_first_keys`] succeeds.
+    /// none is made: what is opened then has no keys and an empty bundle, until [`Authority::maintain`] makes them.
     ///
     /// # Errors
     /// [`NoAuthority`]. A key that cannot be read is never replaced by a new one.
@@ -194,11 +107,8 @@ impl Embedded {
         Ok(authority)
     }
 
-    /// Makes keys and keeps them, where there are none yet; says so, if it did. Blocks for as long as the disk takes.
-    ///
-    /// # Errors
-    /// [`NoAuthority`]; nothing was changed, and it may be tried again.
-    pub fn make_first_keys(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
+    /// Makes keys and keeps them, where there are none yet.
+    fn make_first_keys(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
         // RACE: a second maker would leave other keys on the disk than those that sign.
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if self.signers.get().is_some() {
@@ -212,21 +122,8 @@ impl Embedded {
         Ok(Some(Note::New { trust_domain: made.trust_domain }))
     }
 
-    /// Where `now` lies in its life; `None` before it has keys.
-    #[must_use]
-    pub fn validity(&self, now: SystemTime) -> Option<Validity> {
-        let x509 = &self.signers.get()?.x509;
-        match x509.validity(now) {
-            Validity::Valid if seconds(now) >= self.first_cut_short.load(Ordering::Relaxed) => {
-                Some(Validity::Ending { ends: x509.not_after() })
-            }
-            validity => Some(validity),
-        }
-    }
-
     /// The file that has its keys.
-    #[must_use]
-    pub fn file(&self) -> PathBuf {
+    fn file(&self) -> PathBuf {
         self.data_dir.as_ref().map_or_else(|| PathBuf::from("memory"), |data_dir| data_dir.file(Name::Authority))
     }
 
@@ -284,6 +181,10 @@ impl Embedded {
 }
 
 impl Authority for Embedded {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
         async move { orders.iter().map(|order| self.certify(order)).collect() }.boxed()
     }
@@ -302,15 +203,38 @@ impl Authority for Embedded {
     }
 
     fn key_sharing(&self) -> KeySharing {
-        KeySharing::PerStream
+        KeySharing::PerImage
+    }
+
+    fn location(&self) -> SignerLocation {
+        SignerLocation::Local
     }
 
     fn not_after(&self) -> Option<SystemTime> {
         self.signers.get().map(|signers| signers.x509.not_after())
     }
 
-    fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
-        self.signers()?.x509.can_sign(now)
+    fn validity(&self, now: SystemTime) -> Option<Validity> {
+        let x509 = &self.signers.get()?.x509;
+        match x509.validity(now) {
+            Validity::Valid if seconds(now) >= self.first_cut_short.load(Ordering::Relaxed) => {
+                Some(Validity::Ending { ends: x509.not_after() })
+            }
+            validity => Some(validity),
+        }
+    }
+
+    fn replacement(&self) -> String {
+        format!(
+            "Make a new authority: mv {file} {file}.old && systemctl restart bonafide. Its life is the ca_ttl of the \
+             configuration. Give its bundle to everybody who verifies SVIDs of this node elsewhere; a workload can get \
+             it: bonafide fetch bundle --write DIR",
+            file = self.file().display()
+        )
+    }
+
+    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
+        self.make_first_keys(now)
     }
 }
 

@@ -5,14 +5,16 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use crate::authority::Refused;
+use time::OffsetDateTime;
 
-/// The day this release was made, 2026-11-22 00:00 UTC, in seconds since 1970. A clock that shows an earlier time is
+use crate::authority::order::Refused;
+
+/// The day this release was made, 00:00 UTC, in seconds since 1970. A clock that shows an earlier time is
 /// wrong, and what it would sign would be wrong with it (SPEC: product contract §6).
 pub const RELEASE_DATE: Duration = Duration::from_secs(1_795_305_600);
 
 /// How far an authority's beginning lies back (SPEC: product contract §6).
-pub(super) const AUTHORITY_BACKDATE: Duration = Duration::from_secs(48 * 60 * 60);
+pub(in crate::authority) const AUTHORITY_BACKDATE: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// Where a moment lies in the life of an authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl fmt::Display for Validity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let date = |time: &SystemTime| humantime::format_rfc3339_seconds(*time);
         match self {
-            Self::BeforeRelease => f.write_str("the clock shows a time before this release was made (2026-11-22)"),
+            Self::BeforeRelease => write!(f, "the clock shows a time before this release was made ({})", release_day()),
             Self::NotYetValid { begins } => {
                 write!(f, "the authority is not yet valid: its life begins at {}", date(begins))
             }
@@ -55,16 +57,20 @@ impl fmt::Display for Validity {
 
 /// The life of one key, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Life {
-    pub(super) not_before: SystemTime,
-    pub(super) not_after: SystemTime,
+pub(in crate::authority) struct Life {
+    pub(in crate::authority) not_before: SystemTime,
+    pub(in crate::authority) not_after: SystemTime,
 }
 
 impl Life {
     /// When something that is issued now ends, and whether that is sooner than wanted: never after the key itself.
     ///
     /// The clock decides at each signature anew, so that signing goes on by itself once the clock is right.
-    pub(super) fn clamp(&self, issued: SystemTime, wanted: SystemTime) -> Result<(SystemTime, bool), Refused> {
+    pub(in crate::authority) fn clamp(
+        &self,
+        issued: SystemTime,
+        wanted: SystemTime,
+    ) -> Result<(SystemTime, bool), Refused> {
         match self.validity(issued) {
             Validity::Valid | Validity::Ending { .. } => {}
             outside => return Err(Refused::OutsideLife(outside.to_string())),
@@ -77,7 +83,7 @@ impl Life {
     }
 
     /// Where `now` lies in it.
-    pub(super) fn validity(&self, now: SystemTime) -> Validity {
+    pub(in crate::authority) fn validity(&self, now: SystemTime) -> Validity {
         if is_before_release(now) {
             return Validity::BeforeRelease;
         }
@@ -93,13 +99,18 @@ impl Life {
     }
 }
 
+/// The release's date, `YYYY-MM-DD`.
+pub(in crate::authority) fn release_day() -> impl fmt::Display {
+    (OffsetDateTime::UNIX_EPOCH + RELEASE_DATE).date()
+}
+
 /// Whether a clock that shows `now` must be wrong.
-pub(super) fn is_before_release(now: SystemTime) -> bool {
+pub(in crate::authority) fn is_before_release(now: SystemTime) -> bool {
     now.duration_since(UNIX_EPOCH).is_ok_and(|since| since < RELEASE_DATE) || now < UNIX_EPOCH
 }
 
 /// Certificates and tokens know no fractions; rounded down, so that nothing lives longer than was meant.
-pub(super) fn whole_seconds(time: SystemTime) -> SystemTime {
+pub(in crate::authority) fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
