@@ -72,6 +72,8 @@ impl Node {
         let node_state = Arc::new(NodeState::new(parts, rulebook, bundles));
         let mut node = Self { node_state, tasks: JoinSet::new(), stop };
         node.run(publish(node.node_state.clone(), own, foreign, node.stop.clone()));
+        let (issuing, stopped) = (node.node_state.clone(), node.stop.clone());
+        node.run(async move { stopped.run_until_cancelled(issuing.issuer().run()).await.unwrap_or_default() });
         node.run(notice_steps(node.node_state.clone(), clock, node.stop.clone()));
         node
     }

@@ -51,6 +51,8 @@ pub enum SignerLocation {
     Remote {
         /// The most orders in one call.
         max_batch: usize,
+        /// Whose keys may be the same. A signer on this machine never lets two process images share one.
+        key_sharing: KeySharing,
     },
 }
 
@@ -67,9 +69,6 @@ pub trait Authority: Send + Sync + fmt::Debug {
 
     /// The bundle of its trust domain, published before anything in it is used; empty before there is a key.
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>>;
-
-    /// Whose keys may be the same.
-    fn key_sharing(&self) -> KeySharing;
 
     /// Where it signs.
     fn location(&self) -> SignerLocation;

@@ -56,12 +56,12 @@ pub enum StreamEvent {
 /// The answer to one permit.
 #[derive(Debug)]
 pub enum Issued {
-    /// A new SVID; `spread` in `0.0 ..= 1.0` draws its renewal apart from that of its neighbours.
+    /// An SVID: a new one, or, where it is shared and was not renewed, the one that is held.
     Svid {
         /// The SVID.
         svid: X509Svid,
-        /// `0.0 ..= 1.0`
-        spread: f64,
+        /// When to ask for it again.
+        renew_at: SystemTime,
     },
     /// None, for a cause on our side; `spread` draws the wait for the next try apart.
     Failed {
@@ -257,9 +257,9 @@ impl StreamState {
                 new.push(awaited.id.clone());
             }
             match answer {
-                Issued::Svid { mut svid, spread } => {
+                Issued::Svid { svid, renew_at } if self.renewed_by_itself(&svid, renew_at) => {}
+                Issued::Svid { mut svid, renew_at } => {
                     svid.hint = awaited.hint;
-                    let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
                     let earlier = self.held.extract_if(.., |held| held.svid.id == awaited.id).collect();
                     self.end(earlier, "renewed");
                     self.held.push(HeldSvid { svid, renew_at, terms: awaited.terms, place: awaited.place });
@@ -288,6 +288,12 @@ impl StreamState {
                 self.settle(now)
             }
         }
+    }
+
+    /// Whether `svid` is one that is held: then only the time has changed at which to ask again, and nothing is served.
+    fn renewed_by_itself(&mut self, svid: &X509Svid, renew_at: SystemTime) -> bool {
+        let is_held = |held: &&mut HeldSvid| held.svid.id == svid.id && held.svid.serial == svid.serial;
+        self.held.iter_mut().find(is_held).map(|held| held.renew_at = renew_at).is_some()
     }
 
     /// Keeps what is held, tries again later, and ends once anything held has ended: what could not be checked gives
@@ -369,7 +375,7 @@ mod tests {
             }
             let (chain, key, serial) = (Vec::new(), Arc::new(PrivateKey::from_pkcs8(Vec::new())), String::new());
             let svid = X509Svid { id, chain, key, hint: None, serial, issued: now, not_after: now + HOUR };
-            Issued::Svid { svid, spread: 0.5 }
+            Issued::Svid { svid, renew_at: now + HOUR / 2 }
         };
         StreamEvent::Issued(permits.into_iter().map(answer).collect())
     }
@@ -391,6 +397,20 @@ mod tests {
         let again = stream.on(permitted(&["/new", "/a", "/b"], half), half);
         stream.on(answered(again, &[], half), half);
         assert_eq!(held(&stream), ["/new", "/a", "/b"]);
+    }
+
+    #[test]
+    fn an_svid_that_comes_back_unchanged_is_not_served_again_and_not_asked_for_at_once() {
+        let mut stream = StreamState::new(Delivers::X509Svids);
+        let first = stream.on(permitted(&["/a"], NOW), NOW);
+        assert!(matches!(stream.on(answered(first, &[], NOW), NOW), Effect::Serve));
+        stream.on(StreamEvent::Served, NOW);
+        let half = NOW + HOUR / 2;
+        assert!(matches!(stream.on(permitted(&["/a"], half), half), Effect::Issue(_)));
+        let (svid, renew_at) = (stream.svids()[0].svid.clone(), half + HOUR / 60);
+        let next = stream.on(StreamEvent::Issued(vec![Issued::Svid { svid, renew_at }]), half);
+        assert!(matches!(next, Effect::Wait(until) if until == renew_at), "{next:?}");
+        assert!(stream.take_ended().is_empty());
     }
 
     #[test]

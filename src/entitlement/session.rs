@@ -18,8 +18,8 @@ use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::NodeState;
 use crate::identity::SpiffeId;
-use crate::identity::X509Svid;
 use crate::issuance::IssueError;
+use crate::issuance::IssuedX509Svid;
 use crate::policy::DecisionId;
 use crate::policy::Permit;
 
@@ -92,12 +92,13 @@ impl SessionSubject {
     }
 
     /// Issues for one permit and writes it down, before anything of it can leave.
-    pub(in crate::entitlement) async fn issue_x509(&self, permit: Permit) -> Result<X509Svid, NotIssued> {
-        let origin = permit.grant().entry.origin.clone();
-        match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit, self.node().now()).await {
-            Ok(svid) => {
-                self.record(Event::Issued, &Credential::of(&svid, Some(&origin)), None);
-                Ok(svid)
+    pub(in crate::entitlement) async fn issue_x509(&self, permit: Permit) -> Result<IssuedX509Svid, NotIssued> {
+        match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit).await {
+            Ok(issued) => {
+                if issued.first {
+                    self.record(Event::Issued, &Credential::of(&issued.svid, Some(&issued.issuance.entry)), None);
+                }
+                Ok(issued)
             }
             Err(why) => Err(self.not_issued(&why)),
         }

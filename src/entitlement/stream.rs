@@ -146,7 +146,7 @@ impl Driver {
     async fn issue(&mut self, permits: Vec<Permit>) -> StreamEvent {
         for permit in permits {
             let answer = match self.subject.issue_x509(permit).await {
-                Ok(svid) => Issued::Svid { svid, spread: self.spread() },
+                Ok(issued) => Issued::Svid { svid: issued.svid, renew_at: issued.renew_at },
                 Err(NotIssued::Failed(id)) => Issued::Failed { id, spread: self.spread() },
                 Err(NotIssued::Stale) => {
                     self.record_underway("stale");

@@ -18,6 +18,7 @@ use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::jose::jws;
+use crate::issuance::IssuedJwtSvid;
 use crate::policy::Denial;
 use crate::policy::Permit;
 use crate::policy::permits_for_tokens;
@@ -60,11 +61,10 @@ async fn sign_all(
 ) -> Result<Vec<JwtSvid>, NotIssued> {
     let mut svids = Vec::with_capacity(permits.len());
     for permit in permits {
-        let origin = permit.grant().entry.origin.clone();
-        let (key, now) = (subject.session.peer.pinned.principal(), subject.node().now());
-        let signed = subject.node().issuer.jwt_svid(key, permit, audiences.to_vec(), now).await;
-        let svid = signed.map_err(|why| subject.not_issued(&why))?;
-        subject.record(Event::Issued, &Credential::of_token(&svid, &origin), None);
+        let principal = subject.session.peer.pinned.principal();
+        let signed = subject.node().issuer.jwt_svid(principal, permit, audiences.to_vec()).await;
+        let IssuedJwtSvid { issuance, svid } = signed.map_err(|why| subject.not_issued(&why))?;
+        subject.record(Event::Issued, &Credential::of_token(&svid, &issuance.entry), None);
         svids.push(svid);
     }
     Ok(svids)

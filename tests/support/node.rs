@@ -27,7 +27,6 @@ use bonafide::authority::Authority;
 use bonafide::authority::Chain;
 use bonafide::authority::Embedded;
 use bonafide::authority::EmbeddedSettings;
-use bonafide::authority::KeySharing;
 use bonafide::authority::NoAuthority;
 use bonafide::authority::Note;
 use bonafide::authority::Order;
@@ -365,10 +364,6 @@ impl Authority for FakeAuthority {
 
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
         self.real.bundle()
-    }
-
-    fn key_sharing(&self) -> KeySharing {
-        self.real.key_sharing()
     }
 
     fn not_after(&self) -> Option<SystemTime> {

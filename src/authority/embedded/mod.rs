@@ -21,7 +21,6 @@ use futures_util::future::FutureExt;
 use tokio::sync::watch;
 
 use crate::authority::Authority;
-use crate::authority::KeySharing;
 use crate::authority::SignerLocation;
 use crate::authority::embedded::settings::EmbeddedSettings;
 use crate::authority::embedded::state::AuthorityState;
@@ -200,10 +199,6 @@ impl Authority for Embedded {
 
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
         self.bundle.subscribe()
-    }
-
-    fn key_sharing(&self) -> KeySharing {
-        KeySharing::PerImage
     }
 
     fn location(&self) -> SignerLocation {
