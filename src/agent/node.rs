@@ -21,7 +21,6 @@ use crate::agent::reload::Reloader;
 use crate::agent::watches::authority::look;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
-use crate::authority::embedded::Embedded;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
@@ -52,8 +51,6 @@ pub struct NodeSetup {
     pub files: ConfigFiles,
     /// Why the node does not serve, or not as it should.
     pub readiness: Readiness,
-    /// The authority, where it is the embedded one: its life is watched.
-    pub embedded: Option<Arc<Embedded>>,
     /// The doors that `status` lists.
     pub sockets: Vec<SocketStatus>,
     /// How many descriptors may be open: the default limits follow from it.
@@ -80,7 +77,7 @@ impl Node {
     /// authority, bundle files and configuration files. Needs a tokio runtime.
     #[must_use]
     pub fn build(setup: NodeSetup) -> Self {
-        let NodeSetup { parts, active, files, readiness, embedded, sockets, descriptors } = setup;
+        let NodeSetup { parts, active, files, readiness, sockets, descriptors } = setup;
         let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
         let (authority, audit, level) = (parts.authority.clone(), parts.audit.clone(), parts.attestor.host().level());
         let partners = ForeignBundles::load(&active.federation(), readiness.clone());
@@ -94,7 +91,7 @@ impl Node {
         let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
             node_state: node_state.clone(),
             reloader: reloader.clone(),
-            authority,
+            authority: authority.clone(),
             audit,
             level,
             budgets: budgets.clone(),
@@ -110,11 +107,11 @@ impl Node {
         if are_followed {
             node.spawn(node.reloader.clone().follow_files(stop));
         }
-        if let Some(embedded) = embedded {
-            let cannot_sign = readiness.register("authority");
-            look(&embedded, &*clock, &cannot_sign);
-            node.spawn_until_stop(watch_authority(embedded, clock, cannot_sign));
-        }
+        let state = node.node_state.clone();
+        node.spawn_until_stop(async move { state.send_orders().await });
+        let cannot_sign = readiness.register("authority");
+        look(&*authority, &*clock, &cannot_sign);
+        node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
         node
     }
 
