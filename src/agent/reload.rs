@@ -21,22 +21,19 @@ use crate::agent::config::ConfigRefused;
 use crate::agent::config::files::Sources;
 use crate::agent::last_good;
 use crate::durable::DataDir;
-use crate::durable::file_watch::FileWatch;
-use crate::durable::file_watch::Watched;
 use crate::endpoints::admin::reports::EntryName;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::entitlement::node_state::NodeState;
 use crate::federation;
+use crate::file_watch::FileWatch;
+use crate::file_watch::Watched;
 use crate::identity::SpiffeId;
 use crate::policy::Rulebook;
-use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::registration::Entry;
 use crate::time::Clock;
-
-/// The reason on the readiness board while the files are not what is in force.
-const REASON: &str = "configuration";
 
 /// How often files that were refused are read again: what stood in their way may be no file, but the mode of a directory,
 /// or that no descriptor was left.
@@ -52,14 +49,25 @@ pub enum ReloadTrigger {
     SeenOnDisk,
 }
 
+/// The files of a configuration.
+#[derive(Debug, Clone)]
+pub struct ConfigFiles {
+    /// The main file.
+    pub main: PathBuf,
+    /// Where an accepted configuration is kept for a start with bad files.
+    pub kept_in: Option<Arc<DataDir>>,
+    /// Whether they are read again when they change.
+    pub are_followed: bool,
+    /// Blocks while the files are not what is in force.
+    pub reason: Reason,
+}
+
 /// The configuration in force, and where the next one comes from.
 #[derive(Debug)]
 pub struct Reloader {
-    file: PathBuf,
+    files: ConfigFiles,
     node_state: Arc<NodeState>,
-    readiness: Readiness,
     clock: Arc<dyn Clock>,
-    data_dir: Option<Arc<DataDir>>,
     epoch: AtomicU64,
     /// Held for a whole reload, so that two never interleave.
     one_at_a_time: Mutex<()>,
@@ -102,22 +110,13 @@ impl ActiveConfig {
 }
 
 impl Reloader {
-    /// `in_force` is what `entitlements` decides by now, as epoch 0.
+    /// `active` is what `node_state` decides by now, as epoch 0.
     #[must_use]
-    pub fn new(
-        file: PathBuf,
-        active: ActiveConfig,
-        node_state: Arc<NodeState>,
-        readiness: Readiness,
-        data_dir: Option<Arc<DataDir>>,
-    ) -> Self {
-        let clock = node_state.clock();
+    pub fn new(files: ConfigFiles, active: ActiveConfig, node_state: Arc<NodeState>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            file,
+            files,
             node_state,
-            readiness,
             clock,
-            data_dir,
             epoch: AtomicU64::new(0),
             one_at_a_time: Mutex::default(),
             federation: watch::Sender::new(active.federation()),
@@ -128,7 +127,7 @@ impl Reloader {
     /// The main file.
     #[must_use]
     pub fn file(&self) -> &Path {
-        &self.file
+        &self.files.main
     }
 
     /// The configuration in force.
@@ -149,7 +148,7 @@ impl Reloader {
         let reloader = Arc::clone(self);
         // The disk and the name service may take seconds, and finding out whom a change concerns some milliseconds for a
         // thousand streams; serving must not wait for them.
-        let reloaded = tokio::task::spawn_blocking(move || match config::load(&reloader.file) {
+        let reloaded = tokio::task::spawn_blocking(move || match config::load(&reloader.files.main) {
             Ok((config, accepted)) => reloader.swap(config, accepted, cause),
             Err(refused) => reloader.refuse(refused),
         });
@@ -180,7 +179,7 @@ impl Reloader {
     /// watch was seen by neither. A reading that failed as a whole is not repeated in circles.
     async fn missed_a_change(&self) -> bool {
         let active = self.active();
-        let file = self.file.clone();
+        let file = self.files.main.clone();
         let read = active.state == ReloadState::Current || active.refused.is_some();
         read && tokio::task::spawn_blocking(move || config::files::read(&file).0)
             .await
@@ -193,7 +192,7 @@ impl Reloader {
         let files = active.on_disk().files.iter().map(|source| Watched::File(source.file.clone()));
         let folders = active.on_disk().folders.iter();
         let folders = folders.map(|folder| Watched::Folder { folder: folder.clone(), suffix: ".toml".to_owned() });
-        files.chain([Watched::File(self.file.clone())]).chain(folders).collect()
+        files.chain([Watched::File(self.files.main.clone())]).chain(folders).collect()
     }
 
     /// Puts `config` in force, unless it needs a restart or has to be asked for.
@@ -204,7 +203,7 @@ impl Reloader {
             let keys = restart_for.join(", ");
             let told = format!(
                 "{}: a change of {keys} needs a restart; nothing was changed; type: systemctl restart bonafide",
-                self.file.display()
+                self.files.main.display()
             );
             return self.refuse_because(vec![told], Some(accepted.sources));
         }
@@ -227,13 +226,13 @@ impl Reloader {
         self.keep(&active.accepted);
         self.federation.send_replace(active.federation());
         self.active.send_replace(Arc::new(active));
-        self.readiness.clear(REASON);
+        self.files.reason.clear();
         report
     }
 
     /// Keeps what was accepted for a start with bad files. Without it the daemon serves all the same.
     fn keep(&self, accepted: &Accepted) {
-        let Some(data_dir) = &self.data_dir else { return };
+        let Some(data_dir) = &self.files.kept_in else { return };
         if let Err(why) = last_good::keep(data_dir, accepted) {
             tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
         }
@@ -243,11 +242,11 @@ impl Reloader {
         let ids: Vec<_> = report.held_back.iter().map(|entry| entry.id.as_str()).collect();
         let detail = format!(
             "a change of {} would end live identities ({}) and is held back; look at it and type: bonafide reload",
-            self.file.display(),
+            self.files.main.display(),
             ids.join(", ")
         );
         tracing::warn!(%detail, "configuration held back");
-        self.readiness.block(REASON, Severity::Degraded, detail);
+        self.files.reason.block(Severity::Degraded, detail);
         let (state, refused) = (ReloadState::HeldBack, Some(refused));
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
     }
@@ -260,7 +259,7 @@ impl Reloader {
         for problem in &problems {
             tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
         }
-        self.readiness.block(REASON, Severity::Degraded, problems.join("\n"));
+        self.files.reason.block(Severity::Degraded, problems.join("\n"));
         let state = ReloadState::LastGood;
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
         ReloadReport { problems, ..ReloadReport::default() }

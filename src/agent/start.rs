@@ -11,29 +11,31 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::config;
 use crate::agent::config::Config;
 use crate::agent::config::ConfigRefused;
-use crate::agent::config::problem::Findings;
 use crate::agent::config::sections::log::LogFormat;
 use crate::agent::daemon;
 use crate::agent::last_good;
-use crate::agent::lifecycle::Fatal;
+use crate::agent::node::NodeSetup;
+use crate::agent::prepared::NotRunning;
+use crate::agent::prepared::Prepared;
 use crate::agent::reload::ActiveConfig;
+use crate::agent::reload::ConfigFiles;
+use crate::attestation::Attestor;
 use crate::attestation::linux::Linux;
-use crate::attestation::linux::reference::UnsupportedHost;
 use crate::audit;
 use crate::audit::Journal;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
 use crate::authority::embedded::Embedded;
 use crate::authority::embedded::EmbeddedSettings;
-use crate::authority::embedded::NoAuthority;
 use crate::authority::embedded::Note;
 use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
-use crate::endpoints::transport::listener::NotBound;
+use crate::entitlement::node_state::Parts;
 use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::sys::allocator;
 use crate::time::Clock;
@@ -51,59 +53,6 @@ pub struct RunOptions {
     pub strict: bool,
 }
 
-/// Why the daemon did not start, or did not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum NotRunning {
-    /// The files are bad, and there is nothing to go on with.
-    #[error("{findings}\n{instead}")]
-    Configuration {
-        /// What is wrong with them.
-        findings: Findings,
-        /// Why the last accepted configuration does not take their place.
-        instead: String,
-    },
-    /// This machine does not let the daemon see the truth.
-    #[error(transparent)]
-    UnsupportedHost(#[from] UnsupportedHost),
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] durable::OpenError),
-    /// There is no authority.
-    #[error(transparent)]
-    Authority(#[from] NoAuthority),
-    /// A socket was not bound.
-    #[error(transparent)]
-    NotBound(#[from] NotBound),
-    /// The operating system refused something that every program needs.
-    #[error("{what}: {why}; give the daemon more room (LimitNOFILE=, TasksMax=, MemoryMax=) and start it again")]
-    System {
-        /// What was refused.
-        what: &'static str,
-        /// What it said.
-        why: String,
-    },
-    /// It ended although nobody asked.
-    #[error(transparent)]
-    Fatal(#[from] Fatal),
-}
-
-impl NotRunning {
-    /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::DataDir(durable::OpenError::Locked { .. })
-            | Self::NotBound(NotBound::AlreadyServed { .. })
-            | Self::System { .. }
-            | Self::Fatal(_) => 1,
-            Self::Configuration { .. }
-            | Self::UnsupportedHost(_)
-            | Self::DataDir(_)
-            | Self::Authority(_)
-            | Self::NotBound(_) => 2,
-        }
-    }
-}
-
 /// Runs the daemon until it is told to stop.
 #[must_use]
 pub fn run(options: RunOptions) -> ExitCode {
@@ -116,28 +65,14 @@ pub fn run(options: RunOptions) -> ExitCode {
     }
 }
 
-/// What the machine gave, before anything is served.
-pub(in crate::agent) struct Prepared {
-    pub(in crate::agent) file: PathBuf,
-    pub(in crate::agent) active: ActiveConfig,
-    pub(in crate::agent) linux: Arc<Linux>,
-    pub(in crate::agent) data_dir: Arc<DataDir>,
-    pub(in crate::agent) authority: Arc<Embedded>,
-    pub(in crate::agent) journal: Arc<Journal>,
-    pub(in crate::agent) metrics: audit::metrics::AuditMetrics,
-    pub(in crate::agent) readiness: Readiness,
-    pub(in crate::agent) clock: Arc<dyn Clock>,
-    pub(in crate::agent) randomness: Arc<SystemRandomness>,
-    pub(in crate::agent) stop: CancellationToken,
-}
-
 fn start(options: &RunOptions) -> Result<(), NotRunning> {
     keep_secrets_in_memory()?;
     allocator::keep_large_buffers_apart();
     gather_entropy();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let readiness = Readiness::default();
-    let (active, held) = configuration(options, &*clock, &readiness)?;
+    let [not_on_disk, not_writable] = ["configuration", "data_dir"].map(|name| readiness.register(name));
+    let (active, held) = configuration(options, &*clock, &not_on_disk)?;
     let (journal, metrics) = log(&active.config, &clock)?;
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
@@ -146,25 +81,26 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?;
+    let authority = Arc::new(authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?);
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
         tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
     }
-    let prepared = Prepared {
-        file: options.config.clone(),
-        active,
-        linux,
-        data_dir,
-        authority: Arc::new(authority),
-        journal: journal.clone(),
-        metrics,
-        readiness,
+    let parts = Parts {
+        attestor: Attestor::new(linux.clone(), Vec::new()),
+        authority: authority.clone(),
+        audit: journal.clone(),
         clock,
         randomness,
         stop: CancellationToken::new(),
     };
+    let (main, kept_in) = (options.config.clone(), Some(data_dir));
+    let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
+    let (embedded, sockets) = (Some(authority), Vec::new());
+    let setup = NodeSetup { parts, active, files, readiness, embedded, sockets, descriptors };
+    let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -196,7 +132,7 @@ fn keep_secrets_in_memory() -> Result<(), NotRunning> {
 fn configuration(
     options: &RunOptions,
     clock: &dyn Clock,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<(ActiveConfig, Option<DataDir>), NotRunning> {
     let accepted_at = clock.now();
     let ConfigRefused { findings, sources } = match config::load(&options.config) {
@@ -217,7 +153,7 @@ fn configuration(
         return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
     }
     let data_dir = match DataDir::open(&folder) {
-        Err(locked @ durable::OpenError::Locked { .. }) => return Err(locked.into()),
+        Err(locked @ durable::OpenDataDirError::Locked { .. }) => return Err(locked.into()),
         Err(why) => return refused(findings, format!("the last accepted configuration cannot be used: {why}")),
         Ok(data_dir) => data_dir,
     };
@@ -225,7 +161,7 @@ fn configuration(
         Ok((config, accepted)) if config.authority.data_dir == folder => {
             let detail = format!("serving the last accepted configuration, because the files are bad:\n{findings}");
             eprintln!("bonafide: {detail}");
-            readiness.block("configuration", Severity::Degraded, detail);
+            reason.block(Severity::Degraded, detail);
             let (state, refused) = (ReloadState::LastGood, Some(sources));
             Ok((ActiveConfig { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
@@ -254,7 +190,7 @@ fn authority(
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<Embedded, NotRunning> {
     let settings = EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
@@ -268,7 +204,7 @@ fn authority(
             Note::AwaitsClock => tracing::warn!("{note}"),
             Note::NotWritable { .. } => {
                 tracing::warn!("{note}");
-                readiness.block("data_dir", Severity::Degraded, note.to_string());
+                reason.block(Severity::Degraded, note.to_string());
             }
         }
     }

@@ -32,7 +32,7 @@ use crate::endpoints::transport::listener::NotBound;
 use crate::endpoints::transport::unix::NamedListener;
 
 /// A whole answer.
-pub(in crate::endpoints) type Answer = Response<Full<Bytes>>;
+pub(in crate::endpoints) type HttpAnswer = Response<Full<Bytes>>;
 
 /// Connections served at once; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 32;
@@ -67,7 +67,7 @@ impl HttpListener {
 pub(in crate::endpoints) async fn serve<F, A>(listener: HttpListener, answer: F)
 where
     F: Fn(Parts) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = Answer> + Send + 'static,
+    A: Future<Output = HttpAnswer> + Send + 'static,
 {
     let limit = HEAD_TIME * 2;
     match listener {
@@ -132,7 +132,7 @@ pub(in crate::endpoints) async fn one_request<I, F, A>(io: I, answer: F, limit: 
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Parts) -> A + Send + Sync,
-    A: Future<Output = Answer> + Send,
+    A: Future<Output = HttpAnswer> + Send,
 {
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let answer = answer(request.into_parts().0);
@@ -150,7 +150,7 @@ where
 }
 
 /// An answer with a body of one kind.
-pub(in crate::endpoints) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(in crate::endpoints) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> HttpAnswer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));

@@ -14,7 +14,7 @@ use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::ErrorReport;
-use crate::endpoints::http::Answer;
+use crate::endpoints::http::HttpAnswer;
 use crate::endpoints::http::OperatorAcceptor;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::one_request;
@@ -46,7 +46,7 @@ fn admit(
     None
 }
 
-async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations>) -> Answer {
+async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations>) -> HttpAnswer {
     let question = format!("{} {}", request.method, request.uri);
     if request.method == Method::GET {
         tracing::debug!(peer.pid, peer.uid, question, "admin request");
@@ -64,7 +64,7 @@ async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations
     }
 }
 
-async fn explain(query: &str, operations: &dyn Operations) -> Answer {
+async fn explain(query: &str, operations: &dyn Operations) -> HttpAnswer {
     if let Some(id) = query.strip_prefix("denial=") {
         return operations.explain_denial(id).map_or_else(
             || problem(StatusCode::NOT_FOUND, "unknown_decision", "no such decision is remembered"),
@@ -86,18 +86,18 @@ async fn explain(query: &str, operations: &dyn Operations) -> Answer {
 }
 
 /// A reload that has begun is finished, whether or not its client waits for the answer.
-async fn reload(operations: Arc<dyn Operations>) -> Answer {
+async fn reload(operations: Arc<dyn Operations>) -> HttpAnswer {
     match tokio::spawn(async move { operations.reload().await }).await {
         Ok(report) => json(StatusCode::OK, &report),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "stopped", "the reload was cut off"),
     }
 }
 
-fn problem(status: StatusCode, error: &str, detail: &str) -> Answer {
+fn problem(status: StatusCode, error: &str, detail: &str) -> HttpAnswer {
     json(status, &ErrorReport { error: error.to_owned(), detail: detail.to_owned() })
 }
 
-fn json(status: StatusCode, report: &impl Serialize) -> Answer {
+fn json(status: StatusCode, report: &impl Serialize) -> HttpAnswer {
     // A report has string keys and finite numbers only, so it always has a JSON form.
     answer(status, "application/json", serde_json::to_vec(report).unwrap_or_default())
 }

@@ -20,12 +20,11 @@ use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::transport::listener::NotBound;
 use crate::endpoints::transport::passcred::PasscredStream;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 
 /// How often a listener checks that its socket still has its name, so that the name is back within two seconds.
 const NAME_CHECK: Duration = Duration::from_secs(1);
-/// The readiness reason of a workload socket without its name.
-const REASON: &str = "workload_socket";
 
 /// A listener that keeps its name while it accepts.
 #[derive(Debug)]
@@ -63,7 +62,8 @@ pub type Identify = Arc<dyn Fn(BorrowedFd<'_>) -> Result<Arc<dyn Process>, Unans
 pub struct UnixAcceptor {
     named: NamedListener,
     identify: Identify,
-    readiness: Readiness,
+    /// Blocks while the socket has lost its name.
+    reason: Reason,
     /// SECURITY: without a free descriptor `accept` fails, and the client at the head of the listen queue would block the
     /// queue for everybody. This descriptor is closed to accept that client and close it.
     reserve: Option<std::fs::File>,
@@ -75,7 +75,12 @@ impl UnixAcceptor {
     /// # Errors
     /// No descriptor is left for the reserve.
     pub fn new(listener: Listener, identify: Identify, readiness: Readiness) -> io::Result<Self> {
-        Ok(Self { named: NamedListener::new(listener), identify, readiness, reserve: Some(reserve()?) })
+        Ok(Self {
+            named: NamedListener::new(listener),
+            identify,
+            reason: readiness.register("workload_socket"),
+            reserve: Some(reserve()?),
+        })
     }
 
     fn turn_one_away(&mut self, error: &io::Error) {
@@ -94,10 +99,10 @@ impl Acceptor for UnixAcceptor {
     type Incoming = UnixIncoming;
 
     async fn next(&mut self) -> io::Result<UnixIncoming> {
-        let readiness = &self.readiness;
+        let reason = &self.reason;
         let accepted = self.named.accept(|named| match named {
-            Ok(()) => readiness.clear(REASON),
-            Err(why) => readiness.block(REASON, Severity::NotReady, why.to_string()),
+            Ok(()) => reason.clear(),
+            Err(why) => reason.block(Severity::NotReady, why.to_string()),
         });
         match accepted.await {
             Ok(socket) => Ok(UnixIncoming { socket, identify: self.identify.clone() }),
