@@ -135,9 +135,17 @@ impl TestNode {
             are_followed: false,
             reason: readiness.register("configuration"),
         };
-        let (embedded, sockets) = (None, Vec::new());
-        let setup =
-            NodeSetup { parts, active, files, readiness: readiness.clone(), embedded, sockets, descriptors: 4096 };
+        let (embedded, entry_sources, sockets) = (None, Vec::new(), Vec::new());
+        let setup = NodeSetup {
+            parts,
+            active,
+            files,
+            entry_sources,
+            readiness: readiness.clone(),
+            embedded,
+            sockets,
+            descriptors: 4096,
+        };
         let mut node = Node::build(setup);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         let (door, dialer) = pipe_acceptor();
