@@ -36,10 +36,10 @@ use bonafide::authority::embedded::Embedded;
 use bonafide::authority::embedded::EmbeddedSettings;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
-use bonafide::endpoints::workload_api;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::endpoints::workload_socket;
 use bonafide::entitlement::node_state::NodeState;
 use bonafide::entitlement::node_state::Parts;
 use bonafide::identity::Bundle;
@@ -54,10 +54,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::Request;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::asking::asking;
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::pipes::Connected;
@@ -149,7 +149,7 @@ impl TestNode {
         let mut node = Node::build(setup);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         let (door, dialer) = pipe_acceptor();
-        node.serve(door, workload_api::routes(&readiness).unwrap());
+        node.serve(door, workload_socket::routes(&readiness).unwrap());
         let dialer = dialer.observed_by(pipe, observer);
         Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node }
     }
@@ -187,9 +187,7 @@ async fn fetch_x509(connected: Connected) -> Result<Streaming<X509svidResponse>,
 
 /// Opens one more stream of X.509-SVIDs on a connection.
 pub(crate) async fn fetch_x509_on(channel: Channel) -> Result<Streaming<X509svidResponse>, tonic::Status> {
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner())
+    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(asking(X509svidRequest {})).await?.into_inner())
 }
 
 impl Workload {

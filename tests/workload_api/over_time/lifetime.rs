@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic::Streaming;
 
-use crate::door::asking;
+use crate::asking::asking;
 use crate::http2;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
