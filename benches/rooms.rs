@@ -238,7 +238,7 @@ fn entry(n: u32, selectors: &[String]) -> Entry {
         hint: None,
         priority: 0,
         accept_weak: false,
-        order: EntryOrder(n),
+        order: EntryOrder::in_files(n),
         origin: Origin::File { file: "load.toml".into(), line: n },
     }
 }

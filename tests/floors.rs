@@ -56,7 +56,8 @@ const PURE: &[&str] = &[
     "identity/",
     "issuance/renewal",
     "policy/",
-    "registration/entry",
+    "registration/entry.",
+    "registration/entry_index",
 ];
 const IMPURE: &[&str] =
     &["tokio", "std::fs", "std::net", "std::os::unix::net", "SystemTime::now", "Instant::now", "rustix", "nix"];

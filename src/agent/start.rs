@@ -100,8 +100,8 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let (main, kept_in) = (options.config.clone(), Some(data_dir));
     let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
-    let sockets = Vec::new();
-    let setup = NodeSetup { parts, active, files, readiness, sockets, descriptors };
+    let (entry_sources, sockets) = (Vec::new(), Vec::new());
+    let setup = NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors };
     let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

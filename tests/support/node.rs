@@ -138,8 +138,9 @@ impl TestNode {
             are_followed: false,
             reason: readiness.register("configuration"),
         };
-        let sockets = Vec::new();
-        let setup = NodeSetup { parts, active, files, readiness: readiness.clone(), sockets, descriptors: 4096 };
+        let (entry_sources, sockets) = (Vec::new(), Vec::new());
+        let setup =
+            NodeSetup { parts, active, files, entry_sources, readiness: readiness.clone(), sockets, descriptors: 4096 };
         let mut node = Node::build(setup);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         let (door, dialer) = pipe_acceptor();
