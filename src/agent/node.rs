@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,7 +26,6 @@ use crate::agent::rulebook_owner::RulebookOwner;
 use crate::agent::watches::authority::look;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
-use crate::authority::embedded::Embedded;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
@@ -61,8 +61,6 @@ pub struct NodeSetup {
     pub entry_sources: Vec<Arc<dyn EntrySource>>,
     /// Why the node does not serve, or not as it should.
     pub readiness: Readiness,
-    /// The authority, where it is the embedded one: its life is watched.
-    pub embedded: Option<Arc<Embedded>>,
     /// The doors that `status` lists.
     pub sockets: Vec<SocketStatus>,
     /// How many descriptors may be open: the default limits follow from it.
@@ -89,7 +87,7 @@ impl Node {
     /// authority, bundle files and configuration files. Needs a tokio runtime.
     #[must_use]
     pub fn build(setup: NodeSetup) -> Self {
-        let NodeSetup { parts, active, files, entry_sources, readiness, embedded, sockets, descriptors } = setup;
+        let NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors } = setup;
         let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
         let (authority, audit, level) = (parts.authority.clone(), parts.audit.clone(), parts.attestor.host().level());
         let partners = ForeignBundles::load(&active.federation(), readiness.clone());
@@ -106,7 +104,7 @@ impl Node {
         let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
             node_state: node_state.clone(),
             reloader: reloader.clone(),
-            authority,
+            authority: authority.clone(),
             audit,
             level,
             budgets: budgets.clone(),
@@ -118,18 +116,22 @@ impl Node {
         let mut node = Self { node_state, reloader, operations, budgets, tasks: JoinSet::new(), stop: stop.clone() };
         node.spawn(follow_bundles(own, foreign, publisher(node.node_state.clone()), stop.clone()));
         node.spawn(notice_steps(node.node_state.clone(), clock.clone(), stop.clone()));
-        node.spawn(partners.watch_files(node.reloader.federation(), stop.clone()));
+        let watch_bundles = partners.watch_files(node.reloader.federation(), stop.clone());
+        let follow_configuration = follow_files(node.reloader.clone(), stop.clone());
+        if are_followed {
+            node.spawn(on_a_thread_of_its_own(watch_bundles));
+            node.spawn(on_a_thread_of_its_own(follow_configuration));
+        } else {
+            node.spawn(watch_bundles);
+        }
         for source in owner.others() {
             node.spawn(owner.clone().follow(source, stop.clone()));
         }
-        if are_followed {
-            node.spawn(follow_files(node.reloader.clone(), stop.clone()));
-        }
-        if let Some(embedded) = embedded {
-            let cannot_sign = readiness.register("authority");
-            look(&embedded, &*clock, &cannot_sign);
-            node.spawn_until_stop(watch_authority(embedded, clock, cannot_sign));
-        }
+        let state = node.node_state.clone();
+        node.spawn_until_stop(async move { state.send_orders().await });
+        let cannot_sign = readiness.register("authority");
+        look(&*authority, &*clock, &cannot_sign);
+        node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
         node
     }
 
@@ -216,6 +218,16 @@ async fn notice_steps(node_state: Arc<NodeState>, clock: Arc<dyn Clock>, stop: C
         tracing::warn!(woken, what, "clock stepped; re-evaluating all streams");
     };
     watch_clock(clock, noticed, stop).await;
+}
+
+/// Runs a part that may wait for a file system as long as that likes: the few threads that serve must not.
+async fn on_a_thread_of_its_own(part: impl Future<Output = ()> + Send + 'static) {
+    let runtime = Handle::current();
+    if let Err(ended) = tokio::task::spawn_blocking(move || runtime.block_on(part)).await
+        && let Ok(panic) = ended.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 #[cfg(test)]

@@ -25,9 +25,11 @@ use crate::audit;
 use crate::audit::Journal;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
-use crate::authority::embedded::Embedded;
-use crate::authority::embedded::EmbeddedSettings;
-use crate::authority::embedded::Note;
+use crate::authority;
+use crate::authority::Authority;
+use crate::authority::AuthoritySettings;
+use crate::authority::EmbeddedSettings;
+use crate::authority::Note;
 use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
@@ -81,7 +83,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = Arc::new(authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?);
+    let authority = open_authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?;
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
@@ -98,10 +100,12 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let (main, kept_in) = (options.config.clone(), Some(data_dir));
     let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
-    let (embedded, entry_sources, sockets) = (Some(authority), Vec::new(), Vec::new());
-    let setup = NodeSetup { parts, active, files, entry_sources, readiness, embedded, sockets, descriptors };
+    let (entry_sources, sockets) = (Vec::new(), Vec::new());
+    let setup = NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors };
     let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(serving_threads(cores))
         .enable_all()
         .build()
         .map_err(|why| NotRunning::System { what: "no threads", why: why.to_string() })?;
@@ -109,6 +113,12 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     journal.close(LAST_LINES);
     ended
+}
+
+/// How many threads serve. At every event a worker of the runtime wakes another to look for work, which costs more than
+/// the work: one thread for four cores answers more than one for each.
+fn serving_threads(cores: usize) -> usize {
+    cores.div_ceil(4).clamp(1, 4)
 }
 
 /// The crypto library takes its first entropy from the jitter of the processor, for some 20 ms: by another thread, while
@@ -185,19 +195,19 @@ fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::
     Ok((Arc::new(Journal::new(lines, format, metrics.clone())), metrics))
 }
 
-fn authority(
+fn open_authority(
     config: &Config,
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
     reason: &Reason,
-) -> Result<Embedded, NotRunning> {
-    let settings = EmbeddedSettings {
+) -> Result<Arc<dyn Authority>, NotRunning> {
+    let settings = AuthoritySettings::Embedded(EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
         ca_ttl: config.authority.ca_ttl,
         jwt_issuer: None,
-    };
-    let (authority, notes) = Embedded::open(data_dir.clone(), settings, clock.now(), randomness.clone())?;
+    });
+    let (authority, notes) = authority::open(settings, data_dir.clone(), clock.now(), randomness.clone())?;
     for note in notes {
         match note {
             Note::New { .. } => tracing::info!("{note}"),
@@ -209,4 +219,15 @@ fn authority(
         }
     }
     Ok(authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_serves_for_four_cores_and_never_more_than_four_do() {
+        let threads = [0, 1, 2, 4, 5, 8, 9, 12, 13, 16, 17, 256].map(serving_threads);
+        assert_eq!(threads, [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]);
+    }
 }

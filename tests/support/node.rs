@@ -28,13 +28,16 @@ use bonafide::audit::Record;
 use bonafide::audit::Sink;
 use bonafide::authority::Authority;
 use bonafide::authority::Chain;
-use bonafide::authority::KeySharing;
+use bonafide::authority::Embedded;
+use bonafide::authority::EmbeddedSettings;
+use bonafide::authority::NoAuthority;
+use bonafide::authority::Note;
 use bonafide::authority::Order;
 use bonafide::authority::Refused;
+use bonafide::authority::SignerLocation;
 use bonafide::authority::Token;
 use bonafide::authority::TokenOrder;
-use bonafide::authority::embedded::Embedded;
-use bonafide::authority::embedded::EmbeddedSettings;
+use bonafide::authority::Validity;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
@@ -156,17 +159,9 @@ impl TestNode {
             are_followed: false,
             reason: readiness.register("configuration"),
         };
-        let (embedded, sockets) = (None, Vec::new());
-        let setup = NodeSetup {
-            parts,
-            active,
-            files,
-            entry_sources,
-            readiness: readiness.clone(),
-            embedded,
-            sockets,
-            descriptors: 4096,
-        };
+        let sockets = Vec::new();
+        let setup =
+            NodeSetup { parts, active, files, entry_sources, readiness: readiness.clone(), sockets, descriptors: 4096 };
         let mut node = Node::build(setup);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         let (door, dialer) = pipe_acceptor();
@@ -369,6 +364,10 @@ impl FakeAuthority {
 }
 
 impl Authority for FakeAuthority {
+    fn kind(&self) -> &'static str {
+        self.real.kind()
+    }
+
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
         match self.refused() {
             Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
@@ -394,16 +393,24 @@ impl Authority for FakeAuthority {
         self.real.bundle()
     }
 
-    fn key_sharing(&self) -> KeySharing {
-        self.real.key_sharing()
-    }
-
     fn not_after(&self) -> Option<SystemTime> {
         self.real.not_after()
     }
 
-    fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
-        self.refused().map_or_else(|| self.real.can_sign(now), Err)
+    fn location(&self) -> SignerLocation {
+        self.real.location()
+    }
+
+    fn validity(&self, now: SystemTime) -> Option<Validity> {
+        self.real.validity(now)
+    }
+
+    fn replacement(&self) -> String {
+        self.real.replacement()
+    }
+
+    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
+        self.real.maintain(now)
     }
 }
 
@@ -415,7 +422,7 @@ impl Records {
     /// How often the log says this of each certificate, by serial number.
     pub(crate) fn of_certificates(&self, what: Event) -> BTreeMap<String, usize> {
         let mut often = BTreeMap::new();
-        for record in self.0.lock().unwrap().iter().filter(|record| record.what == what) {
+        for record in self.0.lock().unwrap().iter().filter(|record| record.event == what) {
             if let ("x509", Some(serial)) = (record.kind.as_deref().unwrap_or_default(), &record.serial) {
                 *often.entry(serial.clone()).or_default() += 1;
             }
