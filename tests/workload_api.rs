@@ -16,6 +16,8 @@ mod node;
 mod pipes;
 #[path = "support/second_door.rs"]
 mod second_door;
+#[path = "support/server_entries.rs"]
+mod server_entries;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
@@ -29,6 +31,8 @@ mod door;
 mod endings;
 #[path = "workload_api/ends.rs"]
 mod ends;
+#[path = "workload_api/over_time/entry_sources.rs"]
+mod entry_sources;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
 #[path = "workload_api/over_time/in_flight.rs"]

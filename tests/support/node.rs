@@ -22,6 +22,7 @@ use bonafide::agent::reload::ConfigFiles;
 use bonafide::agent::reload::ReloadTrigger;
 use bonafide::agent::reload::Reloader;
 use bonafide::attestation::Attestor;
+use bonafide::attestation::source::EvidenceSource;
 use bonafide::audit::Event;
 use bonafide::audit::Record;
 use bonafide::audit::Sink;
@@ -49,6 +50,7 @@ use bonafide::identity::Bundle;
 use bonafide::randomness::NoRandomness;
 use bonafide::randomness::Randomness;
 use bonafide::readiness::Readiness;
+use bonafide::registration::EntrySource;
 use bonafide::time::Clock;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -115,6 +117,25 @@ impl TestNode {
     /// Likewise; each connection holds `pipe` bytes on their way, and `observer` sees every byte at the moment when it
     /// leaves.
     pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
+        Self::built(seed, workloads, (pipe, observer), Vec::new(), Vec::new())
+    }
+
+    /// A node that asks `evidence` beside the kernel, and has entries of `entries` beside its tables.
+    pub(crate) fn with_sources(
+        workloads: &str,
+        evidence: Vec<Arc<dyn EvidenceSource>>,
+        entries: Vec<Arc<dyn EntrySource>>,
+    ) -> Self {
+        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), evidence, entries)
+    }
+
+    fn built(
+        seed: u64,
+        workloads: &str,
+        (pipe, observer): (usize, Observer),
+        evidence: Vec<Arc<dyn EvidenceSource>>,
+        entry_sources: Vec<Arc<dyn EntrySource>>,
+    ) -> Self {
         let kernel = FakeKernel::new();
         let clock = Arc::new(TestClock::default());
         let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
@@ -122,7 +143,7 @@ impl TestNode {
         let records = Arc::new(Records::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
         let parts = Parts {
-            attestor: Attestor::new(kernel.host(), Vec::new()),
+            attestor: Attestor::new(kernel.host(), evidence),
             authority: authority.clone(),
             audit: records.clone(),
             clock: clock.clone(),
@@ -138,7 +159,7 @@ impl TestNode {
             are_followed: false,
             reason: readiness.register("configuration"),
         };
-        let (entry_sources, sockets) = (Vec::new(), Vec::new());
+        let sockets = Vec::new();
         let setup =
             NodeSetup { parts, active, files, entry_sources, readiness: readiness.clone(), sockets, descriptors: 4096 };
         let mut node = Node::build(setup);
