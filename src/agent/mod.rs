@@ -6,7 +6,7 @@ pub mod config;
 mod daemon;
 pub mod last_good;
 pub mod lifecycle;
-mod limits;
+mod live_settings;
 pub mod node;
 mod prepared;
 pub mod reload;
