@@ -4,6 +4,7 @@
 mod admin_service;
 pub mod config;
 mod daemon;
+mod extra_doors;
 pub mod last_good;
 pub mod lifecycle;
 mod live_settings;
