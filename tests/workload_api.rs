@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/asking.rs"]
+mod asking;
 #[path = "support/callers.rs"]
 mod callers;
 #[path = "support/http2.rs"]
@@ -12,9 +14,13 @@ mod kernel;
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
+#[path = "support/second_door.rs"]
+mod second_door;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
+#[path = "workload_api/calls.rs"]
+mod calls;
 #[path = "workload_api/over_time/clocks.rs"]
 mod clocks;
 #[path = "workload_api/door.rs"]
@@ -31,6 +37,8 @@ mod in_flight;
 mod lifetime;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
+#[path = "workload_api/over_time/second_door.rs"]
+mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]
 mod security_header;
 #[path = "workload_api/over_time/seeds.rs"]

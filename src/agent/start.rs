@@ -11,14 +11,16 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::config;
 use crate::agent::config::Config;
 use crate::agent::config::ConfigRefused;
-use crate::agent::config::problem::Findings;
 use crate::agent::config::sections::log::LogFormat;
 use crate::agent::daemon;
 use crate::agent::last_good;
-use crate::agent::lifecycle::Fatal;
+use crate::agent::node::NodeSetup;
+use crate::agent::prepared::NotRunning;
+use crate::agent::prepared::Prepared;
 use crate::agent::reload::ActiveConfig;
+use crate::agent::reload::ConfigFiles;
+use crate::attestation::Attestor;
 use crate::attestation::linux::Linux;
-use crate::attestation::linux::reference::UnsupportedHost;
 use crate::audit;
 use crate::audit::Journal;
 use crate::audit::daemon_log::DaemonLog;
@@ -27,15 +29,15 @@ use crate::authority;
 use crate::authority::Authority;
 use crate::authority::AuthoritySettings;
 use crate::authority::EmbeddedSettings;
-use crate::authority::NoAuthority;
 use crate::authority::Note;
 use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
-use crate::endpoints::transport::listener::NotBound;
+use crate::entitlement::node_state::Parts;
 use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::sys::allocator;
 use crate::time::Clock;
@@ -53,59 +55,6 @@ pub struct RunOptions {
     pub strict: bool,
 }
 
-/// Why the daemon did not start, or did not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum NotRunning {
-    /// The files are bad, and there is nothing to go on with.
-    #[error("{findings}\n{instead}")]
-    Configuration {
-        /// What is wrong with them.
-        findings: Findings,
-        /// Why the last accepted configuration does not take their place.
-        instead: String,
-    },
-    /// This machine does not let the daemon see the truth.
-    #[error(transparent)]
-    UnsupportedHost(#[from] UnsupportedHost),
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] durable::OpenError),
-    /// There is no authority.
-    #[error(transparent)]
-    Authority(#[from] NoAuthority),
-    /// A socket was not bound.
-    #[error(transparent)]
-    NotBound(#[from] NotBound),
-    /// The operating system refused something that every program needs.
-    #[error("{what}: {why}; give the daemon more room (LimitNOFILE=, TasksMax=, MemoryMax=) and start it again")]
-    System {
-        /// What was refused.
-        what: &'static str,
-        /// What it said.
-        why: String,
-    },
-    /// It ended although nobody asked.
-    #[error(transparent)]
-    Fatal(#[from] Fatal),
-}
-
-impl NotRunning {
-    /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::DataDir(durable::OpenError::Locked { .. })
-            | Self::NotBound(NotBound::AlreadyServed { .. })
-            | Self::System { .. }
-            | Self::Fatal(_) => 1,
-            Self::Configuration { .. }
-            | Self::UnsupportedHost(_)
-            | Self::DataDir(_)
-            | Self::Authority(_)
-            | Self::NotBound(_) => 2,
-        }
-    }
-}
-
 /// Runs the daemon until it is told to stop.
 #[must_use]
 pub fn run(options: RunOptions) -> ExitCode {
@@ -118,28 +67,14 @@ pub fn run(options: RunOptions) -> ExitCode {
     }
 }
 
-/// What the machine gave, before anything is served.
-pub(in crate::agent) struct Prepared {
-    pub(in crate::agent) file: PathBuf,
-    pub(in crate::agent) active: ActiveConfig,
-    pub(in crate::agent) linux: Arc<Linux>,
-    pub(in crate::agent) data_dir: Arc<DataDir>,
-    pub(in crate::agent) authority: Arc<dyn Authority>,
-    pub(in crate::agent) journal: Arc<Journal>,
-    pub(in crate::agent) metrics: audit::metrics::AuditMetrics,
-    pub(in crate::agent) readiness: Readiness,
-    pub(in crate::agent) clock: Arc<dyn Clock>,
-    pub(in crate::agent) randomness: Arc<SystemRandomness>,
-    pub(in crate::agent) stop: CancellationToken,
-}
-
 fn start(options: &RunOptions) -> Result<(), NotRunning> {
     keep_secrets_in_memory()?;
     allocator::keep_large_buffers_apart();
     gather_entropy();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let readiness = Readiness::default();
-    let (active, held) = configuration(options, &*clock, &readiness)?;
+    let [not_on_disk, not_writable] = ["configuration", "data_dir"].map(|name| readiness.register(name));
+    let (active, held) = configuration(options, &*clock, &not_on_disk)?;
     let (journal, metrics) = log(&active.config, &clock)?;
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
@@ -148,26 +83,29 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = open_authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?;
+    let authority = open_authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?;
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
         tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
     }
-    let prepared = Prepared {
-        file: options.config.clone(),
-        active,
-        linux,
-        data_dir,
-        authority,
-        journal: journal.clone(),
-        metrics,
-        readiness,
+    let parts = Parts {
+        attestor: Attestor::new(linux.clone(), Vec::new()),
+        authority: authority.clone(),
+        audit: journal.clone(),
         clock,
         randomness,
         stop: CancellationToken::new(),
     };
+    let (main, kept_in) = (options.config.clone(), Some(data_dir));
+    let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
+    let (entry_sources, sockets) = (Vec::new(), Vec::new());
+    let setup = NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors };
+    let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(serving_threads(cores))
         .enable_all()
         .build()
         .map_err(|why| NotRunning::System { what: "no threads", why: why.to_string() })?;
@@ -175,6 +113,12 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     journal.close(LAST_LINES);
     ended
+}
+
+/// How many threads serve. At every event a worker of the runtime wakes another to look for work, which costs more than
+/// the work: one thread for four cores answers more than one for each.
+fn serving_threads(cores: usize) -> usize {
+    cores.div_ceil(4).clamp(1, 4)
 }
 
 /// The crypto library takes its first entropy from the jitter of the processor, for some 20 ms: by another thread, while
@@ -198,7 +142,7 @@ fn keep_secrets_in_memory() -> Result<(), NotRunning> {
 fn configuration(
     options: &RunOptions,
     clock: &dyn Clock,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<(ActiveConfig, Option<DataDir>), NotRunning> {
     let accepted_at = clock.now();
     let ConfigRefused { findings, sources } = match config::load(&options.config) {
@@ -219,7 +163,7 @@ fn configuration(
         return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
     }
     let data_dir = match DataDir::open(&folder) {
-        Err(locked @ durable::OpenError::Locked { .. }) => return Err(locked.into()),
+        Err(locked @ durable::OpenDataDirError::Locked { .. }) => return Err(locked.into()),
         Err(why) => return refused(findings, format!("the last accepted configuration cannot be used: {why}")),
         Ok(data_dir) => data_dir,
     };
@@ -227,7 +171,7 @@ fn configuration(
         Ok((config, accepted)) if config.authority.data_dir == folder => {
             let detail = format!("serving the last accepted configuration, because the files are bad:\n{findings}");
             eprintln!("bonafide: {detail}");
-            readiness.block("configuration", Severity::Degraded, detail);
+            reason.block(Severity::Degraded, detail);
             let (state, refused) = (ReloadState::LastGood, Some(sources));
             Ok((ActiveConfig { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
@@ -256,7 +200,7 @@ fn open_authority(
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<Arc<dyn Authority>, NotRunning> {
     let settings = AuthoritySettings::Embedded(EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
@@ -270,9 +214,20 @@ fn open_authority(
             Note::AwaitsClock => tracing::warn!("{note}"),
             Note::NotWritable { .. } => {
                 tracing::warn!("{note}");
-                readiness.block("data_dir", Severity::Degraded, note.to_string());
+                reason.block(Severity::Degraded, note.to_string());
             }
         }
     }
     Ok(authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_serves_for_four_cores_and_never_more_than_four_do() {
+        let threads = [0, 1, 2, 4, 5, 8, 9, 12, 13, 16, 17, 256].map(serving_threads);
+        assert_eq!(threads, [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]);
+    }
 }

@@ -1,9 +1,13 @@
-//! The doors. Each turns bytes into questions and answers into bytes; none of them decides.
+//! The doors. Each decodes requests and encodes answers; none of them decides. `transport` accepts connections and checks
+//! them; the other files are codecs, and `workload_socket` puts together what the workload socket serves.
 
 pub mod admin;
+mod grpc_health;
 pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod refusals;
+mod sds;
 pub mod transport;
 pub mod workload_api;
+pub mod workload_socket;

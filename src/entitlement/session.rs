@@ -1,27 +1,33 @@
 //! One connection and one process that it asks about: what is issued, handed over and written down for it. The two are one
 //! process for a workload, and not for a broker.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::audit::Event;
 use crate::audit::Record;
+use crate::entitlement::door::Ended;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::outbound::Outbound;
 use crate::entitlement::ledger::records;
-use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::NodeState;
 use crate::identity::SpiffeId;
+use crate::issuance::Issuance;
 use crate::issuance::IssueError;
 use crate::issuance::IssuedX509Svid;
 use crate::policy::DecisionId;
 use crate::policy::Permit;
+use crate::policy::Trace;
 
 /// One connection: who speaks on it, and what was handed to it.
 #[derive(Debug)]
@@ -67,6 +73,27 @@ impl SessionSubject {
         &self.process.pinned
     }
 
+    /// Resolves when nothing can be handed out any more: the process or the connection's own has exited, or the daemon
+    /// stops.
+    pub(in crate::entitlement) fn closed(&self) -> BoxFuture<'static, Ended> {
+        let node = Arc::clone(self.node());
+        let exited = self.pinned().process().exited();
+        let peer_exited = if Arc::ptr_eq(&self.process, &self.session.peer) {
+            pending().boxed()
+        } else {
+            self.session.peer.pinned.process().exited()
+        };
+        async move {
+            tokio::select! {
+                biased;
+                () = node.parts.stop.cancelled() => Ended::Stopping,
+                () = exited => node.gone(),
+                () = peer_exited => node.gone(),
+            }
+        }
+        .boxed()
+    }
+
     /// The first of the two checks before a secret leaves, at the moment when the door gets the new state of a stream. The
     /// transport makes the second at its first byte, by what is noted here.
     pub(in crate::entitlement) fn hand_over(
@@ -91,13 +118,16 @@ impl SessionSubject {
         Ok(())
     }
 
-    /// Issues for one permit and writes it down, before anything of it can leave.
-    pub(in crate::entitlement) async fn issue_x509(&self, permit: Permit) -> Result<IssuedX509Svid, NotIssued> {
+    /// Issues for one permit of the decision of `trace`, and writes it down before anything of it can leave.
+    pub(in crate::entitlement) async fn issue_x509(
+        &self,
+        permit: Permit,
+        trace: &Trace,
+    ) -> Result<IssuedX509Svid, NotIssued> {
         match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit).await {
             Ok(issued) => {
-                if issued.first {
-                    self.record(Event::Issued, &Credential::of(&issued.svid, Some(&issued.issuance.entry)), None);
-                }
+                let event = if issued.first { Event::Issued } else { Event::Delivered };
+                self.record(event, &issued.issuance, trace, None);
                 Ok(issued)
             }
             Err(why) => Err(self.not_issued(&why)),
@@ -114,9 +144,15 @@ impl SessionSubject {
     }
 
     /// Writes down what happened to a credential.
-    pub(in crate::entitlement) fn record(&self, event: Event, of: &Credential<'_>, why: Option<&str>) {
+    pub(in crate::entitlement) fn record(
+        &self,
+        event: Event,
+        issuance: &Issuance,
+        trace: &Trace,
+        reason: Option<&'static str>,
+    ) {
         let node = self.node();
-        let record = records::credential(event, node.name(), self.pinned(), of, node.now());
-        node.parts.audit.record(Record { why: why.map(str::to_owned), ..record });
+        let record = records::issuance(event, issuance, trace, node.now());
+        node.parts.audit.record(Record { reason: reason.map(str::to_owned), ..record });
     }
 }

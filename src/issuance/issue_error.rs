@@ -26,7 +26,7 @@ impl IssueError {
     #[must_use]
     pub fn undecided(&self) -> Undecided {
         match self {
-            Self::StalePermit => Undecided::NotReady,
+            Self::StalePermit => Undecided::KeptChanging,
             Self::Refused(_) | Self::NoKey | Self::NoRandomness => Undecided::Authority,
         }
     }

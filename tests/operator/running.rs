@@ -77,7 +77,7 @@ fn a_refusal_leads_to_the_whole_decision_and_tells_the_caller_nothing() {
 
     let denied = records(&daemon).into_iter().find(|record| record["decision"] == id).unwrap();
     assert_eq!(
-        (&denied["what"], &denied["why"], &denied["uid"]),
+        (&denied["event"], &denied["reason"], &denied["uid"]),
         (&"denied".into(), &"no_entry".into(), &own_uid().into())
     );
     assert_eq!(code(&daemon.ask(&["explain", "--denial", "d-000000000000"])), 1);
@@ -95,7 +95,11 @@ fn explain_says_what_a_running_process_would_get_and_suggests_an_entry_that_give
     fs::write(daemon.configuration(), with_suggestion).unwrap();
     let reloaded = daemon.ask(&["reload", "-o", "json"]);
     assert_eq!((code(&reloaded), json(&reloaded)["swapped"].as_bool()), (0, Some(true)), "{reloaded:?}");
-    assert_eq!(code(&daemon.ask(&["explain", &own_pid])), 0);
+    let permitted = daemon.ask(&["explain", &own_pid]);
+    assert_eq!(code(&permitted), 0);
+    let screen = text(&permitted.stdout);
+    let name = fs::read_to_string("/proc/self/comm").unwrap();
+    assert!(screen.lines().nth(1).unwrap().starts_with(&format!("{}, ", name.trim_end())), "{screen}");
     assert_eq!(code(&daemon.ask(&["explain", "4194304"])), 1);
 }
 
@@ -137,7 +141,7 @@ fn no_secret_that_was_handed_out_is_ever_logged_and_each_has_its_record() {
     let serial = x509["svids"][0]["serial"].as_str().unwrap();
     for (kind, holder) in [("x509", Some(serial)), ("jwt", None)] {
         let issued = records(&daemon).into_iter().find(|record| {
-            record["what"] == "issued"
+            record["event"] == "issued"
                 && record["kind"] == kind
                 && holder.is_none_or(|serial| record["serial"] == serial)
         });
@@ -297,7 +301,7 @@ fn a_flood_of_refusals_is_counted_exactly_and_written_rarely() {
         assert_eq!(code(&daemon.ask(&["fetch", "jwt", "--audience", "a"])), 4);
     }
     daemon.stop();
-    let denied: Vec<Value> = records(&daemon).into_iter().filter(|record| record["what"] == "denied").collect();
+    let denied: Vec<Value> = records(&daemon).into_iter().filter(|record| record["event"] == "denied").collect();
     let told: u64 = denied.iter().map(|record| 1 + record["suppressed"].as_u64().unwrap_or_default()).sum();
     assert_eq!(told, refusals);
     assert!((denied.len() as u64) < refusals, "nothing was suppressed");

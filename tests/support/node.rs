@@ -15,11 +15,13 @@ use bonafide::agent::config::Accepted;
 use bonafide::agent::config::Config;
 use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
-use bonafide::agent::node::Ground;
 use bonafide::agent::node::Node;
+use bonafide::agent::node::NodeSetup;
 use bonafide::agent::reload::ActiveConfig;
+use bonafide::agent::reload::ConfigFiles;
 use bonafide::agent::reload::ReloadTrigger;
 use bonafide::agent::reload::Reloader;
+use bonafide::attestation::Attestor;
 use bonafide::audit::Event;
 use bonafide::audit::Record;
 use bonafide::audit::Sink;
@@ -37,13 +39,12 @@ use bonafide::authority::TokenOrder;
 use bonafide::authority::Validity;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
-use bonafide::endpoints::transport::budgets::Budgets;
-use bonafide::endpoints::transport::budgets::Limits;
-use bonafide::endpoints::workload_api;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::endpoints::workload_socket;
 use bonafide::entitlement::node_state::NodeState;
+use bonafide::entitlement::node_state::Parts;
 use bonafide::identity::Bundle;
 use bonafide::randomness::NoRandomness;
 use bonafide::randomness::Randomness;
@@ -56,10 +57,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::Request;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::asking::asking;
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::pipes::Connected;
@@ -81,7 +82,7 @@ pub(crate) struct TestNode {
     pub(crate) records: Arc<Records>,
     pub(crate) node_state: Arc<NodeState>,
     pub(crate) readiness: Readiness,
-    reloader: Reloader,
+    reloader: Arc<Reloader>,
     dialer: PipeDialer,
     stop: CancellationToken,
     _tasks: Node,
@@ -120,10 +121,9 @@ impl TestNode {
         let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone()));
         let records = Arc::new(Records::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
-        let ground = Ground {
-            host: kernel.host(),
+        let parts = Parts {
+            attestor: Attestor::new(kernel.host(), Vec::new()),
             authority: authority.clone(),
-            foreign: watch::channel(Arc::default()).1,
             audit: records.clone(),
             clock: clock.clone(),
             randomness,
@@ -132,11 +132,19 @@ impl TestNode {
         let (config, accepted) = configuration(workloads);
         let active =
             ActiveConfig { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
-        let mut node = Node::new(ground, active.rulebook(0));
-        let node_state = node.node_state.clone();
-        let reloader = Reloader::new("test.toml".into(), active, node_state.clone(), readiness.clone(), None);
+        let files = ConfigFiles {
+            main: "test.toml".into(),
+            kept_in: None,
+            are_followed: false,
+            reason: readiness.register("configuration"),
+        };
+        let (entry_sources, sockets) = (Vec::new(), Vec::new());
+        let setup =
+            NodeSetup { parts, active, files, entry_sources, readiness: readiness.clone(), sockets, descriptors: 4096 };
+        let mut node = Node::build(setup);
+        let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         let (door, dialer) = pipe_acceptor();
-        node.serve(door, workload_api::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
+        node.serve(door, workload_socket::routes(&readiness).unwrap());
         let dialer = dialer.observed_by(pipe, observer);
         Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node }
     }
@@ -174,9 +182,7 @@ async fn fetch_x509(connected: Connected) -> Result<Streaming<X509svidResponse>,
 
 /// Opens one more stream of X.509-SVIDs on a connection.
 pub(crate) async fn fetch_x509_on(channel: Channel) -> Result<Streaming<X509svidResponse>, tonic::Status> {
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner())
+    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(asking(X509svidRequest {})).await?.into_inner())
 }
 
 impl Workload {
@@ -395,7 +401,7 @@ impl Records {
     /// How often the log says this of each certificate, by serial number.
     pub(crate) fn of_certificates(&self, what: Event) -> BTreeMap<String, usize> {
         let mut often = BTreeMap::new();
-        for record in self.0.lock().unwrap().iter().filter(|record| record.what == what) {
+        for record in self.0.lock().unwrap().iter().filter(|record| record.event == what) {
             if let ("x509", Some(serial)) = (record.kind.as_deref().unwrap_or_default(), &record.serial) {
                 *often.entry(serial.clone()).or_default() += 1;
             }

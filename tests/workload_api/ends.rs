@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use tonic::Code;
 use tonic::Streaming;
 
+use crate::asking::asking;
 use crate::callers::DECISION;
 use crate::callers::FakeCallers;
 use crate::callers::update;
 use crate::door;
 use crate::door::Door;
-use crate::door::asking;
 
 const WEB: &str = "spiffe://example.org/web";
 const SOON: Duration = Duration::from_secs(10);
@@ -137,7 +137,7 @@ async fn a_connection_without_streams_is_closed_and_one_with_a_stream_is_not() {
 }
 
 #[tokio::test]
-async fn a_caller_over_its_budget_is_closed_at_once_and_the_next_one_in_time_is_served() {
+async fn a_caller_over_its_budget_is_closed_at_once_and_served_later() {
     let door = door::open(
         &FakeCallers::holding(&[WEB]),
         Limits { connections: 8, connections_per_caller: 2, ..door::limits() },

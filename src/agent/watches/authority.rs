@@ -9,27 +9,24 @@ use tokio::time::interval;
 
 use crate::authority::Authority;
 use crate::authority::Validity;
-use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::time::Clock;
 
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// The reason on the readiness board.
-const REASON: &str = "authority";
-
 /// Asks twice a second whether the authority could sign now, and logs once that its end is near. Never ends.
-pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock>, readiness: Readiness) {
+pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock>, reason: Reason) {
     let mut ticks = interval(PERIOD);
     let mut before = None;
     loop {
         ticks.tick().await;
         let trouble = if authority.not_after().is_some() {
-            look(&*authority, &*clock, &readiness)
+            look(&*authority, &*clock, &reason)
         } else {
             // The first keys go to the disk, on a thread that serves nobody.
-            let (authority, clock, readiness) = (authority.clone(), clock.clone(), readiness.clone());
-            let looked = tokio::task::spawn_blocking(move || look(&*authority, &*clock, &readiness));
+            let (authority, clock, reason) = (authority.clone(), clock.clone(), reason.clone());
+            let looked = tokio::task::spawn_blocking(move || look(&*authority, &*clock, &reason));
             looked.await.unwrap_or_default()
         };
         if let Some((Severity::Degraded, detail)) = &trouble
@@ -42,7 +39,7 @@ pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock
 }
 
 /// Asks once, after the authority has done what was due: that blocks as long as a disk does. Returns what it said.
-pub fn look(authority: &dyn Authority, clock: &dyn Clock, readiness: &Readiness) -> Option<(Severity, String)> {
+pub fn look(authority: &dyn Authority, clock: &dyn Clock, reason: &Reason) -> Option<(Severity, String)> {
     let now = clock.now();
     let trouble = match authority.maintain(now) {
         Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
@@ -52,8 +49,8 @@ pub fn look(authority: &dyn Authority, clock: &dyn Clock, readiness: &Readiness)
         }
     };
     match &trouble {
-        None => readiness.clear(REASON),
-        Some((severity, detail)) => readiness.block(REASON, *severity, detail),
+        None => reason.clear(),
+        Some((severity, detail)) => reason.block(*severity, detail),
     }
     trouble
 }
@@ -95,6 +92,7 @@ mod tests {
     use crate::authority::RELEASE_DATE;
     use crate::durable::DataDir;
     use crate::randomness::SystemRandomness;
+    use crate::readiness::Readiness;
 
     #[derive(Debug)]
     struct ManualClock(Mutex<SystemTime>);
@@ -115,7 +113,7 @@ mod tests {
         let clock = Arc::new(ManualClock(Mutex::new(right)));
         let readiness = Readiness::default();
         let mut reasons = readiness.watch();
-        tokio::spawn(watch_authority(Arc::new(authority), clock.clone(), readiness.clone()));
+        tokio::spawn(watch_authority(Arc::new(authority), clock.clone(), readiness.register("authority")));
         for (wrong, said) in [
             (SystemTime::UNIX_EPOCH, "before this release"),
             (right - 49 * HOUR, "not yet valid"),
@@ -150,7 +148,7 @@ mod tests {
         let readiness = Readiness::default();
         let reasons = readiness.watch();
         let clock = Arc::new(Running(Instant::now(), made));
-        tokio::spawn(watch_authority(Arc::new(authority), clock, readiness.clone()));
+        tokio::spawn(watch_authority(Arc::new(authority), clock, readiness.register("authority")));
         sleep(44 * MINUTE).await;
         assert_eq!(**reasons.borrow(), []);
         sleep(2 * MINUTE).await;
@@ -190,9 +188,10 @@ mod tests {
         let mut bundle = authority.bundle();
         assert!(bundle.borrow_and_update().x509_authorities.is_empty());
         let readiness = Readiness::default();
-        look(&*authority, &*clock, &readiness);
+        let reason = readiness.register("authority");
+        look(&*authority, &*clock, &reason);
         assert!(!readiness.is_ready());
-        tokio::spawn(watch_authority(authority.clone(), clock.clone(), readiness.clone()));
+        tokio::spawn(watch_authority(authority.clone(), clock.clone(), reason));
         *clock.0.lock().unwrap() += RELEASE_DATE;
         timeout(PERIOD * 2, bundle.changed()).await.expect("keys").unwrap();
         assert_eq!(bundle.borrow_and_update().x509_authorities.len(), 1);

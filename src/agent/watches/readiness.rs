@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::readiness::ActiveReason;
 use crate::readiness::Readiness;
-use crate::readiness::Reason;
 use crate::readiness::Severity;
 
 /// How soon systemd is told again when it could not be told.
@@ -57,7 +57,7 @@ pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
 /// The state in one line.
 ///
 /// SECURITY: a line break would begin another assignment of the message, and a detail may repeat text of a file.
-fn status(reasons: &[Reason]) -> String {
+fn status(reasons: &[ActiveReason]) -> String {
     let worst = reasons.iter().map(|reason| reason.severity).max();
     let state = match worst {
         None => "serving".to_owned(),
@@ -68,7 +68,7 @@ fn status(reasons: &[Reason]) -> String {
 }
 
 /// The details of the reasons of one severity; empty when there is none.
-fn details(reasons: &[Reason], severity: Severity) -> String {
+fn details(reasons: &[ActiveReason], severity: Severity) -> String {
     let reasons = reasons.iter().filter(|reason| reason.severity == severity);
     reasons.map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ")
 }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn said(reasons: &[(Severity, &str)]) -> String {
-        let reasons = reasons.iter().map(|&(severity, detail)| Reason {
+        let reasons = reasons.iter().map(|&(severity, detail)| ActiveReason {
             name: "a name".to_owned(),
             severity,
             detail: detail.to_owned(),

@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 use time::OffsetDateTime;
 
 use crate::authority::order::Refused;
+use crate::time::date::rfc3339;
 
 /// The day this release was made, 00:00 UTC, in seconds since 1970. A clock that shows an earlier time is
 /// wrong, and what it would sign would be wrong with it (SPEC: product contract §6).
@@ -42,7 +43,7 @@ pub enum Validity {
 
 impl fmt::Display for Validity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let date = |time: &SystemTime| humantime::format_rfc3339_seconds(*time);
+        let date = |time: &SystemTime| rfc3339(*time);
         match self {
             Self::BeforeRelease => write!(f, "the clock shows a time before this release was made ({})", release_day()),
             Self::NotYetValid { begins } => {

@@ -10,7 +10,7 @@ use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::policy::Considered;
-use crate::readiness::Reason;
+use crate::readiness::ActiveReason;
 use crate::registration::entry::Origin;
 
 /// The state in one word.
@@ -57,7 +57,7 @@ pub struct StatusReport {
     /// What did not reach the log.
     pub log: LogStatus,
     /// Why the state is not healthy; empty when it is.
-    pub reasons: Vec<Reason>,
+    pub reasons: Vec<ActiveReason>,
     /// What an operator may want to know although nothing is wrong.
     pub notes: Vec<String>,
 }
@@ -182,7 +182,7 @@ pub struct ExplainReport {
     /// Each with what it lacks, nearest first; the first 200.
     pub considered: Vec<Considered>,
     /// What came out.
-    pub result: Outcome,
+    pub result: ExplainOutcome,
     /// The entry that lacked least, when none matched.
     pub nearest_miss: Option<Considered>,
     /// An entry, in TOML, that would match this process and as few others as the evidence allows.
@@ -192,7 +192,7 @@ pub struct ExplainReport {
 /// What came out of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
+pub enum ExplainOutcome {
     /// It gets these SPIFFE IDs, the default one first.
     Permitted {
         /// The SPIFFE IDs.

@@ -68,8 +68,9 @@ fn permit_by(entry: Entry) -> Permit {
     let mut evidence = EvidenceSet::default();
     evidence.prove("unix:uid:1000".parse().unwrap(), Grade::Kernel, Source::Credentials);
     let caller = Attested::example(Level::Full, evidence);
-    let rulebook = Rulebook::new(EPOCH, EntryIndex::new(vec![entry]), Rules { minimum: Level::Reduced });
-    decide(&caller, &rulebook, DecisionId([3; 6]), release()).outcome.unwrap().remove(0)
+    let rulebook =
+        Rulebook::new(EPOCH, EntryIndex::new(vec![entry]), Rules { minimum: Level::Reduced, wait: Duration::ZERO });
+    decide(&caller, &rulebook, DecisionId([3; 6]), release()).outcome.into_permits().remove(0)
 }
 
 fn permit(path: &str) -> Permit {

@@ -63,7 +63,7 @@ async fn entries_share_nothing_and_an_entry_on_other_terms_is_another() {
     let mut other_terms = entry("/web");
     other_terms.terms.dns = vec!["web.internal".to_owned()];
     let mut moved = entry("/web");
-    moved.order = crate::registration::entry::EntryOrder(9);
+    moved.order = crate::registration::entry::EntryOrder { source: 0, place: 9 };
     let mut serials = Vec::new();
     for entry in [entry("/web"), entry("/db"), other_terms, moved] {
         serials.push(world.issuer.x509_svid(CALLER, permit_by(entry)).await.unwrap().svid.serial);

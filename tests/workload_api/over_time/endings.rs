@@ -25,8 +25,8 @@ fn web(node: &TestNode) -> FakePid {
 /// The words with which certificates ended, and how many of each.
 fn words(node: &TestNode) -> BTreeMap<String, usize> {
     let mut words = BTreeMap::new();
-    for record in node.records.0.lock().unwrap().iter().filter(|record| record.what == Event::Ended) {
-        *words.entry(record.why.clone().unwrap()).or_default() += 1;
+    for record in node.records.0.lock().unwrap().iter().filter(|record| record.event == Event::Ended) {
+        *words.entry(record.reason.clone().unwrap()).or_default() += 1;
     }
     words
 }

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic::Streaming;
 
-use crate::door::asking;
+use crate::asking::asking;
 use crate::http2;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
@@ -90,8 +90,8 @@ async fn a_process_without_an_entry_is_denied_and_the_record_says_why() {
     let stranger = of_user(&node, 1001);
     assert_eq!(node.workload(&stranger).await.next().await, Seen::End(Code::PermissionDenied));
     let records = node.records.0.lock().unwrap();
-    let denial = records.iter().find(|record| record.what == Event::Denied).unwrap();
-    assert_eq!((denial.uid, denial.why.as_deref()), (1001, Some("no_entry")));
+    let denial = records.iter().find(|record| record.event == Event::Denied).unwrap();
+    assert_eq!((denial.uid, denial.reason.as_deref()), (1001, Some("no_entry")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,7 +192,7 @@ async fn exit_ends_the_stream_within_a_tenth_of_a_second_and_is_written_down() {
     web.exit();
     assert!(matches!(stream.within(Duration::from_millis(100)).await, Some(Seen::End(_))));
     let records = node.records.0.lock().unwrap();
-    assert!(records.iter().any(|record| record.what == Event::Ended && record.kind.as_deref() == Some("x509")));
+    assert!(records.iter().any(|record| record.event == Event::Ended && record.kind.as_deref() == Some("x509")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -243,7 +243,7 @@ async fn read_late(meanwhile: impl FnOnce(&TestNode)) -> Vec<u8> {
     let mut reader = node.connect(&of_user(&node, 1000)).bytes;
     reader.write_all(&[http2::hello(), http2::request(1, Some(b"localhost"), &[])].concat()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(node.records.0.lock().unwrap().iter().any(|record| record.what == Event::Issued), "it waits");
+    assert!(node.records.0.lock().unwrap().iter().any(|record| record.event == Event::Issued), "it waits");
     meanwhile(&node);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut read = Vec::new();
