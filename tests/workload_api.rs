@@ -10,6 +10,8 @@ mod callers;
 mod http2;
 #[path = "support/kernel.rs"]
 mod kernel;
+#[path = "support/late_source.rs"]
+mod late_source;
 #[path = "support/node.rs"]
 mod node;
 #[path = "support/pipes.rs"]
@@ -33,6 +35,8 @@ mod endings;
 mod ends;
 #[path = "workload_api/over_time/entry_sources.rs"]
 mod entry_sources;
+#[path = "workload_api/over_time/evidence_sources.rs"]
+mod evidence_sources;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
 #[path = "workload_api/over_time/in_flight.rs"]
