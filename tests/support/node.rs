@@ -90,6 +90,14 @@ pub(crate) struct TestNode {
     _tasks: Node,
 }
 
+/// What a node has beside its tables.
+#[derive(Default)]
+struct Beside {
+    evidence: Vec<Arc<dyn EvidenceSource>>,
+    entries: Vec<Arc<dyn EntrySource>>,
+    authority: Option<Arc<dyn Authority>>,
+}
+
 /// One connected workload with a stream of X509-SVIDs.
 pub(crate) struct Workload {
     stream: Opening,
@@ -117,7 +125,7 @@ impl TestNode {
     /// Likewise; each connection holds `pipe` bytes on their way, and `observer` sees every byte at the moment when it
     /// leaves.
     pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
-        Self::built(seed, workloads, (pipe, observer), (Vec::new(), Vec::new()), None)
+        Self::built(seed, workloads, (pipe, observer), Beside::default())
     }
 
     /// A node that asks `evidence` beside the kernel, and has entries of `entries` beside its tables.
@@ -126,22 +134,18 @@ impl TestNode {
         evidence: Vec<Arc<dyn EvidenceSource>>,
         entries: Vec<Arc<dyn EntrySource>>,
     ) -> Self {
-        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), (evidence, entries), None)
+        let beside = Beside { evidence, entries, authority: None };
+        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), beside)
     }
 
     /// A node that `authority` signs for.
     pub(crate) fn with_authority(workloads: &str, authority: Arc<dyn Authority>) -> Self {
-        let nothing = (Vec::new(), Vec::new());
-        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), nothing, Some(authority))
+        let beside = Beside { authority: Some(authority), ..Beside::default() };
+        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), beside)
     }
 
-    fn built(
-        seed: u64,
-        workloads: &str,
-        (pipe, observer): (usize, Observer),
-        (evidence, entry_sources): (Vec<Arc<dyn EvidenceSource>>, Vec<Arc<dyn EntrySource>>),
-        authority: Option<Arc<dyn Authority>>,
-    ) -> Self {
+    fn built(seed: u64, workloads: &str, (pipe, observer): (usize, Observer), beside: Beside) -> Self {
+        let Beside { evidence, entries: entry_sources, authority } = beside;
         let kernel = FakeKernel::new();
         let clock = Arc::new(TestClock::default());
         let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
