@@ -24,6 +24,7 @@ use bonafide::agent::reload::Reloader;
 use bonafide::attestation::Attestor;
 use bonafide::attestation::source::EvidenceSource;
 use bonafide::audit::Event;
+use bonafide::audit::LogSettings;
 use bonafide::audit::Record;
 use bonafide::audit::Sink;
 use bonafide::authority::Authority;
@@ -171,8 +172,16 @@ impl TestNode {
             reason: readiness.register("configuration"),
         };
         let sockets = Vec::new();
-        let setup =
-            NodeSetup { parts, active, files, entry_sources, readiness: readiness.clone(), sockets, descriptors: 4096 };
+        let setup = NodeSetup {
+            parts,
+            active,
+            files,
+            entry_sources,
+            readiness: readiness.clone(),
+            log: LogSettings::default(),
+            sockets,
+            descriptors: 4096,
+        };
         let mut node = Node::build(setup);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         let (door, dialer) = pipe_acceptor();
