@@ -134,7 +134,7 @@ impl EntryIndex {
     #[must_use]
     pub fn wants(&self, evidence: &EvidenceSet) -> Providers {
         let mut wanted = Providers::new();
-        for group in self.groups.with_kernel_facts_of(evidence) {
+        for group in self.groups.satisfied_by(evidence) {
             let unasked = |provider: &&Provider| evidence.answer_of(provider).is_none();
             wanted.extend(group.by_provider.keys().filter(unasked).cloned());
             for entry in self.entries_at(group.first_proven(evidence)) {
@@ -154,7 +154,7 @@ impl EntryIndex {
             return Vec::new();
         }
         let mut positions = BTreeSet::new();
-        for group in self.groups.with_kernel_facts_of(evidence) {
+        for group in self.groups.satisfied_by(evidence) {
             let open = |provider: &Provider| evidence.answer_of(provider).is_none_or(Answer::is_open);
             positions.extend(group.by_provider.iter().filter(|(provider, _)| open(provider)).flat_map(|(_, at)| at));
             positions.extend(group.first_proven(evidence));
@@ -223,7 +223,7 @@ impl KernelGroups {
     }
 
     /// The groups whose kernel selectors all hold.
-    fn with_kernel_facts_of(&self, evidence: &EvidenceSet) -> impl Iterator<Item = &KernelGroup> {
+    fn satisfied_by(&self, evidence: &EvidenceSet) -> impl Iterator<Item = &KernelGroup> {
         let conditional = evidence.facts().iter().filter_map(|fact| self.by_rarest.get(&fact.selector)).flatten();
         let positions = self.unconditional.iter().chain(conditional);
         let groups = positions.filter_map(|position| self.all.get(*position as usize));
