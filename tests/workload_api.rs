@@ -47,10 +47,10 @@ mod in_flight;
 mod lifetime;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
-#[path = "workload_api/over_time/remote_signer.rs"]
-mod remote_signer_over_time;
 #[path = "workload_api/over_time/reloads.rs"]
 mod reloads;
+#[path = "workload_api/over_time/remote_signer.rs"]
+mod remote_signer_over_time;
 #[path = "workload_api/over_time/second_door.rs"]
 mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]
