@@ -1,4 +1,4 @@
-//! The daemon's own log: `tracing` events as lines of the same form, on the same way out, as records.
+//! The daemon's log: `tracing` events as lines in the format and on the output of the audit records.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::audit::lines::Lines;
 use crate::audit::log_settings::LogSettings;
 use crate::time::Clock;
 
-/// Events at or above a level, as lines.
+/// A `tracing` layer that writes events at or above a level as lines.
 #[derive(Debug)]
 pub struct DaemonLog {
     lines: Arc<Lines>,
@@ -35,16 +35,16 @@ impl DaemonLog {
         Self { lines, settings, clock }
     }
 
-    /// Makes this the log of the process.
+    /// Makes this the global `tracing` subscriber.
     ///
     /// # Errors
-    /// When the process has one already.
+    /// When the process already has one.
     pub fn install(self) -> Result<(), SetGlobalDefaultError> {
         tracing::subscriber::set_global_default(tracing_subscriber::registry().with(self))
     }
 
-    /// SECURITY: libraries below us log headers and frames of peers at their lower levels, and as warnings what any peer can
-    /// repeat hundreds of times a second (a PING answer that nobody asked for, with its bytes); of them only errors pass.
+    /// SECURITY: libraries log headers and frames of peers at low levels. They log as a warning what any peer can repeat
+    /// hundreds of times a second, for example an unsolicited PING ACK with its bytes. So only their errors are logged.
     fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
         let own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
         *metadata.level() <= if own { self.settings.level() } else { Level::ERROR }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_of_json_whatever_it_holds() {
+    fn an_event_with_control_characters_is_one_line_of_json() {
         let text = logged(LineFormat::Json, Level::INFO, || {
             tracing::info!(path = "/a\nb", count = 3_u64, "said \u{1b}[31m {}", "red");
         });
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_libraries_below_only_errors_pass_however_low_the_level() {
+    fn libraries_log_only_errors_even_at_level_trace() {
         let text = logged(LineFormat::Text, Level::TRACE, || {
             tracing::trace!("own");
             tracing::warn!(target: "h2::codec", "headers of a peer");
