@@ -1,4 +1,5 @@
-//! Benchmarks of single modules, each interleaved with a benchmark of the machine's own limit: `cargo bench --bench rooms`.
+//! Benchmarks of single modules, each interleaved with a benchmark of the machine's own limit: `cargo bench --bench
+//! rooms`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement fails by panicking")]
 

@@ -15,7 +15,8 @@ impl Meter {
     }
 
     /// The processor time of all live threads in nanoseconds (SPEC: proc_pid_schedstat(5), first field); the ticks of
-    /// `stat` are too coarse. The time of a thread that ends is lost, so the callers measure short spans of steady load.
+    /// `stat` are too coarse. The time of a thread that ends is lost, so the callers measure short spans of steady
+    /// load.
     pub(crate) fn processor_time(&self) -> Duration {
         let threads = fs::read_dir(self.directory.join("task")).expect("the measured process is gone");
         let nanos = threads.filter_map(|thread| {

@@ -73,9 +73,9 @@ fn kept(daemon: &Daemon) -> Vec<PathBuf> {
     fs::read_dir(daemon.folder().join("data")).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
-/// Defences: `Disk::create` and `make_directory` set the mode and ignore the umask; `Disk::open` and `Disk::read` refuse
-/// a wider mode. If the first two follow the umask, the daemon refuses its own directory. If the last two return early,
-/// it serves from keys that others can read.
+/// Defences: `Disk::create` and `make_directory` set the mode and ignore the umask; `Disk::open` and `Disk::read`
+/// refuse a wider mode. If the first two follow the umask, the daemon refuses its own directory. If the last two return
+/// early, it serves from keys that others can read.
 #[test]
 fn attack_126_key_files_that_others_can_read_refuse_the_start() {
     const TEST: &str = "attack_126_key_files_that_others_can_read_refuse_the_start";
@@ -109,8 +109,8 @@ fn attack_126_key_files_that_others_can_read_refuse_the_start() {
     assert!(backup("0").unwrap().status.success());
 }
 
-/// Defences: the depth limit of `syntax::parse`, `files::read_at_most`, and `Reader`, which checks each key's name, type
-/// and range. An included file cannot include another, so there is no loop. Without the size limit the 8 MiB are
+/// Defences: the depth limit of `syntax::parse`, `files::read_at_most`, and `Reader`, which checks each key's name,
+/// type and range. An included file cannot include another, so there is no loop. Without the size limit the 8 MiB are
 /// accepted; without the depth limit the TOML parser's own applies; without the entry limit there are 100,001 problems.
 #[test]
 fn attack_138_an_exhausting_configuration_is_refused_within_ten_seconds() {

@@ -114,7 +114,8 @@ fn attack_81_descriptors_passed_as_scm_rights_never_reach_the_daemon() {
     assert!(after < before + 100, "{after} descriptors, {before} before");
 }
 
-/// Defence: no service calls `accept_compressed`, and the binary contains no decompressor, so there is no check to skip.
+/// Defence: no service calls `accept_compressed`, and the binary contains no decompressor, so there is no check to
+/// skip.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_82_a_compressed_request_is_unimplemented() {
     let daemon = Daemon::start(&me());
@@ -141,8 +142,8 @@ async fn attack_85_asking_for_the_identity_of_another_gives_none() {
     }
 }
 
-/// Defence: `SpiffeId::from_str` decodes nothing. If it accepts any path, each id is one without an entry and is denied;
-/// no code reads it as `/me`.
+/// Defence: `SpiffeId::from_str` decodes nothing. If it accepts any path, each id is one without an entry and is
+/// denied; no code reads it as `/me`.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_86_another_spelling_of_an_id_is_no_id() {
     let daemon = Daemon::start(&me());

@@ -121,9 +121,9 @@ async fn attack_92_a_token_unsigned_or_of_another_algorithm_is_refused() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defences: `Header::read` accepts three header names; `Header::choose` compares the `kid` with the keys of the bundle.
-/// If the first accepts any name, a token with its own `jwk` is valid. If the second takes the first key, a token with
-/// the `kid` "../../k" is valid.
+/// Defences: `Header::read` accepts three header names; `Header::choose` compares the `kid` with the keys of the
+/// bundle. If the first accepts any name, a token with its own `jwk` is valid. If the second takes the first key, a
+/// token with the `kid` "../../k" is valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_93_a_header_that_brings_or_names_its_own_key_is_refused() {
     let node = Federation::start();

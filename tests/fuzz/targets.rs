@@ -39,8 +39,8 @@ pub(crate) fn run(name: &str, input: &[u8]) {
     target(input);
 }
 
-/// The output does not depend on the chunks, filtered output passes again unchanged, and it grows by at most the ratio of
-/// Huffman coding.
+/// The output does not depend on the chunks, filtered output passes again unchanged, and it grows by at most the ratio
+/// of Huffman coding.
 fn authority_filter(input: &[u8]) {
     let Some((cut, bytes)) = input.split_first() else { return };
     let whole = filtered(&[bytes]);

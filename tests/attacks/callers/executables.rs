@@ -65,8 +65,8 @@ fn attack_9_an_exec_of_a_file_with_capabilities_does_not_give_its_path() {
     assert_eq!(node.gets(&swap(41001)), "nothing");
 }
 
-/// Defence: `host::facts::path` compares the link count and the inode. If it returns early, the deleted program gets the
-/// identity of its look-alike.
+/// Defence: `host::facts::path` compares the link count and the inode. If it returns early, the deleted program gets
+/// the identity of its look-alike.
 #[test]
 fn attack_23_a_deleted_program_and_its_look_alike_do_not_have_its_path() {
     let table = "[[workload]]\nid = \"/odd\"\nselectors = [\"unix:uid:41005\", \"unix:path:TRUSTED (deleted)\"]\n";

@@ -26,8 +26,8 @@ fn node_with_mounts(test: &str) -> Option<Node> {
     Node::start_behind(test, &["unshare", "-m"], tables)
 }
 
-/// A command that runs a tampered copy of the trusted program from a FUSE file system, mounted at `TRUSTED-number` in the
-/// daemon's mount namespace. The file system shows the daemon the genuine program.
+/// A command that runs a tampered copy of the trusted program from a FUSE file system, mounted at `TRUSTED-number` in
+/// the daemon's mount namespace. The file system shows the daemon the genuine program.
 fn from_lying_files(node: &Node, how: &str, number: u32) -> Vec<String> {
     let tampered = node.trusted.with_file_name("tampered");
     if !tampered.exists() {

@@ -18,8 +18,8 @@ const PEER: &str = include_str!("peer.py");
 /// The script of every honest caller.
 pub(crate) const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
 
-/// A daemon with entries for uid 41000, for root on the host, for uids 41001 and 41003 with the path of `trusted` (41003
-/// with `accept_weak`), and for uid 41004 with its SHA-256.
+/// A daemon with entries for uid 41000, for root on the host, for uids 41001 and 41003 with the path of `trusted`
+/// (41003 with `accept_weak`), and for uid 41004 with its SHA-256.
 pub(crate) struct Node {
     pub(crate) daemon: Daemon,
     /// A program that root owns.
@@ -32,8 +32,8 @@ impl Node {
         Self::start_behind(test, &[], "")
     }
 
-    /// As [`Node::start`], with a launcher of the daemon and more tables. In these, `TRUSTED` is replaced by the path and
-    /// `DIGEST` by the hash.
+    /// As [`Node::start`], with a launcher of the daemon and more tables. In these, `TRUSTED` is replaced by the path
+    /// and `DIGEST` by the hash.
     pub(crate) fn start_behind(test: &str, launcher: &[&str], tables: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !PathBuf::from(PYTHON).exists() {
             eprintln!("skipped: {test}: needs root and {PYTHON}");

@@ -30,8 +30,8 @@ fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
     assert_eq!(node.gets(&node.dead_at_the_accept("os.waitpid(middle, 0)")), "nothing");
 }
 
-/// Defences: `Process::alive` fails for a process that exited, reaped or not; `pinned::image`. If both return early, the
-/// zombie's child gets the identity; if only the first does, nothing.
+/// Defences: `Process::alive` fails for a process that exited, reaped or not; `pinned::image`. If both return early,
+/// the zombie's child gets the identity; if only the first does, nothing.
 #[test]
 fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
     let Some(node) = Node::start("attack_4") else { return };

@@ -23,8 +23,8 @@ fn after(prepare: &str) -> [String; 6] {
     ["unshare", "-m", "sh", "-c", &format!("{prepare} \"$@\""), "sh"].map(str::to_owned)
 }
 
-/// The launcher gives the daemon its folder, its own user and the capabilities of the shipped unit, and denies `openat2`,
-/// as `RestrictSUIDSGID=` does.
+/// The launcher gives the daemon its folder, its own user and the capabilities of the shipped unit, and denies
+/// `openat2`, as `RestrictSUIDSGID=` does.
 #[test]
 fn the_daemon_reads_every_fact_with_the_capabilities_of_the_unit() {
     const AS_THE_UNIT: &str = "for file do :; done; folder=${file%/*}; cp \"$1\" \"$folder/bonafide\"; shift
@@ -62,8 +62,8 @@ const SAME_IDS: &str = "import ctypes, os, sys\nentered, enters = os.pipe()\n\
                         assert ctypes.CDLL(None).unshare(0x10000000) == 0; os.write(enters, b'.')\n\
                         assert os.wait()[1] == 0; os.execvp(sys.argv[1], sys.argv[1:])";
 
-/// Defence: `reference::compared` compares the namespace's inode; the id maps equal the host's. If it returns early, the
-/// daemon starts.
+/// Defence: `reference::compared` compares the namespace's inode; the id maps equal the host's. If it returns early,
+/// the daemon starts.
 #[test]
 fn attack_17_a_user_namespace_with_an_identity_map_refuses_the_start() {
     let Some(node) = Node::start("attack_17_same_ids") else { return };
@@ -194,8 +194,8 @@ fn attack_35_a_hanging_name_service_fails_a_reload_and_delays_no_caller() {
     refuses(&Daemon::end_behind(&reads(&silent).each_ref().map(String::as_str), NAMED), expected);
 }
 
-/// Defence: `attestation::linux::process` reads the status of the thread group leader. If it reads another thread's, the
-/// caller gets the identity.
+/// Defence: `attestation::linux::process` reads the status of the thread group leader. If it reads another thread's,
+/// the caller gets the identity.
 #[test]
 fn attack_36_a_group_of_another_thread_or_namespace_does_not_count() {
     let table = "[[workload]]\nid = \"/grouped\"\nselectors = [\"unix:uid:41007\", \"unix:supplementary_gid:41042\"]\n";
@@ -257,8 +257,9 @@ fn unit(test: u32) -> (String, String) {
     (name, table)
 }
 
-/// Defences: `Hierarchy::anchored` for the daemon's cgroup namespace, `host::facts::host` for the caller's. If the first
-/// returns early, a cgroup below the daemon's gets the unit's identity. If the second does, the caller gets root's.
+/// Defences: `Hierarchy::anchored` for the daemon's cgroup namespace, `host::facts::host` for the caller's. If the
+/// first returns early, a cgroup below the daemon's gets the unit's identity. If the second does, the caller gets
+/// root's.
 #[test]
 fn attack_42_a_cgroup_namespace_moves_no_caller_to_another_cgroup() {
     if !rustix::process::geteuid().is_root() {
