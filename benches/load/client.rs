@@ -1,4 +1,4 @@
-//! A client of the Workload API and of the empty service, with the same library and the same steps, so that the
+//! A client of the Workload API and of the empty service. Both use the same library and the same steps, so that the
 //! difference is the server's.
 
 use std::path::Path;

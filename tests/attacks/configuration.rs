@@ -198,8 +198,8 @@ async fn attack_139_a_configuration_that_others_can_write_is_not_loaded() {
 }
 
 /// Defences: `syntax::parse` for a file that ends inside a table; `Reloader::hold_back` for one that ends between two.
-/// If the first accepts what it could read, the missing keys still refuse the file. If the second returns early, the
-/// truncated file is applied at once.
+/// If the first accepts a partial file, the reader still refuses it for its missing keys. If the second returns early,
+/// the truncated file is applied at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_140_a_half_written_configuration_is_never_applied() {
     let daemon = Daemon::start(&["/a", "/b", "/c"].map(|id| me().replace("/me", id)).concat());

@@ -18,8 +18,8 @@ const PEER: &str = include_str!("peer.py");
 /// The script of every honest caller.
 pub(crate) const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
 
-/// A daemon with entries for uid 41000, for root on the host, for uids 41001 and 41003 with the path of `trusted`
-/// (41003 with `accept_weak`), and for uid 41004 with its SHA-256.
+/// A daemon with entries for uid 41000 and for root on the host. Uids 41001 and 41003 need the path of `trusted`, where
+/// 41003 has `accept_weak`; uid 41004 needs its SHA-256.
 pub(crate) struct Node {
     pub(crate) daemon: Daemon,
     /// A program that root owns.
