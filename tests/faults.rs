@@ -1,4 +1,4 @@
-//! What goes wrong on this machine or comes in broken: damaged bytes, crashes, full disks.
+//! Faults of the node and of its input: damaged bytes, crashes, full disks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
