@@ -261,6 +261,9 @@ impl StreamState {
             self.bundles = Some(bundles);
             self.unserved = true;
         }
+        if self.is_open_past_its_end(now) {
+            return Effects { ended, next: Step::RecordUndecided(awaited()) };
+        }
         let due = self.due(to_issue, now);
         let next = if !due.is_empty() {
             Step::Issue(due)
@@ -282,16 +285,17 @@ impl StreamState {
             let placed = permits.into_iter().enumerate().map(|(place, permit)| (permit, (place, true)));
             return (placed.collect(), Vec::new());
         }
+        let placed = self.places(permits, open);
         let before = std::mem::take(&mut self.held);
         let order_before: Vec<_> = before.iter().map(|held| held.svid.id.clone()).collect();
         let mut lost = Vec::new();
         for mut held in before {
             let id = &held.svid.id;
-            if let Some(place) = permits.iter().position(|permit| permit.grant().id == *id) {
-                let hint = permits.get(place).and_then(|permit| permit.grant().hint.clone());
+            if let Some((permit, place)) = placed.iter().find(|(permit, _)| permit.grant().id == *id) {
+                let hint = permit.grant().hint.clone();
                 self.unserved |= held.svid.hint != hint;
                 held.svid.hint = hint;
-                (held.place, held.is_open) = ((place, true), false);
+                (held.place, held.is_open) = (*place, false);
                 self.held.push(held);
             } else if let Some(grant) = open.iter().find(|open| open.id == *id) {
                 (held.place, held.is_open) = ((grant.place, false), true);
@@ -302,8 +306,21 @@ impl StreamState {
         }
         self.held.sort_by_key(|held| held.place);
         self.unserved |= !order_before.iter().eq(self.held.iter().map(|held| &held.svid.id));
-        let placed = permits.into_iter().enumerate().map(|(place, permit)| (permit, (place, true)));
-        (placed.collect(), lost)
+        (placed, lost)
+    }
+
+    /// The permits with their places. The default identity of the last update stays before what an entry that may still
+    /// match would come before, although a later entry permits it now.
+    fn places(&self, permits: Vec<Permit>, open: &[OpenGrant]) -> Vec<(Permit, Place)> {
+        let placed = permits.into_iter().enumerate().map(|(place, permit)| {
+            let id = &permit.grant().id;
+            let was_default =
+                self.served_default.as_ref() == Some(id) && self.held.iter().any(|held| held.svid.id == *id);
+            let earlier = open.iter().find(|open| was_default && open.id == *id && open.place <= place);
+            let place = earlier.map_or((place, true), |open| (open.place, false));
+            (permit, place)
+        });
+        placed.collect()
     }
 
     /// The permits of which no current SVID on the same terms is held.
@@ -316,7 +333,8 @@ impl StreamState {
         for (permit, place) in permits {
             let grant = permit.grant();
             let held = self.held.iter().find(|held| held.svid.id == grant.id);
-            if held.is_some_and(|held| held.terms == grant.entry.terms && held.is_current(now)) {
+            let (_, is_decided) = place;
+            if held.is_some_and(|held| (held.terms == grant.entry.terms || !is_decided) && held.is_current(now)) {
                 continue;
             }
             self.pending.push(PendingSvid { grant: grant.clone(), place, renews: held.is_some() });
@@ -406,7 +424,15 @@ impl StreamState {
         self.retry_at = None;
     }
 
+    /// Whether something has ended that is not renewed, because a provider has not answered.
+    fn is_open_past_its_end(&self, now: SystemTime) -> bool {
+        self.held.iter().any(|held| held.is_open && !renewal::is_servable(held.svid.not_after, now))
+    }
+
     fn settle(&self, now: SystemTime) -> Step {
+        if self.is_open_past_its_end(now) {
+            return Step::Decide; // issuing took until then
+        }
         let Some(bundles) = self.bundles.as_ref().filter(|_| self.unserved) else { return self.wait(now) };
         let default = self.held.first().map(|held| &held.svid.id);
         let default_before = self.served_default.clone().filter(|before| Some(before) != default);
@@ -439,6 +465,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicU8;
     use std::sync::atomic::Ordering;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::attestation::Attested;
@@ -628,5 +656,221 @@ mod tests {
         let Step::Serve(update) = settled.next else { panic!("no update") };
         assert_eq!(update.default_before.as_ref().map(SpiffeId::path), Some("/label"));
         assert_eq!(held(&stream), ["/plain"]);
+    }
+
+    #[test]
+    fn an_svid_past_its_end_is_in_no_update_while_its_provider_is_silent() {
+        let end = NOW + HOUR;
+        let down = || decided(labelled(), Some(Answer::Undecided(Undecided::TimedOut)), end);
+        let mut stream = serving();
+        let mut next = stream.on(down(), end);
+        if matches!(next.next, Step::Issue(_)) {
+            next = stream.on(answered(next, &[], end), end);
+        }
+        assert!(!matches!(next.next, Step::Serve(_)), "{:?}", held(&stream));
+        let mut stream = serving();
+        let just_before = end - Duration::from_secs(1);
+        let renewal =
+            stream.on(decided(labelled(), Some(Answer::Undecided(Undecided::TimedOut)), just_before), just_before);
+        let late = stream.on(answered(renewal, &[], just_before), end);
+        assert!(!matches!(late.next, Step::Serve(_)), "{:?}", held(&stream));
+    }
+
+    /// What `docker` says of the process in the random walk.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Docker {
+        Yes,
+        No,
+        Silent(Answer),
+    }
+
+    #[derive(Debug, Clone)]
+    struct Turn {
+        docker: Docker,
+        passes: u64,
+        waits_to_the_end: bool,
+        fails: [bool; 3],
+        comes_back: bool,
+        hand_over: bool,
+    }
+
+    fn turns() -> impl Strategy<Value = Vec<Turn>> {
+        let docker = prop_oneof![
+            3 => Just(Docker::Yes),
+            1 => Just(Docker::No),
+            2 => Just(Docker::Silent(Answer::Pending)),
+            4 => Just(Docker::Silent(Answer::Undecided(Undecided::TimedOut))),
+        ];
+        let fails = prop::array::uniform3(prop::bool::weighted(0.15));
+        let turn = (docker, 0_u64..3000, any::<bool>(), fails, prop::bool::weighted(0.2), prop::bool::weighted(0.9));
+        let turn = turn.prop_map(|(docker, passes, waits_to_the_end, fails, comes_back, hand_over)| Turn {
+            docker,
+            passes,
+            waits_to_the_end,
+            fails,
+            comes_back,
+            hand_over,
+        });
+        prop::collection::vec(turn, 1..60)
+    }
+
+    fn walked_by(entries: &[Entry], docker: Docker, now: SystemTime) -> StreamEvent {
+        let mut evidence = EvidenceSet::example(&["unix:uid:1"]);
+        let label = Selector::try_from("docker:label:app:web".to_owned()).unwrap();
+        let answer = match docker {
+            Docker::Yes | Docker::No => Answer::Settled,
+            Docker::Silent(answer) => answer,
+        };
+        evidence.answered(Provider::new("docker"), answer);
+        if docker == Docker::Yes {
+            evidence.prove(label, crate::evidence::Grade::Runtime, crate::evidence::Source::Runtime);
+        }
+        let rulebook = Rulebook::example(entries.to_vec());
+        let decision = decide(&Attested::example(Level::Full, evidence), &rulebook, DecisionId([0; 6]), now);
+        let awaits = decision.worth_waiting_for(None);
+        let permits = match decision.outcome {
+            Outcome::Permits(permits) => permits,
+            Outcome::Awaiting(_) => Vec::new(),
+            Outcome::Denied(_) => return StreamEvent::Denied(DecisionId([0; 6])),
+        };
+        let own = Arc::new(Bundle::empty("example.org".parse().unwrap()));
+        let bundles = BundleSet::new(None, own, &BTreeMap::new()).view(std::iter::empty());
+        StreamEvent::Decided(Decided { permits, open: decision.open, awaits, bundles })
+    }
+
+    /// The driver of one stream, which checks what the machine promises.
+    #[derive(Default)]
+    struct Walk {
+        /// By number, whether this SVID has ended.
+        issued: Vec<bool>,
+        default: Option<SpiffeId>,
+        /// Whether `docker` has answered since the last update.
+        answered: bool,
+        /// How often the same moment was waited for that had passed.
+        waited_in_vain: Option<(u32, SystemTime)>,
+    }
+
+    impl Walk {
+        fn issue(&mut self, permits: Vec<Permit>, stream: &StreamState, turn: &Turn, now: SystemTime) -> StreamEvent {
+            let mut answers = Vec::new();
+            for (at, permit) in permits.into_iter().enumerate() {
+                let id = permit.grant().id.clone();
+                let held = stream.svids().iter().find(|held| held.svid.id == id && now < held.svid.not_after);
+                let result = if turn.fails[at % 3] {
+                    Err(DecisionId([0; 6]))
+                } else if let Some(HeldSvid { svid, issuance, .. }) = held.filter(|_| turn.comes_back).cloned() {
+                    Ok(IssuedX509Svid { issuance, svid, renew_at: now + Duration::from_secs(1), first: false })
+                } else {
+                    let number = u32::try_from(self.issued.len()).unwrap();
+                    self.issued.push(false);
+                    let not_after = now + HOUR;
+                    let (chain, key) = (Vec::new(), Arc::new(PrivateKey::from_pkcs8(Vec::new())));
+                    let serial = number.to_string();
+                    let svid = X509Svid {
+                        id: id.clone(),
+                        chain,
+                        key,
+                        hint: None,
+                        serial: serial.clone(),
+                        issued: now,
+                        not_after,
+                    };
+                    let [a, b, c, d] = number.to_be_bytes();
+                    let mut issuance = Issuance::clone(&issuance(&svid));
+                    issuance.id = IssuanceId([0, 1, a, b, c, d]);
+                    issuance.serial = serial;
+                    Ok(IssuedX509Svid { issuance: Arc::new(issuance), svid, renew_at: now + HOUR / 2, first: true })
+                };
+                answers.push(IssueAnswer { id, result, spread: 0.5 });
+            }
+            StreamEvent::Issued(answers)
+        }
+
+        fn ended(&mut self, ended: &[EndedSvid]) {
+            for EndedSvid { issuance, .. } in ended {
+                let number: usize = issuance.serial.parse().unwrap();
+                assert!(!std::mem::replace(&mut self.issued[number], true), "{number} has ended twice");
+            }
+        }
+
+        fn serve(&mut self, update: &Update, turn: &Turn, now: SystemTime) {
+            assert!(!update.svids.is_empty());
+            for held in &update.svids {
+                assert!(now < held.svid.not_after, "{} is past its end", held.svid.id);
+            }
+            if !turn.hand_over {
+                return;
+            }
+            let default = update.svids[0].svid.id.clone();
+            if let Some(before) = self.default.replace(default.clone())
+                && !self.answered
+                && matches!(turn.docker, Docker::Silent(_))
+            {
+                assert_eq!(before, default, "the default identity changed although nobody said anything");
+            }
+            self.answered = false;
+        }
+
+        fn run(mut self, entries: &[Entry], turns: Vec<Turn>) {
+            let mut now = NOW + 100 * HOUR;
+            let mut stream = StreamState::new(Delivers::X509Svids, now + Duration::from_secs(5));
+            let mut event = StreamEvent::Woken;
+            let mut turns = turns.into_iter().peekable();
+            let mut steps = 0;
+            while let Some(turn) = turns.peek().cloned() {
+                steps += 1;
+                assert!(steps < 16, "it goes round in circles");
+                let Effects { ended, next } = stream.on(event, now);
+                self.ended(&ended);
+                event = match next {
+                    Step::Decide => {
+                        self.answered |= !matches!(turn.docker, Docker::Silent(_));
+                        walked_by(entries, turn.docker, now)
+                    }
+                    Step::RecordUndecided(_) => StreamEvent::Undecided { id: DecisionId([0; 6]), spread: 0.5 },
+                    Step::Issue(permits) => {
+                        now += Duration::from_secs(turn.passes / 300);
+                        self.issue(permits, &stream, &turn, now)
+                    }
+                    Step::Serve(update) => {
+                        let handed_over = turn.hand_over;
+                        self.serve(&update, &turn, now);
+                        self.waited_in_vain = None;
+                        now += Duration::from_secs(if turn.waits_to_the_end { turn.passes } else { 0 });
+                        turns.next();
+                        steps = 0;
+                        if handed_over { StreamEvent::Served } else { StreamEvent::Woken }
+                    }
+                    Step::Wait(until) | Step::AwaitEvidence { until, .. } => {
+                        let again = until <= now && self.waited_in_vain.is_some_and(|(_, at)| at == now);
+                        let times = self.waited_in_vain.filter(|_| again).map_or(1, |(times, _)| times + 1);
+                        assert!(times < 3, "it spins");
+                        self.waited_in_vain = (until <= now).then_some((times, now));
+                        let passes = now + Duration::from_secs(turn.passes);
+                        now = if turn.waits_to_the_end { until.max(now) } else { passes.min(until).max(now) };
+                        turns.next();
+                        steps = 0;
+                        StreamEvent::Woken
+                    }
+                    Step::End(_) => break,
+                };
+            }
+            self.ended(&stream.close("closed"));
+            assert!(self.issued.iter().all(|ended| *ended), "an SVID was lost: {:?}", self.issued);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_provider_says_a_stream_loses_no_svid_and_serves_none_that_ended(turns in turns()) {
+            Walk::default().run(&labelled(), turns);
+        }
+
+        #[test]
+        fn an_identity_that_two_entries_give_keeps_its_place_while_a_provider_is_silent(turns in turns()) {
+            let mut entries = labelled();
+            entries.push(Entry::example(2, "/label", &["unix:uid:1"]));
+            Walk::default().run(&entries, turns);
+        }
     }
 }

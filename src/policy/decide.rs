@@ -45,7 +45,7 @@ pub struct Grant {
     pub hint: Option<String>,
 }
 
-/// An identity that open providers, pending or undecided, could still add.
+/// An identity that providers without an answer could still give, or give by an earlier entry than they do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenGrant {
     /// The SPIFFE ID.
@@ -260,7 +260,8 @@ fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants
     let mut open: Vec<OpenGrant> = Vec::new();
     for candidate in rulebook.entries().open(evidence) {
         let entry = candidate.entry;
-        let known = grants.iter().any(|grant| grant.id == entry.id) || open.iter().any(|open| open.id == entry.id);
+        let given = |grant: &Grant| grant.id == entry.id && grant.entry.rank() < entry.rank();
+        let known = grants.iter().any(given) || open.iter().any(|open| open.id == entry.id);
         if !known && !is_too_weak(entry, level) {
             let place = grants.iter().filter(|grant| grant.entry.rank() < entry.rank()).count();
             open.push(OpenGrant { id: entry.id.clone(), awaits: candidate.awaits, place });
@@ -301,11 +302,16 @@ impl Decision {
     /// The pending providers that a first answer waits for (SPEC: product contract §5, rule 7).
     ///
     /// Without `wanted` they are those that could change the default identity; where nothing is permitted, all count.
-    /// With `wanted` they are those that could add this identity. A first answer never waits for an undecided provider.
+    /// With `wanted` they are those that could add this identity, if it is not permitted yet. A first answer never waits
+    /// for an undecided provider.
     #[must_use]
     pub fn worth_waiting_for(&self, wanted: Option<&SpiffeId>) -> Providers {
+        let permitted = |id: &SpiffeId| match &self.outcome {
+            Outcome::Permits(permits) => permits.iter().any(|permit| permit.grant.id == *id),
+            _ => false,
+        };
         let counts = |open: &&OpenGrant| match wanted {
-            Some(id) => open.id == *id,
+            Some(id) => open.id == *id && !permitted(id),
             None => open.place == 0,
         };
         let providers = self.open.iter().filter(counts).flat_map(|open| &open.awaits);
@@ -512,23 +518,20 @@ mod tests {
         granted
     }
 
-    /// The open identities by the product contract: not granted, and only facts of open providers lack.
-    fn naive_open(
-        level: Level,
-        evidence: &EvidenceSet,
-        entries: &[Entry],
-        granted: &[(String, Option<String>)],
-    ) -> Vec<String> {
+    /// Each identity that no earlier entry grants, in order, of which everything lacking may still come.
+    fn naive_open(level: Level, evidence: &EvidenceSet, entries: &[Entry]) -> Vec<String> {
         let mut entries = entries.to_vec();
         entries.sort_by_key(Entry::rank);
-        let mut open = Vec::new();
+        let (mut open, mut granted) = (Vec::new(), Vec::new());
         for entry in entries {
             let mut lacking = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).peekable();
             let is_open = |selector: &Selector| evidence.answer_of(&selector.provider()).is_some_and(Answer::is_open);
             let counts = level != Level::Reduced || entry.accept_weak || !entry.rests_on_executable();
             let id = entry.id.to_string();
-            let known = open.contains(&id) || granted.iter().any(|(granted, _)| *granted == id);
-            if lacking.peek().is_some() && lacking.all(is_open) && counts && !known {
+            let known = open.contains(&id) || granted.contains(&id);
+            if lacking.peek().is_none() && counts && !entry.selectors.is_empty() {
+                granted.push(id);
+            } else if lacking.peek().is_some() && lacking.all(is_open) && counts && !known {
                 open.push(id);
             }
         }
@@ -564,6 +567,22 @@ mod tests {
         assert!(!waits(&[plain.clone(), before], Answer::Pending, Some(&plain.id)), "a token for another");
     }
 
+    #[test]
+    fn an_entry_that_may_match_before_another_of_its_identity_is_open() {
+        let mut labelled = Entry::example(0, "/web", &["unix:uid:1"]);
+        labelled.selectors.push(Selector::try_from("docker:label:app:web".to_owned()).unwrap());
+        let [plain, again] = [(1, "/plain"), (2, "/web")].map(|(at, path)| Entry::example(at, path, &["unix:uid:1"]));
+        let mut evidence = EvidenceSet::example(&["unix:uid:1"]);
+        evidence.answered(Provider::new("docker"), Answer::Pending);
+        let caller = Attested::example(Level::Full, evidence);
+        let decision = decided(&caller, &[labelled.clone(), plain.clone(), again.clone()]);
+        assert_eq!(decision.open.iter().map(|open| (open.id.path(), open.place)).collect::<Vec<_>>(), [("/web", 0)]);
+        assert!(!decision.worth_waiting_for(None).is_empty(), "it could become the default identity");
+        assert!(decision.worth_waiting_for(Some(&again.id)).is_empty(), "a token needs the later entry alone");
+        labelled.order.place = 3;
+        assert!(decided(&caller, &[labelled, plain, again]).open.is_empty(), "it would add nothing");
+    }
+
     proptest! {
         #[test]
         fn the_index_gives_the_verdict_of_comparing_every_entry(
@@ -580,7 +599,7 @@ mod tests {
                 evidence.prove(selector, Grade::Kernel, Source::Credentials);
             }
             let expected = naive(level, &evidence, &entries);
-            let expected_open = naive_open(level, &evidence, &entries, &expected);
+            let expected_open = naive_open(level, &evidence, &entries);
             let rulebook = Rulebook::example(entries);
             let decision = decide(&Attested::example(level, evidence), &rulebook, ID, NOW);
             let verdict = redecide(&decision.trace, &rulebook);
