@@ -1,5 +1,5 @@
-//! The explanation of a decision for `bonafide explain`: each entry with the selectors that it lacks, the nearest miss, and
-//! an entry that would match.
+//! The explanation of a decision for `bonafide explain`: each entry with the selectors that it lacks, the nearest miss,
+//! and an entry that would match.
 
 use std::cmp::Reverse;
 
