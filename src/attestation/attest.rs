@@ -200,8 +200,8 @@ impl Attestor {
         let Some(path) = self.host.anchored_cgroup(shown, id)? else {
             return Ok(CgroupPosition::NotAnchored { shown: Some(shown.to_owned()) });
         };
-        let group = cgroups.group(&path, self.host.manager_root()).map_err(|_| Contradiction::CgroupsDisagree)?;
-        Ok(CgroupPosition::Anchored { path, group })
+        let kind = cgroups.group(&path, self.host.manager_root()).map_err(|_| Contradiction::CgroupsDisagree)?;
+        Ok(CgroupPosition::Anchored { path, kind })
     }
 
     fn namespaces(&self, directory: &dyn ProcDirectory, epoch: &ImageEpoch) -> Result<HostNamespaces, NotAttested> {

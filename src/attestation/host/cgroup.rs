@@ -11,7 +11,7 @@ use crate::attestation::host::NotKernelText;
 
 /// The kind of a cgroup, by its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Group {
+pub enum CgroupKind {
     /// Neither a unit nor a container.
     Plain,
     /// A unit of the system manager, and its slice.
@@ -102,19 +102,19 @@ impl<'a> Cgroups<'a> {
     ///
     /// # Errors
     /// [`Contradictory`] when a cgroup was removed, or another line names another container, pod or unit.
-    pub fn group(&self, decided: &str, manager: &str) -> Result<Group, Contradictory> {
+    pub fn group(&self, decided: &str, manager: &str) -> Result<CgroupKind, Contradictory> {
         let removed = |path: &str| path.ends_with(" (deleted)") || path.split('/').any(|part| part == "..");
         if removed(decided) || self.lines.iter().any(|line| line.path.ends_with(" (deleted)")) {
             return Err(Contradictory::Removed);
         }
-        let group = Group::of(decided, manager);
+        let kind = CgroupKind::of(decided, manager);
         let deciding = self.deciding().map(|(path, _)| path);
         for line in self.lines.iter().filter(|line| Some(&*line.path) != deciding) {
-            if !Group::of(&line.path, manager).agrees_with(&group) {
+            if !CgroupKind::of(&line.path, manager).agrees_with(&kind) {
                 return Err(Contradictory::Disagree);
             }
         }
-        Ok(group)
+        Ok(kind)
     }
 
     fn path_in(&self, hierarchy: HierarchyKind) -> Option<&str> {
@@ -143,7 +143,7 @@ impl<'a> CgroupLine<'a> {
     }
 }
 
-impl Group {
+impl CgroupKind {
     /// The kind of the cgroup at a path from the root of the hierarchy.
     #[must_use]
     pub fn of(path: &str, manager: &str) -> Self {
@@ -174,21 +174,21 @@ const RUNTIME_ROOTS: [&str; 9] =
     ["docker", "garden", "k8s.io", "kubepods", "kubepods.slice", "libpod_parent", "lxc", "machine.slice", "payload"];
 
 /// The container, pod or machine that a path names.
-fn container(parts: &[&str]) -> Option<Group> {
+fn container(parts: &[&str]) -> Option<CgroupKind> {
     let pod_of = |parts: &[&str]| parts.iter().find_map(|part| pod_uid(part));
     if let Some((at, id)) = parts.iter().enumerate().find_map(|(at, part)| Some((at, container_id(part)?))) {
         // SECURITY: a process in a container can create a cgroup with the name of a pod, so only the part above counts.
-        return Some(Group::Container { id: id.to_owned(), pod: pod_of(parts.get(..at).unwrap_or_default()) });
+        return Some(CgroupKind::Container { id: id.to_owned(), pod: pod_of(parts.get(..at).unwrap_or_default()) });
     }
     if let Some(pod) = pod_of(parts) {
-        return Some(Group::Container { id: pod.clone(), pod: Some(pod) });
+        return Some(CgroupKind::Container { id: pod.clone(), pod: Some(pod) });
     }
     // SPEC: systemd-nspawn(1): the container's processes are in `payload` below the unit that runs it.
     let nspawn = parts.windows(2).any(|pair| matches!(pair, [unit, "payload"] if is_unit(unit)));
     let first = parts.first()?;
     let lxc = parts.iter().any(|part| part.starts_with("lxc.payload") || part.starts_with("lxc.monitor"));
     let runtime = RUNTIME_ROOTS.contains(first) && (*first != "machine.slice" || parts.len() > 1);
-    (nspawn || lxc || runtime).then(|| Group::Container { id: parts.join("/"), pod: None })
+    (nspawn || lxc || runtime).then(|| CgroupKind::Container { id: parts.join("/"), pod: None })
 }
 
 /// The id of a container, 64 hexadecimal digits: alone, or as in `docker-<id>.scope`, `libpod-<id>` and
@@ -213,7 +213,7 @@ fn pod_uid(part: &str) -> Option<String> {
 }
 
 /// The outermost unit: a chain of slices, each within the one above it, and then the unit (SPEC: systemd.slice(5)).
-fn unit(parts: &[&str]) -> Option<Group> {
+fn unit(parts: &[&str]) -> Option<CgroupKind> {
     let mut slice = "-.slice";
     for part in parts {
         let name = part.strip_prefix('_').unwrap_or(part);
@@ -223,7 +223,7 @@ fn unit(parts: &[&str]) -> Option<Group> {
         match name.strip_suffix(".slice") {
             Some(stem) if is_inside(stem, slice.strip_suffix(".slice")?) => slice = name,
             Some(_) => return None,
-            None if is_unit(name) => return Some(Group::Unit { id: name.to_owned(), slice: slice.to_owned() }),
+            None if is_unit(name) => return Some(CgroupKind::Unit { id: name.to_owned(), slice: slice.to_owned() }),
             None => return None,
         }
     }
@@ -258,16 +258,16 @@ mod tests {
     const POD: &str = "11111111-2222-3333-4444-555555555555";
     const POD_: &str = "11111111_2222_3333_4444_555555555555";
 
-    fn unit(id: &str, slice: &str) -> Group {
-        Group::Unit { id: id.to_owned(), slice: slice.to_owned() }
+    fn unit(id: &str, slice: &str) -> CgroupKind {
+        CgroupKind::Unit { id: id.to_owned(), slice: slice.to_owned() }
     }
 
-    fn container(id: &str, pod: Option<&str>) -> Group {
-        Group::Container { id: id.to_owned(), pod: pod.map(str::to_owned) }
+    fn container(id: &str, pod: Option<&str>) -> CgroupKind {
+        CgroupKind::Container { id: id.to_owned(), pod: pod.map(str::to_owned) }
     }
 
     /// The kind of the cgroup that decides, where paths begin at the root of the hierarchy.
-    fn decide(text: &str) -> Result<Group, Contradictory> {
+    fn decide(text: &str) -> Result<CgroupKind, Contradictory> {
         let lines = Cgroups::parse(text.as_bytes()).unwrap();
         let (path, _) = lines.deciding().unwrap();
         lines.group(path, "")
@@ -297,7 +297,7 @@ mod tests {
                 unit("user@1000.service", "user-1000.slice"),
             ),
         ] {
-            assert_eq!(Group::of(path, ""), expected, "{path}");
+            assert_eq!(CgroupKind::of(path, ""), expected, "{path}");
         }
     }
 
@@ -317,7 +317,7 @@ mod tests {
             "/-.slice/x.service",
             "/a-.slice/x.service",
         ] {
-            assert_eq!(Group::of(path, ""), Group::Plain, "{path}");
+            assert_eq!(CgroupKind::of(path, ""), CgroupKind::Plain, "{path}");
         }
     }
 
@@ -354,7 +354,7 @@ mod tests {
             let path = path.as_str();
             // A slice and its container in one name: the pod's UID is not read from there.
             let pod = pod.filter(|_| !path.contains(":cri-containerd:"));
-            assert_eq!(Group::of(path, ""), container(id, pod), "{path}");
+            assert_eq!(CgroupKind::of(path, ""), container(id, pod), "{path}");
         }
     }
 
@@ -369,16 +369,16 @@ mod tests {
             "/system.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
             "/docker/buildx",
         ] {
-            assert!(matches!(Group::of(path, ""), Group::Container { .. }), "{path}");
+            assert!(matches!(CgroupKind::of(path, ""), CgroupKind::Container { .. }), "{path}");
         }
     }
 
     #[test]
     fn a_manager_below_the_root_has_its_units_below_its_own_root() {
         let web = unit("web.service", "system.slice");
-        assert_eq!(Group::of("/payload/system.slice/web.service", "/payload"), web);
-        assert_eq!(Group::of("/system.slice/web.service", "/payload"), Group::Plain);
-        assert_eq!(Group::of("/payloads/system.slice/web.service", "/payload"), Group::Plain);
+        assert_eq!(CgroupKind::of("/payload/system.slice/web.service", "/payload"), web);
+        assert_eq!(CgroupKind::of("/system.slice/web.service", "/payload"), CgroupKind::Plain);
+        assert_eq!(CgroupKind::of("/payloads/system.slice/web.service", "/payload"), CgroupKind::Plain);
     }
 
     #[test]
@@ -414,7 +414,7 @@ mod tests {
              Err(Contradictory::Disagree)),
             ("9:name=systemd:/system.slice/a.service\n4:memory:/system.slice\n3:cpu:/\n0::/system.slice/a.service/x\n"
                 .to_owned(), Ok(unit("a.service", "system.slice"))),
-            ("4:memory:/process_api/dbc85efffa8f5fe2d02600d38d7a548f\n0::/\n".to_owned(), Ok(Group::Plain)),
+            ("4:memory:/process_api/dbc85efffa8f5fe2d02600d38d7a548f\n0::/\n".to_owned(), Ok(CgroupKind::Plain)),
         ] {
             assert_eq!(decide(&text), expected, "{text}");
         }
@@ -447,15 +447,15 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_below_a_unit_makes_it_another_unit(below in "[^\\n/]{1,40}(/[^\\n/]{1,40}){0,4}") {
-            let group = Group::of(&format!("/system.slice/web.service/{below}"), "");
-            let lost = matches!(group, Group::Container { .. });
-            prop_assert!(lost || group == unit("web.service", "system.slice"));
+            let kind = CgroupKind::of(&format!("/system.slice/web.service/{below}"), "");
+            let lost = matches!(kind, CgroupKind::Container { .. });
+            prop_assert!(lost || kind == unit("web.service", "system.slice"));
         }
 
         #[test]
         fn no_name_below_a_container_makes_it_anything_else(below in "[^\\n/]{1,40}(/[^\\n/]{1,40}){0,4}") {
-            let group = Group::of(&format!("/docker/{ID}/{below}"), "");
-            prop_assert_eq!(group, container(ID, None));
+            let kind = CgroupKind::of(&format!("/docker/{ID}/{below}"), "");
+            prop_assert_eq!(kind, container(ID, None));
         }
 
         #[test]

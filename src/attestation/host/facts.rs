@@ -1,6 +1,6 @@
 //! The rules: which facts follow from what was read, and which are withheld and why.
 
-use crate::attestation::host::cgroup::Group;
+use crate::attestation::host::cgroup::CgroupKind;
 use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::FileIdentity;
 use crate::evidence::Accounts;
@@ -31,7 +31,7 @@ pub enum CgroupPosition {
         /// The path.
         path: String,
         /// Its kind.
-        group: Group,
+        kind: CgroupKind,
     },
     /// The path could not be proven, or no path decides.
     NotAnchored {
@@ -44,7 +44,7 @@ impl CgroupPosition {
     /// Whether the cgroup is proven to be that of a container.
     #[must_use]
     pub const fn is_container(&self) -> bool {
-        matches!(self, Self::Anchored { group: Group::Container { .. }, .. })
+        matches!(self, Self::Anchored { kind: CgroupKind::Container { .. }, .. })
     }
 }
 
@@ -99,8 +99,8 @@ fn names(evidence: &mut EvidenceSet, seen: &Observed<'_>, accounts: &Accounts) {
 
 fn cgroup(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
     let units = [SelectorKind::SystemdId, SelectorKind::SystemdSlice];
-    let (path, group) = match seen.place {
-        CgroupPosition::Anchored { group: Group::Container { .. }, path } => {
+    let (path, cgroup_kind) = match seen.place {
+        CgroupPosition::Anchored { kind: CgroupKind::Container { .. }, path } => {
             for kind in units.into_iter().chain([SelectorKind::Cgroup]) {
                 evidence.withhold(kind, Some(path.clone()), WithheldBecause::Container);
             }
@@ -112,18 +112,18 @@ fn cgroup(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
             }
             return;
         }
-        CgroupPosition::Anchored { path, group } => (path, group),
+        CgroupPosition::Anchored { path, kind } => (path, kind),
     };
     match Selector::cgroup(path) {
         Some(selector) => evidence.prove(selector, Grade::Kernel, Source::Cgroup),
         None => evidence.withhold(SelectorKind::Cgroup, Some(path.clone()), WithheldBecause::NotPrintable),
     }
-    match group {
-        Group::Unit { id, slice } => {
+    match cgroup_kind {
+        CgroupKind::Unit { id, slice } => {
             evidence.prove(Selector::SystemdId(id.as_str().into()), Grade::Kernel, Source::Cgroup);
             evidence.prove(Selector::SystemdSlice(slice.as_str().into()), Grade::Kernel, Source::Cgroup);
         }
-        Group::Plain | Group::Container { .. } => {
+        CgroupKind::Plain | CgroupKind::Container { .. } => {
             for kind in units {
                 evidence.withhold(kind, Some(path.clone()), WithheldBecause::NotAUnit);
             }
@@ -134,7 +134,7 @@ fn cgroup(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
 fn host(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
     let HostNamespaces { user, pid, cgroup } = seen.namespaces;
     let because = match seen.place {
-        CgroupPosition::Anchored { group: Group::Container { .. }, .. } => WithheldBecause::Container,
+        CgroupPosition::Anchored { kind: CgroupKind::Container { .. }, .. } => WithheldBecause::Container,
         _ if !(user && pid && cgroup) => WithheldBecause::NotHostNamespaces,
         CgroupPosition::NotAnchored { .. } => WithheldBecause::CgroupNotAnchored,
         CgroupPosition::Anchored { .. } => return evidence.prove(Selector::Host, Grade::Kernel, Source::Namespaces),
@@ -238,7 +238,7 @@ mod tests {
     const HOST: HostNamespaces = HostNamespaces { user: true, pid: true, cgroup: true };
 
     fn place(path: &str) -> CgroupPosition {
-        CgroupPosition::Anchored { path: path.to_owned(), group: Group::of(path, "") }
+        CgroupPosition::Anchored { path: path.to_owned(), kind: CgroupKind::of(path, "") }
     }
 
     fn accounts() -> Accounts {
