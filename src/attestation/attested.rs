@@ -110,7 +110,7 @@ impl From<Unanswered> for NotAttested {
 #[serde(rename_all = "snake_case")]
 pub enum Contradiction {
     /// The process has exited, or its first thread has.
-    #[error("the process has gone")]
+    #[error("the process has exited")]
     ProcessGone,
     /// The process is outside the daemon's PID namespace, so `/proc` does not show it.
     #[error("the process is outside the daemon's PID namespace")]

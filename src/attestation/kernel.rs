@@ -18,7 +18,7 @@ use crate::evidence::Undecided;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
     /// The process has exited.
-    #[error("the process has gone")]
+    #[error("the process has exited")]
     Gone,
     /// The process has no such thing: a kernel thread has no executable, a PID of 0 no process.
     #[error("the process has no such thing")]

@@ -10,7 +10,7 @@ pub const MAX_FILE: usize = 64 * 1024;
 
 /// The text does not have the form that the kernel writes, or is longer than [`MAX_FILE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not what the kernel writes")]
+#[error("the text does not have the form that the kernel writes")]
 pub struct NotKernelText;
 
 /// A decimal number as the kernel writes it: digits only.
