@@ -10,10 +10,14 @@ mod callers;
 mod http2;
 #[path = "support/kernel.rs"]
 mod kernel;
+#[path = "support/late_source.rs"]
+mod late_source;
 #[path = "support/node.rs"]
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
+#[path = "support/remote_signer.rs"]
+mod remote_signer;
 #[path = "support/second_door.rs"]
 mod second_door;
 #[path = "support/server_entries.rs"]
@@ -33,6 +37,8 @@ mod endings;
 mod ends;
 #[path = "workload_api/over_time/entry_sources.rs"]
 mod entry_sources;
+#[path = "workload_api/over_time/evidence_sources.rs"]
+mod evidence_sources;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
 #[path = "workload_api/over_time/in_flight.rs"]
@@ -41,6 +47,10 @@ mod in_flight;
 mod lifetime;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
+#[path = "workload_api/over_time/reloads.rs"]
+mod reloads;
+#[path = "workload_api/over_time/remote_signer.rs"]
+mod remote_signer_over_time;
 #[path = "workload_api/over_time/second_door.rs"]
 mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]

@@ -15,25 +15,24 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::audit::line::Line;
-use crate::audit::line::LineFormat;
 use crate::audit::line::unix_seconds;
 use crate::audit::lines::Lines;
+use crate::audit::log_settings::LogSettings;
 use crate::time::Clock;
 
 /// A `tracing` layer that writes events at or above a level as lines.
 #[derive(Debug)]
 pub struct DaemonLog {
     lines: Arc<Lines>,
-    format: LineFormat,
-    level: Level,
+    settings: LogSettings,
     clock: Arc<dyn Clock>,
 }
 
 impl DaemonLog {
-    /// Writes events of `level` and above to `lines`.
+    /// Writes events to `lines` as `settings` say.
     #[must_use]
-    pub fn new(lines: Arc<Lines>, format: LineFormat, level: Level, clock: Arc<dyn Clock>) -> Self {
-        Self { lines, format, level, clock }
+    pub fn new(lines: Arc<Lines>, settings: LogSettings, clock: Arc<dyn Clock>) -> Self {
+        Self { lines, settings, clock }
     }
 
     /// Makes this the global `tracing` subscriber.
@@ -49,7 +48,7 @@ impl DaemonLog {
     /// logged.
     fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
         let own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
-        *metadata.level() <= if own { self.level } else { Level::ERROR }
+        *metadata.level() <= if own { self.settings.level() } else { Level::ERROR }
     }
 }
 
@@ -61,7 +60,7 @@ impl<S: Subscriber> Layer<S> for DaemonLog {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let at = unix_seconds(self.clock.now());
         let word = event.metadata().level().as_str().to_ascii_lowercase();
-        let mut line = Line::new(self.format, at, "level", &word);
+        let mut line = Line::new(self.settings.format(), at, "level", &word);
         event.record(&mut Fields(&mut line));
         line.text("target", event.metadata().target());
         self.lines.write(line.finish().as_bytes());
@@ -100,12 +99,17 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
+    use crate::audit::line::LineFormat;
     use crate::time::SystemClock;
 
     fn logged(format: LineFormat, level: Level, events: impl FnOnce()) -> String {
+        logged_as(&LogSettings::new(format, level), events)
+    }
+
+    fn logged_as(settings: &LogSettings, events: impl FnOnce()) -> String {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let lines = Arc::new(Lines::to(writer, Counter::default()).unwrap());
-        let log = DaemonLog::new(lines, format, level, Arc::new(SystemClock));
+        let log = DaemonLog::new(lines, settings.clone(), Arc::new(SystemClock));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), events);
         let mut text = String::new();
         File::from(reader).read_to_string(&mut text).unwrap();
@@ -131,5 +135,21 @@ mod tests {
             tracing::error!(target: "h2::codec", "trouble");
         });
         assert!(text.contains("own") && text.contains("trouble") && !text.contains("headers"), "{text}");
+    }
+
+    #[test]
+    fn a_changed_level_and_format_count_from_the_next_line_on() {
+        let settings = LogSettings::default();
+        let text = logged_as(&settings, || {
+            for at in 0..3 {
+                tracing::debug!("hidden or seen {at}");
+                match at {
+                    0 => settings.set(LineFormat::Json, Level::DEBUG),
+                    _ => settings.set(LineFormat::Text, Level::INFO),
+                }
+            }
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.starts_with('{') && text.contains("hidden or seen 1"), "{text}");
     }
 }

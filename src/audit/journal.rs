@@ -15,6 +15,7 @@ use crate::audit::last_hour::LastHour;
 use crate::audit::line::Line;
 use crate::audit::line::LineFormat;
 use crate::audit::lines::Lines;
+use crate::audit::log_settings::LogSettings;
 use crate::audit::metrics::AuditMetrics;
 use crate::audit::metrics::Rule;
 use crate::audit::metrics::UndecidedLabel;
@@ -27,16 +28,16 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Journal {
     lines: Arc<Lines>,
-    format: LineFormat,
+    settings: LogSettings,
     metrics: AuditMetrics,
     refusals: Mutex<(RateLimit, LastHour)>,
 }
 
 impl Journal {
-    /// Writes records to `lines` in `format`, and counts them in `metrics`.
+    /// Writes records to `lines` as `settings` say, and counts them in `metrics`.
     #[must_use]
-    pub fn new(lines: Arc<Lines>, format: LineFormat, metrics: AuditMetrics) -> Self {
-        Self { lines, format, metrics, refusals: Mutex::default() }
+    pub fn new(lines: Arc<Lines>, settings: LogSettings, metrics: AuditMetrics) -> Self {
+        Self { lines, settings, metrics, refusals: Mutex::default() }
     }
 
     /// Writes suppressed records that no later record has counted, every few seconds. Runs until it is dropped.
@@ -64,7 +65,7 @@ impl Journal {
     }
 
     fn write(&self, record: &Record) {
-        self.lines.write(format_line(record, self.format).as_bytes());
+        self.lines.write(format_line(record, self.settings.format()).as_bytes());
     }
 
     /// Counts a refusal. Returns the record to write now, if any.
@@ -161,7 +162,8 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let metrics = AuditMetrics::default();
         let lines = Arc::new(Lines::to(writer, metrics.dropped.clone()).unwrap());
-        (Journal::new(lines, format, metrics.clone()), metrics, reader.into())
+        let settings = LogSettings::new(format, tracing::Level::INFO);
+        (Journal::new(lines, settings, metrics.clone()), metrics, reader.into())
     }
 
     fn read_all(journal: Journal, mut reader: File) -> String {

@@ -6,11 +6,13 @@ pub mod journal;
 pub mod last_hour;
 mod line;
 pub mod lines;
+mod log_settings;
 pub mod metrics;
 mod rate_limit;
 
 pub use journal::Journal;
 pub use line::LineFormat;
+pub use log_settings::LogSettings;
 
 use serde::Deserialize;
 use serde::Serialize;

@@ -24,6 +24,7 @@ use bonafide::agent::reload::Reloader;
 use bonafide::attestation::Attestor;
 use bonafide::attestation::source::EvidenceSource;
 use bonafide::audit::Event;
+use bonafide::audit::LogSettings;
 use bonafide::audit::Record;
 use bonafide::audit::Sink;
 use bonafide::authority::Authority;
@@ -90,6 +91,14 @@ pub(crate) struct TestNode {
     _tasks: Node,
 }
 
+/// What a node has beside its tables.
+#[derive(Default)]
+struct Beside {
+    evidence: Vec<Arc<dyn EvidenceSource>>,
+    entries: Vec<Arc<dyn EntrySource>>,
+    authority: Option<Arc<dyn Authority>>,
+}
+
 /// One connected workload with a stream of X509-SVIDs.
 pub(crate) struct Workload {
     stream: Opening,
@@ -117,7 +126,7 @@ impl TestNode {
     /// Likewise; each connection holds `pipe` bytes on their way, and `observer` sees every byte at the moment when it
     /// leaves.
     pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
-        Self::built(seed, workloads, (pipe, observer), Vec::new(), Vec::new())
+        Self::built(seed, workloads, (pipe, observer), Beside::default())
     }
 
     /// A node that asks `evidence` beside the kernel, and has entries of `entries` beside its tables.
@@ -126,20 +135,23 @@ impl TestNode {
         evidence: Vec<Arc<dyn EvidenceSource>>,
         entries: Vec<Arc<dyn EntrySource>>,
     ) -> Self {
-        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), evidence, entries)
+        let beside = Beside { evidence, entries, authority: None };
+        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), beside)
     }
 
-    fn built(
-        seed: u64,
-        workloads: &str,
-        (pipe, observer): (usize, Observer),
-        evidence: Vec<Arc<dyn EvidenceSource>>,
-        entry_sources: Vec<Arc<dyn EntrySource>>,
-    ) -> Self {
+    /// A node that `authority` signs for.
+    pub(crate) fn with_authority(workloads: &str, authority: Arc<dyn Authority>) -> Self {
+        let beside = Beside { authority: Some(authority), ..Beside::default() };
+        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), beside)
+    }
+
+    fn built(seed: u64, workloads: &str, (pipe, observer): (usize, Observer), beside: Beside) -> Self {
+        let Beside { evidence, entries: entry_sources, authority } = beside;
         let kernel = FakeKernel::new();
         let clock = Arc::new(TestClock::default());
         let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
-        let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone()));
+        let authority = authority.unwrap_or_else(|| Arc::new(authority_made_at(clock.now(), randomness.clone())));
+        let authority = Arc::new(FakeAuthority::over(authority));
         let records = Arc::new(Records::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
         let parts = Parts {
@@ -160,8 +172,16 @@ impl TestNode {
             reason: readiness.register("configuration"),
         };
         let sockets = Vec::new();
-        let setup =
-            NodeSetup { parts, active, files, entry_sources, readiness: readiness.clone(), sockets, descriptors: 4096 };
+        let setup = NodeSetup {
+            parts,
+            active,
+            files,
+            entry_sources,
+            readiness: readiness.clone(),
+            log: LogSettings::default(),
+            sockets,
+            descriptors: 4096,
+        };
         let mut node = Node::build(setup);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         let (door, dialer) = pipe_acceptor();
@@ -310,10 +330,20 @@ impl Randomness for Seeded {
     }
 }
 
+/// An embedded authority of the tests' trust domain.
+pub(crate) fn authority_made_at(now: SystemTime, randomness: Arc<dyn Randomness>) -> Embedded {
+    let settings = EmbeddedSettings {
+        trust_domain: TRUST_DOMAIN.parse().unwrap(),
+        ca_ttl: Duration::from_secs(7 * 24 * 3600),
+        jwt_issuer: None,
+    };
+    Embedded::in_memory(settings, now, randomness).unwrap()
+}
+
 /// A real authority that refuses, or waits, when told to.
 #[derive(Debug)]
 pub(crate) struct FakeAuthority {
-    real: Embedded,
+    real: Arc<dyn Authority>,
     /// How many certificates it signs before it waits for more.
     may_sign: Semaphore,
     refusing: Mutex<Option<String>>,
@@ -321,14 +351,9 @@ pub(crate) struct FakeAuthority {
 }
 
 impl FakeAuthority {
-    fn new(now: SystemTime, randomness: Arc<Seeded>) -> Self {
-        let settings = EmbeddedSettings {
-            trust_domain: TRUST_DOMAIN.parse().unwrap(),
-            ca_ttl: Duration::from_secs(7 * 24 * 3600),
-            jwt_issuer: None,
-        };
+    fn over(real: Arc<dyn Authority>) -> Self {
         Self {
-            real: Embedded::in_memory(settings, now, randomness).unwrap(),
+            real,
             may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
             refusing: Mutex::default(),
             refusing_one: Mutex::default(),
