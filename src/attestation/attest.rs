@@ -87,8 +87,8 @@ impl Attestor {
     /// before the accept.
     ///
     /// # Errors
-    /// [`NotAttested`] when the process has exited, is outside the daemon's PID namespace, changed its credentials
-    /// since the connect, or cannot be checked.
+    /// [`NotAttested`] when the process has exited, is outside the daemon's PID namespace, or cannot be checked. At the
+    /// level full also when its credentials have changed since the connect.
     pub fn by_peer(&self, process: Arc<dyn Process>) -> Result<PinnedProcess, NotAttested> {
         let peer = process.peer();
         if peer.pid == 0 {

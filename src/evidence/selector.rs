@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::evidence::provider::Provider;
 
-/// The most bytes of a selector's text: a path of [`MAX_PATH`] and its type.
+/// The most bytes of a selector's text: a path of 4,096 bytes (`PATH_MAX`) and its type.
 pub const MAX_SELECTOR: usize = MAX_PATH + 64;
 
 /// The most bytes of a path, as the kernel counts them (`PATH_MAX`).
