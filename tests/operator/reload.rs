@@ -50,7 +50,7 @@ fn a_file_dropped_into_an_included_folder_is_taken_up_and_one_taken_away_is_give
 }
 
 #[test]
-fn a_bad_file_in_a_folder_that_is_newly_included_takes_effect_once_it_is_mended() {
+fn a_bad_file_in_a_folder_that_is_newly_included_takes_effect_once_it_is_fixed() {
     let daemon = Daemon::start(&entry_for_us());
     drop_in(&daemon, "a.toml", "[[workload]]\nid = \"no-slash\"\nselectors = [\"unix:uid:41999\"]\n");
     let text = fs::read_to_string(daemon.configuration()).unwrap();
