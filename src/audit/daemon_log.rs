@@ -43,8 +43,9 @@ impl DaemonLog {
         tracing::subscriber::set_global_default(tracing_subscriber::registry().with(self))
     }
 
-    /// SECURITY: libraries log headers and frames of peers at low levels. They log as a warning what any peer can repeat
-    /// hundreds of times a second, for example an unsolicited PING ACK with its bytes. So only their errors are logged.
+    /// SECURITY: libraries log headers and frames of peers at low levels. They log as a warning what any peer can
+    /// repeat hundreds of times a second, for example an unsolicited PING ACK with its bytes. So only their errors are
+    /// logged.
     fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
         let own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
         *metadata.level() <= if own { self.settings.level() } else { Level::ERROR }

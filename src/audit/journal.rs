@@ -48,8 +48,8 @@ impl Journal {
         }
     }
 
-    /// Writes all suppressed records and waits until the output has accepted every line, at most for `limit`. To be called
-    /// last, at the end of the daemon.
+    /// Writes all suppressed records and waits until the output has accepted every line, at most for `limit`. To be
+    /// called last, at the end of the daemon.
     pub fn close(&self, limit: Duration) {
         self.release(true);
         self.lines.drain(limit);

@@ -1,4 +1,5 @@
-//! Builds one line of text or JSON, field by field. For any value of a field, the result is one line of printable ASCII.
+//! Builds one line of text or JSON, field by field. For any value of a field, the result is one line of printable
+//! ASCII.
 
 use std::fmt::Display;
 use std::fmt::Write;
@@ -32,8 +33,8 @@ pub(in crate::audit) struct Line {
 }
 
 impl Line {
-    /// A line with the time `at`, in seconds since 1970, and `word` as the value of `key`. The text format writes `word`
-    /// without its key.
+    /// A line with the time `at`, in seconds since 1970, and `word` as the value of `key`. The text format writes
+    /// `word` without its key.
     pub(in crate::audit) fn new(format: LineFormat, at: f64, key: &str, word: &str) -> Self {
         let mut line = Self { format, text: String::with_capacity(256) };
         match format {
@@ -126,8 +127,9 @@ fn rfc3339(at: f64) -> String {
         .unwrap_or_else(|| format!("{at:.3}"))
 }
 
-/// SECURITY: a path or an audience with a newline could forge a line. One with an escape sequence or a bidirectional control
-/// character could change what a terminal shows. So all but printable ASCII is written as `\uXXXX` in UTF-16, as in JSON.
+/// SECURITY: a path or an audience with a newline could forge a line. One with an escape sequence or a bidirectional
+/// control character could change what a terminal shows. So all but printable ASCII is written as `\uXXXX` in UTF-16,
+/// as in JSON.
 fn push_escaped(out: &mut String, text: &str) {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
         return out.push_str(text);

@@ -1,5 +1,5 @@
-//! Non-blocking output of lines. When [`Lines::write`] returns, the kernel has the line, unless the reader is slow. Then the
-//! line is queued, and when the bounded queue is full, lines are dropped and counted.
+//! Non-blocking output of lines. When [`Lines::write`] returns, the kernel has the line, unless the reader is slow.
+//! Then the line is queued, and when the bounded queue is full, lines are dropped and counted.
 
 use std::collections::VecDeque;
 use std::io;
@@ -56,8 +56,8 @@ struct Queue {
     closed: bool,
 }
 
-/// A file descriptor, and how to write to it without blocking. `O_NONBLOCK` is never set on the descriptor itself: the flag
-/// would affect every process that shares the open file description, such as the shell on the same terminal.
+/// A file descriptor, and how to write to it without blocking. `O_NONBLOCK` is never set on the descriptor itself: the
+/// flag would affect every process that shares the open file description, such as the shell on the same terminal.
 #[derive(Debug)]
 enum Output {
     /// A socket, written to with `MSG_DONTWAIT`. systemd passes one that leads to its journal.
@@ -204,7 +204,8 @@ impl Output {
         }
     }
 
-    /// Waits until a write can make progress or return an error; at most a second, so that the caller can check `closed`.
+    /// Waits until a write can make progress or return an error; at most a second, so that the caller can check
+    /// `closed`.
     fn wait_until_writable(&self) {
         let (Self::Socket(fd) | Self::OwnDescription(fd) | Self::PollFirst(fd)) = self;
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };

@@ -1,5 +1,5 @@
-//! Audit: one structured record per issue, delivery, denial, undecided check and end. A record holds text only; the module
-//! that reports an event converts its own types into a [`Record`].
+//! Audit: one structured record per issue, delivery, denial, undecided check and end. A record holds text only; the
+//! module that reports an event converts its own types into a [`Record`].
 
 pub mod daemon_log;
 pub mod journal;
@@ -72,8 +72,8 @@ pub struct Record {
     pub reason: Option<String>,
     /// The reason as a sentence.
     pub detail: Option<String>,
-    /// How many records of this kind were suppressed since the last one: of this user, or of all users that have no rate
-    /// limit of their own.
+    /// How many records of this kind were suppressed since the last one: of this user, or of all users that have no
+    /// rate limit of their own.
     pub suppressed: Option<u64>,
 }
 
@@ -108,8 +108,8 @@ impl Record {
 pub trait Sink: Send + Sync + std::fmt::Debug {
     /// Writes a record; never waits for the reader of the log. A refusal may be counted in a later record instead.
     ///
-    /// INVARIANT: when this returns for [`Event::Issued`], the kernel has the line, unless standard output accepts none. So
-    /// a credential that is sent afterwards has its record, even if the daemon is killed in between.
+    /// INVARIANT: when this returns for [`Event::Issued`], the kernel has the line, unless standard output accepts
+    /// none. So a credential that is sent afterwards has its record, even if the daemon is killed in between.
     fn record(&self, record: Record);
 
     /// Its counters; zero for a sink that does not count.

@@ -1,4 +1,5 @@
-//! The rate limit for records of refusals: a token bucket per user and event, with an exact count of suppressed records.
+//! The rate limit for records of refusals: a token bucket per user and event, with an exact count of suppressed
+//! records.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,8 +21,8 @@ type Key = Option<(u32, Event)>;
 
 /// Decides which records are written.
 ///
-/// INVARIANT: each record is written once, is counted in `suppressed` of a written one, or is counted in a [`Bucket`]. So no
-/// flood falsifies the count.
+/// INVARIANT: each record is written once, is counted in `suppressed` of a written one, or is counted in a [`Bucket`].
+/// So no flood falsifies the count.
 #[derive(Debug, Default)]
 pub(in crate::audit) struct RateLimit {
     buckets: HashMap<Key, Bucket>,

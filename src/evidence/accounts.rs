@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// Names by id. An id can have several names. Only names that an entry uses are listed, so the request path never calls the
-/// system's name service (NSS).
+/// Names by id. An id can have several names. Only names that an entry uses are listed, so the request path never calls
+/// the system's name service (NSS).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
     /// User names by uid.
@@ -20,8 +20,8 @@ pub struct Accounts {
 impl Accounts {
     /// Merges accounts; for a name in several of them the first one's id counts.
     ///
-    /// SECURITY: two look-ups at different times can resolve a name to two ids. With both, the entry would also match the
-    /// former owner of the name.
+    /// SECURITY: two look-ups at different times can resolve a name to two ids. With both, the entry would also match
+    /// the former owner of the name.
     #[must_use]
     pub fn joined<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Self {
         Self { users: joined(all.clone().map(|one| &one.users)), groups: joined(all.map(|one| &one.groups)) }

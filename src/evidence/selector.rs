@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::evidence::provider::Provider;
 
-/// The most bytes of a selector's text: a path of [`MAX_PATH`] and its type.
+/// The most bytes of a selector's text: a path of 4,096 bytes (`PATH_MAX`) and its type.
 pub const MAX_SELECTOR: usize = MAX_PATH + 64;
 
 /// The most bytes of a path, as the kernel counts them (`PATH_MAX`).
@@ -18,8 +18,8 @@ const MAX_PATH: usize = 4096;
 
 /// One fact about a workload that an entry can require.
 ///
-/// Values are typed, and two selectors are equal only when kind and value are equal: no comparison splits or joins text at
-/// colons. `FromStr` accepts only the kinds that this version can prove; `TryFrom<String>` also keeps unknown types.
+/// Values are typed, and two selectors are equal only when kind and value are equal: no comparison splits or joins text
+/// at colons. `FromStr` accepts only the kinds that this version can prove; `TryFrom<String>` also keeps unknown types.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Selector {

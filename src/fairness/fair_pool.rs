@@ -10,11 +10,11 @@ use tokio::sync::Semaphore;
 
 use crate::evidence::Principal;
 
-/// Places that principals share. Each principal has its own queue; at most `per_principal` of its requests hold a place or
-/// wait in the pool's queue. Both queues are first in, first out.
+/// Places that principals share. Each principal has its own queue; at most `per_principal` of its requests hold a place
+/// or wait in the pool's queue. Both queues are first in, first out.
 ///
-/// SECURITY: a principal with a thousand requests delays another one by at most `per_principal` requests. If that number is
-/// below the number of places, one principal alone delays no other.
+/// SECURITY: a principal with a thousand requests delays another one by at most `per_principal` requests. If that
+/// number is below the number of places, one principal alone delays no other.
 #[derive(Debug)]
 pub struct FairPool {
     shared: Arc<Shared>,
@@ -61,8 +61,8 @@ impl FairPool {
     /// Waits for a place that is charged to `principal`. Dropping the future leaves both queues.
     pub async fn enter(&self, principal: Principal) -> Ticket {
         let mut ticket = Ticket::queued(&self.shared, principal);
-        // INVARIANT: neither semaphore is ever closed, so `acquire` cannot fail. After `forget`, `reached` stands for the
-        // permit, and the drop of the ticket releases it.
+        // INVARIANT: neither semaphore is ever closed, so `acquire` cannot fail. After `forget`, `reached` stands for
+        // the permit, and the drop of the ticket releases it.
         if let Ok(admitted) = ticket.queue.acquire().await {
             admitted.forget();
             ticket.reached = Reached::Pool;
@@ -97,8 +97,8 @@ impl Drop for Ticket {
         if self.reached != Reached::Queue {
             self.queue.add_permits(1);
         }
-        // RACE: tickets are created and dropped under this lock. Two owners (the map and this ticket) mean that no other
-        // ticket uses the queue, and none can start to before the queue is removed.
+        // RACE: tickets are created and dropped under this lock. Two owners (the map and this ticket) mean that no
+        // other ticket uses the queue, and none can start to before the queue is removed.
         let mut queues = self.shared.queues();
         if Arc::strong_count(&self.queue) == 2 {
             queues.remove(&self.principal);

@@ -27,7 +27,8 @@ pub struct ForeignBundles {
 }
 
 impl ForeignBundles {
-    /// Reads every file once. An unusable file does not affect the others: it is reported in `readiness` and in the log.
+    /// Reads every file once. An unusable file does not affect the others: it is reported in `readiness` and in the
+    /// log.
     #[must_use]
     pub fn load(settings: &[FederationSettings], readiness: Readiness) -> Self {
         let files = FileWatch::new(Vec::new());

@@ -36,8 +36,8 @@ impl Relationship {
 
     /// Replaces the bundle by one that was read, or keeps the present one and records the problem.
     ///
-    /// SPEC: Trust Domain and Bundle §4.1.1: the sequence number only increases, and a publisher may omit it. So an equal or
-    /// an absent number counts as newer.
+    /// SPEC: Trust Domain and Bundle §4.1.1: the sequence number only increases, and a publisher may omit it. So an
+    /// equal or an absent number counts as newer.
     pub(super) fn update(&mut self, read: Result<(Bundle, Vec<Ignored>), UnusableFile>) {
         let kept = self.bundle.as_ref().and_then(|bundle| bundle.sequence);
         match read {

@@ -1,5 +1,5 @@
-//! Federation: the bundles of foreign trust domains, from files that are read again when they change. Does not know which
-//! workload sees which bundle.
+//! Federation: the bundles of foreign trust domains, from files that are read again when they change. Does not know
+//! which workload sees which bundle.
 //!
 //! SECURITY: the keys of a bundle count only for the trust domain that the operator configured for its file.
 

@@ -1,4 +1,5 @@
-//! The callers that a new rulebook affects, computed from the recorded trace of each live caller without a new attestation.
+//! The callers that a new rulebook affects, computed from the recorded trace of each live caller without a new
+//! attestation.
 
 use crate::evidence::Accounts;
 use crate::evidence::EvidenceSet;
@@ -34,9 +35,9 @@ pub fn is_affected(trace: &Trace, old: &Rulebook, new: &Rulebook) -> bool {
     }
 }
 
-/// Holds a change back when it would end more than 10 % of the live identities, and at least two. A file that was truncated
-/// between two tables is valid TOML. `live` has one trace per caller. Identities of a caller that must be attested again do
-/// not count as ended.
+/// Holds a change back when it would end more than 10 % of the live identities, and at least two. A file that was
+/// truncated between two tables is valid TOML. `live` has one trace per caller. Identities of a caller that must be
+/// attested again do not count as ended.
 #[must_use]
 pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, new: &Rulebook) -> Option<HeldBack> {
     let mut held = HeldBack { ending: Vec::new(), live: 0 };

@@ -21,8 +21,8 @@ use crate::policy::rulebook::Rulebook;
 use crate::registration::Entry;
 use crate::registration::entry::Origin;
 
-/// The most entries without a match that a trace keeps. Every live stream keeps a trace, so it must stay small; `explain`
-/// compares all entries.
+/// The most entries without a match that a trace keeps. Every live stream keeps a trace, so it must stay small;
+/// `explain` compares all entries.
 pub(in crate::policy) const MAX_MISSES: usize = 32;
 
 /// The permission to issue one identity to one process under one rulebook. Not `Clone`: the issuer consumes it.
@@ -239,8 +239,8 @@ fn compare_one(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considere
     Considered { id: entry.id.to_string(), origin: entry.origin.clone(), lacking, refused }
 }
 
-/// SECURITY: below Linux 6.5 the pidfd is opened by PID after the accept. By an exec before that, a caller can get the path
-/// and the hash of another program, but not its user.
+/// SECURITY: below Linux 6.5 the pidfd is opened by PID after the accept. By an exec before that, a caller can get the
+/// path and the hash of another program, but not its user.
 fn is_too_weak(entry: &Entry, level: Level) -> bool {
     level == Level::Reduced && entry.rests_on_executable() && !entry.accept_weak
 }

@@ -1,5 +1,5 @@
-//! The explanation of a decision for `bonafide explain`: each entry with the selectors that it lacks, the nearest miss, and
-//! an entry that would match.
+//! The explanation of a decision for `bonafide explain`: each entry with the selectors that it lacks, the nearest miss,
+//! and an entry that would match.
 
 use std::cmp::Reverse;
 
@@ -21,7 +21,7 @@ pub(in crate::policy) const MAX_SHOWN: usize = 200;
 pub struct Explanation {
     /// The number of all entries.
     pub entries: usize,
-    /// The entries, those that match first, then by the number of lacking selectors; at most [`MAX_SHOWN`].
+    /// The entries, those that match first, then by the number of lacking selectors; at most 200.
     pub considered: Vec<Considered>,
     /// The entry that does not match and lacks the fewest selectors.
     pub nearest_miss: Option<Considered>,

@@ -1,5 +1,5 @@
-//! Policy: [`decide()`] is a pure function of the evidence, the entries, the rules and the time, and returns a trace of its
-//! reasons. Only it creates a [`Permit`].
+//! Policy: [`decide()`] is a pure function of the evidence, the entries, the rules and the time, and returns a trace of
+//! its reasons. Only it creates a [`Permit`].
 
 mod changes;
 mod decide;

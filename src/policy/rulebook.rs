@@ -1,8 +1,8 @@
-//! The input of every decision besides the evidence: entries and rules, in one value that is replaced as a whole and has
-//! one epoch.
+//! The input of every decision besides the evidence: entries and rules, in one value that is replaced as a whole and
+//! has one epoch.
 //!
-//! A permit, the issuer and the check before a secret's first byte compare this epoch. So a change of any part makes every
-//! earlier decision stale. Any further input, such as blocks by `revoke`, belongs here.
+//! A permit, the issuer and the check before a secret's first byte compare this epoch. So a change of any part makes
+//! every earlier decision stale. Any further input, such as blocks by `revoke`, belongs here.
 
 use std::time::Duration;
 

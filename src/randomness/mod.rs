@@ -1,5 +1,5 @@
-//! Random bytes for serials, token ids, decision ids and jitter. A trait, so that a test can replay a whole agent from a
-//! seed. Key generation does not use it: keys come from the crypto library's generator, which no test can seed.
+//! Random bytes for serials, token ids, decision ids and jitter. A trait, so that a test can replay a whole agent from
+//! a seed. Key generation does not use it: keys come from the crypto library's generator, which no test can seed.
 
 use aws_lc_rs::rand::SecureRandom;
 

@@ -114,7 +114,8 @@ impl Entry {
         (Reverse(self.priority), self.order)
     }
 
-    /// Whether both entries give the same identity on the same terms. Selectors, hint, priority and origin do not count.
+    /// Whether both entries give the same identity on the same terms. Selectors, hint, priority and origin do not
+    /// count.
     #[must_use]
     pub fn grants_the_same_as(&self, other: &Self) -> bool {
         self.id == other.id && self.terms == other.terms && self.federates_with == other.federates_with

@@ -1,5 +1,5 @@
-//! The index over all entries. For a set of evidence it returns the candidates, the providers to ask next, and the entries
-//! that open providers could still make match.
+//! The index over all entries. For a set of evidence it returns the candidates, the providers to ask next, and the
+//! entries that open providers could still make match.
 //!
 //! Each entry is indexed under its rarest selector, so the cost of a look-up grows with the candidates and not with the
 //! entries. Does not know the caller, and does not decide.
@@ -146,8 +146,8 @@ impl EntryIndex {
         wanted
     }
 
-    /// The entries, in order, that open providers could still make match. Compares only entries whose kernel selectors all
-    /// hold, and none where every provider has settled.
+    /// The entries, in order, that open providers could still make match. Compares only entries whose kernel selectors
+    /// all hold, and none where every provider has settled.
     #[must_use]
     pub fn open(&self, evidence: &EvidenceSet) -> Vec<OpenEntry<'_>> {
         if !evidence.is_open() {
@@ -250,7 +250,8 @@ impl<'a> Frequencies<'a> {
         Self(count)
     }
 
-    /// The selector that the fewest entries have. Among equals it is the smallest, so the same entries give the same index.
+    /// The selector that the fewest entries have. Among equals it is the smallest, so the same entries give the same
+    /// index.
     fn rarest<'s>(&self, selectors: &'s [Selector]) -> Option<&'s Selector> {
         selectors.iter().min_by_key(|selector| (self.0.get(selector), *selector))
     }

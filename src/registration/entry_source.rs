@@ -1,5 +1,5 @@
-//! Sources of entries: the configuration files, or a server that registers entries. A source orders its own entries, and
-//! does not know what is decided by them.
+//! Sources of entries: the configuration files, or a server that registers entries. A source orders its own entries,
+//! and does not know what is decided by them.
 
 use std::fmt;
 use std::sync::Arc;

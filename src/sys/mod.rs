@@ -1,4 +1,5 @@
-//! System and C library calls that no crate wraps: the only module that may use `unsafe`, each block with a SAFETY comment.
+//! System and C library calls that no crate wraps: the only module that may use `unsafe`, each block with a SAFETY
+//! comment.
 
 #![allow(unsafe_code, reason = "the only module that may use it")]
 

@@ -8,8 +8,8 @@ use std::os::fd::BorrowedFd;
 /// `SO_PASSRIGHTS` (Linux 6.16, `asm-generic/socket.h`).
 const SO_PASSRIGHTS: c_int = 83;
 
-/// Makes the kernel refuse descriptors sent to this Unix socket; the sender gets `EPERM`. Sockets accepted from a listener
-/// inherit the setting.
+/// Makes the kernel refuse descriptors sent to this Unix socket; the sender gets `EPERM`. Sockets accepted from a
+/// listener inherit the setting.
 ///
 /// # Errors
 /// `ENOPROTOOPT` below Linux 6.16; there the reader must close the descriptors that it receives.

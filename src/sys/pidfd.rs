@@ -50,8 +50,9 @@ const PIDFD_GET_INFO: ioctl::Opcode = ioctl::opcode::read_write::<PidfdInfo>(0xF
 /// daemon's PID namespace.
 pub fn info(pidfd: BorrowedFd<'_>) -> io::Result<PidfdInfo> {
     let mut info = PidfdInfo { mask: WITH_PID | WITH_CREDENTIALS | WITH_CGROUP, ..PidfdInfo::default() };
-    // SAFETY: the opcode carries the size of `PidfdInfo`, and the kernel reads and writes that many bytes at most, all of
-    // them inside the structure; every bit pattern is a valid `PidfdInfo`. Any other kind of descriptor returns an error.
+    // SAFETY: the opcode carries the size of `PidfdInfo`, and the kernel reads and writes that many bytes at most, all
+    // of them inside the structure; every bit pattern is a valid `PidfdInfo`. Any other kind of descriptor returns an
+    // error.
     unsafe { ioctl::ioctl(pidfd, ioctl::Updater::<PIDFD_GET_INFO, _>::new(&mut info))? };
     let all = WITH_PID | WITH_CREDENTIALS | WITH_CGROUP;
     if info.mask & all == all { Ok(info) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use bonafide::agent::config::Config;
 use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
+use bonafide::attestation::host::cgroup::CgroupKind;
 use bonafide::attestation::host::cgroup::Cgroups;
-use bonafide::attestation::host::cgroup::Group;
 use bonafide::attestation::host::stat::Stat;
 use bonafide::attestation::host::status::Status;
 use bonafide::endpoints::transport::http2::authority_filter::AuthorityFilter;
@@ -141,10 +141,10 @@ fn cgroup(input: &[u8]) {
         let _any_verdict = lines.group(path, "");
     }
     let below = String::from_utf8_lossy(input);
-    match Group::of(&format!("/system.slice/web.service/{below}"), "") {
-        Group::Unit { id, slice } => assert_eq!((&*id, &*slice), ("web.service", "system.slice")),
-        Group::Container { .. } => {}
-        Group::Plain => panic!("a service left its unit by {below:?}"),
+    match CgroupKind::of(&format!("/system.slice/web.service/{below}"), "") {
+        CgroupKind::Unit { id, slice } => assert_eq!((&*id, &*slice), ("web.service", "system.slice")),
+        CgroupKind::Container { .. } => {}
+        CgroupKind::Plain => panic!("a service left its unit by {below:?}"),
     }
 }
 
