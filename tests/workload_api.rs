@@ -6,7 +6,7 @@
 mod callers;
 #[path = "support/http2.rs"]
 mod http2;
-#[path = "support/kernel.rs"]
+#[path = "support/kernel/mod.rs"]
 mod kernel;
 #[path = "support/node.rs"]
 mod node;
@@ -17,6 +17,8 @@ mod pipes;
 mod answers;
 #[path = "workload_api/over_time/clocks.rs"]
 mod clocks;
+#[path = "workload_api/over_time/containers.rs"]
+mod containers;
 #[path = "workload_api/door.rs"]
 mod door;
 #[path = "workload_api/over_time/endings.rs"]

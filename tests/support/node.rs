@@ -108,10 +108,18 @@ impl TestNode {
         Self::observed(seed, workloads, WIDE_PIPE, Arc::new(|_, _| {}))
     }
 
+    /// Likewise, on this kernel.
+    pub(crate) fn on(kernel: FakeKernel, workloads: &str) -> Self {
+        Self::built(kernel, 7, workloads, WIDE_PIPE, Arc::new(|_, _| {}))
+    }
+
     /// Likewise; each connection holds `pipe` bytes on their way, and `observer` sees every byte at the moment when it
     /// leaves.
     pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
-        let kernel = FakeKernel::new();
+        Self::built(FakeKernel::new(), seed, workloads, pipe, observer)
+    }
+
+    fn built(kernel: FakeKernel, seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
         let clock = Arc::new(TestClock::default());
         let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
         let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone()));
