@@ -12,6 +12,10 @@ mod kernel;
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
+#[path = "../src/durable/simulated_disk.rs"]
+mod simulated_disk;
+
+use bonafide::durable;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
@@ -31,6 +35,8 @@ mod hostile;
 mod in_flight;
 #[path = "workload_api/over_time/lifetime.rs"]
 mod lifetime;
+#[path = "workload_api/over_time/power_cuts.rs"]
+mod power_cuts;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
 #[path = "workload_api/security_header.rs"]

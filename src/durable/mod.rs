@@ -16,5 +16,7 @@ pub use data_dir::LoadError;
 pub use data_dir::Name;
 pub use data_dir::OpenError;
 pub use data_dir::StoreError;
+pub use files::Files;
+pub use files::NewFile;
 pub use files::Unreadable;
 pub use journal::Damage;

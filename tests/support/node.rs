@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -15,6 +16,7 @@ use bonafide::agent::config::Accepted;
 use bonafide::agent::config::Config;
 use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
+use bonafide::agent::last_good;
 use bonafide::agent::node::Ground;
 use bonafide::agent::node::Node;
 use bonafide::agent::reload::ActiveConfig;
@@ -32,6 +34,8 @@ use bonafide::authority::Token;
 use bonafide::authority::TokenOrder;
 use bonafide::authority::embedded::Embedded;
 use bonafide::authority::embedded::EmbeddedSettings;
+use bonafide::authority::embedded::NoAuthority;
+use bonafide::durable::DataDir;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
 use bonafide::endpoints::transport::budgets::Budgets;
@@ -64,6 +68,7 @@ use crate::pipes::Observer;
 use crate::pipes::PipeDialer;
 use crate::pipes::WIDE_PIPE;
 use crate::pipes::pipe_acceptor;
+use crate::simulated_disk::SimulatedDisk;
 
 /// Noon of a day after this release.
 const NOON: Duration = Duration::from_secs(1_800_014_400);
@@ -102,27 +107,59 @@ pub(crate) enum Seen {
     End(Code),
 }
 
+/// What a node starts on.
+pub(crate) struct Setup<'a> {
+    /// Decides everything random in it.
+    pub(crate) seed: u64,
+    pub(crate) kernel: FakeKernel,
+    /// Its `[[workload]]` tables; `None` where its files are bad, so that it has to serve what it accepted last.
+    pub(crate) workloads: Option<&'a str>,
+    /// Where it keeps what outlives it; `None` for nowhere.
+    pub(crate) disk: Option<SimulatedDisk>,
+    /// How many bytes each connection holds on their way.
+    pub(crate) pipe: usize,
+    /// Sees every byte at the moment when it leaves.
+    pub(crate) observer: Observer,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let observer: Observer = Arc::new(|_, _| {});
+        Self { seed: 7, kernel: FakeKernel::new(), workloads: Some(""), disk: None, pipe: WIDE_PIPE, observer }
+    }
+}
+
 impl TestNode {
     /// A node with these `[[workload]]` tables; `seed` decides everything random in it.
     pub(crate) fn start(seed: u64, workloads: &str) -> Self {
-        Self::observed(seed, workloads, WIDE_PIPE, Arc::new(|_, _| {}))
+        Self::with(Setup { seed, workloads: Some(workloads), ..Setup::default() })
     }
 
-    /// Likewise, on this kernel.
+    /// A node on this kernel.
     pub(crate) fn on(kernel: FakeKernel, workloads: &str) -> Self {
-        Self::built(kernel, 7, workloads, WIDE_PIPE, Arc::new(|_, _| {}))
+        Self::with(Setup { kernel, workloads: Some(workloads), ..Setup::default() })
     }
 
-    /// Likewise; each connection holds `pipe` bytes on their way, and `observer` sees every byte at the moment when it
-    /// leaves.
+    /// A node each of whose connections holds `pipe` bytes, every one of which `observer` sees when it leaves.
     pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
-        Self::built(FakeKernel::new(), seed, workloads, pipe, observer)
+        Self::with(Setup { seed, workloads: Some(workloads), pipe, observer, ..Setup::default() })
     }
 
-    fn built(kernel: FakeKernel, seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
+    pub(crate) fn with(setup: Setup<'_>) -> Self {
+        Self::try_with(setup).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// A node, or why it does not start.
+    pub(crate) fn try_with(setup: Setup<'_>) -> Result<Self, NotStarted> {
+        let Setup { seed, kernel, workloads, disk, pipe, observer } = setup;
+        let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
         let clock = Arc::new(TestClock::default());
+        let active = active(workloads, data_dir.as_deref(), clock.now())?;
         let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
-        let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone()));
+        let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone(), data_dir.clone())?);
+        if let Some(data_dir) = data_dir.as_deref().filter(|_| active.state == ReloadState::Current) {
+            let _served_all_the_same = last_good::keep(data_dir, &active.accepted);
+        }
         let records = Arc::new(Records::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
         let ground = Ground {
@@ -134,16 +171,13 @@ impl TestNode {
             randomness,
             stop: stop.clone(),
         };
-        let (config, accepted) = configuration(workloads);
-        let active =
-            ActiveConfig { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
         let mut node = Node::new(ground, active.rulebook(0));
         let node_state = node.node_state.clone();
-        let reloader = Reloader::new("test.toml".into(), active, node_state.clone(), readiness.clone(), None);
+        let reloader = Reloader::new("test.toml".into(), active, node_state.clone(), readiness.clone(), data_dir);
         let (door, dialer) = pipe_acceptor();
         node.serve(door, workload_api::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
         let dialer = dialer.observed_by(pipe, observer);
-        Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node }
+        Ok(Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node })
     }
 
     /// Puts other `[[workload]]` tables in force.
@@ -230,6 +264,29 @@ pub(crate) fn workload(path: &str, selectors: &[&str]) -> String {
     table
 }
 
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotStarted {
+    #[error("the files are bad, and {0}")]
+    Configuration(String),
+    #[error(transparent)]
+    Authority(#[from] NoAuthority),
+}
+
+/// The configuration to start with: of good files, or the one that was accepted last.
+fn active(
+    workloads: Option<&str>,
+    disk: Option<&DataDir>,
+    accepted_at: SystemTime,
+) -> Result<ActiveConfig, NotStarted> {
+    let ((config, accepted), state) = match (workloads, disk) {
+        (Some(workloads), _) => (configuration(workloads), ReloadState::Current),
+        (None, Some(disk)) => (last_good::recall(disk).map_err(NotStarted::Configuration)?, ReloadState::LastGood),
+        (None, None) => return Err(NotStarted::Configuration("nothing was accepted before".to_owned())),
+    };
+    Ok(ActiveConfig { config, accepted, state, accepted_at, refused: None })
+}
+
 fn configuration(workloads: &str) -> (Config, Accepted) {
     let text = format!("trust_domain = {TRUST_DOMAIN:?}\n{workloads}");
     let sources = Sources { files: vec![SourceFile { file: PathBuf::from("test.toml"), text }], folders: Vec::new() };
@@ -299,18 +356,18 @@ pub(crate) struct FakeAuthority {
 }
 
 impl FakeAuthority {
-    fn new(now: SystemTime, randomness: Arc<Seeded>) -> Self {
+    fn new(now: SystemTime, randomness: Arc<Seeded>, data_dir: Option<Arc<DataDir>>) -> Result<Self, NoAuthority> {
         let settings = EmbeddedSettings {
             trust_domain: TRUST_DOMAIN.parse().unwrap(),
             ca_ttl: Duration::from_secs(7 * 24 * 3600),
             jwt_issuer: None,
         };
-        Self {
-            real: Embedded::in_memory(settings, now, randomness).unwrap(),
-            may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
-            refusing: Mutex::default(),
-            refusing_one: Mutex::default(),
-        }
+        let real = match data_dir {
+            Some(data_dir) => Embedded::open(data_dir, settings, now, randomness)?.0,
+            None => Embedded::in_memory(settings, now, randomness)?,
+        };
+        let may_sign = Semaphore::new(Semaphore::MAX_PERMITS);
+        Ok(Self { real, may_sign, refusing: Mutex::default(), refusing_one: Mutex::default() })
     }
 
     pub(crate) fn refuse(&self, why: &str) {
