@@ -208,7 +208,7 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
 }
 
 fn rulebook(entries: Vec<Entry>) -> Rulebook {
-    Rulebook::new(1, EntryIndex::new(entries), Rules { minimum: Level::Reduced })
+    Rulebook::new(1, EntryIndex::new(entries), Rules { minimum: Level::Reduced, wait: Duration::from_secs(5) })
 }
 
 fn our_uid(further: u32) -> String {

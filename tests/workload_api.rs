@@ -19,8 +19,12 @@ use bonafide::durable;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
+#[path = "workload_api/over_time/bundles.rs"]
+mod bundles;
 #[path = "workload_api/over_time/clocks.rs"]
 mod clocks;
+#[path = "workload_api/over_time/connections.rs"]
+mod connections;
 #[path = "workload_api/over_time/containers.rs"]
 mod containers;
 #[path = "workload_api/door.rs"]
@@ -35,6 +39,8 @@ mod hostile;
 mod in_flight;
 #[path = "workload_api/over_time/lifetime.rs"]
 mod lifetime;
+#[path = "workload_api/over_time/operator.rs"]
+mod operator;
 #[path = "workload_api/over_time/power_cuts.rs"]
 mod power_cuts;
 #[path = "workload_api/reflection.rs"]

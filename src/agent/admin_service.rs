@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
 use crate::attestation::kernel::Unanswered;
-use crate::audit::Journal;
+use crate::audit::Sink;
+use crate::authority::Authority;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::AttestorStatus;
@@ -35,29 +36,34 @@ use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::records::word;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::NodeState;
+use crate::evidence::Level;
 use crate::policy::explain;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 use crate::time::Clock;
 
 /// The running daemon.
-pub struct AdminService {
+pub(in crate::agent) struct AdminService {
     /// The callers.
-    pub node_state: Arc<NodeState>,
+    pub(in crate::agent) node_state: Arc<NodeState>,
     /// The configuration.
-    pub reloader: Arc<Reloader>,
+    pub(in crate::agent) reloader: Arc<Reloader>,
+    /// Who signs.
+    pub(in crate::agent) authority: Arc<dyn Authority>,
     /// What was written down.
-    pub journal: Arc<Journal>,
+    pub(in crate::agent) audit: Arc<dyn Sink>,
+    /// How the kernel lets callers be pinned.
+    pub(in crate::agent) level: Level,
     /// What is charged.
-    pub budgets: Budgets,
-    /// Why it is not well.
-    pub readiness: Readiness,
+    pub(in crate::agent) budgets: Budgets,
+    /// Why it does not serve, or not as it should.
+    pub(in crate::agent) readiness: Readiness,
     /// The wall clock.
-    pub clock: Arc<dyn Clock>,
+    pub(in crate::agent) clock: Arc<dyn Clock>,
     /// When it started.
-    pub started: Instant,
+    pub(in crate::agent) started: Instant,
     /// Its doors.
-    pub sockets: Vec<SocketStatus>,
+    pub(in crate::agent) sockets: Vec<SocketStatus>,
 }
 
 impl fmt::Debug for AdminService {
@@ -70,6 +76,7 @@ impl Operations for Arc<AdminService> {
     fn status(&self) -> StatusReport {
         let active = self.reloader.active();
         let reasons = self.readiness.watch().borrow().to_vec();
+        let tally = self.audit.tally();
         let worst = reasons.iter().map(|reason| reason.severity).max();
         StatusReport {
             state: match worst {
@@ -81,25 +88,22 @@ impl Operations for Arc<AdminService> {
             trust_domain: active.config.trust_domain.to_string(),
             sampled_at: seconds(self.clock.now()),
             uptime_seconds: self.started.elapsed().as_secs(),
-            level: self.node_state.attestor().host().level(),
+            level: self.level,
             authority: AuthorityStatus {
                 kind: "embedded".to_owned(),
-                not_after: self.node_state.authority().not_after().map(seconds),
+                not_after: self.authority.not_after().map(seconds),
             },
             bundles: self.bundles(),
             identities: self.identities(),
             attestors: vec![self.host_attestor()],
-            last_hour: self.last_hour(),
+            last_hour: LastHourStatus { denials: tally.last_hour.denials, undecided: tally.last_hour.undecided },
             configuration: ConfigurationStatus {
                 file: self.reloader.file().display().to_string(),
                 state: active.state,
                 accepted_at: seconds(active.accepted_at),
             },
             sockets: self.sockets.clone(),
-            log: LogStatus {
-                dropped_lines: self.journal.metrics().dropped.get(),
-                suppressed_records: self.journal.metrics().suppressed.get(),
-            },
+            log: LogStatus { dropped_lines: tally.dropped_lines, suppressed_records: tally.suppressed_records },
             reasons,
             notes: active.config.warnings.iter().map(ToString::to_string).collect(),
         }
@@ -151,7 +155,7 @@ impl AdminService {
             live: live().count(),
             next_renewal_at: first(live().map(|identity| identity.renew_at)),
             next_expiry_at: first(live().map(|identity| identity.not_after)),
-            renewals_failed: self.node_state.issuer().metrics().failed(),
+            renewals_failed: self.node_state.issuance().failed(),
         }
     }
 
@@ -162,11 +166,6 @@ impl AdminService {
             median_microseconds: latencies.median(),
             worst_microseconds: latencies.worst(),
         }
-    }
-
-    fn last_hour(&self) -> LastHourStatus {
-        let refusals = self.journal.last_hour(Instant::now());
-        LastHourStatus { denials: refusals.denials, undecided: refusals.undecided }
     }
 
     fn report(&self, decision: Option<String>, examination: Examination) -> ExplainReport {

@@ -1,12 +1,14 @@
 //! The whole daemon, built from one configuration: [`start`] puts a [`node`] on this machine, [`reload`] swaps what it
-//! decides by, [`admin_service`] answers its operator, and [`lifecycle`] stops everything with one deadline.
+//! decides by, and [`lifecycle`] stops everything with one deadline.
 
-pub mod admin_service;
+mod admin_service;
 pub mod config;
 mod daemon;
 pub mod last_good;
 pub mod lifecycle;
+mod limits;
 pub mod node;
+mod prepared;
 pub mod reload;
 pub mod start;
 pub mod watches;

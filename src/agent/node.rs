@@ -1,20 +1,29 @@
-//! A node without the machine under it: from a door to the last stream, with the tasks that keep it true. The daemon
-//! puts it on the kernel, a disk and sockets; a test on models of them.
+//! A node without the machine under it: what its callers share, and the tasks that keep it true. The daemon builds it on
+//! the kernel, a disk and sockets; a test builds the same on models of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::agent::admin_service::AdminService;
 use crate::agent::lifecycle::Fatal;
+use crate::agent::lifecycle::GRACE;
+use crate::agent::lifecycle::run_until_stopped;
+use crate::agent::limits::limits;
+use crate::agent::reload::ActiveConfig;
+use crate::agent::reload::ConfigFiles;
+use crate::agent::reload::Reloader;
+use crate::agent::watches::authority::look;
+use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
-use crate::attestation::Attestor;
-use crate::attestation::kernel::Host;
-use crate::audit;
-use crate::authority::Authority;
+use crate::authority::embedded::Embedded;
+use crate::endpoints::admin::operations::Operations;
+use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
 use crate::endpoints::transport::accept::Transport;
 use crate::endpoints::transport::acceptor::Acceptor;
@@ -22,104 +31,232 @@ use crate::endpoints::transport::budgets::Budgets;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Parts;
 use crate::entitlement::published::BundleSet;
+use crate::federation::ForeignBundles;
 use crate::identity::Bundle;
 use crate::identity::TrustDomain;
-use crate::policy::Rulebook;
-use crate::randomness::Randomness;
+use crate::readiness::Readiness;
 use crate::time::Clock;
 
 /// The bundles of foreign trust domains, as they are now.
-pub type ForeignBundleWatch = watch::Receiver<Arc<BTreeMap<TrustDomain, Arc<Bundle>>>>;
+type ForeignBundleWatch = watch::Receiver<Arc<BTreeMap<TrustDomain, Arc<Bundle>>>>;
 
-/// What a node stands on.
+/// What a node is built from.
 #[derive(Debug)]
-pub struct Ground {
-    /// Whom callers are compared with.
-    pub host: Arc<dyn Host>,
-    /// Who signs.
-    pub authority: Arc<dyn Authority>,
-    /// Whom else it believes.
-    pub foreign: ForeignBundleWatch,
-    /// Where records go.
-    pub audit: Arc<dyn audit::Sink>,
-    /// The wall clock.
-    pub clock: Arc<dyn Clock>,
-    /// Serials, names and jitter.
-    pub randomness: Arc<dyn Randomness>,
-    /// Stops it.
-    pub stop: CancellationToken,
+pub struct NodeSetup {
+    /// What all callers share.
+    pub parts: Parts,
+    /// The configuration in force at first.
+    pub active: ActiveConfig,
+    /// Where the next configuration comes from.
+    pub files: ConfigFiles,
+    /// Why the node does not serve, or not as it should.
+    pub readiness: Readiness,
+    /// The authority, where it is the embedded one: its life is watched.
+    pub embedded: Option<Arc<Embedded>>,
+    /// The doors that `status` lists.
+    pub sockets: Vec<SocketStatus>,
+    /// How many descriptors may be open: the default limits follow from it.
+    pub descriptors: u64,
 }
 
-/// A node and its tasks. None of them ends before `stop`, unless something is wrong.
+/// A node and its tasks. None of them ends before the stop, unless something is wrong.
 #[derive(Debug)]
 pub struct Node {
     /// The callers' shared state.
     pub node_state: Arc<NodeState>,
-    /// Everything that runs.
-    pub tasks: JoinSet<Result<(), Fatal>>,
+    /// Swaps the configuration.
+    pub reloader: Arc<Reloader>,
+    /// Answers the operator.
+    pub operations: Arc<dyn Operations>,
+    /// What the connections and streams of workloads are charged to.
+    pub budgets: Budgets,
+    tasks: JoinSet<Result<(), Fatal>>,
     stop: CancellationToken,
 }
 
 impl Node {
-    /// Begins to keep bundles and clock in view. Needs a tokio runtime.
+    /// Builds a node and starts everything but its doors: the publisher of bundles, and the watches of the clock, the
+    /// authority, bundle files and configuration files. Needs a tokio runtime.
     #[must_use]
-    pub fn new(ground: Ground, rulebook: Rulebook) -> Self {
-        let Ground { host, authority, mut foreign, audit, clock, randomness, stop } = ground;
-        let mut own = authority.bundle();
+    pub fn build(setup: NodeSetup) -> Self {
+        let NodeSetup { parts, active, files, readiness, embedded, sockets, descriptors } = setup;
+        let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
+        let (authority, audit, level) = (parts.authority.clone(), parts.audit.clone(), parts.attestor.host().level());
+        let partners = ForeignBundles::load(&active.federation(), readiness.clone());
+        let (mut own, mut foreign) = (authority.bundle(), partners.bundles());
         let bundles = BundleSet::new(None, own.borrow_and_update().clone(), &foreign.borrow_and_update());
-        let attestor = Attestor::new(host);
-        let parts = Parts { attestor, authority, audit, clock: clock.clone(), randomness, stop: stop.clone() };
-        let node_state = Arc::new(NodeState::new(parts, rulebook, bundles));
-        let mut node = Self { node_state, tasks: JoinSet::new(), stop };
-        node.run(publish(node.node_state.clone(), own, foreign, node.stop.clone()));
-        node.run(notice_steps(node.node_state.clone(), clock, node.stop.clone()));
+        let budgets = Budgets::new(limits(&active.config.limits, descriptors));
+        let node_state = Arc::new(NodeState::new(parts, active.rulebook(0), bundles));
+        let are_followed = files.are_followed;
+        let reloader = Reloader::new(files, active, node_state.clone(), readiness.clone(), clock.clone());
+        let reloader = Arc::new(reloader);
+        let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
+            node_state: node_state.clone(),
+            reloader: reloader.clone(),
+            authority,
+            audit,
+            level,
+            budgets: budgets.clone(),
+            readiness: readiness.clone(),
+            clock: clock.clone(),
+            started: Instant::now(),
+            sockets,
+        }));
+        let mut node = Self { node_state, reloader, operations, budgets, tasks: JoinSet::new(), stop: stop.clone() };
+        node.spawn(follow_bundles(own, foreign, publisher(node.node_state.clone()), stop.clone()));
+        node.spawn(notice_steps(node.node_state.clone(), clock.clone(), stop.clone()));
+        node.spawn(partners.watch_files(node.reloader.federation(), stop.clone()));
+        if are_followed {
+            node.spawn(node.reloader.clone().follow_files(stop));
+        }
+        if let Some(embedded) = embedded {
+            look(&embedded, &*clock, &readiness);
+            node.spawn_until_stop(watch_authority(embedded, clock, readiness));
+        }
         node
     }
 
-    /// Serves workloads that come through `door`.
-    pub fn serve(&mut self, door: impl Acceptor + 'static, routes: Routes, budgets: Budgets) {
+    /// Serves workloads that come through `acceptor` with the services of `routes`.
+    pub fn serve(&mut self, acceptor: impl Acceptor + 'static, routes: Routes) {
         let connections = Arc::new(Arc::clone(&self.node_state));
-        let transport = Transport { connections, routes, budgets, stop: self.stop.clone() };
-        self.run(accept::serve(door, transport));
+        let (budgets, stop) = (self.budgets.clone(), self.stop.clone());
+        self.spawn(accept::serve(acceptor, Transport { connections, routes, budgets, stop }));
     }
 
-    /// Adds a part that runs until `stop`.
-    pub fn run(&mut self, part: impl Future<Output = ()> + Send + 'static) {
+    /// Adds a part that ends by itself after the stop.
+    pub fn spawn(&mut self, part: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(async move {
             part.await;
             Ok(())
         });
     }
+
+    /// Adds a part that never ends, and is dropped at the stop.
+    pub fn spawn_until_stop(&mut self, part: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = part => {}
+            }
+        });
+    }
+
+    /// Runs until the stop, or until a part ends without it.
+    ///
+    /// # Errors
+    /// [`Fatal`] when a part ended although nobody asked.
+    pub async fn run_until_stopped(self) -> Result<(), Fatal> {
+        run_until_stopped(self.tasks, self.stop, GRACE).await
+    }
 }
 
-/// Keeps the board what the authority and the partners publish.
-async fn publish(
-    node_state: Arc<NodeState>,
-    mut own: watch::Receiver<Arc<Bundle>>,
-    mut foreign: ForeignBundleWatch,
-    stop: CancellationToken,
-) {
-    loop {
-        let changed = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            changed = own.changed() => changed,
-            changed = foreign.changed() => changed,
-        };
-        if changed.is_err() {
-            return stop.cancelled().await; // whoever published is gone; the last board stays
-        }
-        let before = node_state.bundles();
-        let bundles = BundleSet::new(Some(&before), own.borrow_and_update().clone(), &foreign.borrow_and_update());
+/// Puts bundles in the place of those that are served, and wakes whom that concerns.
+fn publisher(node_state: Arc<NodeState>) -> impl FnMut(Arc<Bundle>, &BTreeMap<TrustDomain, Arc<Bundle>>) {
+    move |own, foreign| {
+        let bundles = BundleSet::new(Some(&node_state.bundles()), own, foreign);
         let woken = node_state.replace_bundles(bundles);
         tracing::info!(woken, "bundles changed");
+    }
+}
+
+/// Calls `publish` with the newest bundles whenever the own or a foreign one changes, until `stop`.
+///
+/// INVARIANT: a sender that is gone ends its own changes alone; its last bundles stay in use.
+async fn follow_bundles(
+    mut own: watch::Receiver<Arc<Bundle>>,
+    mut foreign: ForeignBundleWatch,
+    mut publish: impl FnMut(Arc<Bundle>, &BTreeMap<TrustDomain, Arc<Bundle>>),
+    stop: CancellationToken,
+) {
+    let (mut own_goes_on, mut foreign_goes_on) = (true, true);
+    loop {
+        let goes_on = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = own.changed(), if own_goes_on => {
+                own_goes_on = changed.is_ok();
+                own_goes_on
+            }
+            changed = foreign.changed(), if foreign_goes_on => {
+                foreign_goes_on = changed.is_ok();
+                foreign_goes_on
+            }
+        };
+        if goes_on {
+            publish(own.borrow_and_update().clone(), &foreign.borrow_and_update());
+        }
     }
 }
 
 async fn notice_steps(node_state: Arc<NodeState>, clock: Arc<dyn Clock>, stop: CancellationToken) {
     let noticed = |what: &str| {
         let woken = node_state.clock_stepped();
-        tracing::warn!(woken, what, "everything that rests on the time is looked at again");
+        tracing::warn!(woken, what, "clock stepped; re-evaluating all streams");
     };
     watch_clock(clock, noticed, stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn bundle(sequence: u64) -> Arc<Bundle> {
+        Arc::new(Bundle { sequence: Some(sequence), ..Bundle::empty("example.org".parse().unwrap()) })
+    }
+
+    /// What is published by [`follow_bundles`]: the own sequence number, and how many foreign bundles there are.
+    struct Published(mpsc::UnboundedReceiver<(Option<u64>, usize)>);
+
+    impl Published {
+        fn of(own: watch::Receiver<Arc<Bundle>>, foreign: ForeignBundleWatch, stop: CancellationToken) -> Self {
+            let (send, published) = mpsc::unbounded_channel();
+            let publish = move |own: Arc<Bundle>, foreign: &BTreeMap<_, _>| {
+                send.send((own.sequence, foreign.len())).unwrap();
+            };
+            tokio::spawn(follow_bundles(own, foreign, publish, stop));
+            Self(published)
+        }
+
+        async fn next(&mut self) -> Option<(Option<u64>, usize)> {
+            timeout(Duration::from_secs(1), self.0.recv()).await.expect("published within a second")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn own_bundles_are_published_after_the_foreign_sender_is_gone() {
+        let (own, foreign) = (watch::Sender::new(bundle(1)), watch::Sender::new(Arc::default()));
+        let mut published = Published::of(own.subscribe(), foreign.subscribe(), CancellationToken::new());
+        drop(foreign);
+        for sequence in [2, 3] {
+            own.send_replace(bundle(sequence));
+            assert_eq!(published.next().await, Some((Some(sequence), 0)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn foreign_bundles_are_published_after_the_own_sender_is_gone() {
+        let (own, foreign) = (watch::Sender::new(bundle(1)), watch::Sender::new(Arc::default()));
+        let mut published = Published::of(own.subscribe(), foreign.subscribe(), CancellationToken::new());
+        drop(own);
+        foreign.send_replace(Arc::new([("partner.test".parse().unwrap(), bundle(7))].into()));
+        assert_eq!(published.next().await, Some((Some(1), 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_publisher_ends_with_the_stop_and_not_with_its_senders() {
+        let (own, foreign) = (watch::Sender::new(bundle(1)), watch::Sender::new(Arc::default()));
+        let stop = CancellationToken::new();
+        let mut published = Published::of(own.subscribe(), foreign.subscribe(), stop.clone());
+        drop((own, foreign));
+        assert!(timeout(Duration::from_secs(60), published.0.recv()).await.is_err(), "it ended early");
+        stop.cancel();
+        assert_eq!(published.next().await, None);
+    }
 }

@@ -52,14 +52,24 @@ pub enum ReloadTrigger {
     SeenOnDisk,
 }
 
+/// The files of a configuration.
+#[derive(Debug, Clone)]
+pub struct ConfigFiles {
+    /// The main file.
+    pub main: PathBuf,
+    /// Where an accepted configuration is kept for a start with bad files.
+    pub kept_in: Option<Arc<DataDir>>,
+    /// Whether they are read again when they change.
+    pub are_followed: bool,
+}
+
 /// The configuration in force, and where the next one comes from.
 #[derive(Debug)]
 pub struct Reloader {
-    file: PathBuf,
+    files: ConfigFiles,
     node_state: Arc<NodeState>,
     readiness: Readiness,
     clock: Arc<dyn Clock>,
-    data_dir: Option<Arc<DataDir>>,
     epoch: AtomicU64,
     /// Held for a whole reload, so that two never interleave.
     one_at_a_time: Mutex<()>,
@@ -102,22 +112,20 @@ impl ActiveConfig {
 }
 
 impl Reloader {
-    /// `in_force` is what `entitlements` decides by now, as epoch 0.
+    /// `active` is what `node_state` decides by now, as epoch 0.
     #[must_use]
     pub fn new(
-        file: PathBuf,
+        files: ConfigFiles,
         active: ActiveConfig,
         node_state: Arc<NodeState>,
         readiness: Readiness,
-        data_dir: Option<Arc<DataDir>>,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        let clock = node_state.clock();
         Self {
-            file,
+            files,
             node_state,
             readiness,
             clock,
-            data_dir,
             epoch: AtomicU64::new(0),
             one_at_a_time: Mutex::default(),
             federation: watch::Sender::new(active.federation()),
@@ -128,7 +136,7 @@ impl Reloader {
     /// The main file.
     #[must_use]
     pub fn file(&self) -> &Path {
-        &self.file
+        &self.files.main
     }
 
     /// The configuration in force.
@@ -149,7 +157,7 @@ impl Reloader {
         let reloader = Arc::clone(self);
         // The disk and the name service may take seconds, and finding out whom a change concerns some milliseconds for a
         // thousand streams; serving must not wait for them.
-        let reloaded = tokio::task::spawn_blocking(move || match config::load(&reloader.file) {
+        let reloaded = tokio::task::spawn_blocking(move || match config::load(&reloader.files.main) {
             Ok((config, accepted)) => reloader.swap(config, accepted, cause),
             Err(refused) => reloader.refuse(refused),
         });
@@ -180,7 +188,7 @@ impl Reloader {
     /// watch was seen by neither. A reading that failed as a whole is not repeated in circles.
     async fn missed_a_change(&self) -> bool {
         let active = self.active();
-        let file = self.file.clone();
+        let file = self.files.main.clone();
         let read = active.state == ReloadState::Current || active.refused.is_some();
         read && tokio::task::spawn_blocking(move || config::files::read(&file).0)
             .await
@@ -193,7 +201,7 @@ impl Reloader {
         let files = active.on_disk().files.iter().map(|source| Watched::File(source.file.clone()));
         let folders = active.on_disk().folders.iter();
         let folders = folders.map(|folder| Watched::Folder { folder: folder.clone(), suffix: ".toml".to_owned() });
-        files.chain([Watched::File(self.file.clone())]).chain(folders).collect()
+        files.chain([Watched::File(self.files.main.clone())]).chain(folders).collect()
     }
 
     /// Puts `config` in force, unless it needs a restart or has to be asked for.
@@ -204,7 +212,7 @@ impl Reloader {
             let keys = restart_for.join(", ");
             let told = format!(
                 "{}: a change of {keys} needs a restart; nothing was changed; type: systemctl restart bonafide",
-                self.file.display()
+                self.files.main.display()
             );
             return self.refuse_because(vec![told], Some(accepted.sources));
         }
@@ -233,7 +241,7 @@ impl Reloader {
 
     /// Keeps what was accepted for a start with bad files. Without it the daemon serves all the same.
     fn keep(&self, accepted: &Accepted) {
-        let Some(data_dir) = &self.data_dir else { return };
+        let Some(data_dir) = &self.files.kept_in else { return };
         if let Err(why) = last_good::keep(data_dir, accepted) {
             tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
         }
@@ -243,7 +251,7 @@ impl Reloader {
         let ids: Vec<_> = report.held_back.iter().map(|entry| entry.id.as_str()).collect();
         let detail = format!(
             "a change of {} would end live identities ({}) and is held back; look at it and type: bonafide reload",
-            self.file.display(),
+            self.files.main.display(),
             ids.join(", ")
         );
         tracing::warn!(%detail, "configuration held back");

@@ -11,26 +11,27 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::config;
 use crate::agent::config::Config;
 use crate::agent::config::ConfigRefused;
-use crate::agent::config::problem::Findings;
 use crate::agent::config::sections::log::LogFormat;
 use crate::agent::daemon;
 use crate::agent::last_good;
-use crate::agent::lifecycle::Fatal;
+use crate::agent::node::NodeSetup;
+use crate::agent::prepared::NotRunning;
+use crate::agent::prepared::Prepared;
 use crate::agent::reload::ActiveConfig;
+use crate::agent::reload::ConfigFiles;
+use crate::attestation::Attestor;
 use crate::attestation::linux::Linux;
-use crate::attestation::linux::reference::UnsupportedHost;
 use crate::audit;
 use crate::audit::Journal;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
 use crate::authority::embedded::Embedded;
 use crate::authority::embedded::EmbeddedSettings;
-use crate::authority::embedded::NoAuthority;
 use crate::authority::embedded::Note;
 use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
-use crate::endpoints::transport::listener::NotBound;
+use crate::entitlement::node_state::Parts;
 use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
@@ -51,59 +52,6 @@ pub struct RunOptions {
     pub strict: bool,
 }
 
-/// Why the daemon did not start, or did not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum NotRunning {
-    /// The files are bad, and there is nothing to go on with.
-    #[error("{findings}\n{instead}")]
-    Configuration {
-        /// What is wrong with them.
-        findings: Findings,
-        /// Why the last accepted configuration does not take their place.
-        instead: String,
-    },
-    /// This machine does not let the daemon see the truth.
-    #[error(transparent)]
-    UnsupportedHost(#[from] UnsupportedHost),
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] durable::OpenError),
-    /// There is no authority.
-    #[error(transparent)]
-    Authority(#[from] NoAuthority),
-    /// A socket was not bound.
-    #[error(transparent)]
-    NotBound(#[from] NotBound),
-    /// The operating system refused something that every program needs.
-    #[error("{what}: {why}; give the daemon more room (LimitNOFILE=, TasksMax=, MemoryMax=) and start it again")]
-    System {
-        /// What was refused.
-        what: &'static str,
-        /// What it said.
-        why: String,
-    },
-    /// It ended although nobody asked.
-    #[error(transparent)]
-    Fatal(#[from] Fatal),
-}
-
-impl NotRunning {
-    /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::DataDir(durable::OpenError::Locked { .. })
-            | Self::NotBound(NotBound::AlreadyServed { .. })
-            | Self::System { .. }
-            | Self::Fatal(_) => 1,
-            Self::Configuration { .. }
-            | Self::UnsupportedHost(_)
-            | Self::DataDir(_)
-            | Self::Authority(_)
-            | Self::NotBound(_) => 2,
-        }
-    }
-}
-
 /// Runs the daemon until it is told to stop.
 #[must_use]
 pub fn run(options: RunOptions) -> ExitCode {
@@ -114,21 +62,6 @@ pub fn run(options: RunOptions) -> ExitCode {
             ExitCode::from(why.exit_code())
         }
     }
-}
-
-/// What the machine gave, before anything is served.
-pub(in crate::agent) struct Prepared {
-    pub(in crate::agent) file: PathBuf,
-    pub(in crate::agent) active: ActiveConfig,
-    pub(in crate::agent) linux: Arc<Linux>,
-    pub(in crate::agent) data_dir: Arc<DataDir>,
-    pub(in crate::agent) authority: Arc<Embedded>,
-    pub(in crate::agent) journal: Arc<Journal>,
-    pub(in crate::agent) metrics: audit::metrics::AuditMetrics,
-    pub(in crate::agent) readiness: Readiness,
-    pub(in crate::agent) clock: Arc<dyn Clock>,
-    pub(in crate::agent) randomness: Arc<SystemRandomness>,
-    pub(in crate::agent) stop: CancellationToken,
 }
 
 fn start(options: &RunOptions) -> Result<(), NotRunning> {
@@ -146,25 +79,25 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?;
+    let authority = Arc::new(authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?);
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
         tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
     }
-    let prepared = Prepared {
-        file: options.config.clone(),
-        active,
-        linux,
-        data_dir,
-        authority: Arc::new(authority),
-        journal: journal.clone(),
-        metrics,
-        readiness,
+    let parts = Parts {
+        attestor: Attestor::new(linux.clone()),
+        authority: authority.clone(),
+        audit: journal.clone(),
         clock,
         randomness,
         stop: CancellationToken::new(),
     };
+    let files = ConfigFiles { main: options.config.clone(), kept_in: Some(data_dir), are_followed: true };
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
+    let (embedded, sockets) = (Some(authority), Vec::new());
+    let setup = NodeSetup { parts, active, files, readiness, embedded, sockets, descriptors };
+    let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

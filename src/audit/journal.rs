@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use crate::audit::Event;
 use crate::audit::Record;
 use crate::audit::Sink;
+use crate::audit::Tally;
 use crate::audit::last_hour::LastHour;
-use crate::audit::last_hour::Refusals;
 use crate::audit::line::Line;
 use crate::audit::line::LineFormat;
 use crate::audit::lines::Lines;
@@ -37,18 +37,6 @@ impl Journal {
     #[must_use]
     pub fn new(lines: Arc<Lines>, format: LineFormat, metrics: AuditMetrics) -> Self {
         Self { lines, format, metrics, refusals: Mutex::default() }
-    }
-
-    /// What was counted.
-    #[must_use]
-    pub fn metrics(&self) -> &AuditMetrics {
-        &self.metrics
-    }
-
-    /// What was refused in the hour before `now`.
-    #[must_use]
-    pub fn last_hour(&self, now: Instant) -> Refusals {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).1.sum(now)
     }
 
     /// Tells of suppressed records whose caller fell silent; runs until it is dropped.
@@ -110,6 +98,14 @@ impl Sink for Journal {
         };
         if let Some(record) = to_write {
             self.write(&record);
+        }
+    }
+
+    fn tally(&self) -> Tally {
+        Tally {
+            last_hour: self.refusals.lock().unwrap_or_else(PoisonError::into_inner).1.sum(Instant::now()),
+            dropped_lines: self.metrics.dropped.get(),
+            suppressed_records: self.metrics.suppressed.get(),
         }
     }
 }
@@ -214,7 +210,7 @@ mod tests {
             journal.record(Record { why: Some("no_entry".to_owned()), ..record(Event::Denied, 1000) });
             journal.record(Record { why: Some("timed_out".to_owned()), ..record(Event::Undecided, 1000) });
         }
-        let hour = journal.last_hour(Instant::now());
+        let hour = journal.tally().last_hour;
         assert_eq!((hour.denials, hour.undecided["timed_out"]), (500, 500));
         assert_eq!(metrics.denied.get_or_create(&Rule { rule: "no_entry".to_owned() }).get(), 500);
         assert_eq!(metrics.undecided.get_or_create(&UndecidedLabel { cause: "timed_out".to_owned() }).get(), 500);

@@ -11,7 +11,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Refusals of the last hour.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refusals {
+pub struct RefusalCounts {
     /// Completed "no"s.
     pub denials: u64,
     /// Checks that could not be completed, by cause.
@@ -21,16 +21,16 @@ pub struct Refusals {
 /// A count per minute, the newest last.
 #[derive(Debug, Default)]
 pub(in crate::audit) struct LastHour {
-    minutes: VecDeque<(Instant, Refusals)>,
+    minutes: VecDeque<(Instant, RefusalCounts)>,
 }
 
 impl LastHour {
     /// Counts what happens `now`.
-    pub(in crate::audit) fn count(&mut self, now: Instant, count: impl FnOnce(&mut Refusals)) {
+    pub(in crate::audit) fn count(&mut self, now: Instant, count: impl FnOnce(&mut RefusalCounts)) {
         let begun = self.minutes.back().is_some_and(|(begun, _)| now.saturating_duration_since(*begun) < MINUTE);
         if !begun {
             self.forget(now);
-            self.minutes.push_back((now, Refusals::default()));
+            self.minutes.push_back((now, RefusalCounts::default()));
         }
         if let Some((_, newest)) = self.minutes.back_mut() {
             count(newest);
@@ -38,9 +38,9 @@ impl LastHour {
     }
 
     /// The sum.
-    pub(in crate::audit) fn sum(&mut self, now: Instant) -> Refusals {
+    pub(in crate::audit) fn sum(&mut self, now: Instant) -> RefusalCounts {
         self.forget(now);
-        let mut sum = Refusals::default();
+        let mut sum = RefusalCounts::default();
         for (_, minute) in &self.minutes {
             sum.denials += minute.denials;
             for (cause, count) in &minute.undecided {

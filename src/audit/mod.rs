@@ -15,6 +15,8 @@ pub use line::LineFormat;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::audit::last_hour::RefusalCounts;
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +79,22 @@ pub trait Sink: Send + Sync + std::fmt::Debug {
     /// INVARIANT: when this returns for [`Event::Issued`], the line has left the process, unless standard output is not
     /// taking lines. So a credential that is handed over afterwards has its record, whatever ends the daemon meanwhile.
     fn record(&self, record: Record);
+
+    /// What it has counted; nothing where it does not count.
+    fn tally(&self) -> Tally {
+        Tally::default()
+    }
+}
+
+/// What a sink has counted, for `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// What was refused in the last hour.
+    pub last_hour: RefusalCounts,
+    /// Lines that standard output did not take.
+    pub dropped_lines: u64,
+    /// Refusals that were counted in another record instead of written.
+    pub suppressed_records: u64,
 }
 
 impl Event {

@@ -29,6 +29,7 @@ use crate::evidence::Level;
 use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::issuance::Issuer;
+use crate::issuance::metrics::IssuanceMetrics;
 use crate::policy::DecisionId;
 use crate::policy::Permit;
 use crate::policy::Rulebook;
@@ -116,28 +117,10 @@ impl NodeState {
         &self.live
     }
 
-    /// What was issued and what was not.
+    /// How much was issued, and how much was not.
     #[must_use]
-    pub fn issuer(&self) -> &Issuer {
-        &self.issuer
-    }
-
-    /// Who signs.
-    #[must_use]
-    pub fn authority(&self) -> &dyn Authority {
-        &*self.parts.authority
-    }
-
-    /// Who attests.
-    #[must_use]
-    pub fn attestor(&self) -> &Attestor {
-        &self.parts.attestor
-    }
-
-    /// The wall clock.
-    #[must_use]
-    pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::clone(&self.parts.clock)
+    pub fn issuance(&self) -> &IssuanceMetrics {
+        self.issuer.metrics()
     }
 
     /// How long the last attestations took.

@@ -49,7 +49,7 @@ pub(in crate::entitlement) async fn issue(
             Err(why) => return Err(node.refuse_unattested(subject.pinned(), why)),
         }
     }
-    Err(node.refuse(subject.pinned(), RefusalCause::Undecided(Undecided::NotReady), None))
+    Err(node.refuse(subject.pinned(), RefusalCause::Undecided(Undecided::KeptChanging), None))
 }
 
 /// Signs for each permit and writes it down, before anything of it can leave.

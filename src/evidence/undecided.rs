@@ -29,6 +29,9 @@ pub enum Undecided {
     /// The daemon is starting or stopping.
     #[error("the daemon is starting or stopping")]
     NotReady,
+    /// The entries, or the process, changed again each time it was decided.
+    #[error("the entries or the process kept changing while it was decided; try again")]
+    KeptChanging,
     /// The kernel answered with an error that none of the above describes.
     #[error("the kernel gave an unexpected error")]
     Kernel,

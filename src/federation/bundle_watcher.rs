@@ -67,7 +67,7 @@ impl ForeignBundles {
                     let settings = Arc::clone(&settings.borrow_and_update());
                     self.follow(&settings);
                 }
-                changed = self.files.changed() => self.read_again(&changed),
+                changed = self.files.changed(), if !self.relationships.is_empty() => self.read_again(&changed),
             }
         }
     }

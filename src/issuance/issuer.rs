@@ -44,7 +44,7 @@ impl IssueError {
     #[must_use]
     pub fn undecided(&self) -> Undecided {
         match self {
-            Self::StalePermit => Undecided::NotReady,
+            Self::StalePermit => Undecided::KeptChanging,
             Self::Refused(_) | Self::NoKey | Self::NoRandomness => Undecided::Authority,
         }
     }
@@ -246,7 +246,11 @@ mod tests {
         let caller = Attested::example(Level::Full, evidence);
         let decision = decide(
             &caller,
-            &Rulebook::new(EPOCH, EntryIndex::new(vec![entry]), Rules { minimum: Level::Reduced }),
+            &Rulebook::new(
+                EPOCH,
+                EntryIndex::new(vec![entry]),
+                Rules { minimum: Level::Reduced, wait: Duration::ZERO },
+            ),
             DecisionId([0; 6]),
             now(),
         );
@@ -297,6 +301,10 @@ mod tests {
         epoch.store(EPOCH + 1, Ordering::Relaxed);
         let refused = issuer.x509_svid(CALLER, permit(), now()).await.unwrap_err();
         assert_eq!(refused, IssueError::StalePermit);
+        assert_eq!(
+            refused.undecided().to_string(),
+            "the entries or the process kept changing while it was decided; try again"
+        );
         let refused = issuer.jwt_svid(CALLER, permit(), vec!["ledger".to_owned()], now()).await.unwrap_err();
         assert_eq!(refused, IssueError::StalePermit);
         assert_eq!((issuer.metrics().issued(), issuer.metrics().failed()), (0, 2));

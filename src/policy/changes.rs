@@ -112,7 +112,6 @@ mod tests {
     use crate::evidence::WithheldBecause;
     use crate::policy::decide::decide;
     use crate::policy::decision_id::DecisionId;
-    use crate::policy::rulebook::Rules;
     use crate::registration::Entry;
     use crate::registration::entry::Origin;
 
@@ -169,7 +168,7 @@ mod tests {
         let mut entries = web_and_db();
         entries.push(Entry::example(2, "/named", &["unix:user:db"]));
         let accounts = Accounts { users: [(2, vec!["db".into()])].into(), ..Accounts::default() };
-        let new = Rulebook::new(2, EntryIndex::new(entries).with_accounts(accounts), Rules { minimum: Level::Reduced });
+        let new = Rulebook::new(2, EntryIndex::new(entries).with_accounts(accounts), *old.rules());
         assert!(!is_affected(&caller(1, &old), &old, &new));
         assert!(is_affected(&caller(2, &old), &old, &new));
     }

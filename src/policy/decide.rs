@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn nobody_gets_anything_below_the_minimum_level() {
         let entries = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1"])]);
-        let rulebook = Rulebook::new(1, entries, Rules { minimum: Level::Pinned });
+        let rulebook = Rulebook::new(1, entries, Rules { minimum: Level::Pinned, wait: std::time::Duration::ZERO });
         let denied = decide(&caller(Level::Reduced, &["unix:uid:1"]), &rulebook, ID, NOW);
         assert_eq!(denied.verdict(), Err(Denial::BelowMinimum));
         assert!(decide(&caller(Level::Pinned, &["unix:uid:1"]), &rulebook, ID, NOW).outcome.is_ok());

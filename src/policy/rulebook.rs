@@ -4,6 +4,8 @@
 //! of a rulebook makes what was decided by the former one stale. A further part, such as what `revoke` blocks, belongs
 //! here and nowhere else.
 
+use std::time::Duration;
+
 use crate::evidence::Level;
 use crate::registration::EntryIndex;
 
@@ -12,6 +14,8 @@ use crate::registration::EntryIndex;
 pub struct Rules {
     /// The kernel level below which nobody gets anything.
     pub minimum: Level,
+    /// How long a first answer waits for evidence that is pending.
+    pub wait: Duration,
 }
 
 /// The entries and rules in force together.
@@ -52,6 +56,6 @@ impl Rulebook {
 impl Rulebook {
     /// A rulebook of epoch 1 in which every kernel level counts.
     pub(crate) fn example(entries: Vec<crate::registration::Entry>) -> Self {
-        Self::new(1, EntryIndex::new(entries), Rules { minimum: Level::Reduced })
+        Self::new(1, EntryIndex::new(entries), Rules { minimum: Level::Reduced, wait: Duration::from_secs(5) })
     }
 }

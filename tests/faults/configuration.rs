@@ -42,6 +42,7 @@ key_type = "ec-p256"
 jwt_alg = "ES256"
 [attest]
 minimum = "pinned"
+wait = "7s"
 [limits]
 connections = 8000
 connections_per_caller = 1024
@@ -108,11 +109,12 @@ fn every_key_that_this_version_has_is_read() {
     let config = read(&[("/etc/bonafide/bonafide.toml", WHOLE)]).unwrap();
     assert_eq!(config.workload_api.mode, 0o660);
     assert_eq!(config.limits.idle.as_secs(), 120);
+    assert_eq!(config.rules().wait.as_secs(), 7);
     assert_eq!(config.federation[0].bundle_file, Path::new("/etc/bonafide/partner.json"));
     let entry = &config.entries[0];
     assert_eq!(entry.id.as_str(), "spiffe://example.org/payments/api");
     assert_eq!((entry.terms.x509_ttl.as_secs(), entry.terms.jwt_ttl.as_secs()), (1800, 360));
-    assert_eq!(entry.origin.to_string(), "/etc/bonafide/bonafide.toml:37");
+    assert_eq!(entry.origin.to_string(), "/etc/bonafide/bonafide.toml:38");
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 
@@ -121,6 +123,7 @@ fn one_line_is_a_configuration() {
     let config = read(&[("b.toml", "trust_domain = \"example.org\"\n")]).unwrap();
     assert_eq!(config.workload_api.mode, 0o666);
     assert_eq!(config.authority.ca_ttl.as_secs(), 168 * 3600);
+    assert_eq!(config.rules().wait.as_secs(), 5);
     assert_eq!((config.health, config.metrics), (None, None));
 }
 
@@ -196,6 +199,7 @@ fn only_what_a_running_daemon_cannot_change_needs_a_restart() {
     assert_eq!(old.restart_needed(&with("level = \"debug\"", "level = \"info\"")), ["log"]);
     assert!(old.restart_needed(&with("x509_ttl = \"30m\"", "x509_ttl = \"20m\"")).is_empty());
     assert!(old.restart_needed(&with("minimum = \"pinned\"", "minimum = \"full\"")).is_empty());
+    assert!(old.restart_needed(&with("wait = \"7s\"", "wait = \"0s\"")).is_empty());
 }
 
 /// A directory that only its owner may write, with a main file that says `text`.

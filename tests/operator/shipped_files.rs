@@ -33,6 +33,7 @@ fn the_reference_configuration_names_every_key() {
         "key_type",
         "jwt_alg",
         "minimum",
+        "wait",
         "connections",
         "connections_per_caller",
         "streams_per_connection",

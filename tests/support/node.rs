@@ -1,9 +1,17 @@
 //! A whole agent in one thread: a model of a kernel below it, in-memory pipes before it, a paused clock around it, and
-//! every random byte from a seed.
+//! every random byte from a seed. Built by the function that builds the daemon.
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
-use std::collections::BTreeMap;
+#[path = "node/admin.rs"]
+mod admin;
+#[path = "node/files.rs"]
+mod files;
+#[path = "node/instruments.rs"]
+mod instruments;
+#[path = "node/workloads.rs"]
+mod workloads;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,19 +20,19 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use bonafide::agent::config;
 use bonafide::agent::config::Accepted;
 use bonafide::agent::config::Config;
 use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
 use bonafide::agent::last_good;
-use bonafide::agent::node::Ground;
 use bonafide::agent::node::Node;
+use bonafide::agent::node::NodeSetup;
 use bonafide::agent::reload::ActiveConfig;
+use bonafide::agent::reload::ConfigFiles;
 use bonafide::agent::reload::ReloadTrigger;
 use bonafide::agent::reload::Reloader;
-use bonafide::audit::Event;
-use bonafide::audit::Record;
-use bonafide::audit::Sink;
+use bonafide::attestation::Attestor;
 use bonafide::authority::Authority;
 use bonafide::authority::Chain;
 use bonafide::authority::KeySharing;
@@ -38,40 +46,34 @@ use bonafide::authority::embedded::NoAuthority;
 use bonafide::durable::DataDir;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
-use bonafide::endpoints::transport::budgets::Budgets;
-use bonafide::endpoints::transport::budgets::Limits;
 use bonafide::endpoints::workload_api;
-use bonafide::endpoints::workload_api::proto::X509svidRequest;
-use bonafide::endpoints::workload_api::proto::X509svidResponse;
-use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::entitlement::node_state::NodeState;
+use bonafide::entitlement::node_state::Parts;
 use bonafide::identity::Bundle;
-use bonafide::randomness::NoRandomness;
-use bonafide::randomness::Randomness;
 use bonafide::readiness::Readiness;
-use bonafide::time::Clock;
+use bonafide::time::Clock as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
-use tonic::Request;
-use tonic::Streaming;
-use tonic::transport::Channel;
 
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
+pub(crate) use crate::node::admin::AdminClient;
+pub(crate) use crate::node::files::ConfigFolder;
+pub(crate) use crate::node::instruments::Records;
+pub(crate) use crate::node::instruments::Seeded;
+pub(crate) use crate::node::instruments::TestClock;
+pub(crate) use crate::node::workloads::Client;
+pub(crate) use crate::node::workloads::Seen;
+pub(crate) use crate::node::workloads::Updates;
+pub(crate) use crate::node::workloads::ids;
 use crate::pipes::Connected;
 use crate::pipes::Observer;
 use crate::pipes::PipeDialer;
 use crate::pipes::WIDE_PIPE;
 use crate::pipes::pipe_acceptor;
 use crate::simulated_disk::SimulatedDisk;
-
-/// Noon of a day after this release.
-const NOON: Duration = Duration::from_secs(1_800_014_400);
 
 pub(crate) const TRUST_DOMAIN: &str = "example.org";
 
@@ -83,28 +85,10 @@ pub(crate) struct TestNode {
     pub(crate) records: Arc<Records>,
     pub(crate) node_state: Arc<NodeState>,
     pub(crate) readiness: Readiness,
-    reloader: Reloader,
+    reloader: Arc<Reloader>,
     dialer: PipeDialer,
     stop: CancellationToken,
-    _tasks: Node,
-}
-
-/// One connected workload with a stream of X509-SVIDs.
-pub(crate) struct Workload {
-    stream: Opening,
-}
-
-enum Opening {
-    Open(Box<Result<Streaming<X509svidResponse>, tonic::Status>>),
-    /// On its way, in a task of its own.
-    Underway(JoinHandle<Result<Streaming<X509svidResponse>, tonic::Status>>),
-}
-
-/// What a workload sees next on its stream.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Seen {
-    Update(X509svidResponse),
-    End(Code),
+    node: Node,
 }
 
 /// What a node starts on.
@@ -112,8 +96,7 @@ pub(crate) struct Setup<'a> {
     /// Decides everything random in it.
     pub(crate) seed: u64,
     pub(crate) kernel: FakeKernel,
-    /// Its `[[workload]]` tables; `None` where its files are bad, so that it has to serve what it accepted last.
-    pub(crate) workloads: Option<&'a str>,
+    pub(crate) configuration: Configuration<'a>,
     /// Where it keeps what outlives it; `None` for nowhere.
     pub(crate) disk: Option<SimulatedDisk>,
     /// How many bytes each connection holds on their way.
@@ -122,146 +105,14 @@ pub(crate) struct Setup<'a> {
     pub(crate) observer: Observer,
 }
 
-impl Default for Setup<'_> {
-    fn default() -> Self {
-        let observer: Observer = Arc::new(|_, _| {});
-        Self { seed: 7, kernel: FakeKernel::new(), workloads: Some(""), disk: None, pipe: WIDE_PIPE, observer }
-    }
-}
-
-impl TestNode {
-    /// A node with these `[[workload]]` tables; `seed` decides everything random in it.
-    pub(crate) fn start(seed: u64, workloads: &str) -> Self {
-        Self::with(Setup { seed, workloads: Some(workloads), ..Setup::default() })
-    }
-
-    /// A node on this kernel.
-    pub(crate) fn on(kernel: FakeKernel, workloads: &str) -> Self {
-        Self::with(Setup { kernel, workloads: Some(workloads), ..Setup::default() })
-    }
-
-    /// A node each of whose connections holds `pipe` bytes, every one of which `observer` sees when it leaves.
-    pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
-        Self::with(Setup { seed, workloads: Some(workloads), pipe, observer, ..Setup::default() })
-    }
-
-    pub(crate) fn with(setup: Setup<'_>) -> Self {
-        Self::try_with(setup).unwrap_or_else(|why| panic!("{why}"))
-    }
-
-    /// A node, or why it does not start.
-    pub(crate) fn try_with(setup: Setup<'_>) -> Result<Self, NotStarted> {
-        let Setup { seed, kernel, workloads, disk, pipe, observer } = setup;
-        let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
-        let clock = Arc::new(TestClock::default());
-        let active = active(workloads, data_dir.as_deref(), clock.now())?;
-        let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
-        let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone(), data_dir.clone())?);
-        if let Some(data_dir) = data_dir.as_deref().filter(|_| active.state == ReloadState::Current) {
-            let _served_all_the_same = last_good::keep(data_dir, &active.accepted);
-        }
-        let records = Arc::new(Records::default());
-        let (stop, readiness) = (CancellationToken::new(), Readiness::default());
-        let ground = Ground {
-            host: kernel.host(),
-            authority: authority.clone(),
-            foreign: watch::channel(Arc::default()).1,
-            audit: records.clone(),
-            clock: clock.clone(),
-            randomness,
-            stop: stop.clone(),
-        };
-        let mut node = Node::new(ground, active.rulebook(0));
-        let node_state = node.node_state.clone();
-        let reloader = Reloader::new("test.toml".into(), active, node_state.clone(), readiness.clone(), data_dir);
-        let (door, dialer) = pipe_acceptor();
-        node.serve(door, workload_api::routes(&readiness).unwrap(), Budgets::new(Limits::for_descriptors(4096)));
-        let dialer = dialer.observed_by(pipe, observer);
-        Ok(Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node })
-    }
-
-    /// Puts other `[[workload]]` tables in force.
-    pub(crate) fn reload(&self, workloads: &str, cause: ReloadTrigger) -> ReloadReport {
-        let (config, accepted) = configuration(workloads);
-        self.reloader.swap(config, accepted, cause)
-    }
-
-    /// `process` connects, and says nothing yet.
-    pub(crate) fn connect(&self, process: &FakePid) -> Connected {
-        self.dialer.connect(self.kernel.connect(process))
-    }
-
-    /// `process` connects and opens a stream of X509-SVIDs.
-    pub(crate) async fn workload(&self, process: &FakePid) -> Workload {
-        Workload { stream: Opening::Open(Box::new(fetch_x509(self.connect(process)).await)) }
-    }
-
-    /// Likewise, without waiting for the connection.
-    pub(crate) fn workload_later(&self, process: &FakePid) -> Workload {
-        Workload { stream: Opening::Underway(tokio::spawn(fetch_x509(self.connect(process)))) }
-    }
-
-    pub(crate) fn stop(&self) {
-        self.stop.cancel();
-    }
-}
-
-async fn fetch_x509(connected: Connected) -> Result<Streaming<X509svidResponse>, tonic::Status> {
-    let channel = connected.try_channel().await.map_err(|why| tonic::Status::permission_denied(why.to_string()))?;
-    fetch_x509_on(channel).await
-}
-
-/// Opens one more stream of X.509-SVIDs on a connection.
-pub(crate) async fn fetch_x509_on(channel: Channel) -> Result<Streaming<X509svidResponse>, tonic::Status> {
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await?.into_inner())
-}
-
-impl Workload {
-    /// The next message or the end. Waits for it as long as it takes on the paused clock.
-    pub(crate) async fn next(&mut self) -> Seen {
-        if let Opening::Underway(opening) = &mut self.stream {
-            self.stream = Opening::Open(Box::new(opening.await.unwrap()));
-        }
-        let stream = match &mut self.stream {
-            Opening::Open(opened) => match &mut **opened {
-                Ok(stream) => stream,
-                Err(status) => return Seen::End(status.code()),
-            },
-            Opening::Underway(_) => unreachable!("it was waited for"),
-        };
-        match stream.message().await {
-            Ok(Some(update)) => Seen::Update(update),
-            Ok(None) => Seen::End(Code::Ok),
-            Err(status) => Seen::End(status.code()),
-        }
-    }
-
-    /// What comes within `patience`; `None` where nothing does.
-    pub(crate) async fn within(&mut self, patience: Duration) -> Option<Seen> {
-        tokio::time::timeout(patience, self.next()).await.ok()
-    }
-
-    /// The IDs of the next update.
-    pub(crate) async fn ids(&mut self) -> Vec<String> {
-        match self.next().await {
-            Seen::Update(update) => ids(&update),
-            Seen::End(code) => panic!("the stream ended with {code}"),
-        }
-    }
-}
-
-/// The SPIFFE IDs of an update, default identity first.
-pub(crate) fn ids(update: &X509svidResponse) -> Vec<String> {
-    update.svids.iter().map(|svid| svid.spiffe_id.clone()).collect()
-}
-
-/// One `[[workload]]` table on ordinary terms.
-pub(crate) fn workload(path: &str, selectors: &[&str]) -> String {
-    let mut table = String::new();
-    write!(table, "[[workload]]\nid = {path:?}\nselectors = {selectors:?}\n").unwrap();
-    table
+/// Where the configuration of a start comes from.
+pub(crate) enum Configuration<'a> {
+    /// These tables.
+    Tables(&'a str),
+    /// The files of this folder, which are followed.
+    Files(&'a ConfigFolder),
+    /// What was accepted last, because the files are bad.
+    LastAccepted,
 }
 
 /// Why a node does not start.
@@ -273,82 +124,155 @@ pub(crate) enum NotStarted {
     Authority(#[from] NoAuthority),
 }
 
-/// The configuration to start with: of good files, or the one that was accepted last.
-fn active(
-    workloads: Option<&str>,
-    disk: Option<&DataDir>,
-    accepted_at: SystemTime,
-) -> Result<ActiveConfig, NotStarted> {
-    let ((config, accepted), state) = match (workloads, disk) {
-        (Some(workloads), _) => (configuration(workloads), ReloadState::Current),
-        (None, Some(disk)) => (last_good::recall(disk).map_err(NotStarted::Configuration)?, ReloadState::LastGood),
-        (None, None) => return Err(NotStarted::Configuration("nothing was accepted before".to_owned())),
-    };
-    Ok(ActiveConfig { config, accepted, state, accepted_at, refused: None })
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let observer: Observer = Arc::new(|_, _| {});
+        let configuration = Configuration::Tables("");
+        Self { seed: 7, kernel: FakeKernel::new(), configuration, disk: None, pipe: WIDE_PIPE, observer }
+    }
 }
 
-fn configuration(workloads: &str) -> (Config, Accepted) {
-    let text = format!("trust_domain = {TRUST_DOMAIN:?}\n{workloads}");
-    let sources = Sources { files: vec![SourceFile { file: PathBuf::from("test.toml"), text }], folders: Vec::new() };
+impl TestNode {
+    /// A node with these tables; `seed` decides everything random in it.
+    pub(crate) fn start(seed: u64, tables: &str) -> Self {
+        Self::with(Setup { seed, configuration: Configuration::Tables(tables), ..Setup::default() })
+    }
+
+    /// A node on this kernel.
+    pub(crate) fn on(kernel: FakeKernel, tables: &str) -> Self {
+        Self::with(Setup { kernel, configuration: Configuration::Tables(tables), ..Setup::default() })
+    }
+
+    /// A node each of whose connections holds `pipe` bytes, every one of which `observer` sees when it leaves.
+    pub(crate) fn observed(seed: u64, tables: &str, pipe: usize, observer: Observer) -> Self {
+        Self::with(Setup { seed, configuration: Configuration::Tables(tables), pipe, observer, ..Setup::default() })
+    }
+
+    pub(crate) fn with(setup: Setup<'_>) -> Self {
+        Self::try_with(setup).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// A node, or why it does not start.
+    pub(crate) fn try_with(setup: Setup<'_>) -> Result<Self, NotStarted> {
+        let Setup { seed, kernel, configuration, disk, pipe, observer } = setup;
+        let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
+        let clock = Arc::new(TestClock::default());
+        let (active, files) = configuration.read(data_dir, clock.now())?;
+        let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
+        let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone(), files.kept_in.clone())?);
+        if let Some(data_dir) = files.kept_in.as_deref().filter(|_| active.state == ReloadState::Current) {
+            let _served_all_the_same = last_good::keep(data_dir, &active.accepted);
+        }
+        let records = Arc::new(Records::default());
+        let (stop, readiness) = (CancellationToken::new(), Readiness::default());
+        let parts = Parts {
+            attestor: Attestor::new(kernel.host()),
+            authority: authority.clone(),
+            audit: records.clone(),
+            clock: clock.clone(),
+            randomness,
+            stop: stop.clone(),
+        };
+        let embedded = Some(authority.opened.clone());
+        let (readiness_there, sockets) = (readiness.clone(), Vec::new());
+        let setup =
+            NodeSetup { parts, active, files, readiness: readiness_there, embedded, sockets, descriptors: 4096 };
+        let mut node = Node::build(setup);
+        let (acceptor, dialer) = pipe_acceptor();
+        node.serve(acceptor, workload_api::routes(&readiness).unwrap());
+        let dialer = dialer.observed_by(pipe, observer);
+        let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
+        Ok(Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, node })
+    }
+
+    /// Puts other tables in force.
+    pub(crate) fn reload(&self, tables: &str, cause: ReloadTrigger) -> ReloadReport {
+        let (config, accepted) = accepted(tables);
+        self.reloader.swap(config, accepted, cause)
+    }
+
+    /// Opens the operator's door.
+    pub(crate) fn open_admin_door(&mut self) -> AdminClient {
+        let (client, door) = AdminClient::of(self.node.operations.clone());
+        self.node.spawn_until_stop(door);
+        client
+    }
+
+    /// `process` connects, and says nothing yet.
+    pub(crate) fn connect(&self, process: &FakePid) -> Connected {
+        self.dialer.connect(self.kernel.connect(process))
+    }
+
+    /// `process` connects, to speak the Workload API.
+    pub(crate) fn client(&self, process: &FakePid) -> Client {
+        Client::new(self.connect(process))
+    }
+
+    /// `process` connects and opens a stream of X.509-SVIDs.
+    pub(crate) async fn workload(&self, process: &FakePid) -> Updates {
+        self.client(process).x509_svids().await
+    }
+
+    /// Likewise, without waiting for the connection.
+    pub(crate) fn workload_later(&self, process: &FakePid) -> Updates {
+        self.client(process).x509_svids_later()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// One `[[workload]]` table on ordinary terms.
+pub(crate) fn workload(path: &str, selectors: &[&str]) -> String {
+    let mut table = String::new();
+    write!(table, "[[workload]]\nid = {path:?}\nselectors = {selectors:?}\n").unwrap();
+    table
+}
+
+impl Configuration<'_> {
+    fn read(
+        self,
+        kept_in: Option<Arc<DataDir>>,
+        accepted_at: SystemTime,
+    ) -> Result<(ActiveConfig, ConfigFiles), NotStarted> {
+        let mut files = ConfigFiles { main: PathBuf::from("test.toml"), kept_in, are_followed: false };
+        let mut state = ReloadState::Current;
+        let (config, accepted) = match self {
+            Self::Tables(tables) => accepted(tables),
+            Self::Files(folder) => {
+                (files.main, files.are_followed) = (folder.main(), true);
+                let refused = |refused: config::ConfigRefused| NotStarted::Configuration(refused.findings.to_string());
+                config::load(&files.main).map_err(refused)?
+            }
+            Self::LastAccepted => {
+                state = ReloadState::LastGood;
+                let kept = files.kept_in.as_deref().ok_or_else(|| "nothing was kept".to_owned());
+                kept.and_then(last_good::recall).map_err(NotStarted::Configuration)?
+            }
+        };
+        Ok((ActiveConfig { config, accepted, state, accepted_at, refused: None }, files))
+    }
+}
+
+/// What is accepted of a file with these tables.
+fn accepted(tables: &str) -> (Config, Accepted) {
+    let file = SourceFile { file: PathBuf::from("test.toml"), text: files::configuration(tables) };
+    let sources = Sources { files: vec![file], folders: Vec::new() };
     let accepted = Accepted { sources, accounts: Default::default() };
     (accepted.config().unwrap_or_else(|findings| panic!("{findings}")), accepted)
 }
 
-/// A wall clock that goes with the paused one, and steps when told to.
-#[derive(Debug)]
-pub(crate) struct TestClock {
-    start: Instant,
-    at_start: Mutex<SystemTime>,
-}
-
-impl Default for TestClock {
-    fn default() -> Self {
-        Self { start: Instant::now(), at_start: Mutex::new(SystemTime::UNIX_EPOCH + NOON) }
-    }
-}
-
-impl TestClock {
-    pub(crate) fn step_forward(&self, by: Duration) {
-        *self.at_start.lock().unwrap() += by;
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> SystemTime {
-        *self.at_start.lock().unwrap() + self.start.elapsed()
-    }
-}
-
-/// Random bytes that follow from a seed (xorshift; never zero).
-#[derive(Debug)]
-pub(crate) struct Seeded(pub(crate) Mutex<u64>);
-
-impl Seeded {
-    pub(crate) fn next(&self) -> u64 {
-        let mut state = self.0.lock().unwrap();
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        *state
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&self, end: u64) -> u64 {
-        (self.next() >> 11) % end
-    }
-}
-
-impl Randomness for Seeded {
-    fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness> {
-        bytes.iter_mut().for_each(|byte| *byte = (self.next() >> 24) as u8);
-        Ok(())
-    }
-}
-
-/// A real authority that refuses, or waits, when told to.
+/// A real authority that refuses, waits or takes a new key when told to.
 #[derive(Debug)]
 pub(crate) struct FakeAuthority {
-    real: Embedded,
+    /// The one that was opened at the start.
+    opened: Arc<Embedded>,
+    /// The one that signs.
+    active: Mutex<Arc<Embedded>>,
+    settings: EmbeddedSettings,
+    randomness: Arc<Seeded>,
+    bundle: watch::Sender<Arc<Bundle>>,
     /// How many certificates it signs before it waits for more.
     may_sign: Semaphore,
     refusing: Mutex<Option<String>>,
@@ -362,12 +286,35 @@ impl FakeAuthority {
             ca_ttl: Duration::from_secs(7 * 24 * 3600),
             jwt_issuer: None,
         };
-        let real = match data_dir {
-            Some(data_dir) => Embedded::open(data_dir, settings, now, randomness)?.0,
-            None => Embedded::in_memory(settings, now, randomness)?,
-        };
-        let may_sign = Semaphore::new(Semaphore::MAX_PERMITS);
-        Ok(Self { real, may_sign, refusing: Mutex::default(), refusing_one: Mutex::default() })
+        let opened = Arc::new(match data_dir {
+            Some(data_dir) => Embedded::open(data_dir, settings.clone(), now, randomness.clone())?.0,
+            None => Embedded::in_memory(settings.clone(), now, randomness.clone())?,
+        });
+        let bundle = watch::Sender::new(opened.bundle().borrow().clone());
+        Ok(Self {
+            active: Mutex::new(opened.clone()),
+            opened,
+            settings,
+            randomness,
+            bundle,
+            may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
+            refusing: Mutex::default(),
+            refusing_one: Mutex::default(),
+        })
+    }
+
+    /// Makes new keys, publishes them beside the old ones, and signs with them from now on.
+    pub(crate) fn rotate(&self, now: SystemTime) {
+        let next = Embedded::in_memory(self.settings.clone(), now, self.randomness.clone()).unwrap();
+        let new = next.bundle().borrow().clone();
+        self.bundle.send_modify(|bundle| {
+            let mut both = Bundle::clone(bundle);
+            both.x509_authorities.extend(new.x509_authorities.iter().cloned());
+            both.jwt_authorities.extend(new.jwt_authorities.iter().cloned());
+            both.sequence = both.sequence.map(|sequence| sequence + 1);
+            *bundle = Arc::new(both);
+        });
+        *self.active.lock().unwrap() = Arc::new(next);
     }
 
     pub(crate) fn refuse(&self, why: &str) {
@@ -393,6 +340,10 @@ impl FakeAuthority {
         *self.refusing.lock().unwrap() = None;
     }
 
+    fn active(&self) -> Arc<Embedded> {
+        self.active.lock().unwrap().clone()
+    }
+
     fn refused(&self) -> Option<Refused> {
         self.refusing.lock().unwrap().clone().map(Refused::Unavailable)
     }
@@ -404,7 +355,7 @@ impl Authority for FakeAuthority {
             Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
             None if orders.iter().all(|order| self.signs(order)) => Box::pin(async {
                 self.may_sign.acquire().await.unwrap().forget();
-                self.real.x509(orders).await
+                self.active().x509(orders).await
             }),
             None => {
                 let refused = || Err(Refused::Unavailable("not this one".to_owned()));
@@ -416,46 +367,23 @@ impl Authority for FakeAuthority {
     fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
         match self.refused() {
             Some(refused) => Box::pin(std::future::ready(Err(refused))),
-            None => self.real.jwt(order),
+            None => Box::pin(async { self.active().jwt(order).await }),
         }
     }
 
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
-        self.real.bundle()
+        self.bundle.subscribe()
     }
 
     fn key_sharing(&self) -> KeySharing {
-        self.real.key_sharing()
+        self.active().key_sharing()
     }
 
     fn not_after(&self) -> Option<SystemTime> {
-        self.real.not_after()
+        self.active().not_after()
     }
 
     fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
-        self.refused().map_or_else(|| self.real.can_sign(now), Err)
-    }
-}
-
-/// The audit log of a node.
-#[derive(Debug, Default)]
-pub(crate) struct Records(pub(crate) Mutex<Vec<Record>>);
-
-impl Records {
-    /// How often the log says this of each certificate, by serial number.
-    pub(crate) fn of_certificates(&self, what: Event) -> BTreeMap<String, usize> {
-        let mut often = BTreeMap::new();
-        for record in self.0.lock().unwrap().iter().filter(|record| record.what == what) {
-            if let ("x509", Some(serial)) = (record.kind.as_deref().unwrap_or_default(), &record.serial) {
-                *often.entry(serial.clone()).or_default() += 1;
-            }
-        }
-        often
-    }
-}
-
-impl Sink for Records {
-    fn record(&self, record: Record) {
-        self.0.lock().unwrap().push(record);
+        self.refused().map_or_else(|| self.active().can_sign(now), Err)
     }
 }

@@ -167,7 +167,7 @@ impl Config {
     /// What holds for all entries together.
     #[must_use]
     pub fn rules(&self) -> Rules {
-        Rules { minimum: self.attest.minimum }
+        Rules { minimum: self.attest.minimum, wait: self.attest.wait }
     }
 
     /// The gid of the group that may use the admin socket.

@@ -32,7 +32,7 @@ use crate::pipes::pipe_acceptor;
 
 const WEB: &str = "spiffe://example.org/web";
 
-/// A served street. It ends with the runtime.
+/// A served acceptor. It ends with the runtime.
 fn dialer() -> PipeDialer {
     let (door, dialer) = pipe_acceptor();
     let transport = Transport {
@@ -70,7 +70,7 @@ fn about(expected: u64, measured: Duration) -> bool {
 
 /// Attack 72.
 #[tokio::test(start_paused = true)]
-async fn without_descriptors_the_loop_rests_and_serves_when_there_are_some_again() {
+async fn the_accept_loop_waits_without_descriptors_and_then_serves() {
     let (dialer, start) = (dialer(), Instant::now());
     (0..100).for_each(|_| dialer.fail(libc::EMFILE));
     client(&dialer).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();

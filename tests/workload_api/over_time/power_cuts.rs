@@ -5,8 +5,8 @@ use bonafide::authority::embedded::NoAuthority;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 
 use crate::kernel::FakeProcess;
+use crate::node::Configuration;
 use crate::node::NotStarted;
-use crate::node::Seen;
 use crate::node::Setup;
 use crate::node::TestNode;
 use crate::node::ids;
@@ -25,27 +25,24 @@ fn two_entries(one: &str, other: &str) -> String {
     workload(one, &["unix:uid:1000"]) + &workload(other, &["unix:uid:1000"])
 }
 
-/// The next start on a disk; `None` where the files are bad by then.
-fn start(workloads: Option<&str>, disk: &SimulatedDisk) -> Result<TestNode, NotStarted> {
-    TestNode::try_with(Setup { workloads, disk: Some(disk.clone()), ..Setup::default() })
+/// The next start on a disk.
+fn start(configuration: Configuration<'_>, disk: &SimulatedDisk) -> Result<TestNode, NotStarted> {
+    TestNode::try_with(Setup { configuration, disk: Some(disk.clone()), ..Setup::default() })
 }
 
 /// What user 1000 is given first.
 async fn first_update(node: &TestNode) -> X509svidResponse {
     let process = node.kernel.spawn(FakeProcess { uid: 1000, ..FakeProcess::default() });
-    match node.workload(&process).await.next().await {
-        Seen::Update(update) => update,
-        Seen::End(code) => panic!("the stream ended with {code}"),
-    }
+    node.workload(&process).await.update().await
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_power_cut_at_any_step_of_a_first_start_loses_no_authority_that_signed() {
+async fn a_power_cut_in_a_first_start_loses_no_authority_that_signed() {
     let tables = two_entries("/web", "/metrics");
     for step in 0.. {
         let disk = SimulatedDisk::default();
         disk.expect(Trouble::PowerFailsAt(step));
-        let handed_out = match start(Some(&tables), &disk) {
+        let handed_out = match start(Configuration::Tables(&tables), &disk) {
             Ok(node) => Some(first_update(&node).await),
             Err(why) => {
                 assert!(matches!(why, NotStarted::Authority(NoAuthority::Store(_))), "{why}");
@@ -53,11 +50,12 @@ async fn a_power_cut_at_any_step_of_a_first_start_loses_no_authority_that_signed
             }
         };
         for unsynced in power_cuts() {
-            let again = first_update(&start(Some(&tables), &disk.after_power_cut(unsynced)).unwrap()).await;
+            let again =
+                first_update(&start(Configuration::Tables(&tables), &disk.after_power_cut(unsynced)).unwrap()).await;
             if let Some(before) = &handed_out {
                 assert_eq!(again.svids[0].bundle, before.svids[0].bundle, "step {step}, {unsynced:?}");
             }
-            match start(None, &disk.after_power_cut(unsynced)) {
+            match start(Configuration::LastAccepted, &disk.after_power_cut(unsynced)) {
                 Ok(node) => assert_eq!(ids(&first_update(&node).await), ids(&again), "step {step}, {unsynced:?}"),
                 Err(why) => assert!(disk.power_has_failed(), "step {step}, {unsynced:?}: {why}"),
             }
@@ -69,18 +67,18 @@ async fn a_power_cut_at_any_step_of_a_first_start_loses_no_authority_that_signed
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_power_cut_at_any_step_of_a_reload_leaves_one_whole_configuration() {
+async fn a_power_cut_in_a_reload_leaves_one_whole_configuration() {
     let (old, new) = (two_entries("/web", "/metrics"), two_entries("/db", "/backup"));
     let (mut seen_old, mut seen_new) = (false, false);
     for step in 0.. {
         let disk = SimulatedDisk::default();
-        let node = start(Some(&old), &disk).unwrap();
+        let node = start(Configuration::Tables(&old), &disk).unwrap();
         let before = first_update(&node).await;
         disk.expect(Trouble::PowerFailsAt(step));
         assert!(node.reload(&new, ReloadTrigger::Asked).swapped);
         let in_force = ids(&first_update(&node).await);
         for unsynced in power_cuts() {
-            let restarted = start(None, &disk.after_power_cut(unsynced)).unwrap();
+            let restarted = start(Configuration::LastAccepted, &disk.after_power_cut(unsynced)).unwrap();
             let after = first_update(&restarted).await;
             assert_eq!(after.svids[0].bundle, before.svids[0].bundle, "step {step}, {unsynced:?}: another authority");
             let (is_old, is_new) = (ids(&after) == ids(&before), ids(&after) == in_force);
