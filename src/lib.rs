@@ -27,13 +27,16 @@ pub mod federation; // whom else this node believes
 // 3
 pub mod audit; // what was issued, denied, undecided and ended: one line each
 pub mod registration; // entries, and which of them some evidence satisfies
+// 2b
+pub mod fairness; // whose turn it is: a pool of places that principals share
 // 2
-pub mod durable; // files that survive a power cut, and noticing that files have changed
+pub mod durable; // files that survive a power cut
 pub mod evidence; // facts about a process with source and grade, and their text form
+pub mod file_watch; // which files have changed, once their writers have closed them
 pub mod readiness; // named reasons for "not yet" and "degraded"
 // 1
 pub mod identity; // SPIFFE IDs, SVIDs, bundles and how each is verified
 // 0
 pub mod randomness; // random bytes, real or from a seed
 pub mod sys; // system calls that no crate wraps: the only unsafe code
-pub mod time; // the wall clock
+pub mod time; // the wall clock, and durations as text

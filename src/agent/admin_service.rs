@@ -31,6 +31,8 @@ use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::entitlement::examine::Examination;
 use crate::entitlement::ledger::live::LiveStream;
+use crate::entitlement::ledger::records::AWAITING;
+use crate::entitlement::ledger::records::awaiting;
 use crate::entitlement::ledger::records::denied_because;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::records::word;
@@ -195,6 +197,9 @@ fn outcome(verdict: Result<Vec<String>, RefusalCause>) -> Outcome {
         }
         Err(RefusalCause::Undecided(undecided)) => {
             Outcome::Undecided { cause: word(&undecided), detail: undecided.to_string() }
+        }
+        Err(RefusalCause::Awaiting(providers)) => {
+            Outcome::Undecided { cause: AWAITING.to_owned(), detail: awaiting(&providers) }
         }
     }
 }

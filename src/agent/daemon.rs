@@ -32,9 +32,6 @@ use crate::endpoints::workload_api;
 use crate::evidence::Accounts;
 use crate::readiness::Severity;
 
-/// The reason on the readiness board until the doors are open.
-const STARTING: &str = "starting";
-
 /// The mode of the metrics socket: it tells nothing that a group of scrapers may not know.
 const OWNER_AND_GROUP: u32 = 0o660;
 
@@ -42,7 +39,8 @@ const OWNER_AND_GROUP: u32 = 0o660;
 pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning> {
     let Prepared { mut setup, linux, journal, metrics } = prepared;
     let readiness = setup.readiness.clone();
-    readiness.block(STARTING, Severity::NotReady, "the daemon is starting");
+    let starting = readiness.register("starting");
+    starting.block(Severity::NotReady, "the daemon is starting");
     let config = setup.active.config.clone();
     let doors = Doors::bind(&config, &setup.active.accepted.accounts).await?;
     setup.sockets = doors.status.clone();
@@ -68,7 +66,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     }
     follow_signals(&mut node, stop)?;
     tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "started");
-    readiness.clear(STARTING);
+    drop(starting);
     node.spawn_until_stop(tell_of_readiness(readiness));
     Ok(node.run_until_stopped().await?)
 }

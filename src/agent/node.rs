@@ -88,7 +88,7 @@ impl Node {
         let budgets = Budgets::new(limits(&active.config.limits, descriptors));
         let node_state = Arc::new(NodeState::new(parts, active.rulebook(0), bundles));
         let are_followed = files.are_followed;
-        let reloader = Reloader::new(files, active, node_state.clone(), readiness.clone(), clock.clone());
+        let reloader = Reloader::new(files, active, node_state.clone(), clock.clone());
         let reloader = Arc::new(reloader);
         let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
             node_state: node_state.clone(),
@@ -110,8 +110,9 @@ impl Node {
             node.spawn(node.reloader.clone().follow_files(stop));
         }
         if let Some(embedded) = embedded {
-            look(&embedded, &*clock, &readiness);
-            node.spawn_until_stop(watch_authority(embedded, clock, readiness));
+            let cannot_sign = readiness.register("authority");
+            look(&embedded, &*clock, &cannot_sign);
+            node.spawn_until_stop(watch_authority(embedded, clock, cannot_sign));
         }
         node
     }

@@ -41,7 +41,7 @@ pub(in crate::agent) enum NotRunning {
     UnsupportedHost(#[from] UnsupportedHost),
     /// The data directory cannot be used.
     #[error(transparent)]
-    DataDir(#[from] durable::OpenError),
+    DataDir(#[from] durable::OpenDataDirError),
     /// There is no authority.
     #[error(transparent)]
     Authority(#[from] NoAuthority),
@@ -65,7 +65,7 @@ impl NotRunning {
     /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
     pub(in crate::agent) fn exit_code(&self) -> u8 {
         match self {
-            Self::DataDir(durable::OpenError::Locked { .. })
+            Self::DataDir(durable::OpenDataDirError::Locked { .. })
             | Self::NotBound(NotBound::AlreadyServed { .. })
             | Self::System { .. }
             | Self::Fatal(_) => 1,

@@ -21,22 +21,19 @@ use crate::agent::config::ConfigRefused;
 use crate::agent::config::files::Sources;
 use crate::agent::last_good;
 use crate::durable::DataDir;
-use crate::durable::file_watch::FileWatch;
-use crate::durable::file_watch::Watched;
 use crate::endpoints::admin::reports::EntryName;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::entitlement::node_state::NodeState;
 use crate::federation;
+use crate::file_watch::FileWatch;
+use crate::file_watch::Watched;
 use crate::identity::SpiffeId;
 use crate::policy::Rulebook;
-use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::registration::Entry;
 use crate::time::Clock;
-
-/// The reason on the readiness board while the files are not what is in force.
-const REASON: &str = "configuration";
 
 /// How often files that were refused are read again: what stood in their way may be no file, but the mode of a directory,
 /// or that no descriptor was left.
@@ -61,6 +58,8 @@ pub struct ConfigFiles {
     pub kept_in: Option<Arc<DataDir>>,
     /// Whether they are read again when they change.
     pub are_followed: bool,
+    /// Blocks while the files are not what is in force.
+    pub reason: Reason,
 }
 
 /// The configuration in force, and where the next one comes from.
@@ -68,7 +67,6 @@ pub struct ConfigFiles {
 pub struct Reloader {
     files: ConfigFiles,
     node_state: Arc<NodeState>,
-    readiness: Readiness,
     clock: Arc<dyn Clock>,
     epoch: AtomicU64,
     /// Held for a whole reload, so that two never interleave.
@@ -114,17 +112,10 @@ impl ActiveConfig {
 impl Reloader {
     /// `active` is what `node_state` decides by now, as epoch 0.
     #[must_use]
-    pub fn new(
-        files: ConfigFiles,
-        active: ActiveConfig,
-        node_state: Arc<NodeState>,
-        readiness: Readiness,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(files: ConfigFiles, active: ActiveConfig, node_state: Arc<NodeState>, clock: Arc<dyn Clock>) -> Self {
         Self {
             files,
             node_state,
-            readiness,
             clock,
             epoch: AtomicU64::new(0),
             one_at_a_time: Mutex::default(),
@@ -235,7 +226,7 @@ impl Reloader {
         self.keep(&active.accepted);
         self.federation.send_replace(active.federation());
         self.active.send_replace(Arc::new(active));
-        self.readiness.clear(REASON);
+        self.files.reason.clear();
         report
     }
 
@@ -255,7 +246,7 @@ impl Reloader {
             ids.join(", ")
         );
         tracing::warn!(%detail, "configuration held back");
-        self.readiness.block(REASON, Severity::Degraded, detail);
+        self.files.reason.block(Severity::Degraded, detail);
         let (state, refused) = (ReloadState::HeldBack, Some(refused));
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
     }
@@ -268,7 +259,7 @@ impl Reloader {
         for problem in &problems {
             tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
         }
-        self.readiness.block(REASON, Severity::Degraded, problems.join("\n"));
+        self.files.reason.block(Severity::Degraded, problems.join("\n"));
         let state = ReloadState::LastGood;
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
         ReloadReport { problems, ..ReloadReport::default() }

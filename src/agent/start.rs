@@ -35,6 +35,7 @@ use crate::entitlement::node_state::Parts;
 use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::sys::allocator;
 use crate::time::Clock;
@@ -70,7 +71,8 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     gather_entropy();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let readiness = Readiness::default();
-    let (active, held) = configuration(options, &*clock, &readiness)?;
+    let [not_on_disk, not_writable] = ["configuration", "data_dir"].map(|name| readiness.register(name));
+    let (active, held) = configuration(options, &*clock, &not_on_disk)?;
     let (journal, metrics) = log(&active.config, &clock)?;
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
@@ -79,21 +81,22 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = Arc::new(authority(&active.config, &data_dir, &*clock, &randomness, &readiness)?);
+    let authority = Arc::new(authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?);
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
         tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
     }
     let parts = Parts {
-        attestor: Attestor::new(linux.clone()),
+        attestor: Attestor::new(linux.clone(), Vec::new()),
         authority: authority.clone(),
         audit: journal.clone(),
         clock,
         randomness,
         stop: CancellationToken::new(),
     };
-    let files = ConfigFiles { main: options.config.clone(), kept_in: Some(data_dir), are_followed: true };
+    let (main, kept_in) = (options.config.clone(), Some(data_dir));
+    let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
     let (embedded, sockets) = (Some(authority), Vec::new());
     let setup = NodeSetup { parts, active, files, readiness, embedded, sockets, descriptors };
@@ -129,7 +132,7 @@ fn keep_secrets_in_memory() -> Result<(), NotRunning> {
 fn configuration(
     options: &RunOptions,
     clock: &dyn Clock,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<(ActiveConfig, Option<DataDir>), NotRunning> {
     let accepted_at = clock.now();
     let ConfigRefused { findings, sources } = match config::load(&options.config) {
@@ -150,7 +153,7 @@ fn configuration(
         return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
     }
     let data_dir = match DataDir::open(&folder) {
-        Err(locked @ durable::OpenError::Locked { .. }) => return Err(locked.into()),
+        Err(locked @ durable::OpenDataDirError::Locked { .. }) => return Err(locked.into()),
         Err(why) => return refused(findings, format!("the last accepted configuration cannot be used: {why}")),
         Ok(data_dir) => data_dir,
     };
@@ -158,7 +161,7 @@ fn configuration(
         Ok((config, accepted)) if config.authority.data_dir == folder => {
             let detail = format!("serving the last accepted configuration, because the files are bad:\n{findings}");
             eprintln!("bonafide: {detail}");
-            readiness.block("configuration", Severity::Degraded, detail);
+            reason.block(Severity::Degraded, detail);
             let (state, refused) = (ReloadState::LastGood, Some(sources));
             Ok((ActiveConfig { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
@@ -187,7 +190,7 @@ fn authority(
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
-    readiness: &Readiness,
+    reason: &Reason,
 ) -> Result<Embedded, NotRunning> {
     let settings = EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
@@ -201,7 +204,7 @@ fn authority(
             Note::AwaitsClock => tracing::warn!("{note}"),
             Note::NotWritable { .. } => {
                 tracing::warn!("{note}");
-                readiness.block("data_dir", Severity::Degraded, note.to_string());
+                reason.block(Severity::Degraded, note.to_string());
             }
         }
     }

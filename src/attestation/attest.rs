@@ -1,67 +1,79 @@
-//! The entrance: from a pinned process to [`Attested`]. Everything of one attestation is read through one directory handle,
-//! and the image that was there at the accept must be there after the last fact.
+//! From a pinned process to [`Attested`]. Everything of one attestation is read through one directory handle, and the image
+//! that was there at the accept must be there after the last fact. Sources beside the kernel are asked in between, and make
+//! nobody wait.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
-
-use aws_lc_rs::digest;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use crate::attestation::attested::Attested;
-use crate::attestation::attested::CgroupMark;
 use crate::attestation::attested::Contradiction;
 use crate::attestation::attested::ImageEpoch;
 use crate::attestation::attested::NotAttested;
-use crate::attestation::hashing::Hashing;
+use crate::attestation::hashing::HashSource;
 use crate::attestation::host::cgroup::Cgroups;
 use crate::attestation::host::facts;
 use crate::attestation::host::facts::CgroupPosition;
 use crate::attestation::host::facts::HostNamespaces;
 use crate::attestation::host::facts::Observed;
-use crate::attestation::host::stat::Stat;
 use crate::attestation::host::status::Status;
-use crate::attestation::kernel::FileIdentity;
+
 use crate::attestation::kernel::Host;
-use crate::attestation::kernel::MayBlock;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::ProcFile;
 use crate::attestation::kernel::Process;
+use crate::attestation::path::PathSource;
+use crate::attestation::pinned::PinId;
+use crate::attestation::pinned::PinnedProcess;
+use crate::attestation::pinned::agree;
+use crate::attestation::pinned::cgroup_mark;
+use crate::attestation::pinned::image;
+use crate::attestation::pinned::pidfd_facts;
+use crate::attestation::source::Asked;
+use crate::attestation::source::Change;
+use crate::attestation::source::EvidenceSource;
+use crate::attestation::source::Known;
 use crate::evidence::Accounts;
-use crate::evidence::Credentials;
+use crate::evidence::Answer;
 use crate::evidence::EvidenceSet;
-use crate::evidence::Grade;
 use crate::evidence::Principal;
+use crate::evidence::Provider;
+use crate::evidence::Providers;
 use crate::evidence::SelectorKind;
-use crate::evidence::Source;
-use crate::evidence::Undecided;
-use crate::evidence::Wants;
 use crate::evidence::WithheldBecause;
 
 /// Attests processes of one host.
 #[derive(Debug)]
 pub struct Attestor {
     host: Arc<dyn Host>,
-    hashing: Hashing,
+    /// In the order of their providers.
+    sources: Vec<Arc<dyn EvidenceSource>>,
+    pinned: AtomicU64,
 }
 
-/// A process, the image that it had when its connection was accepted, and whom its limits are charged to.
-#[derive(Debug, Clone)]
-pub struct PinnedProcess {
-    process: Arc<dyn Process>,
-    epoch: ImageEpoch,
-    principal: Principal,
+/// A proof, and when one of the sources behind it would say something else.
+#[derive(Debug)]
+pub struct Attestation {
+    /// The proof.
+    pub proof: Attested,
+    /// Each resolves when a source would answer otherwise.
+    pub changes: Vec<Change>,
 }
 
-/// Which facts of an attestation cost more than the others.
-type Wanted<'a> = &'a (dyn Fn(&EvidenceSet) -> Wants + Sync);
+/// Which providers an entry could use beside what is known, but for those that were asked.
+type Wants<'a> = &'a dyn Fn(&EvidenceSet) -> Providers;
 
 impl Attestor {
-    /// Compares callers with `host`.
+    /// Compares callers with `host`, and asks `further` sources beside the kernel, the path and the hash.
     #[must_use]
-    pub fn new(host: Arc<dyn Host>) -> Self {
-        Self { host, hashing: Hashing::default() }
+    pub fn new(host: Arc<dyn Host>, further: Vec<Arc<dyn EvidenceSource>>) -> Self {
+        let path: Arc<dyn EvidenceSource> = Arc::new(PathSource::new(Arc::clone(&host)));
+        let mut sources = vec![path, Arc::new(HashSource::default())];
+        sources.extend(further);
+        sources.sort_by_key(|source| source.provider());
+        Self { host, sources, pinned: AtomicU64::new(0) }
     }
 
     /// What callers are compared with.
@@ -89,7 +101,8 @@ impl Attestor {
         let (epoch, _) = image(&*directory, cgroup_mark(pidfd.as_ref(), &cgroups, &text))?;
         process.alive()?;
         let cgroup = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
-        Ok(PinnedProcess { process, epoch, principal: Principal { uid: peer.uid, cgroup } })
+        let id = PinId(self.pinned.fetch_add(1, Ordering::Relaxed));
+        Ok(PinnedProcess { process, id, epoch, principal: Principal { uid: peer.uid, cgroup } })
     }
 
     /// Pins the process that has this number now, for somebody who asks about another process.
@@ -100,21 +113,17 @@ impl Attestor {
         self.by_peer(self.host.numbered(pid)?)
     }
 
-    /// Collects what is known of a process. `wants` is asked which of the costly facts an entry could use beside the others,
-    /// first with the cheap ones, then with the path; `accounts` are the names that entries use; `now` is written into the
-    /// proof.
-    ///
-    /// Asynchronous only for the costly facts.
+    /// Collects what is known of a process: the kernel's facts, and what each source says that an entry could use. `wants`
+    /// is asked again after each answer; `accounts` are the names that entries use. Waits for nothing.
     ///
     /// # Errors
-    /// [`NotAttested`]
-    pub async fn attest(
+    /// [`NotAttested`]: the kernel's facts alone decide that. A source that cannot answer leaves its own facts open.
+    pub fn attest(
         &self,
         pinned: &PinnedProcess,
-        wants: Wanted<'_>,
+        wants: Wants<'_>,
         accounts: &Accounts,
-        now: SystemTime,
-    ) -> Result<Attested, NotAttested> {
+    ) -> Result<Attestation, NotAttested> {
         let process = &*pinned.process;
         let directory: Arc<dyn ProcDirectory> = process.directory()?.into();
         let before = pidfd_facts(process)?;
@@ -128,27 +137,59 @@ impl Attestor {
         let namespaces = self.namespaces(&*directory, &epoch)?;
         let seen = Observed { peer: process.peer(), groups: &status.groups, namespaces, place: &place };
         let mut evidence = facts::facts(&seen, accounts);
-        let elsewhere = facts::not_on_the_host(&seen);
-        let wanted = |evidence: &_| if elsewhere.is_some() { Wants::NOTHING } else { wants(evidence) };
-        let not_looked_for = elsewhere.unwrap_or(WithheldBecause::NotWanted);
-        if wanted(&evidence).path {
-            self.path(&mut evidence, pinned.principal, &executable, directory.executable_link()?).await?;
-        } else {
-            evidence.withhold(SelectorKind::UnixPath, None, not_looked_for);
+        if let Some(because) = facts::not_on_the_host(&seen) {
+            for (provider, kind) in ON_THE_HOST {
+                evidence.withhold(kind, None, because);
+                evidence.answered(provider, Answer::Settled);
+            }
         }
-        // By now the path is known, and most of the entries that want a hash beside another path want none.
-        if wanted(&evidence).sha256 {
-            self.sha256(&mut evidence, pinned.principal, &executable, directory.clone()).await?;
-            // Time has passed: is the image that was hashed still the one that runs?
+        let asked = Asked { pinned, directory: &directory, executable: &executable };
+        let changes = self.ask_sources(&asked, wants, &mut evidence);
+        if evidence.answer_of(&Provider::SHA256).is_some_and(|answer| answer == Answer::Settled) {
+            // Time has passed since the file was hashed: is the image still the one that runs?
             pinned.same_image(&image(&*directory, epoch.cgroup)?.0)?;
-        } else {
-            evidence.withhold(SelectorKind::UnixSha256, None, not_looked_for);
         }
         process.alive()?;
         if pidfd_facts(process)? != before {
             return Err(Contradiction::CgroupsDisagree.into());
         }
-        Ok(Attested { peer: process.peer(), level: process.level(), epoch, evidence, at: now })
+        let proof = Attested { peer: process.peer(), level: process.level(), epoch, evidence };
+        Ok(Attestation { proof, changes })
+    }
+
+    /// Asks each provider that an entry could use, one after the other, until none is left that matters.
+    fn ask_sources(&self, asked: &Asked<'_>, wants: Wants<'_>, evidence: &mut EvidenceSet) -> Vec<Change> {
+        let mut changes = Vec::new();
+        // INVARIANT: every round answers for each provider that it found, so that there are at most as many as providers.
+        loop {
+            let wanted = wants(evidence);
+            if wanted.is_empty() {
+                break;
+            }
+            for provider in wanted {
+                match self.sources.iter().find(|source| source.provider() == provider) {
+                    Some(source) => changes.extend(record(source.ask(asked), provider, evidence)),
+                    None => {
+                        let (kind, name) = (SelectorKind::Other, Some(provider.to_string()));
+                        evidence.withhold(kind, name, WithheldBecause::NoAttestor);
+                        evidence.answered(provider, Answer::Settled);
+                    }
+                }
+            }
+        }
+        for (provider, kind) in ON_THE_HOST {
+            if evidence.answer_of(&provider).is_none() {
+                evidence.withhold(kind, None, WithheldBecause::NotWanted);
+            }
+        }
+        changes
+    }
+
+    /// Says to each of these providers that a caller has waited for it as long as it may.
+    pub fn gave_up(&self, process: &PinnedProcess, providers: &Providers) {
+        for source in self.sources.iter().filter(|source| providers.contains(&source.provider())) {
+            source.gave_up(process);
+        }
     }
 
     fn place(&self, cgroups: &Cgroups<'_>, pidfd: Option<&PidfdFacts>) -> Result<CgroupPosition, NotAttested> {
@@ -171,163 +212,20 @@ impl Attestor {
             cgroup: is_host(Namespace::Cgroup, cgroup),
         })
     }
-
-    async fn path(
-        &self,
-        evidence: &mut EvidenceSet,
-        caller: Principal,
-        running: &FileIdentity,
-        link: PathBuf,
-    ) -> Result<(), Undecided> {
-        let at_path = match self.host.file_at(&link, MayBlock::No) {
-            Err(Undecided::TimedOut) => {
-                let (host, link) = (self.host.clone(), link.clone());
-                self.hashing.look_up(caller, move || host.file_at(&link, MayBlock::Yes)).await??
-            }
-            answer => answer?,
-        };
-        let text = link.to_string_lossy();
-        match facts::path(&text, running, at_path) {
-            Ok(path) => evidence.prove(path, Grade::Kernel, Source::Executable),
-            Err(because) => evidence.withhold(SelectorKind::UnixPath, Some(text.into_owned()), because),
-        }
-        Ok(())
-    }
-
-    async fn sha256(
-        &self,
-        evidence: &mut EvidenceSet,
-        caller: Principal,
-        running: &FileIdentity,
-        directory: Arc<dyn ProcDirectory>,
-    ) -> Result<(), NotAttested> {
-        match self.hashing.digest(caller, running, directory).await? {
-            Ok(digest) => {
-                let selector = crate::evidence::Selector::UnixSha256(digest);
-                evidence.prove(selector, Grade::Kernel, Source::ExecutableBytes);
-            }
-            Err(because) => evidence.withhold(SelectorKind::UnixSha256, None, because),
-        }
-        Ok(())
-    }
 }
 
-impl PinnedProcess {
-    /// The process.
-    #[must_use]
-    pub fn process(&self) -> &Arc<dyn Process> {
-        &self.process
-    }
+/// Providers of facts that a process can forge, or that belong to a container's image, where it is not on the host.
+const ON_THE_HOST: [(Provider, SelectorKind); 2] =
+    [(Provider::PATH, SelectorKind::UnixPath), (Provider::SHA256, SelectorKind::UnixSha256)];
 
-    /// Whom its limits are charged to.
-    #[must_use]
-    pub fn principal(&self) -> Principal {
-        self.principal
+/// Adds what a source knows to the evidence.
+fn record(known: Known, provider: Provider, evidence: &mut EvidenceSet) -> Option<Change> {
+    for fact in known.facts {
+        evidence.prove(fact.selector, fact.grade, fact.source);
     }
-
-    /// The image at the accept.
-    #[must_use]
-    pub fn epoch(&self) -> ImageEpoch {
-        self.epoch
+    for withheld in known.withheld {
+        evidence.withhold(withheld.kind, withheld.seen, withheld.because);
     }
-
-    /// Proves that the image which something was decided for is still running, with the credentials and in the cgroup of
-    /// then. Some 10 µs: asked before every message with a secret.
-    ///
-    /// # Errors
-    /// [`NotAttested`]
-    pub fn unchanged(&self, decided: ImageEpoch) -> Result<(), NotAttested> {
-        let process = &*self.process;
-        let directory = process.directory()?;
-        let pidfd = pidfd_facts(process)?;
-        if pidfd.is_none() {
-            let status = Status::parse(&directory.read(ProcFile::Status)?).map_err(|_| Contradiction::Malformed)?;
-            agree(process.peer(), &status)?;
-        }
-        let mark = match (decided.cgroup, pidfd) {
-            (CgroupMark::Unified(_), Some(pidfd)) => CgroupMark::Unified(pidfd.cgroup),
-            _ => CgroupMark::Lines(sha256(&directory.read(ProcFile::Cgroup)?)),
-        };
-        let (now, _) = image(&*directory, mark)?;
-        process.alive()?;
-        self.same_image(&now)?;
-        if !now.is_same_image(&decided) {
-            return Err(Contradiction::ImageChanged.into());
-        }
-        if mark == decided.cgroup { Ok(()) } else { Err(Contradiction::Moved.into()) }
-    }
-
-    /// Checks the kernel's sender of a message that arrived on the connection.
-    ///
-    /// # Errors
-    /// [`Contradiction::ForeignWriter`]
-    pub fn check_writer(&self, writer: Credentials) -> Result<(), NotAttested> {
-        if writer == self.process.peer() { Ok(()) } else { Err(Contradiction::ForeignWriter.into()) }
-    }
-
-    fn same_image(&self, now: &ImageEpoch) -> Result<(), Contradiction> {
-        if now.is_same_image(&self.epoch) { Ok(()) } else { Err(Contradiction::ImageChanged) }
-    }
-}
-
-/// What the pidfd says, which must agree with what the socket said when it was connected.
-fn pidfd_facts(process: &dyn Process) -> Result<Option<PidfdFacts>, NotAttested> {
-    let Some(facts) = process.pidfd_facts()? else { return Ok(None) };
-    let peer = process.peer();
-    if facts.pid != peer.pid {
-        return Err(Contradiction::ProcessGone.into());
-    }
-    if facts.uids.all_are(peer.uid) && facts.gids.all_are(peer.gid) {
-        Ok(Some(facts))
-    } else {
-        Err(Contradiction::CredentialsDisagree.into())
-    }
-}
-
-/// What `/proc` says must agree, too: it speaks of the first thread, the socket of the one that connected.
-fn agree(peer: Credentials, status: &Status) -> Result<(), Contradiction> {
-    if status.pid != peer.pid {
-        return Err(Contradiction::Malformed);
-    }
-    if status.uids.all_are(peer.uid) && status.gids.all_are(peer.gid) {
-        Ok(())
-    } else {
-        Err(Contradiction::CredentialsDisagree)
-    }
-}
-
-/// The image that runs now, and its file.
-///
-/// RACE: an exec between `stat` and the link pairs the old addresses with the new file, which is the image of neither.
-fn image(directory: &dyn ProcDirectory, cgroup: CgroupMark) -> Result<(ImageEpoch, FileIdentity), NotAttested> {
-    let stat = Stat::parse(&directory.read(ProcFile::Stat)?).map_err(|_| Contradiction::Malformed)?;
-    if stat.is_dead() {
-        return Err(Contradiction::ProcessGone.into());
-    }
-    let executable = directory.executable()?;
-    if stat.layout.stack == 0 {
-        return Err(Contradiction::ProcessGone.into());
-    }
-    let of = |namespace| directory.namespace(namespace);
-    let epoch = ImageEpoch {
-        device: executable.device,
-        inode: executable.inode,
-        layout: stat.layout,
-        namespaces: [of(Namespace::User)?, of(Namespace::Mount)?, of(Namespace::Pid)?],
-        cgroup,
-    };
-    Ok((epoch, executable))
-}
-
-fn cgroup_mark(pidfd: Option<&PidfdFacts>, cgroups: &Cgroups<'_>, text: &[u8]) -> CgroupMark {
-    match (cgroups.deciding(), pidfd) {
-        (Some((_, true)), Some(pidfd)) => CgroupMark::Unified(pidfd.cgroup),
-        _ => CgroupMark::Lines(sha256(text)),
-    }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    digest
+    evidence.answered(provider, known.answer);
+    known.change
 }

@@ -1,7 +1,5 @@
 //! The proof that attestation ends in, and the two ways in which there is none.
 
-use std::time::SystemTime;
-
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -57,7 +55,6 @@ pub struct Attested {
     pub(in crate::attestation) level: Level,
     pub(in crate::attestation) epoch: ImageEpoch,
     pub(in crate::attestation) evidence: EvidenceSet,
-    pub(in crate::attestation) at: SystemTime,
 }
 
 impl Attested {
@@ -83,12 +80,6 @@ impl Attested {
     #[must_use]
     pub fn evidence(&self) -> &EvidenceSet {
         &self.evidence
-    }
-
-    /// When it was proven.
-    #[must_use]
-    pub fn at(&self) -> SystemTime {
-        self.at
     }
 }
 
@@ -158,7 +149,6 @@ impl Attested {
                 cgroup: CgroupMark::Unified(8),
             },
             evidence,
-            at: SystemTime::UNIX_EPOCH,
         }
     }
 }

@@ -1,188 +1,178 @@
-//! Work that waits for a file system, kept away from everyone else: few threads, little time, one at a time per caller.
-//! Digests of executables are remembered by what the file looked like.
+//! The digest of a running executable: the first source of evidence that may take long. Digests are remembered by what
+//! the file's metadata was; what one principal may have read in a minute is bounded.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::Weak;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio::time::timeout;
 
 use crate::attestation::host::facts;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::Unanswered;
+use crate::attestation::lookups::LIMIT;
+use crate::attestation::lookups::Lookups;
+use crate::attestation::lookups::Progress;
+use crate::attestation::lookups::StillWanted;
+use crate::attestation::pinned::PinId;
+use crate::attestation::pinned::PinnedProcess;
+use crate::attestation::source::Asked;
+use crate::attestation::source::EvidenceSource;
+use crate::attestation::source::Known;
+use crate::evidence::Fact;
+use crate::evidence::Grade;
 use crate::evidence::Principal;
+use crate::evidence::Provider;
+use crate::evidence::Selector;
+use crate::evidence::SelectorKind;
+use crate::evidence::Source;
 use crate::evidence::Undecided;
+use crate::evidence::Withheld;
 use crate::evidence::WithheldBecause;
 
 /// Files of local file systems that are read at once.
-const AT_ONCE: usize = 2;
-/// Threads that may hang in a file system that does not answer.
-const THREADS: usize = 16;
-/// How long a caller waits, its turn included.
-const LIMIT: Duration = Duration::from_secs(2);
-/// What one caller may have read in [`BUDGET_PERIOD`]; what is remembered costs nothing.
+const READERS: usize = 2;
+/// What one principal may have read in [`BUDGET_PERIOD`]; what is remembered costs nothing.
 const BUDGET: u64 = 1 << 30;
 const BUDGET_PERIOD: Duration = Duration::from_secs(60);
-/// Digests remembered, and callers whose budget is.
+/// Digests remembered, and principals whose budget is.
 const REMEMBERED: usize = 4096;
 
-/// A digest, or why there is none.
-pub type Digest = Result<[u8; 32], WithheldBecause>;
+/// `unix:sha256`.
+#[derive(Debug, Default)]
+pub(super) struct HashSource {
+    lookups: Lookups<(PinId, FileVersion), HashOutcome>,
+    shared: Arc<Shared>,
+}
 
-/// The bounded worker, and what it remembers.
-#[derive(Debug)]
-pub struct Hashing {
-    at_once: Semaphore,
-    threads: Arc<Semaphore>,
+#[derive(Debug, Default)]
+struct Shared {
     state: Mutex<State>,
+    readers: Readers,
 }
 
 #[derive(Debug, Default)]
 struct State {
     digests: BTreeMap<FileVersion, [u8; 32]>,
-    turns: BTreeMap<Principal, Weak<Semaphore>>,
     spent: BTreeMap<Principal, (Instant, u64)>,
 }
 
-/// What a file looked like: device, inode, size, change time, modification time.
+/// What became of hashing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HashOutcome {
+    Proven([u8; 32]),
+    Withheld(WithheldBecause),
+    /// The process runs another file by now, or none.
+    Gone,
+}
+
+/// One version of a file's content: device, inode, size, change time, modification time.
 type FileVersion = (u64, u64, u64, i128, i128);
 
 fn version_of(file: &FileIdentity) -> FileVersion {
     (file.device, file.inode, file.size, file.ctime, file.mtime)
 }
 
-impl Default for Hashing {
-    fn default() -> Self {
-        Self { at_once: Semaphore::new(AT_ONCE), threads: Arc::new(Semaphore::new(THREADS)), state: Mutex::default() }
+impl EvidenceSource for HashSource {
+    fn provider(&self) -> Provider {
+        Provider::SHA256
+    }
+
+    fn ask(&self, asked: &Asked<'_>) -> Known {
+        let (principal, running) = (asked.principal(), *asked.executable());
+        let version = version_of(&running);
+        if let Some(because) = facts::hash_withheld_by_metadata(principal.uid, &running) {
+            return known(HashOutcome::Withheld(because));
+        }
+        let cacheable = facts::digest_is_cacheable(principal.uid, &running);
+        if let Some(digest) = self.shared.state().digests.get(&version).filter(|_| cacheable) {
+            return known(HashOutcome::Proven(*digest));
+        }
+        let (shared, directory) = (Arc::clone(&self.shared), Arc::clone(asked.directory()));
+        let work = move |wanted: &StillWanted| shared.hash(principal, &running, &*directory, wanted);
+        match self.lookups.look_up((asked.id(), version), principal, work) {
+            Progress::Done(Ok(outcome)) => known(outcome),
+            Progress::Done(Err(why)) => Known::undecided(why),
+            Progress::Running(end) => Known::pending(end),
+            Progress::Late(end) => Known::undecided(Undecided::TimedOut).until(end),
+        }
+    }
+
+    fn gave_up(&self, process: &PinnedProcess) {
+        self.lookups.gave_up(process.principal());
     }
 }
 
-impl Hashing {
-    /// The digest of the executable that runs in `directory`'s process. `running` is what it was when it was attested.
+fn known(outcome: HashOutcome) -> Known {
+    match outcome {
+        HashOutcome::Proven(digest) => {
+            let selector = Selector::UnixSha256(digest);
+            Known::settled(vec![Fact { selector, grade: Grade::Kernel, source: Source::ExecutableBytes }], Vec::new())
+        }
+        HashOutcome::Withheld(because) => {
+            Known::settled(Vec::new(), vec![Withheld { kind: SelectorKind::UnixSha256, seen: None, because }])
+        }
+        HashOutcome::Gone => Known::settled(Vec::new(), Vec::new()),
+    }
+}
+
+impl Shared {
+    /// Hashes on a thread that may hang.
     ///
-    /// # Errors
-    /// [`Unanswered`]; [`Unanswered::Gone`] too when another file runs by now.
-    pub async fn digest(
+    /// SECURITY: the file system is asked what it is before the file is opened, for opening alone can wait for ever, and
+    /// before it takes a place among the readers, for asking can wait for ever, too.
+    fn hash(
         &self,
-        caller: Principal,
+        principal: Principal,
         running: &FileIdentity,
-        directory: Arc<dyn ProcDirectory>,
-    ) -> Result<Digest, Unanswered> {
-        let uid = caller.uid;
-        if let Some(because) = facts::hash_withheld_by_metadata(uid, running) {
-            return Ok(Err(because));
+        directory: &dyn ProcDirectory,
+        wanted: &StillWanted,
+    ) -> Result<HashOutcome, Undecided> {
+        let Some(file_system) = answered(directory.executable_file_system())? else { return Ok(HashOutcome::Gone) };
+        if let Some(because) = facts::hash_withheld(principal.uid, running, file_system) {
+            return Ok(HashOutcome::Withheld(because));
         }
-        let remembered = |digest: Option<[u8; 32]>| digest.filter(|_| facts::digest_is_cacheable(uid, running)).map(Ok);
-        if let Some(digest) = remembered(self.remembered(running)) {
-            return Ok(digest);
+        // While it waited its turn, another process may have had the same file hashed.
+        let cacheable = facts::digest_is_cacheable(principal.uid, running);
+        if let Some(digest) = self.state().digests.get(&version_of(running)).filter(|_| cacheable) {
+            return Ok(HashOutcome::Proven(*digest));
         }
-        let turn = self.turn(caller);
-        let work = async {
-            // While it waited its turn, another process of this user may have had the same file hashed.
-            let turn = turn.acquire_owned().await.map_err(|_| Undecided::NotReady)?;
-            if let Some(digest) = remembered(self.remembered(running)) {
-                return Ok(digest);
+        self.spend(principal, running.size)?;
+        let _reading = self.readers.enter()?;
+        let digest = match digest_of(running, directory, wanted) {
+            // Who runs a file that others may not read has chosen it: that is a "no", and about the caller.
+            Err(Unanswered::Undecided(Undecided::NotPermitted)) => {
+                return Ok(HashOutcome::Withheld(WithheldBecause::NotReadable));
             }
-            // SECURITY: before it is opened, for opening alone can wait for ever, and before it takes a place among those
-            // that are read, for asking can wait for ever, too.
-            let asked = Arc::clone(&directory);
-            let (file_system, turn) = self.on_a_thread(turn, move |_| asked.executable_file_system()).await?;
-            if let Some(because) = facts::hash_withheld(uid, running, file_system?) {
-                return Ok(Err(because));
-            }
-            self.spend(caller, running.size)?;
-            let _reading = self.at_once.acquire().await.map_err(|_| Undecided::NotReady)?;
-            let wanted = *running;
-            let read = move |still_wanted: &dyn Fn() -> bool| hash(&wanted, &*directory, still_wanted);
-            let (digest, _turn) = self.on_a_thread(turn, read).await?;
-            let digest = match digest {
-                // Who runs a file that others may not read has chosen it: that is a "no", and about the caller.
-                Err(Unanswered::Undecided(Undecided::NotPermitted)) => return Ok(Err(WithheldBecause::NotReadable)),
-                digest => digest?,
-            };
-            if facts::digest_is_cacheable(uid, running) {
-                self.remember(running, digest);
-            }
-            Ok(Ok(digest))
+            read => answered(read)?,
         };
-        timeout(LIMIT, work).await.unwrap_or(Err(Unanswered::Undecided(Undecided::TimedOut)))
-    }
-
-    /// Runs a look-up that may wait for a file system.
-    ///
-    /// # Errors
-    /// [`Undecided::TimedOut`] when it waits too long.
-    pub async fn look_up<T: Send + 'static>(
-        &self,
-        caller: Principal,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Undecided> {
-        let turn = self.turn(caller);
-        let work = async {
-            let turn = turn.acquire_owned().await.map_err(|_| Undecided::NotReady)?;
-            Ok(self.on_a_thread(turn, move |_| work()).await?.0)
-        };
-        timeout(LIMIT, work).await.unwrap_or(Err(Undecided::TimedOut))
-    }
-
-    /// Works on a thread, and gives the turn back.
-    ///
-    /// SECURITY: a thread that a file system never lets go keeps its caller's turn and its own place, and nothing else:
-    /// the caller can hold up itself, and everyone only from [`THREADS`] different groups of root's making.
-    async fn on_a_thread<T: Send + 'static>(
-        &self,
-        turn: OwnedSemaphorePermit,
-        work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
-    ) -> Result<(T, OwnedSemaphorePermit), Undecided> {
-        let place = self.threads.clone().acquire_owned().await.map_err(|_| Undecided::NotReady)?;
-        let wanted = Arc::new(());
-        let still_wanted = Arc::downgrade(&wanted);
-        let result = tokio::task::spawn_blocking(move || {
-            let _kept_to_the_end = place;
-            (work(&|| still_wanted.strong_count() > 0), turn)
-        });
-        let result = result.await.map_err(|_| Undecided::Kernel);
-        drop(wanted);
-        result
-    }
-
-    fn turn(&self, caller: Principal) -> Arc<Semaphore> {
-        let turns = &mut self.state().turns;
-        if let Some(turn) = turns.get(&caller).and_then(Weak::upgrade) {
-            return turn;
+        let Some(digest) = digest else { return Ok(HashOutcome::Gone) };
+        if cacheable {
+            self.remember(running, digest);
         }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(Semaphore::new(1));
-        turns.insert(caller, Arc::downgrade(&turn));
-        turn
+        Ok(HashOutcome::Proven(digest))
     }
 
-    fn spend(&self, caller: Principal, bytes: u64) -> Result<(), Undecided> {
+    fn spend(&self, principal: Principal, bytes: u64) -> Result<(), Undecided> {
         let now = Instant::now();
         let mut state = self.state();
         if state.spent.len() >= REMEMBERED {
             state.spent.retain(|_, (since, _)| now.duration_since(*since) < BUDGET_PERIOD);
         }
-        let (since, spent) = state.spent.entry(caller).or_insert((now, 0));
+        let (since, spent) = state.spent.entry(principal).or_insert((now, 0));
         if now.duration_since(*since) >= BUDGET_PERIOD {
             (*since, *spent) = (now, 0);
         }
         *spent = spent.saturating_add(bytes);
         if *spent > BUDGET { Err(Undecided::Budget) } else { Ok(()) }
-    }
-
-    fn remembered(&self, file: &FileIdentity) -> Option<[u8; 32]> {
-        self.state().digests.get(&version_of(file)).copied()
     }
 
     fn remember(&self, file: &FileIdentity, digest: [u8; 32]) {
@@ -193,22 +183,62 @@ impl Hashing {
         digests.insert(version_of(file), digest);
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What there is to know; `None` where the process has gone.
+fn answered<T>(answer: Result<T, Unanswered>) -> Result<Option<T>, Undecided> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Unanswered::Gone | Unanswered::Absent) => Ok(None),
+        Err(Unanswered::Undecided(why)) => Err(why),
+    }
+}
+
+/// Threads that read files now, at most [`READERS`].
+#[derive(Debug, Default)]
+struct Readers {
+    reading: Mutex<usize>,
+    left: Condvar,
+}
+
+struct Reading<'a>(&'a Readers);
+
+impl Readers {
+    /// Waits for a place, on a thread that serves nobody. Readers read local files alone, so places come free.
+    fn enter(&self) -> Result<Reading<'_>, Undecided> {
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |reading: &mut usize| *reading >= READERS;
+        let (mut reading, waited) =
+            self.left.wait_timeout_while(reading, LIMIT, full).unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(Undecided::TimedOut);
+        }
+        *reading += 1;
+        Ok(Reading(self))
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        *self.0.reading.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.left.notify_one();
+    }
+}
+
 /// Reads the executable, if it is still the one that was running.
-fn hash(
+fn digest_of(
     running: &FileIdentity,
     directory: &dyn ProcDirectory,
-    still_wanted: &dyn Fn() -> bool,
+    wanted: &StillWanted,
 ) -> Result<[u8; 32], Unanswered> {
     let executable = directory.open_executable()?;
     if !executable.identity.is_same_file(running) {
         return Err(Unanswered::Gone);
     }
-    sha256(executable.file, still_wanted)
+    sha256(executable.file, &|| wanted.is_wanted())
         .map_err(|error| Unanswered::from_errno(error.raw_os_error().unwrap_or(libc::ETIMEDOUT)))
 }
 
@@ -233,7 +263,6 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::mpsc;
 
-    use futures_util::FutureExt as _;
     use futures_util::future::join_all;
     use tokio::sync::Notify;
 
@@ -241,10 +270,12 @@ mod tests {
     use crate::attestation::kernel::Executable;
     use crate::attestation::kernel::Namespace;
     use crate::attestation::kernel::ProcFile;
+    use crate::evidence::Answer;
 
     const ONE: Principal = Principal { uid: 1000, cgroup: 7 };
     const OTHER: Principal = Principal { uid: 1001, cgroup: 7 };
     const EXT4: i64 = 0xEF53;
+    const THREADS: u32 = 16;
 
     /// A program of root's on a local file system, which may hang until it is let go.
     struct Program {
@@ -313,9 +344,35 @@ mod tests {
         }
     }
 
-    async fn digest(hashing: &Hashing, caller: Principal, program: Program) -> Result<Digest, Unanswered> {
-        let running = program.identity;
-        hashing.digest(caller, &running, Arc::new(program)).await
+    /// One question.
+    fn ask(hashes: &HashSource, principal: Principal, program: Program) -> Known {
+        let (executable, directory): (_, Arc<dyn ProcDirectory>) = (program.identity, Arc::new(program));
+        let pinned = PinnedProcess::example(principal);
+        hashes.ask(&Asked { pinned: &pinned, directory: &directory, executable: &executable })
+    }
+
+    /// Asks, and asks again at each change, until it is not pending any more.
+    async fn outcome(hashes: &HashSource, principal: Principal, program: Program) -> Known {
+        let (executable, directory): (_, Arc<dyn ProcDirectory>) = (program.identity, Arc::new(program));
+        let pinned = PinnedProcess::example(principal);
+        loop {
+            let known = hashes.ask(&Asked { pinned: &pinned, directory: &directory, executable: &executable });
+            match known.change {
+                Some(change) if known.answer == Answer::Pending => change.await,
+                _ => return known,
+            }
+        }
+    }
+
+    fn is_proven(known: &Known) -> bool {
+        known.answer == Answer::Settled && known.facts.len() == 1
+    }
+
+    fn undecided(known: &Known) -> Option<Undecided> {
+        match known.answer {
+            Answer::Undecided(why) => Some(why),
+            _ => None,
+        }
     }
 
     /// What comes of this when the time limit passes after something else.
@@ -339,10 +396,6 @@ mod tests {
         }
     }
 
-    fn undecided(why: Undecided) -> Result<Digest, Unanswered> {
-        Err(Unanswered::Undecided(why))
-    }
-
     #[test]
     fn bytes_beyond_the_size_limit_are_not_read_however_small_the_file_looked() {
         let reads = std::cell::Cell::new(0_u64);
@@ -362,99 +415,103 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_would_prove_nothing_costs_no_budget_and_asks_no_file_system() {
-        let hashing = Hashing::default();
+    async fn what_would_prove_nothing_asks_no_file_system_and_costs_no_budget() {
+        let hashes = HashSource::default();
         for _ in 0..3 {
             let (mut program, _let_go) = Program::hanging(1);
             program.identity.size = facts::MAX_HASHED + 1;
-            let at_once = digest(&hashing, ONE, program).now_or_never();
-            assert_eq!(at_once, Some(Ok(Err(WithheldBecause::TooLarge))));
+            let at_once = ask(&hashes, ONE, program);
+            assert_eq!(at_once.withheld[0].because, WithheldBecause::TooLarge);
         }
-        assert!(digest(&hashing, ONE, Program::new(2, 4)).await.unwrap().is_ok());
+        assert!(is_proven(&outcome(&hashes, ONE, Program::new(2, 4)).await));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_system_that_does_not_answer_in_time_holds_up_its_own_caller_and_nobody_else() {
-        let hashing = Hashing::default();
+    async fn a_file_system_that_hangs_holds_up_its_own_caller_and_nobody_else() {
+        let hashes = HashSource::default();
         let (program, let_go) = Program::hanging(1);
         let asked = program.asked.clone();
-        let first = beyond_the_limit(asked.notified(), digest(&hashing, ONE, program)).await;
-        assert_eq!(first, undecided(Undecided::TimedOut));
-        let again = beyond_the_limit(threads_have_run(), digest(&hashing, ONE, Program::new(2, 4))).await;
-        assert_eq!(again, undecided(Undecided::TimedOut), "its turn is still taken");
-        assert!(digest(&hashing, OTHER, Program::new(3, 4)).await.unwrap().is_ok());
-        assert_eq!(hashing.look_up(OTHER, || 5).await, Ok(5));
+        let first = beyond_the_limit(asked.notified(), outcome(&hashes, ONE, program)).await;
+        assert_eq!(undecided(&first), Some(Undecided::TimedOut));
+        let again = ask(&hashes, ONE, Program::new(2, 4));
+        assert_eq!(undecided(&again), Some(Undecided::TimedOut), "at once, for its place is still taken");
+        assert!(is_proven(&outcome(&hashes, OTHER, Program::new(3, 4)).await));
         drop(let_go);
-        assert!(digest(&hashing, ONE, Program::new(2, 4)).await.unwrap().is_ok(), "it has its turn back");
+        again.change.expect("it says when the file system answers").await;
+        assert!(is_proven(&outcome(&hashes, ONE, Program::new(2, 4)).await), "it has its place back");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_files_are_read_at_once_and_a_third_when_they_are_given_up() {
-        let hashing = Hashing::default();
+    async fn who_gave_up_waiting_makes_the_next_callers_undecided_at_once() {
+        let hashes = HashSource::default();
+        let (program, let_go) = Program::hanging(1);
+        let asked = program.asked.clone();
+        assert_eq!(ask(&hashes, ONE, program).answer, Answer::Pending);
+        asked.notified().await;
+        hashes.gave_up(&PinnedProcess::example(ONE));
+        assert_eq!(undecided(&ask(&hashes, ONE, Program::new(2, 4))), Some(Undecided::TimedOut));
+        assert_eq!(ask(&hashes, OTHER, Program::new(3, 4)).answer, Answer::Pending);
+        drop(let_go);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_third_file_is_read_once_one_of_two_has_been() {
+        let hashes = HashSource::default();
         let (one, lets_one_go) = Program::slow(1);
         let (other, lets_other_go) = Program::slow(2);
         let (third, lets_third_go) = Program::slow(3);
-        drop(lets_third_go);
         let asked = [&one, &other, &third].map(|program| program.asked.clone());
         let [first_asked, second_asked, third_asked] = asked;
-        let later = async {
+        let two = async { tokio::join!(outcome(&hashes, ONE, one), outcome(&hashes, OTHER, other)) };
+        let late = async {
             first_asked.notified().await;
             second_asked.notified().await;
-            tokio::time::advance(LIMIT / 2).await;
-            let give_up = async {
-                threads_have_run().await;
-                assert!(third_asked.notified().now_or_never().is_none());
-                tokio::time::advance(LIMIT / 2).await;
-            };
-            tokio::join!(digest(&hashing, Principal { uid: 1002, ..ONE }, third), give_up).0
+            let known = ask(&hashes, Principal { uid: 1002, ..ONE }, third);
+            threads_have_run().await;
+            assert!(tokio::time::timeout(Duration::ZERO, third_asked.notified()).await.is_err(), "it has to wait");
+            drop((lets_one_go, lets_third_go));
+            known.change.unwrap().await;
+            third_asked.notified().await;
+            drop(lets_other_go);
         };
-        let (first, second, third) = tokio::join!(digest(&hashing, ONE, one), digest(&hashing, OTHER, other), later);
-        assert_eq!([first, second], [undecided(Undecided::TimedOut), undecided(Undecided::TimedOut)]);
-        assert!(third.unwrap().is_ok());
-        drop((lets_one_go, lets_other_go));
+        let ((first, second), ()) = tokio::join!(two, late);
+        assert!(is_proven(&first) && is_proven(&second));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_threads_hang_than_there_are_places_and_then_nobody_waits_beyond_the_limit() {
-        let hashing = Hashing::default();
+    async fn when_every_thread_hangs_nobody_waits_beyond_the_limit() {
+        let hashes = HashSource::default();
         let mut kept = Vec::new();
-        for uid in 0..THREADS as u32 {
+        for uid in 0..THREADS {
             let (program, let_go) = Program::hanging(1);
             let asked = program.asked.clone();
-            let hung = beyond_the_limit(asked.notified(), digest(&hashing, Principal { uid, ..ONE }, program)).await;
-            assert_eq!(hung, undecided(Undecided::TimedOut), "{uid}");
+            let hung = beyond_the_limit(asked.notified(), outcome(&hashes, Principal { uid, ..ONE }, program)).await;
+            assert_eq!(undecided(&hung), Some(Undecided::TimedOut), "{uid}");
             kept.push(let_go);
         }
-        let late = beyond_the_limit(threads_have_run(), digest(&hashing, ONE, Program::new(2, 4))).await;
-        assert_eq!(late, undecided(Undecided::TimedOut));
+        let late = beyond_the_limit(threads_have_run(), outcome(&hashes, ONE, Program::new(2, 4))).await;
+        assert_eq!(undecided(&late), Some(Undecided::TimedOut));
         kept.clear();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_more_callers_at_once_than_there_are_places_each_is_answered() {
-        let hashing = Hashing::default();
-        let (let_go, hangs) = mpsc::channel();
-        let hangs: Arc<Hangs> = Arc::new(Some(Mutex::new(hangs)));
-        let look_up = |uid| {
-            let hangs = hangs.clone();
-            hashing.look_up(Principal { uid, ..ONE }, move || hang(&hangs))
-        };
-        let all = join_all((0..3 * THREADS as u32).map(look_up));
-        let (answers, ()) = tokio::join!(all, async { drop(let_go) });
-        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    async fn of_more_callers_at_once_than_threads_each_is_answered() {
+        let hashes = HashSource::default();
+        let all = (0..3 * THREADS).map(|uid| outcome(&hashes, Principal { uid, ..ONE }, Program::new(1, 4)));
+        assert!(join_all(all).await.iter().all(is_proven));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_one_caller_may_have_read_in_a_minute_is_bounded_and_what_is_remembered_costs_nothing() {
-        let hashing = Hashing::default();
+    async fn what_one_principal_has_read_in_a_minute_is_bounded_but_for_what_is_remembered() {
+        let hashes = HashSource::default();
         let large = |inode| Program::new(inode, 400 << 20);
         for inode in [1, 2, 1, 2, 1, 2] {
-            assert!(digest(&hashing, ONE, large(inode)).await.unwrap().is_ok(), "{inode}");
+            assert!(is_proven(&outcome(&hashes, ONE, large(inode)).await), "{inode}");
         }
-        assert_eq!(digest(&hashing, ONE, large(3)).await, undecided(Undecided::Budget));
-        assert!(digest(&hashing, OTHER, large(3)).await.unwrap().is_ok(), "another's budget");
-        assert!(digest(&hashing, ONE, large(3)).await.unwrap().is_ok(), "remembered by now");
+        assert_eq!(undecided(&outcome(&hashes, ONE, large(3)).await), Some(Undecided::Budget));
+        assert!(is_proven(&outcome(&hashes, OTHER, large(3)).await), "another's budget");
+        assert!(is_proven(&outcome(&hashes, ONE, large(3)).await), "remembered by now");
         tokio::time::advance(BUDGET_PERIOD).await;
-        assert!(digest(&hashing, ONE, large(4)).await.unwrap().is_ok(), "the next minute");
+        assert!(is_proven(&outcome(&hashes, ONE, large(4)).await), "the next minute");
     }
 }

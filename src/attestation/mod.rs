@@ -2,18 +2,25 @@
 //! its facts were read. Refuses to know what a fact entitles to.
 //!
 //! [`kernel`] is the seam to the machine and [`linux`] the machine itself; [`host`] holds the pure parsers and rules for
-//! processes of the host; [`attest`] puts them together.
+//! processes of the host; [`source`] is the seam to whatever else proves facts, of which the path and the hash are the
+//! first; [`attest`] puts them together.
 
 pub mod attest;
 pub mod attested;
-pub mod hashing;
+mod hashing;
 pub mod host;
 pub mod kernel;
 pub mod linux;
+mod lookups;
+mod path;
+mod pinned;
+pub mod source;
 
+pub use attest::Attestation;
 pub use attest::Attestor;
-pub use attest::PinnedProcess;
 pub use attested::Attested;
 pub use attested::Contradiction;
 pub use attested::ImageEpoch;
 pub use attested::NotAttested;
+pub use pinned::PinId;
+pub use pinned::PinnedProcess;

@@ -18,7 +18,7 @@ use crate::federation;
 
 /// Look at the configuration
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ConfigArguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -48,7 +48,7 @@ struct Checked<'a> {
     findings: Findings,
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &ConfigArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let Command::Check(CheckArguments { file, output }) = &arguments.command;
     let checked = match load(file) {
         Ok((config, _)) => {

@@ -35,16 +35,16 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Arguments),
-    Demo(demo::Arguments),
-    Config(config::Arguments),
-    Explain(explain::Arguments),
-    Status(status::Arguments),
-    Fetch(fetch::Arguments),
-    Validate(validate::Arguments),
-    Healthcheck(healthcheck::Arguments),
-    Reload(reload::Arguments),
-    Version(version::Arguments),
+    Run(run::RunArguments),
+    Demo(demo::DemoArguments),
+    Config(config::ConfigArguments),
+    Explain(explain::ExplainArguments),
+    Status(status::StatusArguments),
+    Fetch(fetch::FetchArguments),
+    Validate(validate::ValidateArguments),
+    Healthcheck(healthcheck::HealthcheckArguments),
+    Reload(reload::ReloadArguments),
+    Version(version::VersionArguments),
 }
 
 /// Runs the command that `arguments` (the program's name first) spell.

@@ -8,7 +8,7 @@ use crate::agent::RunOptions;
 
 /// Run the daemon
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct RunArguments {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "/etc/bonafide/bonafide.toml")]
     config: PathBuf,
@@ -17,7 +17,7 @@ pub struct Arguments {
     strict: bool,
 }
 
-pub(in crate::cli) fn run(arguments: Arguments) -> ExitCode {
+pub(in crate::cli) fn run(arguments: RunArguments) -> ExitCode {
     // Whoever reads a message elsewhere has another working directory.
     let config = std::path::absolute(&arguments.config).unwrap_or(arguments.config);
     agent::run(RunOptions { config, strict: arguments.strict })

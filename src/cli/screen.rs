@@ -2,7 +2,6 @@
 //! codes. A reader that has gone away is no failure and never a panic.
 
 use std::io;
-use std::io::IsTerminal;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -28,7 +27,7 @@ pub enum Exit {
 
 /// What `-o` can name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum OutputFormat {
     /// For people: 80 columns, times from now.
     #[default]
     Text,
@@ -41,7 +40,7 @@ pub enum Format {
 pub struct OutputArguments {
     /// How to print the answer: text, or json for programs, with stable keys
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
-    output: Format,
+    output: OutputFormat,
 }
 
 /// A command that has no answer: what happened, why, and what to type next.
@@ -69,62 +68,60 @@ impl Failure {
 pub struct Screen {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
-    colour: bool,
+    /// The first error of writing an answer.
+    unwritten: Option<io::Error>,
 }
 
 impl Screen {
-    /// The process's own output; in colour only where a person looks at it.
+    /// The process's own output; in colour on a terminal that can, unless `NO_COLOR` or `CLICOLOR` is against it.
     #[must_use]
     pub fn of_process() -> Self {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|said| !said.is_empty());
-        let colour = io::stdout().is_terminal() && !unwanted && std::env::var_os("TERM").is_none_or(|it| it != "dumb");
-        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), colour }
-    }
-
-    /// A screen that writes elsewhere, without colour.
-    #[must_use]
-    pub fn to(out: Box<dyn Write + Send>, err: Box<dyn Write + Send>) -> Self {
-        Self { out, err, colour: false }
+        Self { out: Box::new(anstream::stdout()), err: Box::new(anstream::stderr()), unwritten: None }
     }
 
     /// Prints an answer as it was asked for: as JSON, or as `text` says it.
     pub fn answer<A: Serialize>(&mut self, form: OutputArguments, answer: &A, text: impl FnOnce(&A) -> String) {
         match form.output {
-            Format::Json => self.json(answer),
-            Format::Text => self.text(&text(answer)),
+            OutputFormat::Json => self.json(answer),
+            OutputFormat::Text => self.text(&text(answer)),
         }
     }
 
     /// Prints text for people.
     pub fn text(&mut self, text: &str) {
-        write_or_leave(&mut self.out, text);
+        if let Err(error) = write(&mut self.out, text) {
+            self.unwritten.get_or_insert(error);
+        }
     }
 
     /// Prints one JSON document and a newline.
     fn json(&mut self, answer: &impl Serialize) {
         // A report has string keys and finite numbers only, so it always has a JSON form.
         let text = serde_json::to_string_pretty(answer).unwrap_or_else(|_| "null".to_owned());
-        write_or_leave(&mut self.out, &format!("{text}\n"));
+        self.text(&format!("{text}\n"));
     }
 
-    /// `word` in a colour that says how good it is, on a terminal; else `word`.
+    /// `word` in the colour of `exit`. Where the screen has no colour, it is written without.
     #[must_use]
-    pub fn coloured(&self, word: &str, exit: Exit) -> String {
+    pub fn coloured(word: &str, exit: Exit) -> String {
         let style = anstyle::Style::new().bold().fg_color(Some(match exit {
             Exit::Fine => anstyle::AnsiColor::Green.into(),
             Exit::Stale => anstyle::AnsiColor::Yellow.into(),
             _ => anstyle::AnsiColor::Red.into(),
         }));
-        if self.colour { format!("{style}{word}{style:#}") } else { word.to_owned() }
+        format!("{style}{word}{style:#}")
     }
 
-    /// Ends a command: prints its failure, if it is one, and gives its exit code.
+    /// Ends a command: prints its failure, if it is one, and gives its exit code. An answer that was not written is a
+    /// failure: a script that stores it would go on with half a token.
     pub fn finish(&mut self, answer: Result<Exit, Failure>) -> ExitCode {
-        let exit = answer.unwrap_or_else(|failure| {
-            write_or_leave(
-                &mut self.err,
-                &format!("bonafide: {}\n  why:  {}\n  next: {}\n", failure.what, failure.why, failure.next),
-            );
+        let written = self.unwritten.take().map_or(Ok(()), |error| {
+            let next = "make room where standard output goes, and run it again";
+            Err(Failure::new(Exit::No, "the answer could not be written", error.to_string(), next))
+        });
+        let exit = answer.and_then(|exit| written.map(|()| exit)).unwrap_or_else(|failure| {
+            let text = format!("bonafide: {}\n  why:  {}\n  next: {}\n", failure.what, failure.why, failure.next);
+            let _nowhere_to_say_so = write(&mut self.err, &text);
             failure.exit
         });
         exit.into()
@@ -140,11 +137,20 @@ impl From<Exit> for ExitCode {
 /// Prints what clap has to say; `--help` and `--version` are answers, everything else is wrong usage.
 pub(in crate::cli) fn explain_usage(not_a_command: &clap::Error) -> ExitCode {
     let asked_for = !not_a_command.use_stderr();
-    let _reader_has_gone = not_a_command.print();
-    if asked_for { Exit::Fine.into() } else { Exit::Usage.into() }
+    let written = except_closed_pipe(not_a_command.print());
+    match (asked_for, written) {
+        (true, Ok(())) => Exit::Fine.into(),
+        (true, Err(_)) => Exit::No.into(),
+        (false, _) => Exit::Usage.into(),
+    }
 }
 
-/// Writes and flushes. A closed pipe (`bonafide status | head -1`) means that the reader has seen enough.
-fn write_or_leave(out: &mut dyn Write, text: &str) {
-    let _reader_has_gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+/// Writes and flushes.
+fn write(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    except_closed_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// A closed pipe (`bonafide status | head -1`) means that the reader has seen enough.
+fn except_closed_pipe(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }

@@ -10,7 +10,7 @@ use crate::cli::words::row;
 
 /// Print the version and the standards it speaks
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct VersionArguments {
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -26,7 +26,7 @@ const VERSION: Version = Version {
     standards: &["SPIFFE-ID 1.0", "X509-SVID 1.0", "JWT-SVID 1.0", "SPIFFE Bundle 1.0", "SPIFFE Workload API 1.0"],
 };
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &VersionArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     screen.answer(arguments.output, &VERSION, |Version { version, standards }| {
         format!("bonafide {version}\n{}", row("standards", &standards.join(", ")))
     });

@@ -1,4 +1,4 @@
-//! Numbers, spans and foreign texts as a person reads them on a terminal of 80 columns.
+//! Numbers, times and foreign texts as a person reads them on a terminal of 80 columns.
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -7,25 +7,14 @@ use serde::Serialize;
 
 use crate::time::Clock;
 use crate::time::SystemClock;
+use crate::time::duration::rounded;
 
 /// The width that every screen keeps to.
 pub(in crate::cli) const COLUMNS: usize = 80;
 
-/// The two largest units of a span: `3h 12m`.
-pub(in crate::cli) fn span(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        _ => format!("{days}d {hours}h"),
-    }
-}
-
 /// From `now` to `then`, both in seconds since 1970: `in 3m 2s`, `3m 2s ago`.
 pub(in crate::cli) fn from_now(then: f64, now: f64) -> String {
-    let between = span(Duration::try_from_secs_f64((then - now).abs()).unwrap_or_default());
+    let between = rounded(Duration::try_from_secs_f64((then - now).abs()).unwrap_or_default());
     if then >= now { format!("in {between}") } else { format!("{between} ago") }
 }
 
@@ -85,10 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_told_in_its_two_largest_units() {
-        let told = |seconds| span(Duration::from_secs(seconds));
-        assert_eq!([told(0), told(59), told(60), told(3599)], ["0s", "59s", "1m 0s", "59m 59s"]);
-        assert_eq!([told(3600), told(86_399), told(86_400 * 7)], ["1h 0m", "23h 59m", "7d 0h"]);
+    fn a_time_is_shown_by_its_distance_from_now() {
         assert_eq!([from_now(70.0, 10.0), from_now(10.0, 70.0)], ["in 1m 0s", "1m 0s ago"]);
     }
 

@@ -1,6 +1,5 @@
 //! The data directory: locked, private, and read only where it is whole.
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,9 +11,10 @@ use zeroize::Zeroizing;
 use crate::durable::atomic_file;
 use crate::durable::disk::Disk;
 use crate::durable::files::Files;
+use crate::durable::files::OpenDataDirError;
 use crate::durable::files::Unreadable;
 use crate::durable::journal::Damage;
-use crate::durable::journal::Record;
+use crate::durable::journal::StoredRecord;
 
 /// How much room a probe asks for: more than any change of the authority's state needs.
 const PROBE: usize = 16 * 1024;
@@ -35,55 +35,6 @@ impl Name {
             Self::Configuration => "configuration.accepted",
         }
     }
-}
-
-/// Why a data directory is not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another daemon has it.
-    #[error(
-        "{path} is in use by {}; stop that daemon, or give this one another data_dir", Holder(*.holder)
-    )]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// Process id of the other daemon, where the kernel shows it.
-        holder: Option<u32>,
-    },
-    /// Others than its owner may look into it.
-    #[error("{path} has mode {mode:04o}, so that others can reach the authority's keys; type: chmod 0700 {path}")]
-    TooWide {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It belongs to another user.
-    #[error("{path} belongs to uid {owner} and the daemon runs as uid {own}; type: chown -R {own} {path}")]
-    ForeignOwner {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Ours.
-        own: u32,
-    },
-    /// Something else has the name.
-    #[error("{path} is not a directory; set data_dir to a directory, or move that file away")]
-    NotADirectory {
-        /// What was named.
-        path: PathBuf,
-    },
-    /// The system refused a step.
-    #[error("cannot {doing} {path}: {source}; give the daemon's user a data_dir of its own with mode 0700")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// Which step.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 /// Why a record is not read. Nothing is ever made in place of it.
@@ -135,8 +86,8 @@ impl DataDir {
     /// Opens and locks the directory at `path`, and makes it where there is none.
     ///
     /// # Errors
-    /// [`OpenError`]
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    /// [`OpenDataDirError`]
+    pub fn open(path: &Path) -> Result<Self, OpenDataDirError> {
         Ok(Self::over(path, Box::new(Disk::open(path)?)))
     }
 
@@ -168,7 +119,7 @@ impl DataDir {
             return Ok(None);
         };
         let damaged = |why| LoadError::Damaged { file: self.file(name), why };
-        let record = Record::decode(&bytes).map_err(damaged)?;
+        let record = StoredRecord::decode(&bytes).map_err(damaged)?;
         Ok(Some(Zeroizing::new(record.payload.to_vec())))
     }
 
@@ -181,9 +132,9 @@ impl DataDir {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.files.read(name.file()).ok().flatten().map(Zeroizing::new);
         let generation = before
-            .and_then(|bytes| Record::decode(&bytes).ok().map(|record| record.generation))
+            .and_then(|bytes| StoredRecord::decode(&bytes).ok().map(|record| record.generation))
             .map_or(1, |generation| generation.saturating_add(1));
-        let record = Record { generation, payload }.encode();
+        let record = StoredRecord { generation, payload }.encode();
         atomic_file::replace(&*self.files, name.file(), &record)
             .map_err(|source| StoreError { file: self.file(name), source })
     }
@@ -206,17 +157,6 @@ impl DataDir {
             Unreadable::Io(_) => format!("ls -l {}", file.display()),
         };
         LoadError::Unreadable { file, why, repair }
-    }
-}
-
-struct Holder(Option<u32>);
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(pid) => write!(f, "process {pid}"),
-            None => f.write_str("another process"),
-        }
     }
 }
 
@@ -281,7 +221,7 @@ mod tests {
     fn a_writer_that_renames_before_it_syncs_is_caught() {
         let disk = SimulatedDisk::default();
         over(&disk).store(Name::Authority, b"old").unwrap();
-        let record = Record { generation: 2, payload: b"new" }.encode();
+        let record = StoredRecord { generation: 2, payload: b"new" }.encode();
         disk.create("careless").unwrap().write(&record).unwrap();
         disk.rename("careless", Name::Authority.file()).unwrap();
         for unsynced in [Unsynced::TornAt(0), Unsynced::Zeroed] {
@@ -372,8 +312,8 @@ mod tests {
         let path = private();
         let first = DataDir::open(path.path()).unwrap();
         match DataDir::open(path.path()) {
-            Err(OpenError::Locked { holder: Some(pid), .. }) => assert_eq!(pid, std::process::id()),
-            Err(OpenError::Locked { holder: None, .. }) => {
+            Err(OpenDataDirError::Locked { holder: Some(pid), .. }) => assert_eq!(pid, std::process::id()),
+            Err(OpenDataDirError::Locked { holder: None, .. }) => {
                 eprintln!(
                     "skipped: a_second_owner_is_refused_with_the_name_of_the_first_until_that_has_gone: no /proc/locks"
                 );
@@ -420,7 +360,7 @@ mod tests {
         drop(directory);
         chown(path.path(), Some(41_000), None).unwrap();
         let error = DataDir::open(path.path()).unwrap_err();
-        assert!(matches!(error, OpenError::ForeignOwner { owner: 41_000, .. }), "{error}");
+        assert!(matches!(error, OpenDataDirError::ForeignOwner { owner: 41_000, .. }), "{error}");
     }
 
     #[test]
@@ -446,6 +386,6 @@ mod tests {
     #[test]
     fn a_file_where_the_directory_should_be_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(DataDir::open(file.path()), Err(OpenError::NotADirectory { .. })));
+        assert!(matches!(DataDir::open(file.path()), Err(OpenDataDirError::NotADirectory { .. })));
     }
 }

@@ -15,10 +15,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::durable::data_dir::OpenError;
 use crate::durable::files::Files;
 use crate::durable::files::MAX_FILE;
 use crate::durable::files::NewFile;
+use crate::durable::files::OpenDataDirError;
 use crate::durable::files::Unreadable;
 
 /// Every permission of anyone but the owner.
@@ -32,28 +32,29 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Opens and locks a directory; makes it, with what leads to it, where there is none.
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let failed = |doing| move |errno: Errno| OpenError::Io { path: path.to_owned(), doing, source: errno.into() };
+    pub(super) fn open(path: &Path) -> Result<Self, OpenDataDirError> {
+        let failed =
+            |doing| move |errno: Errno| OpenDataDirError::Io { path: path.to_owned(), doing, source: errno.into() };
         let directory = match open_directory(path) {
             Err(Errno::NOENT) => {
                 make_directory(path).map_err(failed("make"))?;
                 open_directory(path).map_err(failed("open"))?
             }
-            Err(Errno::NOTDIR) => return Err(OpenError::NotADirectory { path: path.to_owned() }),
+            Err(Errno::NOTDIR) => return Err(OpenDataDirError::NotADirectory { path: path.to_owned() }),
             opened => opened.map_err(failed("open"))?,
         };
         let stat = rustix::fs::fstat(&directory).map_err(failed("look at"))?;
         let own = geteuid().as_raw();
         if stat.st_uid != own {
-            return Err(OpenError::ForeignOwner { path: path.to_owned(), owner: stat.st_uid, own });
+            return Err(OpenDataDirError::ForeignOwner { path: path.to_owned(), owner: stat.st_uid, own });
         }
         let mode = stat.st_mode & 0o7777;
         if mode & OTHERS != 0 {
-            return Err(OpenError::TooWide { path: path.to_owned(), mode });
+            return Err(OpenDataDirError::TooWide { path: path.to_owned(), mode });
         }
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
-                Err(OpenError::Locked { path: path.to_owned(), holder: lock_holder(stat.st_ino) })
+                Err(OpenDataDirError::Locked { path: path.to_owned(), holder: lock_holder(stat.st_ino) })
             }
             locked => locked.map(|()| Self { directory }).map_err(failed("lock")),
         }

@@ -1,10 +1,61 @@
-//! The few things that are ever done to files: the seam at which a model of a disk loses power between any two of them.
+//! The few operations on files, and how opening and reading fail: the seam at which a model of a disk loses power
+//! between any two of them.
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 /// The most bytes that a file of ours may have.
 pub(super) const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// Why a data directory is not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDataDirError {
+    /// Another daemon has it.
+    #[error(
+        "{path} is in use by {}; stop that daemon, or give this one another data_dir", Holder(*.holder)
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Process id of the other daemon, where the kernel shows it.
+        holder: Option<u32>,
+    },
+    /// Others than its owner may look into it.
+    #[error("{path} has mode {mode:04o}, so that others can reach the authority's keys; type: chmod 0700 {path}")]
+    TooWide {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It belongs to another user.
+    #[error("{path} belongs to uid {owner} and the daemon runs as uid {own}; type: chown -R {own} {path}")]
+    ForeignOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Ours.
+        own: u32,
+    },
+    /// Something else has the name.
+    #[error("{path} is not a directory; set data_dir to a directory, or move that file away")]
+    NotADirectory {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// The system refused a step.
+    #[error("cannot {doing} {path}: {source}; give the daemon's user a data_dir of its own with mode 0700")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Which step.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
@@ -56,4 +107,15 @@ pub trait NewFile {
 
     /// Returns when what was written is as durable as it can be.
     fn sync(&mut self) -> io::Result<()>;
+}
+
+struct Holder(Option<u32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) => write!(f, "process {pid}"),
+            None => f.write_str("another process"),
+        }
+    }
 }

@@ -13,7 +13,7 @@ const GENERATION: usize = 20;
 
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Record<'a> {
+pub(super) struct StoredRecord<'a> {
     /// How often it was replaced, from 1.
     pub(super) generation: u64,
     pub(super) payload: &'a [u8],
@@ -33,7 +33,7 @@ pub enum Damage {
     UnknownForm,
 }
 
-impl<'a> Record<'a> {
+impl<'a> StoredRecord<'a> {
     /// The bytes to keep; wiped when dropped, for they may hold keys.
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
         // Room for all of it at once: growing would leave copies of keys behind.

@@ -1,11 +1,9 @@
 //! What outlives the process: one locked directory, in it one record per [`Name`], each replaced whole or not at all.
-//! Refuses to know what the records say, and to read what others could have read or written. Beside it, the watch that
-//! notices when an operator's files change.
+//! Refuses to know what the records say, and to read what others could have read or written.
 
 mod atomic_file;
 mod data_dir;
 mod disk;
-pub mod file_watch;
 mod files;
 mod journal;
 #[cfg(test)]
@@ -14,9 +12,9 @@ pub(crate) mod simulated_disk;
 pub use data_dir::DataDir;
 pub use data_dir::LoadError;
 pub use data_dir::Name;
-pub use data_dir::OpenError;
 pub use data_dir::StoreError;
 pub use files::Files;
 pub use files::NewFile;
+pub use files::OpenDataDirError;
 pub use files::Unreadable;
 pub use journal::Damage;

@@ -9,13 +9,13 @@ use crate::endpoints::http::Answer;
 use crate::endpoints::http::HttpListener;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::serve as serve_http;
+use crate::readiness::ActiveReason;
 use crate::readiness::Readiness;
-use crate::readiness::Reason;
 
 #[derive(Debug, Serialize)]
 struct Ready<'a> {
     ready: bool,
-    reasons: &'a [Reason],
+    reasons: &'a [ActiveReason],
 }
 
 /// Serves health on `listener`; runs until it is dropped.
@@ -55,14 +55,15 @@ mod tests {
     #[tokio::test]
     async fn ready_says_what_stands_in_the_way_and_a_degraded_daemon_is_ready() {
         let readiness = Readiness::default();
-        readiness.block("authority", Severity::NotReady, "its state is being read");
+        let [authority, configuration] = ["authority", "configuration"].map(|name| readiness.register(name));
+        authority.block(Severity::NotReady, "its state is being read");
         let (status, body) = get("/ready", &readiness).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(body.contains("its state is being read"), "{body}");
         assert_eq!(get("/live", &readiness).await.0, StatusCode::OK);
 
-        readiness.clear("authority");
-        readiness.block("configuration", Severity::Degraded, "bonafide.toml:3: no value");
+        authority.clear();
+        configuration.block(Severity::Degraded, "bonafide.toml:3: no value");
         let (status, body) = get("/ready", &readiness).await;
         assert_eq!(status, StatusCode::OK);
         assert!(body.contains("bonafide.toml:3"), "{body}");

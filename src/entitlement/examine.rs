@@ -1,13 +1,21 @@
 //! Questions about callers that hand nothing out: what would this process get, and who would lose under other rules?
 
+use std::pin::pin;
 use std::sync::Arc;
 
+use tokio::time::sleep;
+
+use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::node_state::LiveDecision;
 use crate::entitlement::node_state::NodeState;
+use crate::entitlement::node_state::Undecidable;
+use crate::entitlement::node_state::any;
+use crate::evidence::Answer;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
@@ -51,12 +59,33 @@ impl NodeState {
             Ok(process) => process,
             Err(why) => return examination(None, Err(why.into())),
         };
-        match self.decide_quietly(&process).await {
-            Ok(granted) => {
-                let ids = granted.permits.iter().map(|permit| permit.grant().id.to_string()).collect();
-                examination(Some(granted.trace), Ok(ids))
+        match self.examine_patiently(&process).await {
+            Ok(decision) if decision.permits.is_empty() => {
+                let providers = decision.open.iter().flat_map(|open| open.awaits.iter().cloned()).collect();
+                examination(Some(decision.basis.trace), Err(RefusalCause::Awaiting(providers)))
             }
-            Err((verdict, trace)) => examination(trace, Err(verdict)),
+            Ok(decision) => {
+                let ids = decision.permits.iter().map(|permit| permit.grant().id.to_string()).collect();
+                examination(Some(decision.basis.trace), Ok(ids))
+            }
+            Err((cause, trace)) => examination(trace, Err(cause)),
+        }
+    }
+
+    /// Decides again until no provider is pending, no longer than a first answer would wait.
+    async fn examine_patiently(&self, process: &PinnedProcess) -> Result<LiveDecision, Undecidable> {
+        let patience = sleep(self.rulebook().rules().wait);
+        let mut patience = pin!(patience);
+        loop {
+            let mut decision = self.decide_quietly(process)?;
+            let pending = |(_, answer): &(_, Answer)| *answer == Answer::Pending;
+            if !decision.basis.trace.evidence.answers().iter().any(pending) {
+                return Ok(decision);
+            }
+            tokio::select! {
+                () = any(std::mem::take(&mut decision.changes)) => {}
+                () = &mut patience => return Ok(decision),
+            }
         }
     }
 

@@ -1,17 +1,19 @@
-//! What one stream of one caller holds, and what has to happen next. Pure: [`StreamState::on`] takes what happened and
-//! the time, and says what to do; a driver does it and comes back with what happened then. Refuses to know how anything
-//! is attested, issued or sent.
+//! What one stream of one process holds, and what has to happen next. Pure: [`StreamState::on`] takes what happened and the
+//! time, and says what to do; a driver does it and comes back with what happened then. Refuses to know how anything is
+//! attested, issued or sent.
 
 use std::time::Duration;
 use std::time::SystemTime;
 
 use crate::entitlement::door::Ended;
 use crate::entitlement::published::VisibleBundles;
+use crate::evidence::Providers;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
 use crate::issuance::renewal;
 use crate::policy::DecisionId;
 use crate::policy::Grant;
+use crate::policy::OpenGrant;
 use crate::policy::Permit;
 use crate::registration::entry::Terms;
 
@@ -20,24 +22,18 @@ use crate::registration::entry::Terms;
 pub enum Delivers {
     /// X509-SVIDs with the bundles that go with them.
     X509Svids,
-    /// EncodedBundles alone.
+    /// Bundles alone.
     Bundles,
 }
 
 /// What happened.
 #[derive(Debug)]
 pub enum StreamEvent {
-    /// The stream was opened.
-    Opened,
-    /// Something may have changed: an entry, a bundle, the clock, or the time that was waited for has come.
+    /// The stream was opened, or something may have changed: an entry, a bundle, evidence, the clock, or the time that was
+    /// waited for has come.
     Woken,
-    /// The caller was attested, and is entitled to this.
-    Permitted {
-        /// Default identity first; never empty.
-        permits: Vec<Permit>,
-        /// The bundles that it may see.
-        view: VisibleBundles,
-    },
+    /// The process was attested, and no completed "no" came of it.
+    Decided(Decided),
     /// A completed "no".
     Denied(DecisionId),
     /// A check could not be completed. `spread` draws the wait for the next try apart.
@@ -47,44 +43,80 @@ pub enum StreamEvent {
         /// `0.0 ..= 1.0`
         spread: f64,
     },
-    /// The answers to the permits of [`Effect::Issue`], in their order.
-    Issued(Vec<Issued>),
-    /// The update of [`Effect::Serve`] was handed to the door.
+    /// What became of the permits of [`Next::Issue`].
+    Issued(Vec<IssueAnswer>),
+    /// The update of [`Next::Serve`] was handed to the door.
     Served,
 }
 
-/// The answer to one permit.
+/// What a process is entitled to.
 #[derive(Debug)]
-pub enum Issued {
-    /// A new SVID; `spread` in `0.0 ..= 1.0` draws its renewal apart from that of its neighbours.
-    Svid {
-        /// The SVID.
-        svid: X509Svid,
-        /// `0.0 ..= 1.0`
-        spread: f64,
-    },
-    /// None, for a cause on our side; `spread` draws the wait for the next try apart.
-    Failed {
-        /// The name of the record.
-        id: DecisionId,
-        /// `0.0 ..= 1.0`
-        spread: f64,
-    },
+pub struct Decided {
+    /// Default identity first.
+    pub permits: Vec<Permit>,
+    /// What providers without an answer could still give.
+    pub open: Vec<OpenGrant>,
+    /// The pending providers that a first answer waits for.
+    pub awaits: Providers,
+    /// The bundles that it may see.
+    pub bundles: VisibleBundles,
+}
+
+/// What became of one permit.
+#[derive(Debug)]
+pub struct IssueAnswer {
+    /// The identity that was permitted.
+    pub id: SpiffeId,
+    /// A new SVID, or the name of the record that says why there is none, for a cause on our side.
+    pub result: Result<X509Svid, DecisionId>,
+    /// Draws the renewal, or the next try, apart from that of its neighbours: `0.0 ..= 1.0`
+    pub spread: f64,
+}
+
+/// What follows from an event.
+#[derive(Debug)]
+#[must_use]
+pub struct Effects {
+    /// SVIDs that are not held any more, or never were. INVARIANT: every SVID that comes in by [`StreamEvent::Issued`]
+    /// comes out once, here or by [`StreamState::close`].
+    pub ended: Vec<EndedSvid>,
+    /// What to do then.
+    pub next: Next,
 }
 
 /// What to do.
 #[derive(Debug)]
-pub enum Effect {
-    /// Attest the caller and decide.
-    Attest,
+pub enum Next {
+    /// Attest the process and decide.
+    Decide,
+    /// Wait for one of these providers, a change, or this time; then decide again.
+    AwaitEvidence {
+        /// The providers.
+        providers: Providers,
+        /// The end of the wait.
+        until: SystemTime,
+    },
+    /// Record that nothing can be given because these providers have not answered.
+    RecordUndecided(Providers),
     /// Issue for these permits.
     Issue(Vec<Permit>),
-    /// Hand [`StreamState::svids`] and [`StreamState::view`] to the door.
-    Serve,
+    /// Hand this to the door.
+    Serve(Update),
     /// Wait for a change, at the longest until then.
     Wait(SystemTime),
     /// End the stream.
     End(Ended),
+}
+
+/// The whole state of a stream, as the door is to have it.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Default identity first.
+    pub svids: Vec<HeldSvid>,
+    /// The bundles that go with them.
+    pub bundles: VisibleBundles,
+    /// The default identity of the update before, where it was another one.
+    pub default_before: Option<SpiffeId>,
 }
 
 /// One SVID that a stream holds.
@@ -95,9 +127,13 @@ pub struct HeldSvid {
     /// When it is to be renewed.
     pub renew_at: SystemTime,
     terms: Terms,
-    /// Its place among the latest permits.
-    place: usize,
+    place: Place,
+    /// Its entry is not known to match now, for a provider has not answered: it is kept and not renewed.
+    is_open: bool,
 }
+
+/// A place among the identities: behind so many permits, and there what is open comes before what is permitted.
+type Place = (usize, bool);
 
 impl HeldSvid {
     /// Whether it needs no renewal yet. A clock that was set back before its issue has made it one of the future.
@@ -112,7 +148,7 @@ pub struct EndedSvid {
     /// The SVID.
     pub svid: X509Svid,
     /// A word for the audit log.
-    pub why: &'static str,
+    pub reason: &'static str,
 }
 
 /// A stream waits this long when nothing it holds ends: long enough to cost nothing, short enough that a timer of the
@@ -123,40 +159,41 @@ const NOTHING_DUE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug)]
 pub struct StreamState {
     delivers: Delivers,
-    /// INVARIANT: in the order of the latest permits, at most one per SPIFFE ID.
+    /// Until when the first answer waits for pending evidence.
+    patience_ends: SystemTime,
+    /// INVARIANT: in the order of their places, at most one per SPIFFE ID.
     held: Vec<HeldSvid>,
-    /// What was issued and is not held any more, since it was last asked for.
-    take_ended: Vec<EndedSvid>,
-    view: Option<VisibleBundles>,
-    /// What the permits that are being issued for are to become; parallel to the permits of [`Effect::Issue`].
-    awaited: Vec<PendingSvid>,
-    /// What the door has not been given yet.
+    bundles: Option<VisibleBundles>,
+    pending: Vec<PendingSvid>,
+    /// Whether the door has not been given all of this yet.
     unserved: bool,
+    /// The default identity of the last update.
+    served_default: Option<SpiffeId>,
     failures: u32,
     retry_at: Option<SystemTime>,
 }
 
+/// An identity that is being issued for.
 #[derive(Debug)]
 struct PendingSvid {
-    id: SpiffeId,
-    place: usize,
-    hint: Option<String>,
-    terms: Terms,
+    grant: Grant,
+    place: Place,
     /// Whether an earlier SVID of this identity is held.
     renews: bool,
 }
 
 impl StreamState {
-    /// A stream that was not opened yet.
+    /// A stream that was just opened, whose first answer waits for pending evidence until `patience_ends`.
     #[must_use]
-    pub fn new(delivers: Delivers) -> Self {
+    pub fn new(delivers: Delivers, patience_ends: SystemTime) -> Self {
         Self {
             delivers,
+            patience_ends,
             held: Vec::new(),
-            take_ended: Vec::new(),
-            view: None,
-            awaited: Vec::new(),
+            bundles: None,
+            pending: Vec::new(),
             unserved: false,
+            served_default: None,
             failures: 0,
             retry_at: None,
         }
@@ -168,146 +205,187 @@ impl StreamState {
         &self.held
     }
 
-    /// What was let go since this was last asked. INVARIANT: every SVID that comes in by [`StreamEvent::Issued`] comes out here
-    /// once, at the latest when the stream has ended and [`StreamState::release`] was called.
-    pub fn take_ended(&mut self) -> Vec<EndedSvid> {
-        std::mem::take(&mut self.take_ended)
-    }
-
-    /// Lets go of everything held, because the stream has ended.
-    pub fn release(&mut self, why: &'static str) {
-        let all = std::mem::take(&mut self.held);
-        self.end(all, why);
-    }
-
-    /// The bundles to serve with it.
-    #[must_use]
-    pub fn view(&self) -> Option<&VisibleBundles> {
-        self.view.as_ref()
-    }
-
     /// How many tries in a row have failed.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
+    /// Ends everything that is held, because the stream has ended.
+    #[must_use]
+    pub fn close(&mut self, reason: &'static str) -> Vec<EndedSvid> {
+        ended(std::mem::take(&mut self.held), reason)
+    }
+
     /// Takes in what happened and says what to do next.
-    pub fn on(&mut self, event: StreamEvent, now: SystemTime) -> Effect {
+    pub fn on(&mut self, event: StreamEvent, now: SystemTime) -> Effects {
         match event {
-            StreamEvent::Opened | StreamEvent::Woken => Effect::Attest,
-            StreamEvent::Permitted { permits, view } => self.permitted(permits, view, now),
-            StreamEvent::Denied(id) => Effect::End(Ended::Denied(id)),
-            StreamEvent::Undecided { id, spread } => self.undecided(id, spread, now),
+            StreamEvent::Woken => Next::Decide.into(),
+            StreamEvent::Decided(decided) => self.decided(decided, now),
+            StreamEvent::Denied(id) => Next::End(Ended::Denied(id)).into(),
+            StreamEvent::Undecided { id, spread } => self.undecided(id, spread, now).into(),
             StreamEvent::Issued(answers) => self.issued(answers, now),
             StreamEvent::Served => {
                 self.unserved = false;
-                self.wait(now)
+                self.served_default = self.held.first().map(|held| held.svid.id.clone());
+                self.wait(now).into()
             }
         }
     }
 
-    /// Keeps what still fits its permit and is not due, and asks for the rest.
-    fn permitted(&mut self, permits: Vec<Permit>, view: VisibleBundles, now: SystemTime) -> Effect {
-        if self.view.as_ref() != Some(&view) {
-            self.view = Some(view);
+    /// Waits for evidence where a first answer must; else keeps what still fits its permit and is not due, and asks for
+    /// the rest.
+    fn decided(&mut self, decided: Decided, now: SystemTime) -> Effects {
+        let Decided { permits, open, awaits, bundles } = decided;
+        let nothing_served = match self.delivers {
+            Delivers::X509Svids => self.held.is_empty(),
+            Delivers::Bundles => self.bundles.is_none(),
+        };
+        if nothing_served && !awaits.is_empty() && now < self.patience_ends {
+            return Next::AwaitEvidence { providers: awaits, until: self.patience_ends }.into();
+        }
+        let (to_issue, lost) = self.keep(permits, &open);
+        let ended = ended(lost, "denied");
+        let awaited = || open.iter().flat_map(|open| open.awaits.iter().cloned()).collect();
+        let permitted = !to_issue.is_empty() || self.held.iter().any(|held| !held.is_open);
+        if !permitted && (self.delivers == Delivers::Bundles || self.held.is_empty()) {
+            return Effects { ended, next: Next::RecordUndecided(awaited()) };
+        }
+        if self.bundles.as_ref() != Some(&bundles) {
+            self.bundles = Some(bundles);
             self.unserved = true;
         }
-        if self.delivers == Delivers::Bundles {
+        let due = self.due(to_issue, now);
+        let next = if !due.is_empty() {
+            Next::Issue(due)
+        } else if self.unserved {
+            self.settle(now)
+        } else if self.held.iter().any(|held| held.is_open && !held.is_current(now)) {
+            Next::RecordUndecided(awaited())
+        } else {
             self.recovered();
-            return self.settle(now);
+            self.settle(now)
+        };
+        Effects { ended, next }
+    }
+
+    /// Keeps the SVIDs whose identity is still permitted or open, in their new places. Returns the permits with their
+    /// places, and what is neither.
+    fn keep(&mut self, permits: Vec<Permit>, open: &[OpenGrant]) -> (Vec<(Permit, Place)>, Vec<HeldSvid>) {
+        if self.delivers == Delivers::Bundles {
+            let placed = permits.into_iter().enumerate().map(|(place, permit)| (permit, (place, true)));
+            return (placed.collect(), Vec::new());
         }
-        let mut before = std::mem::replace(&mut self.held, Vec::with_capacity(permits.len()));
-        let order_before: Vec<SpiffeId> = before.iter().map(|held| held.svid.id.clone()).collect();
-        self.unserved |= !order_before.iter().eq(permits.iter().map(|permit| &permit.grant().id));
-        self.awaited.clear();
-        let mut to_issue = Vec::new();
-        for (place, permit) in permits.into_iter().enumerate() {
-            let Grant { id, entry, hint } = permit.grant().clone();
-            let terms = entry.terms.clone();
-            let mut kept = before.iter().position(|held| held.svid.id == id).map(|at| before.swap_remove(at));
-            let fresh = kept.as_ref().is_some_and(|held| held.terms == terms && held.is_current(now));
-            if !fresh {
-                let renews = kept.is_some();
-                self.awaited.push(PendingSvid { id, place, hint: hint.clone(), terms, renews });
-                to_issue.push(permit);
-            }
-            if let Some(held) = &mut kept {
+        let before = std::mem::take(&mut self.held);
+        let order_before: Vec<_> = before.iter().map(|held| held.svid.id.clone()).collect();
+        let mut lost = Vec::new();
+        for mut held in before {
+            let id = &held.svid.id;
+            if let Some(place) = permits.iter().position(|permit| permit.grant().id == *id) {
+                let hint = permits.get(place).and_then(|permit| permit.grant().hint.clone());
                 self.unserved |= held.svid.hint != hint;
                 held.svid.hint = hint;
-                held.place = place;
+                (held.place, held.is_open) = ((place, true), false);
+                self.held.push(held);
+            } else if let Some(grant) = open.iter().find(|open| open.id == *id) {
+                (held.place, held.is_open) = ((grant.place, false), true);
+                self.held.push(held);
+            } else {
+                lost.push(held);
             }
-            self.held.extend(kept);
         }
-        self.end(before, "denied");
-        if to_issue.is_empty() {
-            self.recovered();
-            return self.settle(now);
+        self.held.sort_by_key(|held| held.place);
+        self.unserved |= !order_before.iter().eq(self.held.iter().map(|held| &held.svid.id));
+        let placed = permits.into_iter().enumerate().map(|(place, permit)| (permit, (place, true)));
+        (placed.collect(), lost)
+    }
+
+    /// The permits of which no current SVID on the same terms is held.
+    fn due(&mut self, permits: Vec<(Permit, Place)>, now: SystemTime) -> Vec<Permit> {
+        self.pending.clear();
+        if self.delivers == Delivers::Bundles {
+            return Vec::new();
         }
-        Effect::Issue(to_issue)
+        let mut due = Vec::new();
+        for (permit, place) in permits {
+            let grant = permit.grant();
+            let held = self.held.iter().find(|held| held.svid.id == grant.id);
+            if held.is_some_and(|held| held.terms == grant.entry.terms && held.is_current(now)) {
+                continue;
+            }
+            self.pending.push(PendingSvid { grant: grant.clone(), place, renews: held.is_some() });
+            due.push(permit);
+        }
+        due
     }
 
     /// Puts new SVIDs in their places. Where one failed, what was held before stays until its own end.
-    fn issued(&mut self, answers: Vec<Issued>, now: SystemTime) -> Effect {
+    fn issued(&mut self, answers: Vec<IssueAnswer>, now: SystemTime) -> Effects {
         let mut failed = None;
-        let mut first_missing = usize::MAX;
+        let mut first_missing = None;
         let mut new = Vec::new();
-        for (awaited, answer) in std::mem::take(&mut self.awaited).into_iter().zip(answers) {
-            if !awaited.renews {
-                new.push(awaited.id.clone());
+        let mut ended = Vec::new();
+        let mut pending = std::mem::take(&mut self.pending);
+        for IssueAnswer { id, result, spread } in answers {
+            let Some(at) = pending.iter().position(|pending| pending.grant.id == id) else { continue };
+            let PendingSvid { grant, place, renews } = pending.swap_remove(at);
+            if !renews {
+                new.push(id.clone());
             }
-            match answer {
-                Issued::Svid { mut svid, spread } => {
-                    svid.hint = awaited.hint;
-                    let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
-                    let earlier = self.held.extract_if(.., |held| held.svid.id == awaited.id).collect();
-                    self.end(earlier, "renewed");
-                    self.held.push(HeldSvid { svid, renew_at, terms: awaited.terms, place: awaited.place });
-                    self.unserved = true;
-                }
-                Issued::Failed { id, spread } => {
-                    failed = Some((id, spread));
-                    if !awaited.renews {
-                        first_missing = first_missing.min(awaited.place);
+            match result {
+                Ok(svid) => ended.extend(self.take_in(svid, grant, place, spread)),
+                Err(record) => {
+                    failed = Some((record, spread));
+                    if !renews && first_missing.is_none_or(|first| place < first) {
+                        first_missing = Some(place);
                     }
                 }
             }
         }
         // A client takes the first identity as its default: nothing new is served behind one that is still missing.
-        let behind = |held: &mut HeldSvid| held.place >= first_missing && new.contains(&held.svid.id);
-        let withheld = self.held.extract_if(.., behind).collect();
-        self.end(withheld, "withheld");
+        let behind = |held: &mut HeldSvid| {
+            first_missing.is_some_and(|missing| held.place > missing) && new.contains(&held.svid.id)
+        };
+        ended.extend(self::ended(self.held.extract_if(.., behind).collect(), "withheld"));
         self.held.sort_by_key(|held| held.place);
-        match failed {
+        let next = match failed {
             Some((id, spread)) => {
                 let next = self.undecided(id, spread, now);
-                if self.unserved && matches!(next, Effect::Wait(_)) { Effect::Serve } else { next }
+                if self.unserved && matches!(next, Next::Wait(_)) { self.settle(now) } else { next }
             }
             None => {
                 self.recovered();
                 self.settle(now)
             }
-        }
+        };
+        Effects { ended, next }
+    }
+
+    /// Holds a new SVID. Returns the one before it.
+    fn take_in(&mut self, mut svid: X509Svid, grant: Grant, place: Place, spread: f64) -> Vec<EndedSvid> {
+        svid.hint = grant.hint;
+        let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
+        let earlier = self.held.extract_if(.., |held| held.svid.id == grant.id).collect();
+        let terms = grant.entry.terms.clone();
+        self.held.push(HeldSvid { svid, renew_at, terms, place, is_open: false });
+        self.unserved = true;
+        ended(earlier, "renewed")
     }
 
     /// Keeps what is held, tries again later, and ends once anything held has ended: what could not be checked gives
     /// nothing new, and nothing past its end is ever served.
-    fn undecided(&mut self, id: DecisionId, spread: f64, now: SystemTime) -> Effect {
+    fn undecided(&mut self, id: DecisionId, spread: f64, now: SystemTime) -> Next {
         let holds_nothing = match self.delivers {
             Delivers::X509Svids => self.held.is_empty(),
-            Delivers::Bundles => self.view.is_none(),
+            Delivers::Bundles => self.bundles.is_none(),
         };
         let first_end = self.held.iter().map(|held| held.svid.not_after).min().unwrap_or(now + NOTHING_DUE);
         if holds_nothing || !renewal::is_servable(first_end, now) {
-            return Effect::End(Ended::Undecided(id));
+            return Next::End(Ended::Undecided(id));
         }
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(renewal::retry_at(now, first_end, self.failures, spread));
         self.wait(now)
-    }
-
-    fn end(&mut self, held: Vec<HeldSvid>, why: &'static str) {
-        self.take_ended.extend(held.into_iter().map(|held| EndedSvid { svid: held.svid, why }));
     }
 
     fn recovered(&mut self) {
@@ -315,17 +393,32 @@ impl StreamState {
         self.retry_at = None;
     }
 
-    fn settle(&self, now: SystemTime) -> Effect {
-        if self.unserved { Effect::Serve } else { self.wait(now) }
+    fn settle(&self, now: SystemTime) -> Next {
+        let Some(bundles) = self.bundles.as_ref().filter(|_| self.unserved) else { return self.wait(now) };
+        let default = self.held.first().map(|held| &held.svid.id);
+        let default_before = self.served_default.clone().filter(|before| Some(before) != default);
+        Next::Serve(Update { svids: self.held.clone(), bundles: bundles.clone(), default_before })
     }
 
-    fn wait(&self, now: SystemTime) -> Effect {
+    /// Until the next renewal, or the next try and the first end; what is kept without being permitted has no renewal.
+    fn wait(&self, now: SystemTime) -> Next {
+        let ends = || self.held.iter().map(|held| held.svid.not_after);
         let due = match self.retry_at {
-            Some(retry_at) => self.held.iter().map(|held| held.svid.not_after).chain([retry_at]).min(),
+            Some(retry_at) => ends().chain([retry_at]).min(),
             None => self.held.iter().map(|held| held.renew_at).min(),
         };
-        Effect::Wait(due.unwrap_or(now + NOTHING_DUE))
+        Next::Wait(due.unwrap_or(now + NOTHING_DUE))
     }
+}
+
+impl From<Next> for Effects {
+    fn from(next: Next) -> Self {
+        Self { ended: Vec::new(), next }
+    }
+}
+
+fn ended(held: Vec<HeldSvid>, reason: &'static str) -> Vec<EndedSvid> {
+    held.into_iter().map(|held| EndedSvid { svid: held.svid, reason }).collect()
 }
 
 #[cfg(test)]
@@ -336,12 +429,15 @@ mod tests {
     use super::*;
     use crate::attestation::Attested;
     use crate::entitlement::published::BundleSet;
+    use crate::evidence::Answer;
     use crate::evidence::EvidenceSet;
-    use crate::evidence::Grade;
     use crate::evidence::Level;
-    use crate::evidence::Source;
+    use crate::evidence::Provider;
+    use crate::evidence::Selector;
+    use crate::evidence::Undecided;
     use crate::identity::Bundle;
     use crate::identity::PrivateKey;
+    use crate::policy::Outcome;
     use crate::policy::Rulebook;
     use crate::policy::decide;
     use crate::registration::Entry;
@@ -349,59 +445,140 @@ mod tests {
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn permitted(paths: &[&str], now: SystemTime) -> StreamEvent {
-        let mut evidence = EvidenceSet::default();
-        evidence.prove("unix:uid:1".parse().unwrap(), Grade::Kernel, Source::Credentials);
-        let entries = (0..).zip(paths).map(|(order, path)| Entry::example(order, path, &["unix:uid:1"])).collect();
-        let caller = Attested::example(Level::Full, evidence);
-        let permits = decide(&caller, &Rulebook::example(entries), DecisionId([0; 6]), now).outcome.unwrap();
+    /// What `entries` come to for a process of uid 1, of which `docker` says what it says.
+    fn decided(entries: Vec<Entry>, docker: Option<Answer>, now: SystemTime) -> StreamEvent {
+        let mut evidence = EvidenceSet::example(&["unix:uid:1"]);
+        if let Some(answer) = docker {
+            evidence.answered(Provider::new("docker"), answer);
+        }
+        let decision =
+            decide(&Attested::example(Level::Full, evidence), &Rulebook::example(entries), DecisionId([0; 6]), now);
+        let awaits = decision.worth_waiting_for(None);
+        let permits = match decision.outcome {
+            Outcome::Permits(permits) => permits,
+            _ => Vec::new(),
+        };
         let own = Arc::new(Bundle::empty("example.org".parse().unwrap()));
-        StreamEvent::Permitted { permits, view: BundleSet::new(None, own, &BTreeMap::new()).view(std::iter::empty()) }
+        let bundles = BundleSet::new(None, own, &BTreeMap::new()).view(std::iter::empty());
+        StreamEvent::Decided(Decided { permits, open: decision.open, awaits, bundles })
+    }
+
+    fn plain(paths: &[&str]) -> Vec<Entry> {
+        (0..).zip(paths).map(|(order, path)| Entry::example(order, path, &["unix:uid:1"])).collect()
+    }
+
+    fn permitted(paths: &[&str], now: SystemTime) -> StreamEvent {
+        decided(plain(paths), None, now)
+    }
+
+    /// `/label` for a process with a label that `docker` knows, before `/plain` for every one.
+    fn labelled() -> Vec<Entry> {
+        let mut entries = plain(&["/label", "/plain"]);
+        entries[0].selectors.push(Selector::try_from("docker:label:app:web".to_owned()).unwrap());
+        entries
     }
 
     /// Issues for every permit but those of `failing`.
-    fn answered(effect: Effect, failing: &[&str], now: SystemTime) -> StreamEvent {
-        let Effect::Issue(permits) = effect else { panic!("nothing to issue: {effect:?}") };
+    fn answered(effects: Effects, failing: &[&str], now: SystemTime) -> StreamEvent {
+        let Next::Issue(permits) = effects.next else { panic!("nothing to issue: {effects:?}") };
         let answer = |permit: Permit| {
             let id = permit.grant().id.clone();
-            if failing.contains(&id.path()) {
-                return Issued::Failed { id: DecisionId([0; 6]), spread: 0.5 };
-            }
             let (chain, key, serial) = (Vec::new(), Arc::new(PrivateKey::from_pkcs8(Vec::new())), String::new());
-            let svid = X509Svid { id, chain, key, hint: None, serial, issued: now, not_after: now + HOUR };
-            Issued::Svid { svid, spread: 0.5 }
+            let svid = X509Svid { id: id.clone(), chain, key, hint: None, serial, issued: now, not_after: now + HOUR };
+            let result = if failing.contains(&id.path()) { Err(DecisionId([0; 6])) } else { Ok(svid) };
+            IssueAnswer { id, result, spread: 0.5 }
         };
         StreamEvent::Issued(permits.into_iter().map(answer).collect())
+    }
+
+    fn stream() -> StreamState {
+        StreamState::new(Delivers::X509Svids, NOW + Duration::from_secs(5))
     }
 
     fn held(state: &StreamState) -> Vec<&str> {
         state.svids().iter().map(|held| held.svid.id.path()).collect()
     }
 
+    /// A stream that holds `/label` and `/plain`, and has served them.
+    fn serving() -> StreamState {
+        let mut stream = stream();
+        let mut entries = labelled();
+        entries[0].selectors.pop();
+        let first = stream.on(decided(entries, None, NOW), NOW);
+        assert!(matches!(stream.on(answered(first, &[], NOW), NOW).next, Next::Serve(_)));
+        let _ = stream.on(StreamEvent::Served, NOW);
+        stream
+    }
+
     #[test]
     fn a_failure_never_changes_the_order_of_the_identities_that_are_held() {
-        let mut stream = StreamState::new(Delivers::X509Svids);
+        let mut stream = stream();
         let first = stream.on(permitted(&["/a", "/b"], NOW), NOW);
-        stream.on(answered(first, &[], NOW), NOW);
+        let _ = stream.on(answered(first, &[], NOW), NOW);
         assert_eq!(held(&stream), ["/a", "/b"]);
         let half = NOW + HOUR / 2;
         let later = stream.on(permitted(&["/new", "/a", "/b"], half), half);
-        stream.on(answered(later, &["/new", "/b"], half), half);
+        let _ = stream.on(answered(later, &["/new", "/b"], half), half);
         assert_eq!(held(&stream), ["/a", "/b"], "the default identity stays the default one");
         let again = stream.on(permitted(&["/new", "/a", "/b"], half), half);
-        stream.on(answered(again, &[], half), half);
+        let _ = stream.on(answered(again, &[], half), half);
         assert_eq!(held(&stream), ["/new", "/a", "/b"]);
     }
 
     #[test]
     fn an_svid_that_begins_in_the_future_by_a_clock_that_was_set_back_is_renewed() {
         let late = NOW + 2 * HOUR;
-        let mut stream = StreamState::new(Delivers::X509Svids);
+        let mut stream = stream();
         let first = stream.on(permitted(&["/a"], late), late);
-        stream.on(answered(first, &[], late), late);
+        let _ = stream.on(answered(first, &[], late), late);
         let slewed = late - Duration::from_secs(1);
-        assert!(!matches!(stream.on(permitted(&["/a"], slewed), slewed), Effect::Issue(_)));
+        assert!(!matches!(stream.on(permitted(&["/a"], slewed), slewed).next, Next::Issue(_)));
         let set_back = late - HOUR;
-        assert!(matches!(stream.on(permitted(&["/a"], set_back), set_back), Effect::Issue(_)));
+        assert!(matches!(stream.on(permitted(&["/a"], set_back), set_back).next, Next::Issue(_)));
+    }
+
+    #[test]
+    fn a_first_answer_waits_for_pending_evidence_no_longer_than_it_may() {
+        let mut stream = stream();
+        let pending = || decided(labelled(), Some(Answer::Pending), NOW);
+        let Next::AwaitEvidence { until, .. } = stream.on(pending(), NOW).next else { panic!("it does not wait") };
+        assert_eq!(until, NOW + Duration::from_secs(5));
+        let served_then = stream.on(pending(), until);
+        let _ = stream.on(answered(served_then, &[], until), until);
+        assert_eq!(held(&stream), ["/plain"]);
+        let arrived = stream.on(permitted(&["/label", "/plain"], until), until);
+        let Next::Serve(update) = stream.on(answered(arrived, &[], until), until).next else { panic!("no update") };
+        assert_eq!(update.svids.len(), 2);
+    }
+
+    #[test]
+    fn a_source_that_is_down_keeps_the_default_identity_until_its_own_end() {
+        let mut stream = serving();
+        let down = |now| decided(labelled(), Some(Answer::Undecided(Undecided::TimedOut)), now);
+        let early = stream.on(down(NOW), NOW);
+        assert!(early.ended.is_empty() && matches!(early.next, Next::Wait(_)), "{early:?}");
+        let half = NOW + HOUR * 2 / 3;
+        let renewal = stream.on(down(half), half);
+        let Next::Serve(update) = stream.on(answered(renewal, &[], half), half).next else { panic!("no update") };
+        assert_eq!(update.svids[0].svid.id.path(), "/label", "the default identity stays");
+        assert_eq!(update.svids[0].svid.issued, NOW, "and is not renewed");
+        assert_eq!(update.svids[1].svid.issued, half);
+        let _ = stream.on(StreamEvent::Served, half);
+        assert!(matches!(stream.on(down(half), half).next, Next::RecordUndecided(_)));
+        let undecided = || StreamEvent::Undecided { id: DecisionId([0; 6]), spread: 0.5 };
+        let Next::Wait(until) = stream.on(undecided(), half).next else { panic!("it does not wait") };
+        assert!(until > half, "a tight loop");
+        let end = NOW + HOUR;
+        assert!(matches!(stream.on(undecided(), end).next, Next::End(Ended::Undecided(_))));
+    }
+
+    #[test]
+    fn an_answer_that_rules_an_identity_out_ends_it() {
+        let mut stream = serving();
+        let settled = stream.on(decided(labelled(), Some(Answer::Settled), NOW), NOW);
+        assert_eq!(settled.ended.iter().map(|ended| ended.reason).collect::<Vec<_>>(), ["denied"]);
+        let Next::Serve(update) = settled.next else { panic!("no update") };
+        assert_eq!(update.default_before.as_ref().map(SpiffeId::path), Some("/label"));
+        assert_eq!(held(&stream), ["/plain"]);
     }
 }

@@ -1,24 +1,29 @@
 //! What all callers share: how they are attested and decided, who issues, which bundles there are, and who is connected.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use futures_util::future::select_all;
 use tokio::time::Instant;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::attestation::Attestation;
 use crate::attestation::Attestor;
-use crate::attestation::ImageEpoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Process;
+use crate::attestation::source::Change;
 use crate::audit;
 use crate::authority::Authority;
 use crate::entitlement::door::Ended;
 use crate::entitlement::ledger::latencies::Latencies;
 use crate::entitlement::ledger::live::Live;
+use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
@@ -27,10 +32,14 @@ use crate::entitlement::published::BundleSet;
 use crate::evidence::Credentials;
 use crate::evidence::Level;
 use crate::evidence::Principal;
+use crate::evidence::Providers;
 use crate::evidence::Undecided;
+use crate::identity::SpiffeId;
 use crate::issuance::Issuer;
 use crate::issuance::metrics::IssuanceMetrics;
 use crate::policy::DecisionId;
+use crate::policy::OpenGrant;
+use crate::policy::Outcome;
 use crate::policy::Permit;
 use crate::policy::Rulebook;
 use crate::policy::Trace;
@@ -71,14 +80,21 @@ pub struct NodeState {
     generation: AtomicU64,
 }
 
-/// A permitted caller.
+/// A decision about a process as it is now, with no completed "no".
 #[derive(Debug)]
-pub(in crate::entitlement) struct Decided {
+pub(in crate::entitlement) struct LiveDecision {
+    /// Default identity first; empty where something is open.
     pub(in crate::entitlement) permits: Vec<Permit>,
-    pub(in crate::entitlement) trace: Arc<Trace>,
-    /// The image that was attested.
-    pub(in crate::entitlement) image: ImageEpoch,
+    pub(in crate::entitlement) open: Vec<OpenGrant>,
+    /// The pending providers that a first answer waits for.
+    pub(in crate::entitlement) awaits: Providers,
+    pub(in crate::entitlement) basis: DecisionBasis,
+    /// When a source would answer otherwise.
+    pub(in crate::entitlement) changes: Vec<Change>,
 }
+
+/// Why there is no decision, and the evidence where there is any.
+pub(in crate::entitlement) type Undecidable = (RefusalCause, Option<Arc<Trace>>);
 
 impl NodeState {
     /// Everything is decided by `rulebook` and served from `board` until they are replaced.
@@ -148,7 +164,7 @@ impl NodeState {
         let rulebook = self.rulebook();
         let swap = || self.bundles.swap(Arc::clone(&after));
         self.changed(swap, |before, trace| {
-            let grants = redecide(trace, &rulebook).unwrap_or_default();
+            let grants = redecide(trace, &rulebook).grants;
             let federates_with = || grants.iter().flat_map(|grant| grant.entry.federates_with.iter());
             before.view(federates_with()) != after.view(federates_with())
         })
@@ -178,36 +194,75 @@ impl NodeState {
         self.parts.clock.now()
     }
 
-    /// Attests a caller now and decides; a refusal is kept and logged.
-    pub(in crate::entitlement) async fn decide(&self, process: &PinnedProcess) -> Result<Decided, Ended> {
-        self.decide_quietly(process).await.map_err(|(cause, trace)| self.refuse(process, cause, trace.as_ref()))
+    /// Attests a process now and decides; a refusal is kept and logged.
+    pub(in crate::entitlement) fn decide(&self, process: &PinnedProcess) -> Result<LiveDecision, Ended> {
+        self.decide_for(process, None)
     }
 
-    /// Attests a caller now and decides. Before the authority has its first key there is nothing to decide about: an empty
-    /// bundle would tell a workload to trust nobody.
-    pub(in crate::entitlement) async fn decide_quietly(
-        &self,
-        process: &PinnedProcess,
-    ) -> Result<Decided, (RefusalCause, Option<Arc<Trace>>)> {
+    fn decide_for(&self, process: &PinnedProcess, wanted: Option<&SpiffeId>) -> Result<LiveDecision, Ended> {
+        let decided = self.decide_wanting(process, wanted);
+        decided.map_err(|(cause, trace)| self.refuse(process, cause, trace.as_ref()))
+    }
+
+    /// Attests a process now and decides; records nothing.
+    pub(in crate::entitlement) fn decide_quietly(&self, process: &PinnedProcess) -> Result<LiveDecision, Undecidable> {
+        self.decide_wanting(process, None)
+    }
+
+    /// Attests and decides, for a caller who wants one identity alone or whatever there is. Before the authority has its
+    /// first key there is nothing to decide about: an empty bundle would tell a workload to trust nobody.
+    fn decide_wanting(&self, process: &PinnedProcess, wanted: Option<&SpiffeId>) -> Result<LiveDecision, Undecidable> {
         if self.bundles().own().bundle().x509_authorities.is_empty() {
             return Err((RefusalCause::Undecided(Undecided::Authority), None));
         }
         let rulebook = self.rulebook();
-        let wants = |evidence: &_| rulebook.entries().wants(evidence);
+        let entries = rulebook.entries();
         let begun = Instant::now();
-        let attested = self
-            .parts
-            .attestor
-            .attest(process, &wants, rulebook.entries().accounts(), self.now())
-            .await
-            .map_err(|why| (RefusalCause::from(why), None))?;
+        let attested = self.parts.attestor.attest(process, &|evidence| entries.wants(evidence), entries.accounts());
+        let Attestation { proof, changes } = attested.map_err(|why| (RefusalCause::from(why), None))?;
         self.latencies.took(begun.elapsed());
-        let decision = decide(&attested, &rulebook, self.name(), self.now());
+        let decision = decide(&proof, &rulebook, self.name(), self.now());
+        let awaits = decision.worth_waiting_for(wanted);
         let trace = Arc::new(decision.trace);
-        match decision.outcome {
-            Ok(permits) => Ok(Decided { permits, trace, image: attested.epoch() }),
-            Err(denial) => Err((RefusalCause::Denied(denial), Some(trace))),
+        let permits = match decision.outcome {
+            Outcome::Permits(permits) => permits,
+            Outcome::Awaiting(_) => Vec::new(),
+            Outcome::Denied(denial) => return Err((RefusalCause::Denied(denial), Some(trace))),
+        };
+        let basis = DecisionBasis { trace, image: proof.epoch() };
+        Ok(LiveDecision { permits, open: decision.open, awaits, basis, changes })
+    }
+
+    /// Decides for a single call, which waits for pending evidence as a first answer does; of a request for one identity,
+    /// for that one alone.
+    pub(in crate::entitlement) async fn decide_patiently(
+        &self,
+        process: &PinnedProcess,
+        wanted: Option<&SpiffeId>,
+    ) -> Result<LiveDecision, Ended> {
+        let mut patience = pin!(sleep(self.rulebook().rules().wait));
+        loop {
+            let mut decision = self.decide_for(process, wanted)?;
+            if decision.awaits.is_empty() {
+                return Ok(decision);
+            }
+            tokio::select! {
+                biased;
+                () = any(std::mem::take(&mut decision.changes)) => {}
+                () = &mut patience => {
+                    self.parts.attestor.gave_up(process, &decision.awaits);
+                    return Ok(decision);
+                }
+            }
         }
+    }
+
+    /// Whether a new stream would be served another default identity than this image has on another stream, only because
+    /// a provider has not answered (SPEC: product contract §5, rule 7).
+    pub(in crate::entitlement) fn changes_default(&self, process: &PinnedProcess, decision: &LiveDecision) -> bool {
+        let pid = process.process().peer().pid;
+        let mut first = decision.open.iter().filter(|open| open.place == 0);
+        first.any(|open| self.live.is_default(pid, decision.basis.image, &open.id))
     }
 
     /// Keeps and logs that a process could not be pinned, and says what its connection may hear of it.
@@ -275,4 +330,12 @@ impl NodeState {
             at: seconds(self.now()),
         }
     }
+}
+
+/// Resolves at the first of these changes; never where there is none.
+pub(in crate::entitlement) async fn any(changes: Vec<Change>) {
+    if changes.is_empty() {
+        return std::future::pending().await;
+    }
+    select_all(changes).await;
 }

@@ -1,15 +1,20 @@
 //! One connection and one process that it asks about: what is issued, handed over and written down for it. The two are one
 //! process for a workload, and not for a broker.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::audit::Event;
 use crate::audit::Record;
+use crate::entitlement::door::Ended;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::outbound::Outbound;
 use crate::entitlement::ledger::records;
@@ -65,6 +70,27 @@ impl SessionSubject {
 
     pub(in crate::entitlement) fn pinned(&self) -> &PinnedProcess {
         &self.process.pinned
+    }
+
+    /// Resolves when nothing can be handed out any more: the process or the connection's own has exited, or the daemon
+    /// stops.
+    pub(in crate::entitlement) fn closed(&self) -> BoxFuture<'static, Ended> {
+        let node = Arc::clone(self.node());
+        let exited = self.pinned().process().exited();
+        let peer_exited = if Arc::ptr_eq(&self.process, &self.session.peer) {
+            pending().boxed()
+        } else {
+            self.session.peer.pinned.process().exited()
+        };
+        async move {
+            tokio::select! {
+                biased;
+                () = node.parts.stop.cancelled() => Ended::Stopping,
+                () = exited => node.gone(),
+                () = peer_exited => node.gone(),
+            }
+        }
+        .boxed()
     }
 
     /// The first of the two checks before a secret leaves, at the moment when the door gets the new state of a stream. The

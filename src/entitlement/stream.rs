@@ -1,6 +1,7 @@
-//! The driver of one stream: does what the machine says and tells it what came of it. Runs only when the door asks for
-//! the next update, so that a slow reader costs one pending update.
+//! The driver of one stream: does what the machine says and tells it what came of it. Runs only when the door asks for the
+//! next update, so that a slow reader costs one pending update.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
+use crate::attestation::source::Change;
 use crate::audit::Event;
 use crate::entitlement::door::EncodedBundles;
 use crate::entitlement::door::Ended;
@@ -19,54 +21,58 @@ use crate::entitlement::ledger::live::LiveSvid;
 use crate::entitlement::ledger::live::StreamHandle;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::records::Credential;
+use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::machine::Decided;
 use crate::entitlement::machine::Delivers;
-use crate::entitlement::machine::Effect;
+use crate::entitlement::machine::Effects;
 use crate::entitlement::machine::EndedSvid;
 use crate::entitlement::machine::HeldSvid;
-use crate::entitlement::machine::Issued;
+use crate::entitlement::machine::IssueAnswer;
+use crate::entitlement::machine::Next;
 use crate::entitlement::machine::StreamEvent;
 use crate::entitlement::machine::StreamState;
+use crate::entitlement::machine::Update;
+use crate::entitlement::node_state::any;
 use crate::entitlement::published::VisibleBundles;
 use crate::entitlement::session::NotIssued;
 use crate::entitlement::session::SessionSubject;
+use crate::evidence::Providers;
 use crate::policy::Permit;
 use crate::randomness::fraction;
 
-/// The caller's X.509 identities: now, and whenever they change.
+/// The subject's X.509 identities: now, and whenever they change.
 pub(in crate::entitlement) fn x509_svids(
     subject: Arc<SessionSubject>,
 ) -> impl Stream<Item = Result<Secret<X509Update>, Ended>> + Send {
-    updates(subject, Delivers::X509Svids, |state| {
-        state.view().map(|view| {
-            Secret::new(X509Update {
-                svids: state.svids().iter().map(|held| held.svid.clone()).collect(),
-                bundle: view.own_x509(),
-                federated: view.foreign_x509(),
-            })
+    updates(subject, Delivers::X509Svids, |Update { svids, bundles, .. }| {
+        Secret::new(X509Update {
+            svids: svids.into_iter().map(|held| held.svid).collect(),
+            bundle: bundles.own_x509(),
+            federated: bundles.foreign_x509(),
         })
     })
 }
 
-/// The bundles that the caller may see: now, and whenever they change.
+/// The bundles that the subject may see: now, and whenever they change.
 pub(in crate::entitlement) fn bundles(
     subject: Arc<SessionSubject>,
     encode: impl Fn(&VisibleBundles) -> EncodedBundles + Send,
 ) -> impl Stream<Item = Result<EncodedBundles, Ended>> + Send {
-    updates(subject, Delivers::Bundles, move |state| state.view().map(&encode))
+    updates(subject, Delivers::Bundles, move |update| encode(&update.bundles))
 }
 
 fn updates<T>(
     subject: Arc<SessionSubject>,
     delivers: Delivers,
-    update: impl Fn(&StreamState) -> Option<T> + Send,
+    encode: impl Fn(Update) -> T + Send,
 ) -> impl Stream<Item = Result<T, Ended>> + Send {
     let driver = Driver::new(subject, delivers);
-    stream::unfold(Some((driver, update)), async |state| {
-        let (mut driver, update) = state?;
+    stream::unfold(Some((driver, encode)), async |state| {
+        let (mut driver, encode) = state?;
         match driver.next_update().await {
-            Ok(()) => update(&driver.state).map(|next| (Ok(next), Some((driver, update)))),
+            Ok(update) => Some((Ok(encode(update)), Some((driver, encode)))),
             Err(ended) => {
-                driver.record_end(ended);
+                driver.close(ended);
                 Some((Err(ended), None))
             }
         }
@@ -77,153 +83,186 @@ struct Driver {
     subject: Arc<SessionSubject>,
     state: StreamState,
     handle: StreamHandle,
-    /// What the latest permits rest on.
+    /// What the latest decision was made on.
     basis: Option<DecisionBasis>,
+    /// When a source behind the latest decision would answer otherwise.
+    changes: Vec<Change>,
     /// What happened since the door was given the last update.
-    next: StreamEvent,
-    /// The generation of rulebook and board that the last decision was made in.
+    event: StreamEvent,
+    /// The generation of rulebook and bundles that the last decision was made in.
     generation: u64,
     /// The answers so far to the permits that are being issued for.
-    underway: Vec<Issued>,
+    underway: Vec<IssueAnswer>,
     /// It ended with a "no": what it handed over last may not have left yet, and must not leave any more.
     denied: bool,
 }
 
 impl Driver {
     fn new(subject: Arc<SessionSubject>, delivers: Delivers) -> Self {
-        let handle = subject.node().live.register();
+        let node = subject.node();
+        let patience_ends = node.now() + node.rulebook().rules().wait;
+        let handle = node.live.register();
         Self {
+            state: StreamState::new(delivers, patience_ends),
             subject,
-            state: StreamState::new(delivers),
             handle,
             basis: None,
-            next: StreamEvent::Opened,
+            changes: Vec::new(),
+            event: StreamEvent::Woken,
             generation: 0,
             underway: Vec::new(),
             denied: false,
         }
     }
 
-    /// Works until there is something to hand over.
-    async fn next_update(&mut self) -> Result<(), Ended> {
+    /// The trip of an SVID, the first one and every later one: attest and decide, wait for evidence where a first answer
+    /// must, issue, hand over; then wait for a change, and begin again.
+    async fn next_update(&mut self) -> Result<Update, Ended> {
         loop {
-            let event = std::mem::replace(&mut self.next, StreamEvent::Served);
-            let effect = self.state.on(event, self.subject.node().now());
-            self.record_ended();
-            self.next = match effect {
-                Effect::Attest => self.decide().await,
-                Effect::Issue(permits) => self.issue(permits).await,
-                Effect::Wait(until) => self.wait(until).await?,
-                Effect::End(ended) => return Err(ended),
-                Effect::Serve => match self.hand_over() {
-                    Ok(()) => return Ok(()),
+            let event = std::mem::replace(&mut self.event, StreamEvent::Served);
+            let Effects { ended, next } = self.state.on(event, self.subject.node().now());
+            self.record_ended(ended);
+            self.event = match next {
+                Next::Decide => self.decide(),
+                Next::AwaitEvidence { providers, until } => self.await_evidence(&providers, until).await?,
+                Next::RecordUndecided(providers) => self.record_undecided(providers),
+                Next::Issue(permits) => self.issue(permits).await,
+                Next::Serve(update) => match self.hand_over(&update) {
+                    Ok(()) => return Ok(update),
                     Err(event) => event,
                 },
+                Next::Wait(until) => self.wait(until).await?,
+                Next::End(ended) => return Err(ended),
             };
         }
     }
 
-    async fn decide(&mut self) -> StreamEvent {
-        let node = self.subject.node();
+    fn decide(&mut self) -> StreamEvent {
+        let node = Arc::clone(self.subject.node());
         self.generation = node.generation();
         let bundles = node.bundles();
-        match node.decide(self.subject.pinned()).await {
-            Ok(granted) => {
-                self.handle.rests_on(Arc::clone(&granted.trace));
-                let basis = DecisionBasis { trace: granted.trace, image: granted.image };
-                self.subject.session.outbound().decided_again(&self.subject.process, &basis);
-                self.basis = Some(basis);
-                let view =
-                    bundles.view(granted.permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter()));
-                StreamEvent::Permitted { permits: granted.permits, view }
-            }
-            Err(ended) => self.refused(ended),
-        }
+        let decided = match node.decide(self.subject.pinned()) {
+            Ok(decided) => decided,
+            Err(ended) => return self.refused(ended),
+        };
+        let holds_nothing = self.state.svids().is_empty();
+        let permits = if holds_nothing && node.changes_default(self.subject.pinned(), &decided) {
+            Vec::new()
+        } else {
+            decided.permits
+        };
+        self.handle.decided_on(Arc::clone(&decided.basis.trace), decided.basis.image);
+        self.subject.session.outbound().decided_again(&self.subject.process, &decided.basis);
+        self.basis = Some(decided.basis);
+        self.changes = decided.changes;
+        let bundles = bundles.view(permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter()));
+        StreamEvent::Decided(Decided { permits, open: decided.open, awaits: decided.awaits, bundles })
     }
 
-    /// RACE: entries that change after the decision make its permits worthless; nothing is wrong with the caller then, and
-    /// it is decided again.
+    /// Waits for pending evidence, and tells its sources when the time is over.
+    async fn await_evidence(&mut self, providers: &Providers, until: SystemTime) -> Result<StreamEvent, Ended> {
+        let event = self.wait(until).await?;
+        let node = self.subject.node();
+        if node.now() >= until {
+            node.parts.attestor.gave_up(self.subject.pinned(), providers);
+        }
+        Ok(event)
+    }
+
+    fn record_undecided(&self, providers: Providers) -> StreamEvent {
+        let trace = self.basis.as_ref().map(|basis| &basis.trace);
+        self.refused(self.subject.node().refuse(self.subject.pinned(), RefusalCause::Awaiting(providers), trace))
+    }
+
+    /// RACE: a rulebook that changes after the decision makes its permits worthless; nothing is wrong with the process
+    /// then, and it is decided again.
     async fn issue(&mut self, permits: Vec<Permit>) -> StreamEvent {
         for permit in permits {
-            let answer = match self.subject.issue_x509(permit).await {
-                Ok(svid) => Issued::Svid { svid, spread: self.spread() },
-                Err(NotIssued::Failed(id)) => Issued::Failed { id, spread: self.spread() },
+            let id = permit.grant().id.clone();
+            let result = match self.subject.issue_x509(permit).await {
+                Ok(svid) => Ok(svid),
+                Err(NotIssued::Failed(record)) => Err(record),
                 Err(NotIssued::Stale) => {
                     self.record_underway("stale");
                     return StreamEvent::Woken;
                 }
             };
-            self.underway.push(answer);
+            self.underway.push(IssueAnswer { id, result, spread: self.spread() });
         }
         StreamEvent::Issued(std::mem::take(&mut self.underway))
     }
 
-    fn hand_over(&self) -> Result<(), StreamEvent> {
-        let subject = &self.subject;
+    fn hand_over(&self, update: &Update) -> Result<(), StreamEvent> {
         let Some(basis) = &self.basis else { return Err(StreamEvent::Woken) };
-        let ids = self.state.svids().iter().map(|held| held.svid.id.clone()).collect();
-        subject.hand_over(self.handle.number(), basis, ids).map_err(|why| self.changed(why))?;
-        let identities = self.state.svids().iter().map(LiveSvid::from).collect();
-        self.handle.serves(identities, self.state.failures());
+        let ids = update.svids.iter().map(|held| held.svid.id.clone()).collect();
+        self.subject.hand_over(self.handle.number(), basis, ids).map_err(|why| self.changed(why))?;
+        if let (Some(before), Some(default)) = (&update.default_before, update.svids.first()) {
+            let pid = self.subject.pinned().process().peer().pid;
+            tracing::info!(pid, %before, now = %default.svid.id, "the default identity changed");
+        }
+        self.note_holdings();
         Ok(())
     }
 
     /// RACE: whatever was replaced after the last decision began may have found no trace of it to wake by; the number
     /// tells, and the decision is made again. Whatever is replaced after this comparison finds the trace.
-    async fn wait(&self, until: SystemTime) -> Result<StreamEvent, Ended> {
-        let node = self.subject.node();
+    async fn wait(&mut self, until: SystemTime) -> Result<StreamEvent, Ended> {
+        let subject = Arc::clone(&self.subject);
+        let node = subject.node();
         if node.generation() != self.generation {
             return Ok(StreamEvent::Woken);
         }
-        let identities = self.state.svids().iter().map(LiveSvid::from).collect();
-        self.handle.serves(identities, self.state.failures());
-        let process = self.subject.pinned();
-        let mut exited = process.process().exited();
-        let image = self.basis.as_ref().map_or_else(|| process.epoch(), |basis| basis.image);
+        self.note_holdings();
+        let pinned = subject.pinned();
+        let mut closed = subject.closed();
+        let mut changed = pin!(any(std::mem::take(&mut self.changes)));
+        let image = self.basis.as_ref().map_or_else(|| pinned.epoch(), |basis| basis.image);
         let mut time_left = until.duration_since(node.now()).unwrap_or_default();
         loop {
-            let nap = time_left.min(self.subject.process.next_check_in(image, self.spread()));
+            let nap = time_left.min(subject.process.next_check_in(image, self.spread()));
             tokio::select! {
                 biased;
-                () = node.parts.stop.cancelled() => return Err(Ended::Stopping),
-                () = &mut exited => return Err(node.gone()),
+                ended = &mut closed => return Err(ended),
                 () = self.handle.woken() => return Ok(StreamEvent::Woken),
+                () = &mut changed => return Ok(StreamEvent::Woken),
                 () = sleep(nap) => time_left -= nap,
             }
             if time_left.is_zero() {
                 return Ok(StreamEvent::Woken);
             }
-            // What cannot be found out now takes nothing away; it is asked again at the next look.
-            if let Err(why @ NotAttested::No(_)) = self.subject.process.check_shared(image) {
+            // What cannot be found out now takes nothing away; it is checked again next time.
+            if let Err(why @ NotAttested::No(_)) = subject.process.check_shared(image) {
                 return Ok(self.changed(why));
             }
         }
     }
 
-    /// Writes down that what was held has ended, and with it why.
-    fn record_end(&mut self, ended: Ended) {
+    fn note_holdings(&self) {
+        self.handle.serves(self.state.svids().iter().map(LiveSvid::from).collect(), self.state.failures());
+    }
+
+    /// Writes down that what was held has ended, and why.
+    fn close(&mut self, ended: Ended) {
         self.denied = matches!(ended, Ended::Denied(_));
-        self.state.release(match ended {
+        let ended = self.state.close(match ended {
             Ended::Denied(_) => "denied",
             Ended::Undecided(_) => "undecided",
             Ended::Stopping => "stopping",
         });
-        self.record_ended();
+        self.record_ended(ended);
     }
 
-    fn record_ended(&mut self) {
-        for EndedSvid { svid, why } in self.state.take_ended() {
-            self.subject.record(Event::Ended, &Credential::of(&svid, None), Some(why));
+    fn record_ended(&self, ended: Vec<EndedSvid>) {
+        for EndedSvid { svid, reason } in ended {
+            self.subject.record(Event::Ended, &Credential::of(&svid, None), Some(reason));
         }
     }
 
     /// What was issued, and never got as far as to be held, has ended, too.
-    fn record_underway(&mut self, why: &str) {
-        for answer in self.underway.drain(..) {
-            if let Issued::Svid { svid, .. } = answer {
-                self.subject.record(Event::Ended, &Credential::of(&svid, None), Some(why));
-            }
-        }
+    fn record_underway(&mut self, reason: &'static str) {
+        let svids = self.underway.drain(..).filter_map(|answer| answer.result.ok());
+        let ended = svids.map(|svid| EndedSvid { svid, reason }).collect();
+        self.record_ended(ended);
     }
 
     fn changed(&self, why: NotAttested) -> StreamEvent {
@@ -255,8 +294,8 @@ impl Drop for Driver {
             self.subject.session.outbound().forget(self.handle.number());
         }
         self.record_underway("closed");
-        self.state.release("closed");
-        self.record_ended();
+        let ended = self.state.close("closed");
+        self.record_ended(ended);
     }
 }
 

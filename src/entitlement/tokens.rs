@@ -1,19 +1,21 @@
 //! JWT-SVIDs: newly signed for every request, and verified for whoever was handed one.
 
+use std::sync::Arc;
+
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::audit::Event;
-
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
-use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::node_state::LiveDecision;
 use crate::entitlement::published::BundleSet;
 use crate::entitlement::published::VisibleBundles;
 use crate::entitlement::session::NotIssued;
 use crate::entitlement::session::SessionSubject;
+use crate::evidence::Providers;
 use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
@@ -33,23 +35,38 @@ pub(in crate::entitlement) async fn issue(
 ) -> Result<Vec<JwtSvid>, Ended> {
     let node = subject.node();
     for _ in 0..TRIES {
-        let granted = node.decide(subject.pinned()).await?;
-        let permits = permits_for_tokens(granted.permits, id.as_ref(), &audiences)
-            .map_err(|denial| node.refuse(subject.pinned(), RefusalCause::Denied(denial), Some(&granted.trace)))?;
+        let decision = node.decide_patiently(subject.pinned(), id.as_ref()).await?;
+        let trace = Arc::clone(&decision.basis.trace);
+        if let Some(providers) = missing(&decision, id.as_ref()) {
+            return Err(node.refuse(subject.pinned(), RefusalCause::Awaiting(providers), Some(&trace)));
+        }
+        let permits = permits_for_tokens(decision.permits, id.as_ref(), &audiences)
+            .map_err(|denial| node.refuse(subject.pinned(), RefusalCause::Denied(denial), Some(&trace)))?;
         let svids = match sign_all(subject, permits, &audiences).await {
             Ok(svids) => svids,
             Err(NotIssued::Failed(id)) => return Err(Ended::Undecided(id)),
             Err(NotIssued::Stale) => continue,
         };
         let ids = svids.iter().map(|svid| svid.id.clone()).collect();
-        let basis = DecisionBasis { trace: granted.trace, image: granted.image };
-        match subject.hand_over_reply(&basis, ids) {
+        match subject.hand_over_reply(&decision.basis, ids) {
             Ok(()) => return Ok(svids),
             Err(NotAttested::No(Contradiction::Moved)) => {}
             Err(why) => return Err(node.refuse_unattested(subject.pinned(), why)),
         }
     }
     Err(node.refuse(subject.pinned(), RefusalCause::Undecided(Undecided::KeptChanging), None))
+}
+
+/// The providers without an answer on which the tokens that were asked for depend: those of the identity asked for, or of
+/// all where nothing is permitted.
+fn missing(decision: &LiveDecision, id: Option<&SpiffeId>) -> Option<Providers> {
+    let permitted = |permit: &Permit| id.is_none_or(|id| permit.grant().id == *id);
+    if decision.permits.iter().any(permitted) {
+        return None;
+    }
+    let open = decision.open.iter().filter(|open| id.is_none_or(|id| open.id == *id));
+    let providers: Providers = open.flat_map(|open| open.awaits.iter().cloned()).collect();
+    (!providers.is_empty()).then_some(providers)
 }
 
 /// Signs for each permit and writes it down, before anything of it can leave.
@@ -78,10 +95,10 @@ pub(in crate::entitlement) async fn validate(
     token: &str,
 ) -> Result<ValidToken, NotValidated> {
     let node = subject.node();
-    let view = may_see(subject, &node.bundles()).await.map_err(NotValidated::Ended)?;
-    let verified = jws::verify(token, audience, |trust_domain| view.bundle_of(trust_domain), node.now())
+    let visible = may_see(subject, &node.bundles()).map_err(NotValidated::Ended)?;
+    let verified = jws::verify(token, audience, |trust_domain| visible.bundle_of(trust_domain), node.now())
         .map_err(|invalid| NotValidated::Invalid(invalid.to_string()))?;
-    let own = view.is_own(verified.id.trust_domain());
+    let own = visible.is_own(verified.id.trust_domain());
     let mut claims = verified.claims;
     if !own {
         // SPEC: SPIFFE-ID §4: what a foreign issuer claims beyond the standard is only as good as that issuer.
@@ -91,8 +108,8 @@ pub(in crate::entitlement) async fn validate(
 }
 
 /// Whoever has no identity may still have tokens of the own trust domain verified: verifying needs public keys alone.
-async fn may_see(subject: &SessionSubject, bundles: &BundleSet) -> Result<VisibleBundles, Ended> {
-    match subject.node().decide_quietly(subject.pinned()).await {
+fn may_see(subject: &SessionSubject, bundles: &BundleSet) -> Result<VisibleBundles, Ended> {
+    match subject.node().decide_quietly(subject.pinned()) {
         Ok(granted) => {
             Ok(bundles.view(granted.permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter())))
         }

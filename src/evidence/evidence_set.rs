@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::evidence::provider::Answer;
+use crate::evidence::provider::Provider;
 use crate::evidence::selector::Selector;
 use crate::evidence::selector::SelectorKind;
 
@@ -36,6 +38,8 @@ pub enum Source {
     Cgroup,
     /// The namespaces of the process.
     Namespaces,
+    /// A daemon of root's that runs workloads.
+    Runtime,
 }
 
 /// One proven fact.
@@ -89,6 +93,9 @@ pub enum WithheldBecause {
     /// The kernel's level of proof here is `reduced`, where a path or hash proves too little.
     #[error("at the kernel level \"reduced\" this counts only for entries that accept it")]
     ReducedLevel,
+    /// No attestor is configured that could prove such facts.
+    #[error("no attestor is configured for it")]
+    NoAttestor,
     /// The process is in a container, and no attestor for it is configured.
     #[error("in a container; no attestor is configured")]
     Container,
@@ -122,6 +129,9 @@ pub struct Withheld {
 pub struct EvidenceSet {
     facts: Vec<Fact>,
     withheld: Vec<Withheld>,
+    /// The providers that were asked, but the kernel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<(Provider, Answer)>,
 }
 
 impl EvidenceSet {
@@ -138,6 +148,43 @@ impl EvidenceSet {
         if let Err(at) = self.withheld.binary_search(&withheld) {
             self.withheld.insert(at, withheld);
         }
+    }
+
+    /// Records what became of a question to a provider. A later answer takes the place of an earlier one.
+    pub fn answered(&mut self, provider: Provider, answer: Answer) {
+        match self.answers.binary_search_by(|(known, _)| known.cmp(&provider)) {
+            Ok(at) => {
+                if let Some((_, known)) = self.answers.get_mut(at) {
+                    *known = answer;
+                }
+            }
+            Err(at) => self.answers.insert(at, (provider, answer)),
+        }
+    }
+
+    /// What became of the question to a provider; `None` where it was not asked.
+    #[must_use]
+    pub fn answer_of(&self, provider: &Provider) -> Option<Answer> {
+        if *provider == Provider::KERNEL {
+            return Some(Answer::Settled);
+        }
+        self.answers
+            .binary_search_by(|(known, _)| known.cmp(provider))
+            .ok()
+            .and_then(|at| self.answers.get(at))
+            .map(|(_, answer)| *answer)
+    }
+
+    /// The providers that were asked, in order, but the kernel.
+    #[must_use]
+    pub fn answers(&self) -> &[(Provider, Answer)] {
+        &self.answers
+    }
+
+    /// Whether some provider may still prove something.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.answers.iter().any(|(_, answer)| answer.is_open())
     }
 
     /// Whether this fact is proven.
@@ -162,5 +209,22 @@ impl EvidenceSet {
     #[must_use]
     pub fn withheld_because(&self, kind: SelectorKind) -> Option<WithheldBecause> {
         self.withheld.iter().find(|withheld| withheld.kind == kind).map(|withheld| withheld.because)
+    }
+}
+
+#[cfg(test)]
+impl EvidenceSet {
+    /// What the kernel proves, and other providers where a selector is theirs: they have answered then.
+    pub(crate) fn example(selectors: &[&str]) -> Self {
+        let mut evidence = Self::default();
+        for text in selectors {
+            let selector = Selector::try_from((*text).to_owned()).unwrap();
+            let provider = selector.provider();
+            if provider != Provider::KERNEL {
+                evidence.answered(provider, Answer::Settled);
+            }
+            evidence.prove(selector, Grade::Kernel, Source::Credentials);
+        }
+        evidence
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::evidence::provider::Provider;
+
 /// The most bytes a selector's text may have: a cgroup path may reach 4,096.
 pub const MAX_SELECTOR: usize = MAX_PATH + 64;
 
@@ -16,7 +18,7 @@ const MAX_PATH: usize = 4096;
 /// One fact about a workload that an entry can ask for.
 ///
 /// Values are typed, and two selectors are equal only when kind and value are: no comparison ever splits or joins text
-/// at colons. `Display` and `FromStr` are each other's inverse.
+/// at colons. `FromStr` reads what a configuration may write, `TryFrom<String>` whatever `Display` wrote.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Selector {
@@ -44,6 +46,13 @@ pub enum Selector {
     Cgroup(Arc<str>),
     /// `host:true`: the host's own user, PID and cgroup namespaces, and no container cgroup.
     Host,
+    /// `TYPE:VALUE` of a type that this version does not know, as a server of entries sent it. Equal only to itself.
+    Other {
+        /// What stands before the first colon.
+        kind: Arc<str>,
+        /// What stands behind it.
+        value: Arc<str>,
+    },
 }
 
 /// The kind of a selector, without its value.
@@ -73,6 +82,8 @@ pub enum SelectorKind {
     Cgroup,
     /// See [`Selector::Host`].
     Host,
+    /// See [`Selector::Other`].
+    Other,
 }
 
 /// Why a text is not a selector. `at` counts bytes from the start of the text.
@@ -114,40 +125,67 @@ pub enum InvalidSelector {
 /// Kinds of the contract that no part of this version can prove.
 const NOT_BUILT_YET: [&str; 6] = ["docker", "k8s", "cri", "node", "systemd:user-unit", "systemd:fragment_path"];
 
-impl SelectorKind {
-    /// Every kind there is, in the order of [`Selector`].
-    pub const ALL: [Self; 12] = [
-        Self::UnixUid,
-        Self::UnixGid,
-        Self::UnixUser,
-        Self::UnixGroup,
-        Self::UnixSupplementaryGid,
-        Self::UnixSupplementaryGroup,
-        Self::UnixPath,
-        Self::UnixSha256,
-        Self::SystemdId,
-        Self::SystemdSlice,
-        Self::Cgroup,
-        Self::Host,
-    ];
-
+/// All that this version knows of a kind.
+struct KindRow {
+    kind: SelectorKind,
     /// The text before the value, without its colon.
+    name: &'static str,
+    /// Reads the value; the error says what its form is.
+    read: fn(&str) -> Result<Selector, &'static str>,
+    /// Whether such a fact alone tells a workload from the others on its node (SPEC: product contract §4). A cgroup is
+    /// strong by its value.
+    strong: bool,
+    /// Who proves it.
+    provider: Provider,
+}
+
+const fn row(
+    kind: SelectorKind,
+    name: &'static str,
+    read: fn(&str) -> Result<Selector, &'static str>,
+    strong: bool,
+    provider: Provider,
+) -> KindRow {
+    KindRow { kind, name, read, strong, provider }
+}
+
+/// Every kind that this version can prove, in the order of [`Selector`].
+static KINDS: [KindRow; 12] = [
+    row(SelectorKind::UnixUid, "unix:uid", |v| number(v).map(Selector::UnixUid), true, Provider::KERNEL),
+    row(SelectorKind::UnixGid, "unix:gid", |v| number(v).map(Selector::UnixGid), true, Provider::KERNEL),
+    row(SelectorKind::UnixUser, "unix:user", |v| name(v).map(Selector::UnixUser), true, Provider::KERNEL),
+    row(SelectorKind::UnixGroup, "unix:group", |v| name(v).map(Selector::UnixGroup), true, Provider::KERNEL),
+    row(
+        SelectorKind::UnixSupplementaryGid,
+        "unix:supplementary_gid",
+        |v| number(v).map(Selector::UnixSupplementaryGid),
+        true,
+        Provider::KERNEL,
+    ),
+    row(
+        SelectorKind::UnixSupplementaryGroup,
+        "unix:supplementary_group",
+        |v| name(v).map(Selector::UnixSupplementaryGroup),
+        true,
+        Provider::KERNEL,
+    ),
+    row(SelectorKind::UnixPath, "unix:path", executable_path, false, Provider::PATH),
+    row(SelectorKind::UnixSha256, "unix:sha256", sha256, false, Provider::SHA256),
+    row(SelectorKind::SystemdId, "systemd:id", |v| name(v).map(Selector::SystemdId), true, Provider::KERNEL),
+    row(SelectorKind::SystemdSlice, "systemd:slice", slice, false, Provider::KERNEL),
+    row(SelectorKind::Cgroup, "cgroup", cgroup_path, true, Provider::KERNEL),
+    row(SelectorKind::Host, "host", host, false, Provider::KERNEL),
+];
+
+impl SelectorKind {
+    /// The text before the value, without its colon; `other` for kinds that this version does not know.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::UnixUid => "unix:uid",
-            Self::UnixGid => "unix:gid",
-            Self::UnixUser => "unix:user",
-            Self::UnixGroup => "unix:group",
-            Self::UnixSupplementaryGid => "unix:supplementary_gid",
-            Self::UnixSupplementaryGroup => "unix:supplementary_group",
-            Self::UnixPath => "unix:path",
-            Self::UnixSha256 => "unix:sha256",
-            Self::SystemdId => "systemd:id",
-            Self::SystemdSlice => "systemd:slice",
-            Self::Cgroup => "cgroup",
-            Self::Host => "host",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.row().map_or("other", |row| row.name)
+    }
+
+    fn row(self) -> Option<&'static KindRow> {
+        KINDS.get(self as usize).filter(|row| row.kind == self)
     }
 }
 
@@ -168,35 +206,39 @@ impl Selector {
             Self::SystemdSlice(_) => SelectorKind::SystemdSlice,
             Self::Cgroup(_) => SelectorKind::Cgroup,
             Self::Host => SelectorKind::Host,
+            Self::Other { .. } => SelectorKind::Other,
+        }
+    }
+
+    /// Who proves such facts. For a type that this version does not know it is the provider of that type's name.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        match self {
+            Self::Other { kind, .. } => Provider::of_type(kind),
+            known => known.kind().row().map_or(Provider::KERNEL, |row| row.provider.clone()),
         }
     }
 
     /// `unix:path:` for a path as the kernel shows it; `None` when no selector may have that text.
     #[must_use]
     pub fn path(path: &str) -> Option<Self> {
-        (path != "/" && path.len() <= MAX_PATH && is_plain_path(path)).then(|| Self::UnixPath(path.into()))
+        (path.len() <= MAX_PATH).then(|| executable_path(path).ok()).flatten()
     }
 
     /// `cgroup:` for a path from the root of the hierarchy; `None` when no selector may have that text.
     #[must_use]
     pub fn cgroup(path: &str) -> Option<Self> {
-        (path.len() <= MAX_PATH && is_plain_path(path)).then(|| Self::Cgroup(path.into()))
+        (path.len() <= MAX_PATH).then(|| cgroup_path(path).ok()).flatten()
     }
 
     /// Whether this fact alone tells a workload from the others on its node (SPEC: product contract §4). Slices, paths,
     /// hashes, the root cgroup and `host:true` do not.
     #[must_use]
     pub fn is_strong(&self) -> bool {
+        let strong = self.kind().row().is_some_and(|row| row.strong);
         match self {
-            Self::UnixUid(_)
-            | Self::UnixGid(_)
-            | Self::UnixUser(_)
-            | Self::UnixGroup(_)
-            | Self::UnixSupplementaryGid(_)
-            | Self::UnixSupplementaryGroup(_)
-            | Self::SystemdId(_) => true,
-            Self::Cgroup(path) => **path != *"/" && !path.ends_with(".slice"),
-            Self::UnixPath(_) | Self::UnixSha256(_) | Self::SystemdSlice(_) | Self::Host => false,
+            Self::Cgroup(path) => strong && **path != *"/" && !path.ends_with(".slice"),
+            _ => strong,
         }
     }
 }
@@ -218,6 +260,7 @@ impl fmt::Display for Selector {
                 digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Host => write!(f, "{kind}:true"),
+            Self::Other { kind, value } => write!(f, "{kind}:{value}"),
         }
     }
 }
@@ -229,69 +272,88 @@ impl FromStr for Selector {
         if text.len() > MAX_SELECTOR {
             return Err(InvalidSelector::TooLong { bytes: text.len() });
         }
-        let (kind, value) = split_kind(text)?;
-        let at = text.len() - value.len();
-        let wrong = |why| InvalidSelector::Value { at, why };
-        let number = || canonical_number(value).ok_or_else(|| wrong("wants a number from 0 to 4294967294"));
-        let name =
-            || if is_name(value) { Ok(value.into()) } else { Err(wrong("wants a name of printable characters")) };
-        Ok(match kind {
-            SelectorKind::UnixUid => Self::UnixUid(number()?),
-            SelectorKind::UnixGid => Self::UnixGid(number()?),
-            SelectorKind::UnixUser => Self::UnixUser(name()?),
-            SelectorKind::UnixGroup => Self::UnixGroup(name()?),
-            SelectorKind::UnixSupplementaryGid => Self::UnixSupplementaryGid(number()?),
-            SelectorKind::UnixSupplementaryGroup => Self::UnixSupplementaryGroup(name()?),
-            SelectorKind::UnixPath if is_plain_path(value) && value != "/" => Self::UnixPath(value.into()),
-            SelectorKind::UnixPath => return Err(wrong("wants an absolute path without \"//\", \".\" or \"..\"")),
-            SelectorKind::UnixSha256 => {
-                Self::UnixSha256(lower_hex(value).ok_or_else(|| wrong("wants 64 lower-case hexadecimal digits"))?)
-            }
-            SelectorKind::SystemdId => Self::SystemdId(name()?),
-            SelectorKind::SystemdSlice if value.ends_with(".slice") => Self::SystemdSlice(name()?),
-            SelectorKind::SystemdSlice => return Err(wrong("wants a name that ends in .slice")),
-            SelectorKind::Cgroup if is_plain_path(value) => Self::Cgroup(value.into()),
-            SelectorKind::Cgroup => return Err(wrong("wants a path from the root, for example \"cgroup:/team/web\"")),
-            SelectorKind::Host if value == "true" => Self::Host,
-            SelectorKind::Host => return Err(wrong("has one value: \"host:true\"")),
-        })
+        match known(text) {
+            Some((row, value)) => read(row, text, value),
+            None => Err(unknown(text)),
+        }
     }
 }
 
-fn split_kind(text: &str) -> Result<(SelectorKind, &str), InvalidSelector> {
-    let found = SelectorKind::ALL
-        .into_iter()
-        .find_map(|kind| Some((kind, text.strip_prefix(kind.as_str())?.strip_prefix(':')?)));
-    if let Some(found) = found {
-        return Ok(found);
-    }
+/// The kind that a text begins with, and the value behind it.
+fn known(text: &str) -> Option<(&'static KindRow, &str)> {
+    KINDS.iter().find_map(|row| Some((row, text.strip_prefix(row.name)?.strip_prefix(':')?)))
+}
+
+fn read(row: &KindRow, text: &str, value: &str) -> Result<Selector, InvalidSelector> {
+    let at = text.len() - value.len();
+    (row.read)(value).map_err(|why| InvalidSelector::Value { at, why })
+}
+
+/// Why a text begins with no kind that this version can prove.
+fn unknown(text: &str) -> InvalidSelector {
     let Some((first, rest)) = text.split_once(':').filter(|(first, _)| !first.is_empty()) else {
-        return Err(InvalidSelector::NoKind);
+        return InvalidSelector::NoKind;
     };
     let kind = match rest.split_once(':') {
         Some((second, _)) => format!("{first}:{second}"),
         None => first.to_owned(),
     };
     if NOT_BUILT_YET.iter().any(|not_yet| *not_yet == first || *not_yet == kind) {
-        return Err(InvalidSelector::NotBuiltYet { kind });
+        return InvalidSelector::NotBuiltYet { kind };
     }
-    let nearest = SelectorKind::ALL
-        .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(&kind, known.as_str()), known.as_str()))
+    let nearest = KINDS
+        .iter()
+        .map(|row| (strsim::damerau_levenshtein(&kind, row.name), row.name))
         .min()
         .filter(|(distance, _)| *distance <= 3)
         .map(|(_, known)| known);
-    Err(InvalidSelector::UnknownKind { kind, nearest })
+    InvalidSelector::UnknownKind { kind, nearest }
 }
 
 /// A decimal number in its one canonical spelling; `u32::MAX` is the kernel's "no id".
-fn canonical_number(text: &str) -> Option<u32> {
-    let number = text.parse::<u32>().ok().filter(|number| *number != u32::MAX)?;
-    (number.to_string() == text).then_some(number)
+fn number(text: &str) -> Result<u32, &'static str> {
+    let number = text.parse::<u32>().ok().filter(|number| *number != u32::MAX && number.to_string() == text);
+    number.ok_or("wants a number from 0 to 4294967294")
 }
 
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 256 && !text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/')
+fn name(text: &str) -> Result<Arc<str>, &'static str> {
+    let plain = !text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/');
+    let is_name = !text.is_empty() && text.len() <= 256 && plain;
+    if is_name { Ok(text.into()) } else { Err("wants a name of printable characters") }
+}
+
+fn executable_path(text: &str) -> Result<Selector, &'static str> {
+    let fits = is_plain_path(text) && text != "/";
+    if fits {
+        Ok(Selector::UnixPath(text.into()))
+    } else {
+        Err("wants an absolute path without \"//\", \".\" or \"..\"")
+    }
+}
+
+fn sha256(text: &str) -> Result<Selector, &'static str> {
+    lower_hex(text).map(Selector::UnixSha256).ok_or("wants 64 lower-case hexadecimal digits")
+}
+
+fn slice(text: &str) -> Result<Selector, &'static str> {
+    if text.ends_with(".slice") {
+        name(text).map(Selector::SystemdSlice)
+    } else {
+        Err("wants a name that ends in .slice")
+    }
+}
+
+fn cgroup_path(text: &str) -> Result<Selector, &'static str> {
+    let fits = is_plain_path(text);
+    if fits {
+        Ok(Selector::Cgroup(text.into()))
+    } else {
+        Err("wants a path from the root, for example \"cgroup:/team/web\"")
+    }
+}
+
+fn host(text: &str) -> Result<Selector, &'static str> {
+    if text == "true" { Ok(Selector::Host) } else { Err("has one value: \"host:true\"") }
 }
 
 fn is_plain_path(text: &str) -> bool {
@@ -317,13 +379,49 @@ fn lower_hex(text: &str) -> Option<[u8; 32]> {
 impl TryFrom<String> for Selector {
     type Error = InvalidSelector;
 
+    /// Reads what a server or an earlier [`Display`](fmt::Display) wrote: a type that this version does not know is kept as
+    /// it is.
     fn try_from(text: String) -> Result<Self, InvalidSelector> {
-        text.parse()
+        if text.len() > MAX_SELECTOR {
+            return Err(InvalidSelector::TooLong { bytes: text.len() });
+        }
+        if let Some((row, value)) = known(&text) {
+            return read(row, &text, value);
+        }
+        let (kind, value) = text.split_once(':').filter(|(kind, _)| !kind.is_empty()).ok_or(InvalidSelector::NoKind)?;
+        Ok(Self::Other { kind: kind.into(), value: value.into() })
     }
 }
 
 impl From<Selector> for String {
     fn from(selector: Selector) -> Self {
         selector.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_stands_at_its_own_place_in_the_table() {
+        for (at, row) in KINDS.iter().enumerate() {
+            assert_eq!(row.kind as usize, at, "{}", row.name);
+        }
+        assert_eq!(SelectorKind::Other as usize, KINDS.len());
+    }
+
+    #[test]
+    fn a_type_that_is_not_known_is_kept_as_it_was_sent() {
+        for text in ["docker:label:com.example.app:web", "k8s:ns:", "systemd:fragment_path:/etc/a.service", "x: y"] {
+            let selector = Selector::try_from(text.to_owned()).unwrap();
+            assert_eq!(selector.to_string(), text);
+            assert!(!selector.is_strong() && text.parse::<Selector>().is_err(), "{text}");
+        }
+        let label = Selector::try_from("docker:label:a:b".to_owned()).unwrap();
+        assert_eq!(label.provider(), Provider::new("docker"));
+        for text in ["", "plain", ":value", "unix:uid:x"] {
+            assert!(Selector::try_from(text.to_owned()).is_err(), "{text}");
+        }
     }
 }

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::durable::file_watch::FileWatch;
-use crate::durable::file_watch::Watched;
 use crate::federation::BundleProblem;
 use crate::federation::FederationSettings;
 use crate::federation::foreign_bundles::Relationship;
 use crate::federation::read_bundle_file;
+use crate::file_watch::FileWatch;
+use crate::file_watch::Watched;
 use crate::identity::bundle::Bundles;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
-
-/// The name under which problems stand in [`Readiness`].
-const REASON: &str = "federation";
 
 /// The bundles of foreign trust domains, published as one map. A trust domain without a usable bundle is not in it.
 #[derive(Debug)]
@@ -25,7 +23,7 @@ pub struct ForeignBundles {
     relationships: Vec<Relationship>,
     files: FileWatch,
     published: watch::Sender<Arc<Bundles>>,
-    readiness: Readiness,
+    reason: Reason,
 }
 
 impl ForeignBundles {
@@ -34,7 +32,8 @@ impl ForeignBundles {
     pub fn load(settings: &[FederationSettings], readiness: Readiness) -> Self {
         let files = FileWatch::new(Vec::new());
         let published = watch::Sender::new(Arc::default());
-        let mut bundles = Self { relationships: Vec::new(), files, published, readiness };
+        let reason = readiness.register("federation");
+        let mut bundles = Self { relationships: Vec::new(), files, published, reason };
         bundles.follow(settings);
         bundles
     }
@@ -109,9 +108,9 @@ impl ForeignBundles {
         });
         let problems: Vec<_> = self.problems().into_iter().map(ToString::to_string).collect();
         if problems.is_empty() {
-            self.readiness.clear(REASON);
+            self.reason.clear();
         } else {
-            self.readiness.block(REASON, Severity::Degraded, problems.join("\n"));
+            self.reason.block(Severity::Degraded, problems.join("\n"));
         }
     }
 }

@@ -19,4 +19,5 @@ pub use spiffe_id::InvalidSpiffeId;
 pub use spiffe_id::SpiffeId;
 pub use svid::JwtSvid;
 pub use svid::X509Svid;
+pub use trust_domain::InvalidTrustDomain;
 pub use trust_domain::TrustDomain;

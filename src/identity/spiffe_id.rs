@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::identity::trust_domain::InvalidTrustDomain;
 use crate::identity::trust_domain::TrustDomain;
 
 /// The most bytes a SPIFFE ID may have, scheme included (SPEC: SPIFFE-ID §2.3).
@@ -27,31 +28,9 @@ pub enum InvalidSpiffeId {
     /// The text does not begin with `spiffe://`.
     #[error("a SPIFFE ID begins with spiffe://")]
     Scheme,
-    /// The trust domain is empty.
-    #[error("the trust domain is empty")]
-    NoTrustDomain,
-    /// The trust domain has more than [`crate::identity::trust_domain::MAX_TRUST_DOMAIN`] bytes.
-    #[error("the trust domain has {bytes} bytes; at most 255 are allowed")]
-    TrustDomainTooLong {
-        /// How many it has.
-        bytes: usize,
-    },
-    /// A capital letter in the trust domain.
-    #[error("the trust domain has a capital letter {found:?} at byte {at}; write it in lower case")]
-    TrustDomainUpperCase {
-        /// Byte offset in the name.
-        at: usize,
-        /// The letter.
-        found: char,
-    },
-    /// A character that no trust domain may have.
-    #[error("the trust domain has {found:?} at byte {at}; only a-z 0-9 . - _ are allowed")]
-    TrustDomainCharacter {
-        /// Byte offset in the name.
-        at: usize,
-        /// The character.
-        found: char,
-    },
+    /// The trust domain's name is not one.
+    #[error(transparent)]
+    TrustDomain(#[from] InvalidTrustDomain),
     /// There is no path, or only `/`.
     #[error("a workload's SPIFFE ID has a path, for example spiffe://example.org/web")]
     NoPath,

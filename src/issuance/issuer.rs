@@ -254,7 +254,7 @@ mod tests {
             DecisionId([0; 6]),
             now(),
         );
-        decision.outcome.unwrap().remove(0)
+        decision.outcome.into_permits().remove(0)
     }
 
     /// An issuer whose authority lives for `ca_ttl`, and the epoch of the entries in force.

@@ -1,7 +1,5 @@
 //! Whom a new set of entries concerns, found from what was recorded of each live caller, without asking the kernel again.
 
-use std::collections::BTreeSet;
-
 use crate::evidence::Accounts;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Fact;
@@ -30,7 +28,7 @@ pub struct HeldBack {
 #[must_use]
 pub fn is_affected(trace: &Trace, old: &Rulebook, new: &Rulebook) -> bool {
     let evidence = with_account_names_of(&trace.evidence, new.entries());
-    new.entries().wants(&evidence).anything() || {
+    !new.entries().wants(&evidence).is_empty() || {
         let after = verdict(trace.level, &evidence, new);
         !same(&redecide(trace, old), &after)
     }
@@ -43,15 +41,14 @@ pub fn is_affected(trace: &Trace, old: &Rulebook, new: &Rulebook) -> bool {
 pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, new: &Rulebook) -> Option<HeldBack> {
     let mut held = HeldBack { ending: Vec::new(), live: 0 };
     for trace in live {
-        let before = redecide(trace, old).unwrap_or_default();
+        let before = redecide(trace, old).grants;
         held.live += before.len();
         let evidence = with_account_names_of(&trace.evidence, new.entries());
-        if new.entries().wants(&evidence).anything() {
+        if !new.entries().wants(&evidence).is_empty() {
             continue;
         }
-        let after = verdict(trace.level, &evidence, new).unwrap_or_default();
-        let kept: BTreeSet<_> = after.iter().map(|grant| &grant.id).collect();
-        held.ending.extend(before.iter().map(|grant| &grant.id).filter(|id| !kept.contains(id)).cloned());
+        let after = verdict(trace.level, &evidence, new);
+        held.ending.extend(before.into_iter().map(|grant| grant.id).filter(|id| !after.may_give(id)));
     }
     held.ending.sort();
     (held.ending.len() >= 2 && held.ending.len() * 10 > held.live).then_some(held)
@@ -59,14 +56,17 @@ pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, 
 
 /// The evidence with the account names of another index: names are looked up for an index, not for a process.
 fn with_account_names_of(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
-    let mut with_account_names_of = EvidenceSet::default();
+    let mut renamed = EvidenceSet::default();
     for withheld in evidence.withheld() {
-        with_account_names_of.withhold(withheld.kind, withheld.seen.clone(), withheld.because);
+        renamed.withhold(withheld.kind, withheld.seen.clone(), withheld.because);
+    }
+    for (provider, answer) in evidence.answers() {
+        renamed.answered(provider.clone(), *answer);
     }
     for Fact { selector, grade, source } in evidence.facts() {
         for name in names_of(selector, index.accounts()) {
             if evidence.withheld_because(name.kind()).is_none() {
-                with_account_names_of.prove(name, *grade, *source);
+                renamed.prove(name, *grade, *source);
             }
         }
         let is_name = matches!(
@@ -74,10 +74,10 @@ fn with_account_names_of(evidence: &EvidenceSet, index: &EntryIndex) -> Evidence
             SelectorKind::UnixUser | SelectorKind::UnixGroup | SelectorKind::UnixSupplementaryGroup
         );
         if !is_name {
-            with_account_names_of.prove(selector.clone(), *grade, *source);
+            renamed.prove(selector.clone(), *grade, *source);
         }
     }
-    with_account_names_of
+    renamed
 }
 
 fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
@@ -94,10 +94,10 @@ fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
 /// Whether a caller would notice no difference.
 fn same(before: &Verdict, after: &Verdict) -> bool {
     let alike = |a: &Grant, b: &Grant| a.id == b.id && a.hint == b.hint && a.entry.grants_the_same_as(&b.entry);
-    match (before, after) {
-        (Ok(before), Ok(after)) => before.len() == after.len() && before.iter().zip(after).all(|(a, b)| alike(a, b)),
-        (before, after) => before == after,
-    }
+    before.grants.len() == after.grants.len()
+        && before.grants.iter().zip(&after.grants).all(|(a, b)| alike(a, b))
+        && before.open == after.open
+        && before.denial == after.denial
 }
 
 #[cfg(test)]

@@ -9,19 +9,20 @@ use serde::Serialize;
 
 use crate::attestation::Attested;
 use crate::attestation::Contradiction;
+use crate::evidence::Answer;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
+use crate::evidence::Providers;
 use crate::evidence::Selector;
 use crate::identity::SpiffeId;
 use crate::policy::decision_id::DecisionId;
 use crate::policy::rulebook::Rulebook;
-use crate::policy::rulebook::Rules;
 use crate::registration::Entry;
 use crate::registration::entry::Origin;
 
-/// How many entries that did not match a trace keeps. One is kept for every live caller, so it stays small; whoever
-/// wants to see all of them asks `explain`.
+/// How many entries that did not match a trace keeps. One is kept for every live stream, so it stays small; `explain`
+/// shows all of them.
 pub(in crate::policy) const MAX_MISSES: usize = 32;
 
 /// Leave to issue one identity to one process, by one rulebook. Not `Clone`: it is used up.
@@ -40,8 +41,20 @@ pub struct Grant {
     pub id: SpiffeId,
     /// The entry that gives it.
     pub entry: Arc<Entry>,
-    /// The hint to serve it with: none where an earlier identity of the same process has it.
+    /// The hint to serve it with: none where an earlier identity of the same process has it (SPEC: Workload API §5.2.1,
+    /// hints are unique in a response).
     pub hint: Option<String>,
+}
+
+/// An identity that providers without an answer could still give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenGrant {
+    /// The SPIFFE ID.
+    pub id: SpiffeId,
+    /// The providers whose facts its entry lacks; never empty.
+    pub awaits: Providers,
+    /// How many of the grants come before it; 0: it would be the default identity.
+    pub place: usize,
 }
 
 /// Why a caller gets nothing: a completed "no".
@@ -73,14 +86,35 @@ pub enum Denial {
 pub struct Decision {
     /// Its name.
     pub id: DecisionId,
-    /// Permits, default identity first and never empty, or the reason for none.
-    pub outcome: Result<Vec<Permit>, Denial>,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The identities that may still come, in the order of their entries.
+    pub open: Vec<OpenGrant>,
     /// How it came about.
     pub trace: Trace,
 }
 
-/// What a decision comes to: identities, default first and never empty, or the reason for none.
-pub type Verdict = Result<Vec<Grant>, Denial>;
+/// What a decision came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Default identity first; never empty.
+    Permits(Vec<Permit>),
+    /// A completed "no".
+    Denied(Denial),
+    /// Nothing is permitted yet, and what these providers have not said could change that.
+    Awaiting(Providers),
+}
+
+/// What some evidence comes to under some rulebook, without the power to issue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is granted, default identity first.
+    pub grants: Vec<Grant>,
+    /// What may still be granted, in the order of the entries.
+    pub open: Vec<OpenGrant>,
+    /// Why nothing is granted and nothing open.
+    pub denial: Option<Denial>,
+}
 
 /// Everything a decision rested on: enough to decide again and come to the same verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,14 +129,14 @@ pub struct Trace {
     pub at: SystemTime,
     /// The epoch of the rulebook that it was decided by.
     pub rulebook_epoch: u64,
-    /// How many entries were looked at.
+    /// How many entries were compared.
     pub looked_at: usize,
-    /// The entries that were looked at, because their rarest selector holds, in order: all that match, and the first
-    /// [`MAX_MISSES`] of the others.
+    /// The entries that were compared, because their rarest selector holds, in order: all that match, and the first
+    /// 32 of the others.
     pub considered: Vec<Considered>,
 }
 
-/// One entry that was looked at.
+/// One entry that was compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Considered {
     /// Its SPIFFE ID.
@@ -128,90 +162,113 @@ pub enum SetAside {
 }
 
 /// Decides what the caller gets. Whoever calls it needs a proof of who that is, and gets permits that hold for that
-/// image of that process, under these entries, and no longer.
+/// process, under this rulebook, and no longer.
 #[must_use]
 pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: SystemTime) -> Decision {
     let candidates = rulebook.entries().candidates(caller.evidence());
-    let judgement = judge(caller.level(), caller.evidence(), &candidates, rulebook.rules(), MAX_MISSES);
+    let compared = compare(caller.level(), caller.evidence(), &candidates, MAX_MISSES);
+    let Verdict { grants, open, denial } = conclude(caller.level(), caller.evidence(), rulebook, compared.grants);
     let permit = |grant| Permit { grant, rulebook_epoch: rulebook.epoch(), decision: id };
-    Decision {
-        id,
-        outcome: judgement.verdict.map(|all| all.into_iter().map(permit).collect()),
-        trace: Trace {
-            peer: caller.peer(),
-            level: caller.level(),
-            evidence: caller.evidence().clone(),
-            at: now,
-            rulebook_epoch: rulebook.epoch(),
-            looked_at: candidates.len(),
-            considered: judgement.considered,
-        },
-    }
+    let outcome = match denial {
+        Some(denial) => Outcome::Denied(denial),
+        None if grants.is_empty() => Outcome::Awaiting(open.iter().flat_map(|open| open.awaits.clone()).collect()),
+        None => Outcome::Permits(grants.into_iter().map(permit).collect()),
+    };
+    let trace = Trace {
+        peer: caller.peer(),
+        level: caller.level(),
+        evidence: caller.evidence().clone(),
+        at: now,
+        rulebook_epoch: rulebook.epoch(),
+        looked_at: candidates.len(),
+        considered: compared.considered,
+    };
+    Decision { id, outcome, open, trace }
 }
 
-/// Decides again on recorded evidence. By the same entries and rules the verdict is the same as then.
-///
-/// # Errors
-/// The [`Denial`] that `decide` would give.
+/// Decides again on recorded evidence. By the same rulebook the verdict is the same as then.
+#[must_use]
 pub fn redecide(trace: &Trace, rulebook: &Rulebook) -> Verdict {
     verdict(trace.level, &trace.evidence, rulebook)
 }
 
 /// The verdict on some evidence.
 pub(in crate::policy) fn verdict(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook) -> Verdict {
-    judge(level, evidence, &rulebook.entries().candidates(evidence), rulebook.rules(), 0).verdict
+    let compared = compare(level, evidence, &rulebook.entries().candidates(evidence), 0);
+    conclude(level, evidence, rulebook, compared.grants)
 }
 
-pub(in crate::policy) struct Judgement {
-    pub(in crate::policy) verdict: Verdict,
+pub(in crate::policy) struct Compared {
+    grants: Vec<Grant>,
     pub(in crate::policy) considered: Vec<Considered>,
 }
 
-/// Decides on evidence alone, asking each of `candidates` in order, and keeps the first `max_misses` of those that do
-/// not match.
-pub(in crate::policy) fn judge(
+/// Compares each of `candidates`, in order, with the evidence, and keeps the first `max_misses` of those that do not
+/// match.
+pub(in crate::policy) fn compare(
     level: Level,
     evidence: &EvidenceSet,
     candidates: &[&Arc<Entry>],
-    rules: &Rules,
     max_misses: usize,
-) -> Judgement {
-    let mut granted: Vec<Grant> = Vec::new();
+) -> Compared {
+    let mut grants: Vec<Grant> = Vec::new();
     let mut considered = Vec::new();
     let mut misses = 0;
     let mut ids = BTreeSet::new();
     let mut hints = BTreeSet::new();
     for entry in candidates {
-        let mut weighed = weigh(entry, level, evidence);
-        if weighed.matches() && !ids.insert(&entry.id) {
-            weighed.refused = Some(SetAside::SameIdEarlier);
+        let mut compared = compare_one(entry, level, evidence);
+        if compared.matches() && !ids.insert(&entry.id) {
+            compared.refused = Some(SetAside::SameIdEarlier);
         }
-        if weighed.matches() {
+        if compared.matches() {
             let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
-            granted.push(Grant { id: entry.id.clone(), entry: Arc::clone(entry), hint });
+            grants.push(Grant { id: entry.id.clone(), entry: Arc::clone(entry), hint });
         } else {
             misses += 1;
         }
-        if weighed.matches() || misses <= max_misses {
-            considered.push(weighed);
+        if compared.matches() || misses <= max_misses {
+            considered.push(compared);
         }
     }
-    let verdict = match granted {
-        _ if level < rules.minimum => Err(Denial::BelowMinimum),
-        none if none.is_empty() => Err(Denial::NoEntry),
-        granted => Ok(granted),
-    };
-    Judgement { verdict, considered }
+    Compared { grants, considered }
 }
 
 /// What one entry lacks for this evidence, by itself.
-fn weigh(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considered {
+fn compare_one(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considered {
     let lacking: Vec<Selector> = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).cloned().collect();
-    // SECURITY: below Linux 6.5 the pidfd is opened by number after the accept, and an exec in between gives the caller
-    // the path and the hash of another program, not its user.
-    let too_weak = level == Level::Reduced && entry.rests_on_executable() && !entry.accept_weak;
-    let refused = (lacking.is_empty() && too_weak).then_some(SetAside::ReducedLevel);
+    let refused = (lacking.is_empty() && is_too_weak(entry, level)).then_some(SetAside::ReducedLevel);
     Considered { id: entry.id.to_string(), origin: entry.origin.clone(), lacking, refused }
+}
+
+/// SECURITY: below Linux 6.5 the pidfd is opened by number after the accept, and an exec in between gives the caller the
+/// path and the hash of another program, not its user.
+fn is_too_weak(entry: &Entry, level: Level) -> bool {
+    level == Level::Reduced && entry.rests_on_executable() && !entry.accept_weak
+}
+
+/// The verdict, once it is known which entries match.
+fn conclude(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants: Vec<Grant>) -> Verdict {
+    if level < rulebook.rules().minimum {
+        return Verdict { denial: Some(Denial::BelowMinimum), ..Verdict::default() };
+    }
+    let open = open_grants(level, evidence, rulebook, &grants);
+    let denial = (grants.is_empty() && open.is_empty()).then_some(Denial::NoEntry);
+    Verdict { grants, open, denial }
+}
+
+/// The identities that providers without an answer could still add, each once, by its first entry.
+fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants: &[Grant]) -> Vec<OpenGrant> {
+    let mut open: Vec<OpenGrant> = Vec::new();
+    for candidate in rulebook.entries().open(evidence) {
+        let entry = candidate.entry;
+        let known = grants.iter().any(|grant| grant.id == entry.id) || open.iter().any(|open| open.id == entry.id);
+        if !known && !is_too_weak(entry, level) {
+            let place = grants.iter().filter(|grant| grant.entry.rank() < entry.rank()).count();
+            open.push(OpenGrant { id: entry.id.clone(), awaits: candidate.awaits, place });
+        }
+    }
+    open
 }
 
 impl Considered {
@@ -243,15 +300,37 @@ impl Permit {
 }
 
 impl Decision {
-    /// What the decision comes to, without the power to issue.
-    ///
-    /// # Errors
-    /// The [`Denial`] of the outcome.
-    pub fn verdict(&self) -> Verdict {
-        match &self.outcome {
-            Ok(permits) => Ok(permits.iter().map(|permit| permit.grant.clone()).collect()),
-            Err(denial) => Err(denial.clone()),
+    /// The pending providers that a first answer waits for (SPEC: product contract §5, rule 7): those that could give the
+    /// default identity, or any where nothing is permitted. Of a request for one identity, those that could give it.
+    /// Providers that could not find out are never waited for.
+    #[must_use]
+    pub fn worth_waiting_for(&self, wanted: Option<&SpiffeId>) -> Providers {
+        let counts = |open: &&OpenGrant| match wanted {
+            Some(id) => open.id == *id,
+            None => open.place == 0,
+        };
+        let providers = self.open.iter().filter(counts).flat_map(|open| &open.awaits);
+        let pending = |provider: &&_| self.trace.evidence.answer_of(provider) == Some(Answer::Pending);
+        providers.filter(pending).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+impl Outcome {
+    /// The permits of an outcome that has some.
+    pub(crate) fn into_permits(self) -> Vec<Permit> {
+        match self {
+            Self::Permits(permits) => permits,
+            other => panic!("no permits but {other:?}"),
         }
+    }
+}
+
+impl Verdict {
+    /// Whether the identity is granted, or may still be.
+    #[must_use]
+    pub fn may_give(&self, id: &SpiffeId) -> bool {
+        self.grants.iter().any(|grant| grant.id == *id) || self.open.iter().any(|open| open.id == *id)
     }
 }
 
@@ -261,25 +340,38 @@ mod tests {
 
     use super::*;
     use crate::evidence::Grade;
+    use crate::evidence::Provider;
     use crate::evidence::Source;
+    use crate::evidence::Undecided;
+    use crate::policy::rulebook::Rules;
     use crate::registration::EntryIndex;
 
     const ID: DecisionId = DecisionId([7; 6]);
 
     fn caller(level: Level, selectors: &[&str]) -> Attested {
-        let mut evidence = EvidenceSet::default();
-        for text in selectors {
-            evidence.prove(text.parse().unwrap(), Grade::Kernel, Source::Credentials);
-        }
-        Attested::example(level, evidence)
+        Attested::example(level, EvidenceSet::example(selectors))
     }
 
     fn decided(caller: &Attested, entries: &[Entry]) -> Decision {
         decide(caller, &Rulebook::example(entries.to_vec()), ID, NOW)
     }
 
-    fn paths(verdict: Verdict) -> Vec<String> {
-        verdict.unwrap().iter().map(|granted| granted.entry.id.path().to_owned()).collect()
+    fn permits(decision: &Decision) -> &[Permit] {
+        match &decision.outcome {
+            Outcome::Permits(permits) => permits,
+            other => panic!("no permits but {other:?}"),
+        }
+    }
+
+    fn paths(decision: &Decision) -> Vec<String> {
+        permits(decision).iter().map(|permit| permit.grant().id.path().to_owned()).collect()
+    }
+
+    fn denial(decision: &Decision) -> &Denial {
+        match &decision.outcome {
+            Outcome::Denied(denial) => denial,
+            other => panic!("no denial but {other:?}"),
+        }
     }
 
     #[test]
@@ -291,8 +383,8 @@ mod tests {
         ];
         entries[1].priority = 1;
         let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:2"]), &entries);
-        assert_eq!(paths(decision.verdict()), ["/a", "/b"]);
-        let permits = decision.outcome.unwrap();
+        assert_eq!(paths(&decision), ["/a", "/b"]);
+        let permits = permits(&decision);
         assert!(permits.iter().all(|permit| permit.rulebook_epoch() == 1 && permit.decision() == ID));
     }
 
@@ -301,8 +393,8 @@ mod tests {
         let entries = [Entry::example(0, "/web", &["unix:uid:1", "unix:gid:2"])];
         let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
         let rarest_holds = decided(&caller(Level::Full, &["unix:gid:2"]), &entries);
-        assert_eq!(decision.verdict(), Err(Denial::NoEntry));
-        assert_eq!(rarest_holds.verdict(), Err(Denial::NoEntry));
+        assert_eq!(denial(&decision), &Denial::NoEntry);
+        assert_eq!(denial(&rarest_holds), &Denial::NoEntry);
         let lacking: Vec<_> =
             [decision, rarest_holds].into_iter().flat_map(|decision| decision.trace.considered).collect();
         assert_eq!(lacking.len(), 1);
@@ -322,10 +414,10 @@ mod tests {
         entries[2].accept_weak = true;
         let facts = ["unix:uid:1", path, &sha256];
         let reduced = decided(&caller(Level::Reduced, &facts), &entries);
-        assert_eq!(paths(reduced.verdict()), ["/accepted", "/user"]);
+        assert_eq!(paths(&reduced), ["/accepted", "/user"]);
         assert_eq!(reduced.trace.considered[0].refused, Some(SetAside::ReducedLevel));
         let pinned = decided(&caller(Level::Pinned, &facts), &entries);
-        assert_eq!(paths(pinned.verdict()), ["/path", "/hash", "/accepted", "/user"]);
+        assert_eq!(paths(&pinned), ["/path", "/hash", "/accepted", "/user"]);
     }
 
     #[test]
@@ -333,8 +425,8 @@ mod tests {
         let entries = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1"])]);
         let rulebook = Rulebook::new(1, entries, Rules { minimum: Level::Pinned, wait: std::time::Duration::ZERO });
         let denied = decide(&caller(Level::Reduced, &["unix:uid:1"]), &rulebook, ID, NOW);
-        assert_eq!(denied.verdict(), Err(Denial::BelowMinimum));
-        assert!(decide(&caller(Level::Pinned, &["unix:uid:1"]), &rulebook, ID, NOW).outcome.is_ok());
+        assert_eq!(denial(&denied), &Denial::BelowMinimum);
+        assert_eq!(paths(&decide(&caller(Level::Pinned, &["unix:uid:1"]), &rulebook, ID, NOW)), ["/web"]);
     }
 
     #[test]
@@ -347,8 +439,8 @@ mod tests {
         entries[0].hint = Some("internal".to_owned());
         entries[1].hint = Some("internal".to_owned());
         entries[2].hint = Some("external".to_owned());
-        let granted = decided(&caller(Level::Full, &["unix:uid:1"]), &entries).verdict().unwrap();
-        let hints: Vec<_> = granted.iter().map(|granted| granted.hint.as_deref()).collect();
+        let decision = decided(&caller(Level::Full, &["unix:uid:1"]), &entries);
+        let hints: Vec<_> = permits(&decision).iter().map(|permit| permit.grant().hint.as_deref()).collect();
         assert_eq!(hints, [Some("internal"), None, Some("external")]);
     }
 
@@ -358,8 +450,8 @@ mod tests {
             vec![Entry::example(0, "/a", &["unix:uid:1"]), Entry::example(1, "/a", &["unix:uid:1", "unix:gid:1"])];
         entries[0].hint = Some("first".to_owned());
         let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
-        assert_eq!(decision.verdict().unwrap().len(), 1);
-        assert_eq!(decision.outcome.unwrap()[0].grant().hint.as_deref(), Some("first"));
+        assert_eq!(permits(&decision).len(), 1);
+        assert_eq!(permits(&decision)[0].grant().hint.as_deref(), Some("first"));
         assert_eq!(decision.trace.considered[1].refused, Some(SetAside::SameIdEarlier));
     }
 
@@ -372,7 +464,7 @@ mod tests {
         let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
         assert_eq!(decision.trace.looked_at, 1001);
         assert_eq!(decision.trace.considered.len(), MAX_MISSES + 1);
-        assert_eq!(paths(decision.verdict()), ["/match"]);
+        assert_eq!(paths(&decision), ["/match"]);
     }
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -385,6 +477,7 @@ mod tests {
             (0..2u8).prop_map(|n| Selector::UnixPath(format!("/bin/{n}").into())),
             (0..2u8).prop_map(|n| Selector::SystemdId(format!("{n}.service").into())),
             Just(Selector::Host),
+            (0..2u8).prop_map(|n| Selector::try_from(format!("docker:label:app:{n}")).unwrap()),
         ];
         prop::collection::vec(selector, 0..5)
     }
@@ -420,28 +513,92 @@ mod tests {
         granted
     }
 
+    /// Each identity that is not granted, in order, of which everything lacking may still come.
+    fn naive_open(
+        level: Level,
+        evidence: &EvidenceSet,
+        entries: &[Entry],
+        granted: &[(String, Option<String>)],
+    ) -> Vec<String> {
+        let mut entries = entries.to_vec();
+        entries.sort_by_key(Entry::rank);
+        let mut open = Vec::new();
+        for entry in entries {
+            let mut lacking = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).peekable();
+            let may_come = |selector: &Selector| evidence.answer_of(&selector.provider()).is_some_and(Answer::is_open);
+            let counts = level != Level::Reduced || entry.accept_weak || !entry.rests_on_executable();
+            let id = entry.id.to_string();
+            let known = open.contains(&id) || granted.iter().any(|(granted, _)| *granted == id);
+            if lacking.peek().is_some() && lacking.all(may_come) && counts && !known {
+                open.push(id);
+            }
+        }
+        open
+    }
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        prop_oneof![Just(Answer::Settled), Just(Answer::Pending), Just(Answer::Undecided(Undecided::TimedOut))]
+    }
+
+    #[test]
+    fn a_first_answer_waits_for_what_is_pending_and_could_come_first() {
+        let with_label = |order, path, priority| {
+            let mut entry = Entry::example(order, path, &["unix:uid:1"]);
+            entry.selectors.push(Selector::try_from("docker:label:app:web".to_owned()).unwrap());
+            entry.priority = priority;
+            entry
+        };
+        let docker = Provider::new("docker");
+        let waits = |entries: &[Entry], answer, wanted: Option<&SpiffeId>| {
+            let mut evidence = EvidenceSet::example(&["unix:uid:1"]);
+            evidence.answered(docker.clone(), answer);
+            let decision = decided(&Attested::example(Level::Full, evidence), entries);
+            !decision.worth_waiting_for(wanted).is_empty()
+        };
+        let plain = Entry::example(0, "/plain", &["unix:uid:1"]);
+        let (behind, before) = (with_label(1, "/behind", 0), with_label(1, "/before", 1));
+        assert!(!waits(&[plain.clone(), behind.clone()], Answer::Pending, None));
+        assert!(waits(&[plain.clone(), before.clone()], Answer::Pending, None));
+        assert!(!waits(&[plain.clone(), before.clone()], Answer::Undecided(Undecided::TimedOut), None));
+        assert!(waits(std::slice::from_ref(&behind), Answer::Pending, None), "nothing is permitted yet");
+        assert!(waits(&[plain.clone(), behind.clone()], Answer::Pending, Some(&behind.id)), "a token for it");
+        assert!(!waits(&[plain.clone(), before], Answer::Pending, Some(&plain.id)), "a token for another");
+    }
+
     proptest! {
         #[test]
         fn the_index_decides_as_asking_every_entry_would(
             entries in entries(),
             held in selectors(),
             level in prop_oneof![Just(Level::Reduced), Just(Level::Pinned), Just(Level::Full)],
+            answers in [answer(), answer()],
         ) {
             let mut evidence = EvidenceSet::default();
+            for (provider, answer) in [Provider::PATH, Provider::new("docker")].into_iter().zip(answers) {
+                evidence.answered(provider, answer);
+            }
             for selector in held {
                 evidence.prove(selector, Grade::Kernel, Source::Credentials);
             }
             let expected = naive(level, &evidence, &entries);
+            let expected_open = naive_open(level, &evidence, &entries, &expected);
             let rulebook = Rulebook::example(entries);
             let decision = decide(&Attested::example(level, evidence), &rulebook, ID, NOW);
-            let granted = decision.verdict().unwrap_or_default();
-            let found: Vec<_> = granted.iter().map(|granted| (granted.entry.id.to_string(), granted.hint.clone())).collect();
-            prop_assert_eq!(found, expected);
+            let verdict = redecide(&decision.trace, &rulebook);
+            let found: Vec<_> = verdict.grants.iter().map(|grant| (grant.id.to_string(), grant.hint.clone())).collect();
+            prop_assert_eq!(&found, &expected);
+            let open: Vec<_> = verdict.open.iter().map(|open| open.id.to_string()).collect();
+            prop_assert_eq!(&open, &expected_open);
+            match &decision.outcome {
+                Outcome::Permits(permits) => prop_assert_eq!(permits.len(), expected.len()),
+                Outcome::Awaiting(_) => prop_assert!(expected.is_empty() && !expected_open.is_empty()),
+                Outcome::Denied(_) => prop_assert!(expected.is_empty() && expected_open.is_empty()),
+            }
 
             let recorded = serde_json::to_string(&decision.trace).unwrap();
             let read_back: Trace = serde_json::from_str(&recorded).unwrap();
             prop_assert_eq!(&read_back, &decision.trace);
-            prop_assert_eq!(redecide(&read_back, &rulebook), decision.verdict());
+            prop_assert_eq!(redecide(&read_back, &rulebook), verdict);
         }
     }
 }

@@ -9,13 +9,13 @@ use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::evidence::Selector;
 use crate::policy::decide::Considered;
-use crate::policy::decide::judge;
+use crate::policy::decide::compare;
 use crate::policy::rulebook::Rulebook;
 
 /// How many entries are shown with what they lack.
 pub(in crate::policy) const MAX_SHOWN: usize = 200;
 
-/// What could be, beside what is.
+/// Every entry compared with a process, and an entry that would match it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// How many entries there are.
@@ -32,7 +32,7 @@ pub struct Explanation {
 #[must_use]
 pub fn explain(evidence: &EvidenceSet, level: Level, rulebook: &Rulebook) -> Explanation {
     let all: Vec<_> = rulebook.entries().entries().iter().collect();
-    let considered = judge(level, evidence, &all, rulebook.rules(), usize::MAX).considered;
+    let considered = compare(level, evidence, &all, usize::MAX).considered;
     // Of those that lack equally much, the one of which more holds is nearer; among equals the order of the entries stays.
     let mut considered: Vec<_> = considered.into_iter().zip(&all).collect();
     considered.sort_by_key(|(one, entry)| (!one.matches(), one.lacking.len(), Reverse(entry.selectors.len())));

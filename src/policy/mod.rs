@@ -15,6 +15,8 @@ pub use decide::Considered;
 pub use decide::Decision;
 pub use decide::Denial;
 pub use decide::Grant;
+pub use decide::OpenGrant;
+pub use decide::Outcome;
 pub use decide::Permit;
 pub use decide::SetAside;
 pub use decide::Trace;

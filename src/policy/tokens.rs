@@ -61,7 +61,7 @@ mod tests {
         let mut evidence = EvidenceSet::default();
         evidence.prove("unix:uid:1".parse().unwrap(), Grade::Kernel, Source::Credentials);
         let caller = Attested::example(Level::Full, evidence);
-        decide(&caller, &Rulebook::example(entries), DecisionId([0; 6]), SystemTime::UNIX_EPOCH).outcome.unwrap()
+        decide(&caller, &Rulebook::example(entries), DecisionId([0; 6]), SystemTime::UNIX_EPOCH).outcome.into_permits()
     }
 
     fn asked(id: Option<&str>, audiences: &[&str]) -> Result<Vec<String>, Denial> {

@@ -1,5 +1,6 @@
 //! One entry.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -93,6 +94,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Its place among all entries: larger priority first, then order.
+    #[must_use]
+    pub fn rank(&self) -> (Reverse<i64>, EntryOrder) {
+        (Reverse(self.priority), self.order)
+    }
+
     /// Whether both entries give the same identity on the same terms, wherever they are written.
     #[must_use]
     pub fn grants_the_same_as(&self, other: &Self) -> bool {

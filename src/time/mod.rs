@@ -1,5 +1,7 @@
-//! Wall clock and back-off. Owns the only reading of the real wall clock in the crate; everything above takes `now` as
-//! an argument or a [`Clock`]. Intervals use [`tokio::time`], which a test can pause.
+//! The wall clock, and durations as text. Owns the only reading of the real wall clock in the crate; everything above
+//! takes `now` as an argument or a [`Clock`]. Intervals use [`tokio::time`], which a test can pause.
+
+pub mod duration;
 
 use std::time::SystemTime;
 

@@ -1,8 +1,8 @@
 //! Processes that change under our eyes, and a kernel that has no answer: on a model of one.
 
 use std::path::Path;
-use std::time::SystemTime;
 
+use bonafide::attestation::Attestation;
 use bonafide::attestation::Attested;
 use bonafide::attestation::Attestor;
 use bonafide::attestation::Contradiction;
@@ -12,10 +12,15 @@ use bonafide::attestation::kernel::AtPath;
 use bonafide::attestation::kernel::MayBlock;
 use bonafide::attestation::kernel::Namespace;
 use bonafide::evidence::Accounts;
+use bonafide::evidence::Answer;
+use bonafide::evidence::EvidenceSet;
 use bonafide::evidence::Level;
+use bonafide::evidence::Provider;
+use bonafide::evidence::Providers;
 use bonafide::evidence::Undecided;
-use bonafide::evidence::Wants;
 use bonafide::evidence::WithheldBecause;
+
+use futures_util::future::select_all;
 
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
@@ -32,7 +37,7 @@ struct Node {
 impl Node {
     fn at(level: Level) -> Self {
         let kernel = FakeKernel::at(level);
-        Self { attestor: Attestor::new(kernel.host()), kernel }
+        Self { attestor: Attestor::new(kernel.host(), Vec::new()), kernel }
     }
 
     fn web(&self) -> (FakePid, PinnedProcess) {
@@ -42,9 +47,20 @@ impl Node {
     }
 
     async fn attest(&self, pinned: &PinnedProcess) -> Result<Attested, NotAttested> {
-        let everything = |_: &_| Wants { path: true, sha256: true };
-        self.attestor.attest(pinned, &everything, &Accounts::default(), SystemTime::UNIX_EPOCH).await
+        loop {
+            let Attestation { proof, changes } = self.attestor.attest(pinned, &everything, &Accounts::default())?;
+            if proof.evidence().answers().iter().all(|(_, answer)| *answer != Answer::Pending) {
+                return Ok(proof);
+            }
+            select_all(changes).await;
+        }
     }
+}
+
+/// The providers of the executable's facts that were not asked yet.
+fn everything(evidence: &EvidenceSet) -> Providers {
+    let all = [Provider::PATH, Provider::SHA256];
+    all.into_iter().filter(|provider| evidence.answer_of(provider).is_none()).collect()
 }
 
 fn texts(attested: &Attested) -> Vec<String> {

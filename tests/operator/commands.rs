@@ -1,6 +1,8 @@
 //! Commands as processes, with no daemon there.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
@@ -44,6 +46,20 @@ fn wrong_usage_ends_with_2() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output.stderr));
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
     }
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_ends_with_1_and_says_why() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bonafide.toml");
+    let check = ["config", "check", file.to_str().unwrap()];
+    for arguments in [&["version"][..], &["version", "-o", "json"], &check] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = bonafide(arguments).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(said(&output.stderr).contains("No space left on device"), "{}", said(&output.stderr));
+    }
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(bonafide(&["--help"]).stdout(full).status().unwrap().code(), Some(1));
 }
 
 #[test]

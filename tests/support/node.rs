@@ -33,6 +33,7 @@ use bonafide::agent::reload::ConfigFiles;
 use bonafide::agent::reload::ReloadTrigger;
 use bonafide::agent::reload::Reloader;
 use bonafide::attestation::Attestor;
+use bonafide::attestation::source::EvidenceSource;
 use bonafide::authority::Authority;
 use bonafide::authority::Chain;
 use bonafide::authority::KeySharing;
@@ -96,6 +97,8 @@ pub(crate) struct Setup<'a> {
     /// Decides everything random in it.
     pub(crate) seed: u64,
     pub(crate) kernel: FakeKernel,
+    /// What it asks about processes beside the kernel.
+    pub(crate) sources: Vec<Arc<dyn EvidenceSource>>,
     pub(crate) configuration: Configuration<'a>,
     /// Where it keeps what outlives it; `None` for nowhere.
     pub(crate) disk: Option<SimulatedDisk>,
@@ -128,7 +131,8 @@ impl Default for Setup<'_> {
     fn default() -> Self {
         let observer: Observer = Arc::new(|_, _| {});
         let configuration = Configuration::Tables("");
-        Self { seed: 7, kernel: FakeKernel::new(), configuration, disk: None, pipe: WIDE_PIPE, observer }
+        let (kernel, sources) = (FakeKernel::new(), Vec::new());
+        Self { seed: 7, kernel, sources, configuration, disk: None, pipe: WIDE_PIPE, observer }
     }
 }
 
@@ -154,19 +158,19 @@ impl TestNode {
 
     /// A node, or why it does not start.
     pub(crate) fn try_with(setup: Setup<'_>) -> Result<Self, NotStarted> {
-        let Setup { seed, kernel, configuration, disk, pipe, observer } = setup;
+        let Setup { seed, kernel, sources, configuration, disk, pipe, observer } = setup;
         let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
         let clock = Arc::new(TestClock::default());
-        let (active, files) = configuration.read(data_dir, clock.now())?;
+        let (stop, readiness) = (CancellationToken::new(), Readiness::default());
+        let (active, files) = configuration.read(data_dir, clock.now(), &readiness)?;
         let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
         let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone(), files.kept_in.clone())?);
         if let Some(data_dir) = files.kept_in.as_deref().filter(|_| active.state == ReloadState::Current) {
             let _served_all_the_same = last_good::keep(data_dir, &active.accepted);
         }
         let records = Arc::new(Records::default());
-        let (stop, readiness) = (CancellationToken::new(), Readiness::default());
         let parts = Parts {
-            attestor: Attestor::new(kernel.host()),
+            attestor: Attestor::new(kernel.host(), sources),
             authority: authority.clone(),
             audit: records.clone(),
             clock: clock.clone(),
@@ -235,8 +239,10 @@ impl Configuration<'_> {
         self,
         kept_in: Option<Arc<DataDir>>,
         accepted_at: SystemTime,
+        readiness: &Readiness,
     ) -> Result<(ActiveConfig, ConfigFiles), NotStarted> {
-        let mut files = ConfigFiles { main: PathBuf::from("test.toml"), kept_in, are_followed: false };
+        let (main, reason) = (PathBuf::from("test.toml"), readiness.register("configuration"));
+        let mut files = ConfigFiles { main, kept_in, are_followed: false, reason };
         let mut state = ReloadState::Current;
         let (config, accepted) = match self {
             Self::Tables(tables) => accepted(tables),

@@ -160,7 +160,8 @@ async fn health_follows_readiness_for_whoever_sends_the_header() {
     let question = |service: &str| HealthCheckRequest { service: service.to_owned() };
     let mut watched = client.watch(asking(question(""))).await.unwrap().into_inner();
     assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    door.readiness.block("authority", Severity::NotReady, "the authority cannot be reached");
+    let authority = door.readiness.register("authority");
+    authority.block(Severity::NotReady, "the authority cannot be reached");
     assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     let status = client.check(asking(question("SpiffeWorkloadAPI"))).await.unwrap().into_inner().status();
     assert_eq!(status, ServingStatus::NotServing);

@@ -11,12 +11,12 @@ use std::time::Duration;
 use nix::unistd::Group;
 use nix::unistd::User;
 
-use crate::agent::config::duration::show;
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Place;
 use crate::agent::config::problem::Problem;
 use crate::agent::config::workload::AccountNames;
 use crate::evidence::Accounts;
+use crate::time::duration::exact;
 
 /// Finds the ids of `names`. What cannot be found is a problem at the name's place.
 pub(in crate::agent::config) fn look_up(names: &AccountNames, within: Duration, findings: &mut Findings) -> Accounts {
@@ -37,7 +37,7 @@ pub(in crate::agent::config) fn look_up(names: &AccountNames, within: Duration, 
     findings.problem(place.problem(format!(
         "the system did not say within {} who its users and groups are, and still has to say it of {kind} {name:?}; try \
          getent {database} {name}, or name ids with unix:uid or unix:gid",
-        show(within)
+        exact(within)
     )));
     Accounts::default()
 }

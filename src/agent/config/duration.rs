@@ -19,24 +19,12 @@ pub(in crate::agent::config) fn parse(text: &str) -> Option<Duration> {
     (rest.is_empty() && !text.is_empty()).then_some(Duration::from_secs(seconds))
 }
 
-/// Writes a duration as an operator would; fractions of a second are dropped.
-pub(in crate::agent::config) fn show(duration: Duration) -> String {
-    let mut rest = duration.as_secs();
-    let mut text = String::new();
-    for (unit, worth) in UNITS {
-        if rest >= worth {
-            text.push_str(&format!("{}{unit}", rest / worth));
-            rest %= worth;
-        }
-    }
-    if text.is_empty() { "0s".to_owned() } else { text }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::time::duration::exact;
 
     #[test]
     fn hours_minutes_and_seconds_are_read_in_this_order_and_nothing_else_is() {
@@ -50,9 +38,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_can_be_read_again(seconds in 0..u64::from(u32::MAX)) {
+        fn an_exact_duration_can_be_read_again(seconds in 0..u64::from(u32::MAX)) {
             let duration = Duration::from_secs(seconds);
-            prop_assert_eq!(parse(&show(duration)), Some(duration));
+            prop_assert_eq!(parse(&exact(duration)), Some(duration));
         }
     }
 }

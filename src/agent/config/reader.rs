@@ -17,6 +17,7 @@ use crate::agent::config::problem::File;
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Place;
 use crate::agent::config::problem::shown;
+use crate::time::duration::exact;
 
 /// A table of a file, with the name it has in messages and its own place.
 #[derive(Clone, Copy)]
@@ -108,7 +109,7 @@ impl<'a, 'f> Reader<'a, 'f> {
         let told = match duration::parse(text.value) {
             None => "write hours, minutes and seconds, for example \"90s\", \"15m\" or \"1h30m\"".to_owned(),
             Some(length) if length < least.0 => least.1.to_owned(),
-            Some(length) if length > most => format!("write at most {:?}", duration::show(most)),
+            Some(length) if length > most => format!("write at most {:?}", exact(most)),
             Some(length) => return Some((length, at)),
         };
         self.problem(at, format!("{key} is {}; {told}", shown(text.value)));

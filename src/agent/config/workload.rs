@@ -14,6 +14,7 @@ use crate::agent::config::sections::svid::SvidDefaults;
 use crate::evidence::InvalidSelector;
 use crate::evidence::Selector;
 use crate::identity::InvalidSpiffeId;
+use crate::identity::InvalidTrustDomain;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
 use crate::registration::Entry;
@@ -135,9 +136,9 @@ fn offset_of(error: &InvalidSpiffeId, text: &str) -> usize {
     let scheme = if text.starts_with('/') { 0 } else { "spiffe://".len() };
     let after_scheme = text.get(scheme..).unwrap_or_default();
     match error {
-        InvalidSpiffeId::TrustDomainUpperCase { at, .. } | InvalidSpiffeId::TrustDomainCharacter { at, .. } => {
-            scheme + at
-        }
+        InvalidSpiffeId::TrustDomain(
+            InvalidTrustDomain::UpperCase { at, .. } | InvalidTrustDomain::Character { at, .. },
+        ) => scheme + at,
         InvalidSpiffeId::PathSegment { at } | InvalidSpiffeId::PathCharacter { at, .. } => {
             scheme + after_scheme.find('/').unwrap_or_default() + at
         }

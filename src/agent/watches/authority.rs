@@ -9,34 +9,31 @@ use tokio::time::interval;
 
 use crate::authority::Authority;
 use crate::authority::embedded::Embedded;
-use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::time::Clock;
 
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// The reason on the readiness board.
-const REASON: &str = "authority";
-
 /// Asks twice a second whether the authority could sign now. Never ends.
-pub async fn watch_authority(authority: Arc<Embedded>, clock: Arc<dyn Clock>, readiness: Readiness) {
+pub async fn watch_authority(authority: Arc<Embedded>, clock: Arc<dyn Clock>, reason: Reason) {
     let mut ticks = interval(PERIOD);
     loop {
         ticks.tick().await;
-        look(&authority, &*clock, &readiness);
+        look(&authority, &*clock, &reason);
     }
 }
 
 /// Asks once. A first key goes to the disk here, before there is anybody who could be kept waiting by that.
-pub fn look(authority: &Embedded, clock: &dyn Clock, readiness: &Readiness) {
+pub fn look(authority: &Embedded, clock: &dyn Clock, reason: &Reason) {
     let now = clock.now();
     let able = authority.make_first_keys(now).map_err(|why| why.to_string()).and_then(|made| {
         made.iter().for_each(|note| tracing::info!("{note}"));
         authority.can_sign(now).map_err(|why| format!("{why}; look at the clock: date"))
     });
     match able {
-        Ok(()) => readiness.clear(REASON),
-        Err(why) => readiness.block(REASON, Severity::NotReady, format!("nothing is issued: {why}")),
+        Ok(()) => reason.clear(),
+        Err(why) => reason.block(Severity::NotReady, format!("nothing is issued: {why}")),
     }
 }
 
@@ -53,6 +50,7 @@ mod tests {
     use crate::authority::embedded::RELEASE_DATE;
     use crate::durable::DataDir;
     use crate::randomness::SystemRandomness;
+    use crate::readiness::Readiness;
 
     #[derive(Debug)]
     struct ManualClock(Mutex<SystemTime>);
@@ -73,7 +71,7 @@ mod tests {
         let clock = Arc::new(ManualClock(Mutex::new(right)));
         let readiness = Readiness::default();
         let mut reasons = readiness.watch();
-        tokio::spawn(watch_authority(Arc::new(authority), clock.clone(), readiness.clone()));
+        tokio::spawn(watch_authority(Arc::new(authority), clock.clone(), readiness.register("authority")));
         for (wrong, said) in [
             (SystemTime::UNIX_EPOCH, "before this release"),
             (right - 49 * HOUR, "before this release"),
@@ -99,7 +97,7 @@ mod tests {
         let authority = Arc::new(opened.0);
         let mut bundle = authority.bundle();
         assert!(bundle.borrow_and_update().x509_authorities.is_empty());
-        tokio::spawn(watch_authority(authority.clone(), clock.clone(), Readiness::default()));
+        tokio::spawn(watch_authority(authority.clone(), clock.clone(), Readiness::default().register("authority")));
         *clock.0.lock().unwrap() += RELEASE_DATE;
         timeout(PERIOD * 2, bundle.changed()).await.expect("keys").unwrap();
         assert_eq!(bundle.borrow_and_update().x509_authorities.len(), 1);

@@ -11,6 +11,7 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
 use crate::time::Clock;
+use crate::time::duration::exact;
 
 /// How often the two clocks are compared.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -44,8 +45,7 @@ fn step(before: SystemTime, after: SystemTime, apart: Duration) -> Option<String
         Ok(ahead) => (ahead, "forward"),
         Err(behind) => (behind.duration(), "back"),
     };
-    (by > TOLERATED)
-        .then(|| format!("the clock moved {direction} by {}", humantime::format_duration(whole_seconds(by))))
+    (by > TOLERATED).then(|| format!("the clock moved {direction} by {}", exact(whole_seconds(by))))
 }
 
 fn whole_seconds(duration: Duration) -> Duration {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::timeout;
 
+use crate::readiness::ActiveReason;
 use crate::readiness::Readiness;
-use crate::readiness::Reason;
 use crate::readiness::Severity;
 
 /// How often systemd is asked for more time while the start waits for something, and for how much.
@@ -41,7 +41,7 @@ pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
 }
 
 /// The details of what keeps workloads from being served; empty when nothing does.
-fn in_the_way(reasons: &[Reason]) -> String {
+fn in_the_way(reasons: &[ActiveReason]) -> String {
     let in_the_way = reasons.iter().filter(|reason| reason.severity == Severity::NotReady);
     in_the_way.map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ")
 }

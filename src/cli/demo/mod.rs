@@ -1,8 +1,10 @@
 //! `bonafide demo`: a throw-away node, two services that talk mTLS while their SVIDs rotate, and an impostor. [`story`]
 //! tells it, on a [`node`] in a folder of its own, the [`stage`]; [`service`] is what runs in the services' own processes.
 
+mod event;
+mod event_log;
+mod failure;
 mod node;
-mod seen;
 mod service;
 mod stage;
 mod story;
@@ -13,15 +15,14 @@ use std::process::ExitCode;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
+use crate::cli::demo::failure::failed;
 use crate::cli::demo::node::Plan;
-use crate::cli::screen::Exit;
-use crate::cli::screen::Failure;
 use crate::cli::screen::Screen;
 
 /// Watch a throw-away node give two services an identity
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Arguments {
+pub struct DemoArguments {
     #[command(flatten)]
     plan: Plan,
     #[command(subcommand)]
@@ -32,12 +33,12 @@ pub struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     #[command(hide = true)]
-    Daemon(stage::Arguments),
+    Daemon(stage::DaemonArguments),
     #[command(hide = true)]
-    Service(service::Arguments),
+    Service(service::ServiceArguments),
 }
 
-pub(in crate::cli) fn run(arguments: Arguments) -> ExitCode {
+pub(in crate::cli) fn run(arguments: DemoArguments) -> ExitCode {
     if let Some(Part::Daemon(arguments)) = &arguments.part {
         return stage::run(arguments);
     }
@@ -64,9 +65,4 @@ async fn told_to_stop() {
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let waits = signals.into_iter().flatten().map(|mut signal| Box::pin(async move { signal.recv().await }));
     futures_util::future::select_all(waits).await;
-}
-
-/// A step of the demo that did not really happen.
-fn failed(what: impl Into<String>, why: impl ToString) -> Failure {
-    Failure::new(Exit::No, what, why.to_string(), "run it again; if it fails again, that is a bug to report")
 }

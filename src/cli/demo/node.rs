@@ -21,12 +21,12 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::cli::demo::failed;
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Role;
+use crate::cli::demo::event::DemoEvent;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::failure::failed;
+use crate::cli::demo::failure::no_room;
 use crate::cli::demo::stage::CONFIGURATION;
 use crate::cli::demo::stage::Folder;
-use crate::cli::demo::stage::no_room;
 use crate::cli::screen::Failure;
 
 /// The trust domain of the throw-away node.
@@ -47,10 +47,10 @@ pub(super) struct Plan {
 }
 
 /// A running node. Dropping it kills the daemon and removes the folder.
-pub(super) struct Node {
+pub(super) struct DemoNode {
     daemon: Child,
     program: PathBuf,
-    events: mpsc::Sender<(Role, Event)>,
+    events: mpsc::Sender<(Role, DemoEvent)>,
     first_user: Option<u32>,
     abandoned: Vec<PathBuf>,
     // INVARIANT: last, because what runs in the folder is killed before the folder goes.
@@ -64,9 +64,9 @@ pub(super) struct Service {
     _input: Option<ChildStdin>,
 }
 
-impl Node {
+impl DemoNode {
     /// Makes the folder and starts the daemon in it. What the services say arrives at the receiver.
-    pub(super) async fn start(plan: Plan) -> Result<(Self, mpsc::Receiver<(Role, Event)>), Failure> {
+    pub(super) async fn start(plan: Plan) -> Result<(Self, mpsc::Receiver<(Role, DemoEvent)>), Failure> {
         let folder = Folder::new()?;
         let abandoned = folder.remove_abandoned();
         let first_user = separate_users();
@@ -237,14 +237,14 @@ async fn start_daemon(program: &Path, folder: &Path) -> Result<Child, Failure> {
 }
 
 /// Passes on what a service says, line by line, and how it ended.
-async fn listen(role: Role, mut child: Child, events: mpsc::Sender<(Role, Event)>) {
+async fn listen(role: Role, mut child: Child, events: mpsc::Sender<(Role, DemoEvent)>) {
     if let Some(output) = child.stdout.take() {
         let mut lines = BufReader::new(output).lines();
         while let Ok(Some(line)) = lines.next_line().await {
-            let event = serde_json::from_str(&line).unwrap_or(Event::Failed { why: line });
+            let event = serde_json::from_str(&line).unwrap_or(DemoEvent::Failed { why: line });
             let _nobody_listens = events.send((role, event)).await;
         }
     }
     let why = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
-    let _nobody_listens = events.send((role, Event::Exited { why })).await;
+    let _nobody_listens = events.send((role, DemoEvent::Exited { why })).await;
 }

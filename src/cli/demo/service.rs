@@ -6,8 +6,6 @@ use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::Serialize;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
@@ -19,10 +17,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 use tonic::Status;
 
-use crate::cli::demo::failed;
+use crate::cli::demo::event::BoxError;
+use crate::cli::demo::event::DemoEvent;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::event::micros_since;
+use crate::cli::demo::failure::failed;
 use crate::cli::demo::tls::Configurations;
-use crate::cli::demo::tls::Identity;
-use crate::cli::demo::tls::Peer;
+use crate::cli::demo::tls::X509Source;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::sockets::WorkloadSocket;
@@ -33,54 +34,9 @@ const PACE: Duration = Duration::from_millis(20);
 /// Requests between two new handshakes.
 const REQUESTS_PER_HANDSHAKE: u64 = 10;
 
-/// A part in the story.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Role {
-    /// Answers the client.
-    Server,
-    /// Asks the server.
-    Client,
-    /// The same program as the client, under a name or a user that no entry knows.
-    Impostor,
-}
-
-impl Role {
-    /// All of them.
-    pub(super) const ALL: [Self; 3] = [Self::Server, Self::Client, Self::Impostor];
-
-    /// Its name, and that of its program.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Client => "client",
-            Self::Impostor => "impostor",
-        }
-    }
-}
-
-/// What a service says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Event {
-    /// It holds this SVID now. From asking to having it took `micros`, for the first one.
-    Identity { id: String, serial: String, micros: u64 },
-    /// It accepts connections.
-    Listening { address: SocketAddr },
-    /// A handshake succeeded, in which the other side showed this.
-    Handshake { peer: Peer, micros: u64 },
-    /// So many requests were answered on the one connection that stays open.
-    Answered { requests: u64 },
-    /// The daemon gave it no identity.
-    Refused { code: String, message: String },
-    /// It gave up.
-    Failed { why: String },
-    /// Its process has ended; nobody says this of itself.
-    Exited { why: String },
-}
-
 /// The arguments of a service.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ServiceArguments {
     /// Which part to play
     role: Role,
     #[command(flatten)]
@@ -94,53 +50,50 @@ pub(super) struct Arguments {
 }
 
 /// Plays a part until standard input ends.
-pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(arguments: ServiceArguments) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let played = async {
-        let identity = Identity::follow(&socket, arguments.peer, say).await?;
+        let source = X509Source::follow(&socket, arguments.peer, say).await?;
         match (arguments.role, arguments.server) {
-            (Role::Server, _) => serve(&identity).await,
-            (_, Some(server)) => ask(&identity, server).await,
+            (Role::Server, _) => serve(&source).await,
+            (_, Some(server)) => ask(&source, server).await,
             (_, None) => Err("it was not told where the server is".into()),
         }
     };
-    let outcome: Result<(), Trouble> = tokio::select! {
+    let outcome: Result<(), BoxError> = tokio::select! {
         biased;
         () = told_to_end() => return Ok(Exit::Fine),
         outcome = played => outcome,
     };
-    let Err(trouble) = outcome else { return Ok(Exit::Fine) };
-    if let Some(status) = trouble.downcast_ref::<Status>() {
-        say(&Event::Refused { code: format!("{:?}", status.code()), message: status.message().to_owned() });
+    let Err(error) = outcome else { return Ok(Exit::Fine) };
+    if let Some(status) = error.downcast_ref::<Status>() {
+        say(&DemoEvent::Refused { code: format!("{:?}", status.code()), message: status.message().to_owned() });
         return Ok(Exit::Denied);
     }
-    say(&Event::Failed { why: trouble.to_string() });
-    Err(failed(format!("the {} gave up", arguments.role.name()), trouble))
+    say(&DemoEvent::Failed { why: error.to_string() });
+    Err(failed(format!("the {} gave up", arguments.role.name()), error))
 }
 
-/// What can go wrong in a service: it is only ever told.
-pub(super) type Trouble = Box<dyn std::error::Error + Send + Sync>;
-
 /// Answers every line with the same line, on every connection.
-async fn serve(identity: &Identity) -> Result<(), Trouble> {
+async fn serve(source: &X509Source) -> Result<(), BoxError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    say(&Event::Listening { address: listener.local_addr()? });
+    say(&DemoEvent::Listening { address: listener.local_addr()? });
     loop {
         let (stream, _) = listener.accept().await?;
-        let configurations = identity.now();
+        let configurations = source.now();
         tokio::spawn(async move {
-            if let Err(trouble) = echo(&configurations, stream).await {
-                say(&Event::Failed { why: trouble.to_string() });
+            if let Err(error) = echo(&configurations, stream).await {
+                say(&DemoEvent::Failed { why: error.to_string() });
             }
         });
     }
 }
 
-async fn echo(with: &Configurations, stream: TcpStream) -> Result<(), Trouble> {
+async fn echo(with: &Configurations, stream: TcpStream) -> Result<(), BoxError> {
     let begun = Instant::now();
     let stream = TlsAcceptor::from(with.server.clone()).accept(stream).await?;
     let peer = with.peer(stream.get_ref().1.peer_certificates())?;
-    say(&Event::Handshake { peer, micros: micros_since(begun) });
+    say(&DemoEvent::Handshake { peer, micros: micros_since(begun) });
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     while stream.read_line(&mut line).await? > 0 {
@@ -152,15 +105,15 @@ async fn echo(with: &Configurations, stream: TcpStream) -> Result<(), Trouble> {
 }
 
 /// Sends requests on one connection that stays open, and beside it one on a new connection every so often.
-async fn ask(identity: &Identity, server: SocketAddr) -> Result<(), Trouble> {
-    let mut kept = connect(identity, server).await?;
+async fn ask(source: &X509Source, server: SocketAddr) -> Result<(), BoxError> {
+    let mut kept = connect(source, server).await?;
     let mut pace = tokio::time::interval(PACE);
     for requests in 1_u64.. {
         pace.tick().await;
         request(&mut kept, requests).await?;
-        say(&Event::Answered { requests });
+        say(&DemoEvent::Answered { requests });
         if requests % REQUESTS_PER_HANDSHAKE == 0 {
-            let mut once = connect(identity, server).await?;
+            let mut once = connect(source, server).await?;
             request(&mut once, requests).await?;
             once.shutdown().await?;
         }
@@ -170,18 +123,18 @@ async fn ask(identity: &Identity, server: SocketAddr) -> Result<(), Trouble> {
 
 type Connection = BufReader<tokio_rustls::client::TlsStream<TcpStream>>;
 
-async fn connect(identity: &Identity, server: SocketAddr) -> Result<Connection, Trouble> {
+async fn connect(source: &X509Source, server: SocketAddr) -> Result<Connection, BoxError> {
     let begun = Instant::now();
-    let with = identity.now();
+    let with = source.now();
     // The server is known by its SPIFFE ID; a name or address says nothing about who it is.
     let stream = TcpStream::connect(server).await?;
     let stream = TlsConnector::from(with.client.clone()).connect(server.ip().into(), stream).await?;
     let peer = with.peer(stream.get_ref().1.peer_certificates())?;
-    say(&Event::Handshake { peer, micros: micros_since(begun) });
+    say(&DemoEvent::Handshake { peer, micros: micros_since(begun) });
     Ok(BufReader::new(stream))
 }
 
-async fn request(connection: &mut Connection, number: u64) -> Result<(), Trouble> {
+async fn request(connection: &mut Connection, number: u64) -> Result<(), BoxError> {
     let question = format!("request {number}\n");
     connection.write_all(question.as_bytes()).await?;
     connection.flush().await?;
@@ -190,13 +143,8 @@ async fn request(connection: &mut Connection, number: u64) -> Result<(), Trouble
     if answer == question { Ok(()) } else { Err(format!("request {number} was answered with {answer:?}").into()) }
 }
 
-/// Microseconds since `begun`.
-pub(super) fn micros_since(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Says something to whoever started this process; if that is gone, standard input has ended, too.
-fn say(event: &Event) {
+fn say(event: &DemoEvent) {
     let line = serde_json::to_string(event).unwrap_or_default() + "\n";
     let mut out = std::io::stdout().lock();
     let _nobody_listens = out.write_all(line.as_bytes()).and_then(|()| out.flush());

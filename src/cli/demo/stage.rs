@@ -19,7 +19,7 @@ use rustix::process::set_parent_process_death_signal;
 
 use crate::agent;
 use crate::agent::RunOptions;
-use crate::cli::demo::failed;
+use crate::cli::demo::failure::no_room;
 use crate::cli::screen::Failure;
 
 /// The configuration of the daemon, in the folder.
@@ -102,16 +102,9 @@ fn lock(path: &Path) -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// What cannot be done in this folder, and perhaps in another.
-pub(super) fn no_room(what: impl Into<String>, why: impl ToString) -> Failure {
-    let next =
-        "TMPDIR=DIR bonafide demo, with a directory of a short name that has room and lets programs run".to_owned();
-    Failure { next, ..failed(what, why) }
-}
-
 /// The arguments of the daemon's process.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct DaemonArguments {
     /// The demo's folder
     #[arg(long)]
     folder: PathBuf,
@@ -121,7 +114,7 @@ pub(super) struct Arguments {
 }
 
 /// Runs the daemon until it is told to stop, or the demo is gone; after a demo that was killed it cleans up.
-pub(super) fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &DaemonArguments) -> ExitCode {
     let orphaned = || getppid().map(Pid::as_raw_pid) != Some(arguments.demo);
     // RACE: a demo that has gone before this line is noticed below; one that goes later sends the signal.
     let bound = set_parent_process_death_signal(Some(Signal::TERM));

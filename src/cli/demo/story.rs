@@ -6,14 +6,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio::time::timeout_at;
 
-use crate::cli::demo::failed;
-use crate::cli::demo::node::Node;
+use crate::cli::demo::event::DemoEvent;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::event_log::EventLog;
+use crate::cli::demo::failure::failed;
+use crate::cli::demo::node::DemoNode;
 use crate::cli::demo::node::Plan;
 use crate::cli::demo::node::Service;
 use crate::cli::demo::node::TRUST_DOMAIN;
-use crate::cli::demo::seen::Seen;
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Role;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::screen::Screen;
@@ -27,15 +27,15 @@ const BEFORE_ITS_END: Duration = Duration::from_secs(10);
 struct Story<'a> {
     screen: &'a mut Screen,
     begun: Instant,
-    heard: mpsc::Receiver<(Role, Event)>,
-    seen: Seen,
+    events: mpsc::Receiver<(Role, DemoEvent)>,
+    log: EventLog,
 }
 
 /// Tells the whole story; fails at the first step that did not really happen.
 pub(super) async fn tell(plan: Plan, screen: &mut Screen) -> Result<Exit, Failure> {
     let begun = Instant::now();
-    let (node, heard) = Node::start(plan).await?;
-    let mut story = Story { screen, begun, heard, seen: Seen::default() };
+    let (node, events) = DemoNode::start(plan).await?;
+    let mut story = Story { screen, begun, events, log: EventLog::default() };
     story.the_node_is_up(&node).await?;
     let _talking = story.two_services_meet(&node).await?;
     story.their_svids_rotate().await?;
@@ -47,7 +47,7 @@ pub(super) async fn tell(plan: Plan, screen: &mut Screen) -> Result<Exit, Failur
 }
 
 impl Story<'_> {
-    async fn the_node_is_up(&mut self, node: &Node) -> Result<(), Failure> {
+    async fn the_node_is_up(&mut self, node: &DemoNode) -> Result<(), Failure> {
         let status = node.ask(&["status", "-o", "json"]).await?;
         let status: StatusReport =
             serde_json::from_str(&status).map_err(|error| failed("the node's status cannot be read", error))?;
@@ -71,15 +71,15 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn two_services_meet(&mut self, node: &Node) -> Result<[Service; 2], Failure> {
+    async fn two_services_meet(&mut self, node: &DemoNode) -> Result<[Service; 2], Failure> {
         let server = node.play(Role::Server, &["--peer", &spiffe_id(Role::Client)])?;
         self.gets_an_identity(Role::Server, server.pid).await?;
-        let address = self.until("the server listens", SOON, |seen| seen.address).await?.to_string();
+        let address = self.until("the server listens", SOON, |log| log.address).await?.to_string();
         let arguments = ["--peer", &spiffe_id(Role::Server), "--server", &address];
         let client = node.play(Role::Client, &arguments)?;
         self.gets_an_identity(Role::Client, client.pid).await?;
 
-        let meet = |seen: &Seen| Some((seen.first_peer_of(Role::Client)?, seen.first_peer_of(Role::Server)?));
+        let meet = |log: &EventLog| Some((log.first_peer_of(Role::Client)?, log.first_peer_of(Role::Server)?));
         let ((server_shown, micros), (client_shown, _)) = self.until("they shake hands", SOON, meet).await?;
         self.line(&format!("they talk mTLS over {address}; the handshake took {}", milliseconds(micros)));
         self.aside(&format!("the client made sure of {}", server_shown.id));
@@ -89,7 +89,7 @@ impl Story<'_> {
 
     async fn gets_an_identity(&mut self, role: Role, pid: u32) -> Result<(), Failure> {
         let name = role.name();
-        let (id, serial, micros) = self.until("it gets an identity", SOON, |seen| seen.identity_of(role)).await?;
+        let (id, serial, micros) = self.until("it gets an identity", SOON, |log| log.identity_of(role)).await?;
         if id != spiffe_id(role) {
             return Err(failed(format!("the {name} got the identity of somebody else"), id));
         }
@@ -102,24 +102,23 @@ impl Story<'_> {
     async fn their_svids_rotate(&mut self) -> Result<(), Failure> {
         for (holder, peer) in [(Role::Client, Role::Server), (Role::Server, Role::Client)] {
             let what = format!("the {} sees a new serial of the {}", peer.name(), holder.name());
-            let rotated = self.until(&what, BEFORE_ITS_END, |seen| seen.rotated_peer_of(peer)).await?;
+            let rotated = self.until(&what, BEFORE_ITS_END, |log| log.rotated_peer_of(peer)).await?;
             let (old, new) = (short(&rotated.0.serial), short(&rotated.1.serial));
             self.line(&format!("{what} in a handshake: {old} -> {new}"));
         }
-        let answered = self.seen.answered;
-        let more =
-            self.until("requests flow after it", SOON, |seen| (seen.answered > answered).then_some(seen.answered));
+        let answered = self.log.answered;
+        let more = self.until("requests flow after it", SOON, |log| (log.answered > answered).then_some(log.answered));
         let more = more.await?;
         self.line(&format!("{more} requests answered on the connection that was opened first"));
         self.aside("none failed, and it is still open");
         Ok(())
     }
 
-    async fn an_impostor_is_refused(&mut self, node: &Node) -> Result<(), Failure> {
-        let server = self.seen.address.map(|address| address.to_string()).unwrap_or_default();
+    async fn an_impostor_is_refused(&mut self, node: &DemoNode) -> Result<(), Failure> {
+        let server = self.log.address.map(|address| address.to_string()).unwrap_or_default();
         let arguments = ["--peer", &spiffe_id(Role::Server), "--server", &server];
         let impostor = node.play(Role::Impostor, &arguments)?;
-        let answer = |seen: &Seen| match (&seen.refused, seen.identity_of(Role::Impostor)) {
+        let answer = |log: &EventLog| match (&log.refused, log.identity_of(Role::Impostor)) {
             (Some(refused), _) => Some(Ok(refused.clone())),
             (None, Some((id, ..))) => Some(Err(id)),
             (None, None) => None,
@@ -140,23 +139,23 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Waits until something has been seen. Everything that a service says meanwhile is seen, and a service that fails is
+    /// Waits until something has been seen. Everything that a service says meanwhile is logged, and a service that fails is
     /// the end of the story.
     async fn until<T>(
         &mut self,
         what: &str,
         limit: Duration,
-        happened: impl Fn(&Seen) -> Option<T>,
+        happened: impl Fn(&EventLog) -> Option<T>,
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(happened) = happened(&self.seen) {
+            if let Some(happened) = happened(&self.log) {
                 return Ok(happened);
             }
-            let Ok(Some((role, event))) = timeout_at(deadline, self.heard.recv()).await else {
+            let Ok(Some((role, event))) = timeout_at(deadline, self.events.recv()).await else {
                 return Err(failed(format!("this did not happen: {what}"), format!("waited for {limit:?}")));
             };
-            self.seen.note(role, event)?;
+            self.log.note(role, event)?;
         }
     }
 

@@ -7,8 +7,6 @@ use rustls::ClientConfig;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use serde::Deserialize;
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Request;
@@ -17,9 +15,10 @@ use tonic::metadata::MetadataValue;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Trouble;
-use crate::cli::demo::service::micros_since;
+use crate::cli::demo::event::BoxError;
+use crate::cli::demo::event::DemoEvent;
+use crate::cli::demo::event::PeerSvid;
+use crate::cli::demo::event::micros_since;
 use crate::cli::workload::client::certificates;
 use crate::cli::workload::client::connect;
 use crate::endpoints::workload_api::proto::X509svid;
@@ -31,15 +30,6 @@ use crate::identity::SpiffeId;
 use crate::identity::bundle::Bundles;
 use crate::identity::rustls_verifier::PeerVerifier;
 
-/// What the other side of a handshake showed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Peer {
-    /// Its SPIFFE ID.
-    pub(super) id: String,
-    /// The serial number of its SVID, in hexadecimal.
-    pub(super) serial: String,
-}
-
 /// The two configurations that one SVID makes.
 #[derive(Debug, Clone)]
 pub(super) struct Configurations {
@@ -50,14 +40,14 @@ pub(super) struct Configurations {
     peer: SpiffeId,
 }
 
-/// The identity of this process, kept up to date in the background.
-pub(super) struct Identity {
+/// The X.509-SVID of this process, kept up to date in the background.
+pub(super) struct X509Source {
     now: watch::Receiver<Configurations>,
 }
 
 impl Configurations {
     /// What an update of the Workload API makes possible, with `peer` and nobody else.
-    fn new(svid: &X509svid, peer: SpiffeId) -> Result<Self, Trouble> {
+    fn new(svid: &X509svid, peer: SpiffeId) -> Result<Self, BoxError> {
         let id: SpiffeId = svid.spiffe_id.parse()?;
         let mut bundle = Bundle::empty(id.trust_domain().parse()?);
         bundle.x509_authorities = each_certificate(&svid.bundle)?.into_iter().map(|der| der.to_vec().into()).collect();
@@ -81,18 +71,18 @@ impl Configurations {
     }
 
     /// Reads whom a handshake has verified.
-    pub(super) fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<Peer, Trouble> {
+    pub(super) fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<PeerSvid, BoxError> {
         let leaf = chain.and_then(|chain| chain.first()).ok_or("the peer showed no certificate")?;
-        Ok(Peer { id: self.peer.to_string(), serial: serial(leaf)? })
+        Ok(PeerSvid { id: self.peer.to_string(), serial: serial(leaf)? })
     }
 }
 
-impl Identity {
+impl X509Source {
     /// Asks the daemon for an identity, and follows its changes. `say` hears of each.
     ///
     /// # Errors
     /// [`tonic::Status`] when the daemon gives none.
-    pub(super) async fn follow(socket: &Path, peer: SpiffeId, say: fn(&Event)) -> Result<Self, Trouble> {
+    pub(super) async fn follow(socket: &Path, peer: SpiffeId, say: fn(&DemoEvent)) -> Result<Self, BoxError> {
         let asked = Instant::now();
         let channel = connect(socket).await.map_err(|failure| failure.why)?;
         let mut request = Request::new(X509svidRequest {});
@@ -104,7 +94,7 @@ impl Identity {
             loop {
                 match next(&mut updates, peer.clone(), Instant::now(), say).await {
                     Ok(update) => changed.send_replace(update),
-                    Err(trouble) => return say(&Event::Failed { why: trouble.to_string() }),
+                    Err(error) => return say(&DemoEvent::Failed { why: error.to_string() }),
                 };
             }
         });
@@ -122,22 +112,22 @@ async fn next(
     updates: &mut Streaming<X509svidResponse>,
     peer: SpiffeId,
     asked: Instant,
-    say: fn(&Event),
-) -> Result<Configurations, Trouble> {
+    say: fn(&DemoEvent),
+) -> Result<Configurations, BoxError> {
     let update = updates.message().await?.ok_or("the daemon has ended the stream")?;
     let micros = micros_since(asked);
     let svid = update.svids.first().ok_or("the daemon gave no SVID")?;
     let serial = serial(&svid.x509_svid)?;
-    say(&Event::Identity { id: svid.spiffe_id.clone(), serial, micros });
+    say(&DemoEvent::Identity { id: svid.spiffe_id.clone(), serial, micros });
     Configurations::new(svid, peer)
 }
 
 /// The serial number of the certificate that `der` begins with.
-fn serial(der: &[u8]) -> Result<String, Trouble> {
+fn serial(der: &[u8]) -> Result<String, BoxError> {
     let (_, leaf) = X509Certificate::from_der(der)?;
     Ok(leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn each_certificate(der: &[u8]) -> Result<Vec<&[u8]>, Trouble> {
+fn each_certificate(der: &[u8]) -> Result<Vec<&[u8]>, BoxError> {
     Ok(certificates(der).map_err(|failure| failure.why)?)
 }

@@ -14,13 +14,14 @@ use crate::cli::words::wrap;
 use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::endpoints::admin::reports::Outcome;
+use crate::evidence::Answer;
 use crate::evidence::Selector;
 use crate::policy::Considered;
 
 /// Show why a process gets an identity, or none
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("whom").required(true))]
-pub struct Arguments {
+pub struct ExplainArguments {
     /// The process, as it is now
     #[arg(group = "whom")]
     pid: Option<u32>,
@@ -36,7 +37,7 @@ pub struct Arguments {
 /// The columns of a selector on the screen.
 const SELECTOR: usize = 45;
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &ExplainArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let question = match (&arguments.denial, arguments.pid) {
         (Some(id), _) => format!("/v1/explain?denial={}", decision_id(id)?),
         (None, pid) => format!("/v1/explain?pid={}", pid.unwrap_or_default()),
@@ -93,6 +94,14 @@ fn text(report: &ExplainReport) -> String {
         let seen = withheld.seen.as_deref().map(|seen| format!(" {}", printable(seen))).unwrap_or_default();
         let line = format!("{}{seen} withheld: {}", withheld.kind.as_str(), withheld.because);
         text += &format!("  {}\n", wrap(&line, 2, 4));
+    }
+    for (provider, answer) in report.evidence.answers() {
+        let line = match answer {
+            Answer::Settled => continue,
+            Answer::Pending => format!("{provider} pending: it is still finding out"),
+            Answer::Undecided(why) => format!("{provider} undecided: {why}"),
+        };
+        text += &format!("  {}\n", wrap(&printable(&line), 2, 4));
     }
     text += "\nEntries\n";
     for entry in &report.considered {

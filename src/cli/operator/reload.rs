@@ -16,14 +16,14 @@ use crate::endpoints::admin::reports::ReloadReport;
 
 /// Make the daemon take its configuration as it is on disk now
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ReloadArguments {
     #[command(flatten)]
     socket: AdminSocket,
     #[command(flatten)]
     output: OutputArguments,
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &ReloadArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let unknown = |problem: ErrorReport| {
         Failure::new(Exit::No, "nothing is known of the reload", printable(&problem.detail), "bonafide status")
     };

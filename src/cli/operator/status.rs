@@ -14,7 +14,6 @@ use crate::cli::words::count;
 use crate::cli::words::from_now;
 use crate::cli::words::printable;
 use crate::cli::words::row;
-use crate::cli::words::span;
 use crate::cli::words::word;
 use crate::endpoints::admin::reports::AttestorStatus;
 use crate::endpoints::admin::reports::BundleStatus;
@@ -23,17 +22,18 @@ use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::evidence::Level;
+use crate::time::duration::rounded;
 
 /// Show the state of the daemon
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct StatusArguments {
     #[command(flatten)]
     socket: AdminSocket,
     #[command(flatten)]
     output: OutputArguments,
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &StatusArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let none = |problem: ErrorReport| {
         Failure::new(Exit::No, "there is no status", printable(&problem.detail), "journalctl -u bonafide")
     };
@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
         HealthState::Degraded => Exit::Stale,
         HealthState::NotReady => Exit::No,
     };
-    let state = screen.coloured(&word(&report.state).replace('_', " "), exit);
+    let state = Screen::coloured(&word(&report.state).replace('_', " "), exit);
     screen.answer(arguments.output, &report, |report| state + &text(report));
     Ok(exit)
 }
@@ -51,7 +51,7 @@ pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<
 /// The screen, but for its first word.
 fn text(report: &StatusReport) -> String {
     let StatusReport { sampled_at: now, .. } = *report;
-    let up = span(Duration::from_secs(report.uptime_seconds));
+    let up = rounded(Duration::from_secs(report.uptime_seconds));
     let mut text = format!(" - bonafide {}, trust domain {}, up {up}\n\n", report.version, report.trust_domain);
     let authority = &report.authority;
     let life =

@@ -23,7 +23,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Tell whether workloads are served: exit 0 if so, 1 if not, 3 without a daemon
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct HealthcheckArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     #[command(flatten)]
@@ -35,7 +35,7 @@ struct Health {
     ready: bool,
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &HealthcheckArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let ready = block_on(ANSWER_TIME, async {
         let question = with_header(HealthCheckRequest::default());

@@ -29,7 +29,7 @@ const MAX_TOKEN: u64 = 1 << 20;
 
 /// Ask whether a JWT-SVID is valid for an audience
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ValidateArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     /// For whom the token is meant to be
@@ -52,7 +52,7 @@ struct Judgement {
     why: Option<String>,
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &ValidateArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let request = ValidateJwtsvidRequest { audience: arguments.audience.clone(), svid: token(&arguments.token)? };
     let answer = block_on(ANSWER_TIME, async {

@@ -10,7 +10,7 @@ use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::policy::Considered;
-use crate::readiness::Reason;
+use crate::readiness::ActiveReason;
 use crate::registration::entry::Origin;
 
 /// The state in one word.
@@ -57,7 +57,7 @@ pub struct StatusReport {
     /// What did not reach the log.
     pub log: LogStatus,
     /// Why the state is not healthy; empty when it is.
-    pub reasons: Vec<Reason>,
+    pub reasons: Vec<ActiveReason>,
     /// What an operator may want to know although nothing is wrong.
     pub notes: Vec<String>,
 }

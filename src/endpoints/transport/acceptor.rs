@@ -29,12 +29,11 @@ use crate::attestation::kernel::Unanswered;
 use crate::endpoints::transport::listener::Listener;
 use crate::evidence::Credentials;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 
 /// How often the door looks whether its socket still has its name.
 const NAME_CHECK: Duration = Duration::from_secs(1);
-/// The reason on the readiness board while it has not.
-const REASON: &str = "workload_socket";
 
 /// Where connections come from.
 pub trait Acceptor: Send {
@@ -85,7 +84,8 @@ pub type Identify = Arc<dyn Fn(BorrowedFd<'_>) -> Result<Arc<dyn Process>, Unans
 pub struct UnixAcceptor {
     listener: Listener,
     identify: Identify,
-    readiness: Readiness,
+    /// Blocks while the socket has lost its name.
+    reason: Reason,
     name_check: Interval,
     /// SECURITY: with no descriptor left, accepting fails, and the one who waits would wait for ever while the listen
     /// queue fills for everybody. This one is given up to accept a connection and close it.
@@ -100,7 +100,8 @@ impl UnixAcceptor {
     pub fn new(listener: Listener, identify: Identify, readiness: Readiness) -> io::Result<Self> {
         let mut name_check = tokio::time::interval(NAME_CHECK);
         name_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { listener, identify, readiness, name_check, reserve: Some(reserve()?) })
+        let reason = readiness.register("workload_socket");
+        Ok(Self { listener, identify, reason, name_check, reserve: Some(reserve()?) })
     }
 
     async fn accept(&mut self) -> io::Result<Box<dyn IncomingConnection>> {
@@ -121,8 +122,8 @@ impl UnixAcceptor {
 
     fn keep_name(&mut self) {
         match self.listener.keep_name() {
-            Ok(()) => self.readiness.clear(REASON),
-            Err(why) => self.readiness.block(REASON, Severity::NotReady, why.to_string()),
+            Ok(()) => self.reason.clear(),
+            Err(why) => self.reason.block(Severity::NotReady, why.to_string()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Every open stream: what it holds, what that rests on, and how to wake it. Read by status, metrics and reload; written
+//! Every open stream: what it holds, by which decision, and how to wake it. Read by status, metrics and reload; written
 //! by the streams themselves.
 
 use std::collections::BTreeMap;
@@ -11,14 +11,17 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::attestation::ImageEpoch;
 use crate::identity::SpiffeId;
 use crate::policy::Trace;
 
 /// What one open stream looks like from outside.
 #[derive(Debug, Clone)]
 pub struct LiveStream {
-    /// What its permits rest on; `None` before the first decision.
+    /// What its last decision was made on; `None` before the first.
     pub trace: Option<Arc<Trace>>,
+    /// The image that was decided for.
+    pub image: Option<ImageEpoch>,
     /// The identities it serves.
     pub identities: Vec<LiveSvid>,
     /// How many renewals in a row have failed.
@@ -52,7 +55,8 @@ impl Live {
     pub fn register(self: &Arc<Self>) -> StreamHandle {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let wake = Arc::new(Notify::new());
-        let stream = LiveStream { trace: None, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
+        let stream =
+            LiveStream { trace: None, image: None, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
         self.locked().insert(number, stream);
         StreamHandle { live: Arc::clone(self), number, wake }
     }
@@ -70,6 +74,16 @@ impl Live {
     #[must_use]
     pub fn snapshot(&self) -> Vec<LiveStream> {
         self.locked().values().cloned().collect()
+    }
+
+    /// Whether some stream of this process, with this image, serves `id` as its default identity.
+    #[must_use]
+    pub fn is_default(&self, pid: u32, image: ImageEpoch, id: &SpiffeId) -> bool {
+        self.locked().values().any(|stream| {
+            stream.image == Some(image)
+                && stream.trace.as_ref().is_some_and(|trace| trace.peer.pid == pid)
+                && stream.identities.first().is_some_and(|default| default.id == *id)
+        })
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, LiveStream>> {
@@ -92,10 +106,10 @@ impl StreamHandle {
         self.number
     }
 
-    /// Writes down what the stream rests on.
-    pub fn rests_on(&self, trace: Arc<Trace>) {
+    /// Notes a decision of the stream.
+    pub fn decided_on(&self, trace: Arc<Trace>, image: ImageEpoch) {
         if let Some(stream) = self.live.locked().get_mut(&self.number) {
-            stream.trace = Some(trace);
+            (stream.trace, stream.image) = (Some(trace), Some(image));
         }
     }
 

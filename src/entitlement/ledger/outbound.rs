@@ -114,8 +114,9 @@ impl Outbound {
         let epoch = rulebook.epoch();
         let stale = self.items.iter_mut().filter(|item| item.permitted_under != Some(epoch));
         stale.into_iter().find_map(|item| {
-            let grants = redecide(&item.basis.trace, rulebook).unwrap_or_default();
-            let permitted = item.ids.iter().all(|id| grants.iter().any(|grant| grant.id == *id));
+            let verdict = redecide(&item.basis.trace, rulebook);
+            // What is open was granted before a provider went down, and is kept; nothing new is handed over by it.
+            let permitted = item.ids.iter().all(|id| verdict.may_give(id));
             item.permitted_under = permitted.then_some(epoch);
             (!permitted).then(|| Arc::clone(&item.process))
         })

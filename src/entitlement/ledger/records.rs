@@ -8,6 +8,7 @@ use crate::audit::Event;
 use crate::audit::Record;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::evidence::Providers;
 use crate::identity::JwtSvid;
 use crate::identity::X509Svid;
 use crate::policy::DecisionId;
@@ -41,6 +42,7 @@ impl Refusal {
         let (what, why, detail) = match &self.cause {
             RefusalCause::Denied(denial) => (Event::Denied, denied_because(denial), denial.to_string()),
             RefusalCause::Undecided(undecided) => (Event::Undecided, word(undecided), undecided.to_string()),
+            RefusalCause::Awaiting(providers) => (Event::Undecided, AWAITING.to_owned(), awaiting(providers)),
         };
         Record {
             what,
@@ -86,6 +88,16 @@ pub(in crate::entitlement) fn credential(
         detail: None,
         suppressed: None,
     }
+}
+
+/// The stable word for evidence that has not come.
+pub const AWAITING: &str = "awaiting_evidence";
+
+/// Names the providers that have not answered.
+#[must_use]
+pub fn awaiting(providers: &Providers) -> String {
+    let names: Vec<_> = providers.iter().map(ToString::to_string).collect();
+    format!("no answer yet from: {}", names.join(", "))
 }
 
 /// A stable word for a denial: the contradiction's own where attestation found one.

@@ -13,6 +13,7 @@ use crate::attestation::NotAttested;
 use crate::evidence::Credentials;
 use crate::evidence::Level;
 use crate::evidence::Principal;
+use crate::evidence::Providers;
 use crate::evidence::Undecided;
 use crate::policy::DecisionId;
 use crate::policy::Denial;
@@ -32,6 +33,8 @@ pub enum RefusalCause {
     Denied(Denial),
     /// A check could not be completed.
     Undecided(Undecided),
+    /// These providers have not answered, and nothing is permitted without them.
+    Awaiting(Providers),
 }
 
 impl From<NotAttested> for RefusalCause {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::agent::config::duration::show;
 use crate::agent::config::reader::Reader;
+use crate::time::duration::exact;
 
 /// The shortest life of an SVID, and why.
 pub const SHORTEST_SVID: (Duration, &str) = (Duration::from_secs(10), "the shortest SVID lives 10s");
@@ -46,7 +46,7 @@ pub(in crate::agent::config) fn lifetime(
     warn_if_short(table, key, found);
     let (length, at) = found?;
     if length > ca_ttl / 2 {
-        let (written, most, ca) = (show(length), show(ca_ttl / 2), show(ca_ttl));
+        let (written, most, ca) = (exact(length), exact(ca_ttl / 2), exact(ca_ttl));
         table.problem(
             at,
             format!(
@@ -70,6 +70,6 @@ pub(in crate::agent::config) fn warn_if_short(
     found: Option<(Duration, usize)>,
 ) {
     if let Some((length, at)) = found.filter(|(length, _)| *length < SHORT) {
-        table.warn(at, format!("{key} is {:?}: under 5m a short outage of the signer ends identities", show(length)));
+        table.warn(at, format!("{key} is {:?}: under 5m a short outage of the signer ends identities", exact(length)));
     }
 }

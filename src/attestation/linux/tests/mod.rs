@@ -7,27 +7,37 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
-use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 
 use super::*;
+use futures_util::future::select_all;
+
+use crate::attestation::Attestation;
 use crate::attestation::Attested;
 use crate::attestation::Attestor;
 use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::evidence::Accounts;
+use crate::evidence::Answer;
 use crate::evidence::EvidenceSet;
+use crate::evidence::Provider;
+use crate::evidence::Providers;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
-use crate::evidence::Wants;
 use crate::evidence::WithheldBecause;
+use crate::registration::Entry;
+use crate::registration::EntryIndex;
 
 /// What the callers of these tests are written in.
 const PYTHON: &str = "/usr/bin/python3";
 
-const EVERYTHING: Wants = Wants { path: true, sha256: true };
+/// The providers of the executable's facts that were not asked yet.
+fn everything(evidence: &EvidenceSet) -> Providers {
+    let all = [Provider::PATH, Provider::SHA256];
+    all.into_iter().filter(|provider| evidence.answer_of(provider).is_none()).collect()
+}
 
 /// A listening socket on this machine, and who attests its callers.
 struct Here {
@@ -54,7 +64,7 @@ fn here(test: &str) -> Option<Here> {
     let listener = UnixListener::bind(folder.path().join("s")).unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::set_permissions(folder.path().join("s"), PermissionsExt::from_mode(0o777)).unwrap();
-    Some(Here { attestor: Attestor::new(linux.clone()), linux, listener, folder })
+    Some(Here { attestor: Attestor::new(linux.clone(), Vec::new()), linux, listener, folder })
 }
 
 impl Here {
@@ -101,8 +111,15 @@ impl Here {
         Ok(attested.evidence().facts().iter().map(|fact| fact.selector.to_string()).collect())
     }
 
+    /// Attests again until nothing is pending.
     async fn attest(&self, pinned: &PinnedProcess) -> Result<Attested, NotAttested> {
-        self.attestor.attest(pinned, &|_| EVERYTHING, &Accounts::default(), SystemTime::UNIX_EPOCH).await
+        loop {
+            let Attestation { proof, changes } = self.attestor.attest(pinned, &everything, &Accounts::default())?;
+            if proof.evidence().answers().iter().all(|(_, answer)| *answer != Answer::Pending) {
+                return Ok(proof);
+            }
+            select_all(changes).await;
+        }
     }
 }
 
@@ -167,8 +184,7 @@ async fn a_process_of_the_host_has_its_ids_its_groups_its_path_and_its_hash() {
 async fn costly_facts_are_not_looked_for_when_no_entry_could_use_them() {
     let Some(here) = here("costly_facts_are_not_looked_for_when_no_entry_could_use_them") else { return };
     let (_client, pinned) = here.connect_self();
-    let nothing = |_: &_| Wants::NOTHING;
-    let attested = here.attestor.attest(&pinned, &nothing, &Accounts::default(), SystemTime::UNIX_EPOCH).await.unwrap();
+    let attested = here.attestor.attest(&pinned, &|_| Providers::new(), &Accounts::default()).unwrap().proof;
     for kind in [SelectorKind::UnixPath, SelectorKind::UnixSha256] {
         let because = attested.evidence().withheld_because(kind);
         assert_eq!(because, Some(WithheldBecause::NotWanted));
@@ -179,13 +195,11 @@ async fn costly_facts_are_not_looked_for_when_no_entry_could_use_them() {
 async fn a_hash_that_the_path_rules_out_is_not_looked_for() {
     let Some(here) = here("a_hash_that_the_path_rules_out_is_not_looked_for") else { return };
     let (_client, pinned) = here.connect_self();
-    let beside_another_path = |evidence: &EvidenceSet| {
-        let known = evidence.facts().iter().any(|fact| fact.selector.kind() == SelectorKind::UnixPath);
-        Wants { path: !known, sha256: !known }
-    };
-    let nobody = Accounts::default();
-    let attesting = here.attestor.attest(&pinned, &beside_another_path, &nobody, SystemTime::UNIX_EPOCH);
-    let because = attesting.await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256);
+    let sha256 = format!("unix:sha256:{}", "ab".repeat(32));
+    let beside_another_path = Entry::example(0, "/web", &["unix:path:/nowhere", &sha256]);
+    let index = EntryIndex::new(vec![beside_another_path]);
+    let attested = here.attestor.attest(&pinned, &|evidence| index.wants(evidence), &Accounts::default());
+    let because = attested.unwrap().proof.evidence().withheld_because(SelectorKind::UnixSha256);
     assert_eq!(because, Some(WithheldBecause::NotWanted));
 }
 

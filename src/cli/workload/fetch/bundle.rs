@@ -17,16 +17,16 @@ use crate::cli::words::printable;
 use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::not_understood;
-use crate::cli::workload::fetch::ANSWER_TIME;
+use crate::cli::workload::fetch::answer::ANSWER_TIME;
+use crate::cli::workload::fetch::answer::pems;
 use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::written;
-use crate::cli::workload::fetch::x509::pems;
 use crate::endpoints::workload_api::proto::JwtBundlesRequest;
 use crate::endpoints::workload_api::proto::X509BundlesRequest;
 
 /// The bundles that this process may see: certificates and token keys
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct BundleArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     /// Write TRUST-DOMAIN.pem and TRUST-DOMAIN.jwks.json there, all at once
@@ -42,7 +42,7 @@ struct Bundle {
     jwks: Value,
 }
 
-pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli::workload::fetch) fn run(arguments: &BundleArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let (x509, jwt) = block_on(ANSWER_TIME, async {
         let mut client = Client::connect(&socket).await?;

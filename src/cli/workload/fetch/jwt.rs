@@ -17,17 +17,17 @@ use crate::cli::words::printable;
 use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::not_understood;
-use crate::cli::workload::fetch::ANSWER_TIME;
-use crate::cli::workload::fetch::ends;
+use crate::cli::workload::fetch::answer::ANSWER_TIME;
+use crate::cli::workload::fetch::answer::ends;
+use crate::cli::workload::fetch::answer::titled;
 use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::written;
-use crate::cli::workload::fetch::titled;
 use crate::endpoints::workload_api::proto::Jwtsvid;
 use crate::endpoints::workload_api::proto::JwtsvidRequest;
 
 /// JWT-SVIDs for an audience
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct JwtArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     /// Whom the token is for; may be given up to eight times
@@ -65,7 +65,7 @@ struct Svid {
     token: Option<String>,
 }
 
-pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli::workload::fetch) fn run(arguments: &JwtArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let request = JwtsvidRequest {
         audience: arguments.audience.clone(),

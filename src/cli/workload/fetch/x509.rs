@@ -19,19 +19,20 @@ use crate::cli::workload::client::Client;
 use crate::cli::workload::client::block_on;
 use crate::cli::workload::client::certificates;
 use crate::cli::workload::client::not_understood;
-use crate::cli::workload::fetch::ANSWER_TIME;
-use crate::cli::workload::fetch::ends;
+use crate::cli::workload::fetch::answer::ANSWER_TIME;
+use crate::cli::workload::fetch::answer::ends;
+use crate::cli::workload::fetch::answer::pems;
+use crate::cli::workload::fetch::answer::titled;
 use crate::cli::workload::fetch::files::FileSet;
 use crate::cli::workload::fetch::files::pem;
 use crate::cli::workload::fetch::files::written;
-use crate::cli::workload::fetch::titled;
 use crate::endpoints::workload_api::proto::X509svid;
 use crate::endpoints::workload_api::proto::X509svidRequest;
 use crate::endpoints::workload_api::proto::X509svidResponse;
 
 /// X.509-SVIDs with their bundles
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct X509Arguments {
     #[command(flatten)]
     socket: WorkloadSocket,
     /// Write all of them there at once: svid.N.pem, svid.N.key, bundle.N.pem and
@@ -71,7 +72,7 @@ struct Bundle {
     certificates: Vec<String>,
 }
 
-pub(in crate::cli::workload::fetch) fn run(arguments: &Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
+pub(in crate::cli::workload::fetch) fn run(arguments: &X509Arguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let socket = arguments.socket.path()?;
     let response = block_on(ANSWER_TIME, async {
         let mut client = Client::connect(&socket).await?;
@@ -127,11 +128,6 @@ fn shown_svid(svid: &X509svid, show_key: bool) -> Result<Svid, Failure> {
 /// `spiffe://example.org` of `spiffe://example.org/web`.
 fn trust_domain(id: &str) -> String {
     id.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")
-}
-
-/// The certificates in concatenated DER, each as PEM.
-pub(in crate::cli::workload::fetch) fn pems(der: &[u8]) -> Result<Vec<String>, Failure> {
-    Ok(certificates(der)?.into_iter().map(|one| pem("CERTIFICATE", one).to_string()).collect())
 }
 
 fn text(shown: &Shown) -> String {

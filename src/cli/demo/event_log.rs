@@ -1,18 +1,18 @@
-//! What the services have said so far.
+//! The events of the services so far.
 
 use std::net::SocketAddr;
 
-use crate::cli::demo::failed;
-use crate::cli::demo::service::Event;
-use crate::cli::demo::service::Role;
-use crate::cli::demo::tls::Peer;
+use crate::cli::demo::event::DemoEvent;
+use crate::cli::demo::event::PeerSvid;
+use crate::cli::demo::event::Role;
+use crate::cli::demo::failure::failed;
 use crate::cli::screen::Failure;
 
-/// Everything seen on the stage.
+/// The events so far, by what the story asks for.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct EventLog {
     identities: Vec<(Role, String, String, u64)>,
-    handshakes: Vec<(Role, Peer, u64)>,
+    handshakes: Vec<(Role, PeerSvid, u64)>,
     /// Where the server listens.
     pub(super) address: Option<SocketAddr>,
     /// Requests answered on the connection that the client opened first.
@@ -21,20 +21,20 @@ pub(super) struct Seen {
     pub(super) refused: Option<(String, String)>,
 }
 
-impl Seen {
-    /// Remembers what `role` said.
+impl EventLog {
+    /// Adds an event of `role`.
     ///
     /// # Errors
     /// When it failed, or has ended although nobody refused it.
-    pub(super) fn note(&mut self, role: Role, event: Event) -> Result<(), Failure> {
+    pub(super) fn note(&mut self, role: Role, event: DemoEvent) -> Result<(), Failure> {
         match event {
-            Event::Identity { id, serial, micros } => self.identities.push((role, id, serial, micros)),
-            Event::Listening { address } => self.address = Some(address),
-            Event::Handshake { peer, micros } => self.handshakes.push((role, peer, micros)),
-            Event::Answered { requests } => self.answered = requests,
-            Event::Refused { code, message } if role == Role::Impostor => self.refused = Some((code, message)),
-            Event::Exited { .. } if role == Role::Impostor => {}
-            Event::Refused { message: why, .. } | Event::Failed { why } | Event::Exited { why } => {
+            DemoEvent::Identity { id, serial, micros } => self.identities.push((role, id, serial, micros)),
+            DemoEvent::Listening { address } => self.address = Some(address),
+            DemoEvent::Handshake { peer, micros } => self.handshakes.push((role, peer, micros)),
+            DemoEvent::Answered { requests } => self.answered = requests,
+            DemoEvent::Refused { code, message } if role == Role::Impostor => self.refused = Some((code, message)),
+            DemoEvent::Exited { .. } if role == Role::Impostor => {}
+            DemoEvent::Refused { message: why, .. } | DemoEvent::Failed { why } | DemoEvent::Exited { why } => {
                 return Err(failed(format!("the {} failed", role.name()), why));
             }
         }
@@ -48,15 +48,15 @@ impl Seen {
     }
 
     /// What the other side showed `role` in its first handshake, and how long that took.
-    pub(super) fn first_peer_of(&self, role: Role) -> Option<(Peer, u64)> {
+    pub(super) fn first_peer_of(&self, role: Role) -> Option<(PeerSvid, u64)> {
         let (_, peer, micros) = self.handshakes.iter().find(|(seeing, ..)| *seeing == role)?;
         Some((peer.clone(), *micros))
     }
 
     /// What the other side showed `role` first, and then with another serial under the same SPIFFE ID.
-    pub(super) fn rotated_peer_of(&self, role: Role) -> Option<(Peer, Peer)> {
+    pub(super) fn rotated_peer_of(&self, role: Role) -> Option<(PeerSvid, PeerSvid)> {
         let (old, _) = self.first_peer_of(role)?;
-        let is_new = |peer: &&Peer| peer.id == old.id && peer.serial != old.serial;
+        let is_new = |peer: &&PeerSvid| peer.id == old.id && peer.serial != old.serial;
         let seen_by_it = self.handshakes.iter().filter(|(seeing, ..)| *seeing == role).map(|(_, peer, _)| peer);
         let new = seen_by_it.into_iter().find(is_new)?.clone();
         Some((old, new))
