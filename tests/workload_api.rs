@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/asking.rs"]
+mod asking;
 #[path = "support/callers.rs"]
 mod callers;
 #[path = "support/http2.rs"]
@@ -12,6 +14,8 @@ mod kernel;
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
+#[path = "support/second_door.rs"]
+mod second_door;
 #[path = "../src/durable/simulated_disk.rs"]
 mod simulated_disk;
 
@@ -21,6 +25,8 @@ use bonafide::durable;
 mod answers;
 #[path = "workload_api/over_time/bundles.rs"]
 mod bundles;
+#[path = "workload_api/calls.rs"]
+mod calls;
 #[path = "workload_api/over_time/clocks.rs"]
 mod clocks;
 #[path = "workload_api/over_time/connections.rs"]
@@ -45,6 +51,8 @@ mod operator;
 mod power_cuts;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
+#[path = "workload_api/over_time/second_door.rs"]
+mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]
 mod security_header;
 #[path = "workload_api/over_time/seeds.rs"]

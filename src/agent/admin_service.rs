@@ -19,12 +19,12 @@ use crate::endpoints::admin::reports::AttestorStatus;
 use crate::endpoints::admin::reports::AuthorityStatus;
 use crate::endpoints::admin::reports::BundleStatus;
 use crate::endpoints::admin::reports::ConfigurationStatus;
+use crate::endpoints::admin::reports::ExplainOutcome;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::IdentitiesStatus;
 use crate::endpoints::admin::reports::LastHourStatus;
 use crate::endpoints::admin::reports::LogStatus;
-use crate::endpoints::admin::reports::Outcome;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::admin::reports::StatusReport;
@@ -189,17 +189,17 @@ impl AdminService {
     }
 }
 
-fn outcome(verdict: Result<Vec<String>, RefusalCause>) -> Outcome {
+fn outcome(verdict: Result<Vec<String>, RefusalCause>) -> ExplainOutcome {
     match verdict {
-        Ok(ids) => Outcome::Permitted { ids },
+        Ok(ids) => ExplainOutcome::Permitted { ids },
         Err(RefusalCause::Denied(denial)) => {
-            Outcome::Denied { why: denied_because(&denial), detail: denial.to_string() }
+            ExplainOutcome::Denied { why: denied_because(&denial), detail: denial.to_string() }
         }
         Err(RefusalCause::Undecided(undecided)) => {
-            Outcome::Undecided { cause: word(&undecided), detail: undecided.to_string() }
+            ExplainOutcome::Undecided { cause: word(&undecided), detail: undecided.to_string() }
         }
         Err(RefusalCause::Awaiting(providers)) => {
-            Outcome::Undecided { cause: AWAITING.to_owned(), detail: awaiting(&providers) }
+            ExplainOutcome::Undecided { cause: AWAITING.to_owned(), detail: awaiting(&providers) }
         }
     }
 }

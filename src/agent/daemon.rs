@@ -26,9 +26,9 @@ use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::health;
 use crate::endpoints::http;
 use crate::endpoints::metrics;
-use crate::endpoints::transport::acceptor::UnixAcceptor;
 use crate::endpoints::transport::listener::Listener;
-use crate::endpoints::workload_api;
+use crate::endpoints::transport::unix::UnixAcceptor;
+use crate::endpoints::workload_socket;
 use crate::evidence::Accounts;
 use crate::readiness::Severity;
 
@@ -44,7 +44,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let config = setup.active.config.clone();
     let doors = Doors::bind(&config, &setup.active.accepted.accounts).await?;
     setup.sockets = doors.status.clone();
-    let routes = workload_api::routes(&readiness)
+    let routes = workload_socket::routes(&readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     let stop = setup.parts.stop.clone();
     let mut node = Node::build(setup);

@@ -25,9 +25,10 @@ use crate::authority::embedded::Embedded;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
-use crate::endpoints::transport::accept::Transport;
 use crate::endpoints::transport::acceptor::Acceptor;
+use crate::endpoints::transport::acceptor::IncomingConnection;
 use crate::endpoints::transport::budgets::Budgets;
+use crate::endpoints::transport::http2::Http2;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Parts;
 use crate::entitlement::published::BundleSet;
@@ -118,10 +119,13 @@ impl Node {
     }
 
     /// Serves workloads that come through `acceptor` with the services of `routes`.
-    pub fn serve(&mut self, acceptor: impl Acceptor + 'static, routes: Routes) {
+    pub fn serve<A>(&mut self, acceptor: A, routes: Routes)
+    where
+        A: Acceptor<Incoming: IncomingConnection> + 'static,
+    {
         let connections = Arc::new(Arc::clone(&self.node_state));
         let (budgets, stop) = (self.budgets.clone(), self.stop.clone());
-        self.spawn(accept::serve(acceptor, Transport { connections, routes, budgets, stop }));
+        self.spawn(accept::serve(acceptor, budgets, stop, Http2 { connections, routes }));
     }
 
     /// Adds a part that ends by itself after the stop.

@@ -7,11 +7,15 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use procfs::LockType;
 use rustix::fs::AtFlags;
 use rustix::fs::FileType;
 use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::Stat;
+use rustix::fs::major;
+use rustix::fs::minor;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -54,7 +58,7 @@ impl Disk {
         }
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
-                Err(OpenDataDirError::Locked { path: path.to_owned(), holder: lock_holder(stat.st_ino) })
+                Err(OpenDataDirError::Locked { path: path.to_owned(), holder: lock_holder(&stat) })
             }
             locked => locked.map(|()| Self { directory }).map_err(failed("lock")),
         }
@@ -145,14 +149,14 @@ fn make_directory(path: &Path) -> rustix::io::Result<()> {
     rustix::fs::fsync(&parent)
 }
 
-/// Who holds the lock on an inode, as far as the kernel shows it (SPEC: proc(5), `/proc/locks`).
-fn lock_holder(inode: u64) -> Option<u32> {
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let suffix = format!(":{inode}");
-    locks.lines().find_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let kind = words.next()?;
-        let (pid, file) = (words.nth(2)?, words.next()?);
-        (kind == "FLOCK" && file.ends_with(&suffix)).then(|| pid.parse().ok())?
-    })
+/// The process that holds the lock on the directory, as far as the kernel shows it.
+fn lock_holder(directory: &Stat) -> Option<u32> {
+    let locks = procfs::locks().ok()?.into_iter();
+    let on_inode: Vec<_> =
+        locks.filter(|lock| lock.lock_type == LockType::FLock && lock.inode == directory.st_ino).collect();
+    let device = (major(directory.st_dev), minor(directory.st_dev));
+    let on_device = on_inode.iter().find(|lock| (lock.devmaj, lock.devmin) == device);
+    // Of a Btrfs subvolume the kernel shows another device here than fstat(2) does.
+    let only = || on_inode.first().filter(|_| on_inode.len() == 1);
+    on_device.or_else(only).and_then(|lock| u32::try_from(lock.pid?).ok()).filter(|pid| *pid != 0)
 }

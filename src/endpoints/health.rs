@@ -5,7 +5,7 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
 
-use crate::endpoints::http::Answer;
+use crate::endpoints::http::HttpAnswer;
 use crate::endpoints::http::HttpListener;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::serve as serve_http;
@@ -23,7 +23,7 @@ pub async fn serve(listener: HttpListener, readiness: Readiness) {
     serve_http(listener, move |request| std::future::ready(respond(&request, &readiness))).await;
 }
 
-fn respond(request: &Parts, readiness: &Readiness) -> Answer {
+fn respond(request: &Parts, readiness: &Readiness) -> HttpAnswer {
     match (&request.method, request.uri.path()) {
         // That this line runs is what it says.
         (&Method::GET | &Method::HEAD, "/live") => answer(StatusCode::OK, "text/plain", "live\n"),

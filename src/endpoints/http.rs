@@ -6,14 +6,9 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
-use futures_util::StreamExt;
-use futures_util::TryStreamExt;
-use futures_util::stream::unfold;
 use http::Response;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -26,16 +21,18 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
-use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::endpoints::transport::listener::Listener as UnixSocket;
+use crate::endpoints::transport::accept::accept;
+use crate::endpoints::transport::acceptor::Acceptor;
+use crate::endpoints::transport::listener::Listener;
+use crate::endpoints::transport::listener::NotBound;
+use crate::endpoints::transport::unix::NamedListener;
 
 /// A whole answer.
-pub(in crate::endpoints) type Answer = Response<Full<Bytes>>;
+pub(in crate::endpoints) type HttpAnswer = Response<Full<Bytes>>;
 
 /// Connections served at once; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 32;
@@ -43,19 +40,14 @@ const MAX_CONNECTIONS: usize = 32;
 const MAX_HEAD: usize = 16 * 1024;
 /// From the accept to the end of the request's head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// After a failed accept (no descriptor left), so that the loop does not spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Looks for the name of a Unix socket, so that it is back within two seconds.
-const NAME_CHECK: Duration = Duration::from_secs(1);
-
-/// Where a door for this machine listens.
+/// Where a door of the operator listens.
 #[derive(Debug)]
 pub enum HttpListener {
     /// On loopback.
     Loopback(TcpListener),
     /// On a Unix socket.
-    Unix(UnixSocket),
+    Unix(Listener),
 }
 
 impl HttpListener {
@@ -75,62 +67,63 @@ impl HttpListener {
 pub(in crate::endpoints) async fn serve<F, A>(listener: HttpListener, answer: F)
 where
     F: Fn(Parts) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = Answer> + Send + 'static,
+    A: Future<Output = HttpAnswer> + Send + 'static,
 {
     let limit = HEAD_TIME * 2;
     match listener {
         HttpListener::Loopback(listener) => {
-            accept(TcpListenerStream::new(listener).map_ok(|stream| one_request(stream, answer.clone(), limit))).await;
+            serve_each(LoopbackAcceptor(listener), |stream| Some(one_request(stream, answer.clone(), limit))).await;
         }
         HttpListener::Unix(listener) => {
-            accept(connections_on(listener).map_ok(|stream| one_request(stream, answer.clone(), limit))).await;
+            let acceptor = OperatorAcceptor::new(listener);
+            serve_each(acceptor, |stream| Some(one_request(stream, answer.clone(), limit))).await;
         }
     }
 }
 
-/// The connections that arrive at `listener`, whose name is kept.
-pub(in crate::endpoints) fn connections_on(listener: UnixSocket) -> impl Stream<Item = io::Result<UnixStream>> + Unpin {
-    let mut name_check = tokio::time::interval(NAME_CHECK);
-    name_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    Box::pin(unfold((listener, name_check), |(mut listener, mut name_check)| async move {
-        loop {
-            tokio::select! {
-                biased;
-                _ = name_check.tick() => {
-                    if let Err(error) = listener.keep_name() {
-                        tracing::warn!(%error, "a socket of the operator has lost its name");
-                    }
-                }
-                accepted = listener.socket().accept() => {
-                    return Some((accepted.map(|(stream, _)| stream), (listener, name_check)));
-                }
-            }
-        }
-    }))
-}
-
-/// Runs every connection that comes in, so many at once; runs until it is dropped, and all connections with it.
-pub(in crate::endpoints) async fn accept<C>(mut incoming: impl Stream<Item = io::Result<C>> + Unpin)
+/// Runs what `admit` makes of each connection; runs until it is dropped, and all connections with it.
+pub(in crate::endpoints) async fn serve_each<A, C>(mut acceptor: A, admit: impl Fn(A::Incoming) -> Option<C>)
 where
+    A: Acceptor,
     C: Future<Output = ()> + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
-        while connections.try_join_next().is_some() {}
-        match incoming.next().await {
-            Some(Ok(connection)) => {
-                connections.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
+    accept(&mut acceptor, &mut JoinSet::new(), MAX_CONNECTIONS, admit).await;
+}
+
+struct LoopbackAcceptor(TcpListener);
+
+impl Acceptor for LoopbackAcceptor {
+    type Incoming = TcpStream;
+
+    async fn next(&mut self) -> io::Result<TcpStream> {
+        self.0.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Accepts on a Unix socket of the operator, whose name is kept.
+pub(in crate::endpoints) struct OperatorAcceptor {
+    named: NamedListener,
+    nameless: bool,
+}
+
+impl OperatorAcceptor {
+    pub(in crate::endpoints) fn new(listener: Listener) -> Self {
+        Self { named: NamedListener::new(listener), nameless: false }
+    }
+}
+
+impl Acceptor for OperatorAcceptor {
+    type Incoming = UnixStream;
+
+    async fn next(&mut self) -> io::Result<UnixStream> {
+        let Self { named, nameless } = self;
+        let checked = |result: Result<(), NotBound>| {
+            let was_nameless = std::mem::replace(nameless, result.is_err());
+            if let (false, Err(error)) = (was_nameless, result) {
+                tracing::warn!(%error, "a socket of the operator has lost its name");
             }
-            Some(Err(error)) => {
-                tracing::warn!(%error, "cannot accept a connection of the operator");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-            None => return,
-        }
+        };
+        named.accept(checked).await
     }
 }
 
@@ -139,7 +132,7 @@ pub(in crate::endpoints) async fn one_request<I, F, A>(io: I, answer: F, limit: 
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Parts) -> A + Send + Sync,
-    A: Future<Output = Answer> + Send,
+    A: Future<Output = HttpAnswer> + Send,
 {
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let answer = answer(request.into_parts().0);
@@ -157,7 +150,7 @@ where
 }
 
 /// An answer with a body of one kind.
-pub(in crate::endpoints) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(in crate::endpoints) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> HttpAnswer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));

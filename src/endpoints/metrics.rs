@@ -21,7 +21,7 @@ use prometheus_client::registry::Unit;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::StatusReport;
-use crate::endpoints::http::Answer;
+use crate::endpoints::http::HttpAnswer;
 use crate::endpoints::http::HttpListener;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::serve as serve_http;
@@ -35,7 +35,7 @@ pub async fn serve(listener: HttpListener, mut registry: Registry, operations: A
     serve_http(listener, move |request| std::future::ready(respond(&request, &registry))).await;
 }
 
-fn respond(request: &Parts, registry: &Registry) -> Answer {
+fn respond(request: &Parts, registry: &Registry) -> HttpAnswer {
     if request.uri.path() != "/metrics" || !matches!(request.method, Method::GET | Method::HEAD) {
         return answer(StatusCode::NOT_FOUND, "text/plain", "GET /metrics\n");
     }

@@ -41,8 +41,7 @@ pub struct Grant {
     pub id: SpiffeId,
     /// The entry that gives it.
     pub entry: Arc<Entry>,
-    /// The hint to serve it with: none where an earlier identity of the same process has it (SPEC: Workload API §5.2.1,
-    /// hints are unique in a response).
+    /// The hint to serve it with: none where an earlier identity of the same process has it.
     pub hint: Option<String>,
 }
 
@@ -222,6 +221,7 @@ pub(in crate::policy) fn compare(
             compared.refused = Some(SetAside::SameIdEarlier);
         }
         if compared.matches() {
+            // SPEC: Workload API §5.2.1: hints are unique in a response. The first identity keeps its hint.
             let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
             grants.push(Grant { id: entry.id.clone(), entry: Arc::clone(entry), hint });
         } else {

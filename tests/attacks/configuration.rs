@@ -12,9 +12,9 @@ use std::time::Duration;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use tokio::time::Instant;
 
+use crate::asking::asking;
 use crate::daemon::Daemon;
 use crate::requests::client;
-use crate::requests::with_header;
 use crate::requests::x509;
 use crate::transport::PATIENCE;
 use crate::transport::is_served;
@@ -163,7 +163,7 @@ async fn attack_139_a_configuration_that_others_could_have_written_is_not_read()
         let reloaded = daemon.ask(&["reload"]);
         let said = String::from_utf8_lossy(&reloaded.stderr) + String::from_utf8_lossy(&reloaded.stdout);
         assert!(reloaded.status.code() == Some(2) && said.contains(because), "{because}: {said}");
-        let given = x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids;
+        let given = x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids;
         assert!(given.iter().all(|svid| !svid.spiffe_id.ends_with("/evil")), "{because}");
         fresh();
     };
@@ -192,7 +192,7 @@ async fn attack_139_a_configuration_that_others_could_have_written_is_not_read()
         eprintln!("skipped: {TEST}: files of others: only root can give a file away");
     }
     assert!(daemon.ask(&["reload"]).status.success());
-    let given = x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids;
+    let given = x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids;
     assert_eq!(given.len(), 2, "the same text in a file that nobody else could write is in force");
 }
 
@@ -203,7 +203,7 @@ async fn attack_139_a_configuration_that_others_could_have_written_is_not_read()
 async fn attack_140_a_half_written_configuration_is_never_in_force() {
     let daemon = Daemon::start(&["/a", "/b", "/c"].map(|id| me().replace("/me", id)).concat());
     let whole = fs::read_to_string(daemon.configuration()).unwrap();
-    let mut stream = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let mut stream = client(&daemon).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().svids.len(), 3);
     let last = whole.rfind("[[workload]]").unwrap();
     for end in (last + 3..whole.len() - 3).step_by(7) {
@@ -217,13 +217,9 @@ async fn attack_140_a_half_written_configuration_is_never_in_force() {
     while !String::from_utf8_lossy(&daemon.ask(&["status"]).stdout).contains("held back") {
         assert!(begun.elapsed() < PATIENCE, "nobody saw the change");
     }
-    assert_eq!(x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids.len(), 3);
+    assert_eq!(x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids.len(), 3);
     assert!(daemon.ask(&["reload"]).status.success());
-    assert_eq!(
-        x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids.len(),
-        1,
-        "asked for, it is in force"
-    );
+    assert_eq!(x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids.len(), 1, "asked for, it is in force");
 }
 
 /// Defence: `Name`, the only names that `DataDir` knows: none comes from outside, and no early return can make one.

@@ -12,6 +12,7 @@ use rustix::process::Resource;
 use rustix::process::Rlimit;
 use tokio::time::Instant;
 
+use crate::asking::asking;
 use crate::daemon::Daemon;
 use crate::http2::PING;
 use crate::http2::PREFACE;
@@ -23,7 +24,6 @@ use crate::node::HONEST;
 use crate::node::Node;
 use crate::requests::asked_first;
 use crate::requests::client;
-use crate::requests::with_header;
 use crate::transport::PATIENCE;
 use crate::transport::answer_to;
 use crate::transport::is_served;
@@ -113,7 +113,7 @@ async fn attack_72_connections_never_take_the_descriptors_by_which_a_stream_goes
     let few = ["/bin/sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];
     let limits = "[limits]\nconnections = 1000\nconnections_per_caller = 1000\nfirst_request = \"1m\"\n";
     let daemon = Daemon::start_behind(&few, &format!("{limits}{}", me()));
-    let mut stream = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let mut stream = client(&daemon).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();
     let flooded = flood(&daemon, 200, &hello());
     is_turned_away(&daemon);
@@ -127,8 +127,8 @@ async fn attack_72_connections_never_take_the_descriptors_by_which_a_stream_goes
     recovers(&daemon);
 }
 
-/// Defences: `UnixDoor::turn_one_away`, so that nobody waits for ever in a queue that everybody shares, and
-/// `accept::rest`, so that the loop does not spin. With the first returning early a newcomer's connection stays open
+/// Defences: `UnixAcceptor::turn_one_away`, so that nobody waits for ever in a queue that everybody shares, and
+/// `accept::accept`, whose pause keeps the loop from spinning. With the first returning early a newcomer's connection stays open
 /// unanswered; with the second, the loop takes all the processor time that it can get.
 #[test]
 fn attack_72_where_accepting_fails_newcomers_are_turned_away_and_nothing_spins() {
@@ -191,7 +191,7 @@ async fn attack_75_two_thousand_callers_that_never_read_cost_one_update_each() {
     until_live(&daemon, READERS as u64);
     let before = resident(&daemon);
     let configuration = fs::read_to_string(daemon.configuration()).unwrap();
-    let mut stream = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let mut stream = client(&daemon).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
     for round in 0..10 {
         let hint = format!("{round:01000}");
         fs::write(daemon.configuration(), format!("{configuration}hint = {hint:?}\n")).unwrap();

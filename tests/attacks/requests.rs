@@ -7,9 +7,9 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 
-use bonafide::endpoints::transport::frames::FRAME_HEADER;
-use bonafide::endpoints::transport::frames::FrameHeader;
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::frames::FRAME_HEADER;
+use bonafide::endpoints::transport::http2::frames::FrameHeader;
+use bonafide::endpoints::transport::http2::frames::kind;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
@@ -26,11 +26,12 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
+use crate::asking::asking;
 use crate::daemon::Daemon;
 use crate::http2::PREFACE;
-use crate::http2::asking;
 use crate::http2::hello;
 use crate::http2::request;
+use crate::http2::request_with;
 use crate::transport::PATIENCE;
 use crate::transport::is_served;
 use crate::transport::me;
@@ -41,13 +42,6 @@ pub(crate) async fn client(daemon: &Daemon) -> SpiffeWorkloadApiClient<Channel> 
     SpiffeWorkloadApiClient::new(endpoint.connect().await.unwrap())
 }
 
-/// A request with the security header.
-pub(crate) fn with_header<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    request
-}
-
 /// The first answer to a request for X.509 SVIDs.
 pub(crate) async fn x509(daemon: &Daemon, request: Request<X509svidRequest>) -> Result<X509svidResponse, Status> {
     let mut stream = client(daemon).await.fetch_x509svid(request).await?.into_inner();
@@ -56,7 +50,7 @@ pub(crate) async fn x509(daemon: &Daemon, request: Request<X509svidRequest>) -> 
 
 /// The tokens for `audience` and `id`, which may be none in particular.
 pub(crate) async fn tokens(daemon: &Daemon, audience: Vec<String>, id: &str) -> Result<Vec<[String; 2]>, Status> {
-    let request = with_header(JwtsvidRequest { audience, spiffe_id: id.to_owned() });
+    let request = asking(JwtsvidRequest { audience, spiffe_id: id.to_owned() });
     let response = client(daemon).await.fetch_jwtsvid(request).await?;
     Ok(response.into_inner().svids.into_iter().map(|svid| [svid.spiffe_id, svid.svid]).collect())
 }
@@ -88,17 +82,17 @@ async fn attack_80_messages_and_metadata_that_are_too_large_or_too_deep_are_refu
     assert_eq!(four_mebibytes.unwrap_err().code(), Code::OutOfRange, "before anything is decoded");
     let nine = tokens(&daemon, vec!["a".to_owned(); 9], "").await.unwrap_err();
     assert_eq!(nine.code(), Code::InvalidArgument);
-    let mut bomb = with_header(X509svidRequest {});
+    let mut bomb = asking(X509svidRequest {});
     bomb.metadata_mut().insert("x", "a".repeat(64 * 1024).parse().unwrap());
     assert!(x509(&daemon, bomb).await.is_err());
     let groups_in_groups = [0x0b; 10_000];
-    let answered = asked_first(&daemon, &asking(1, None, &[], &groups_in_groups));
+    let answered = asked_first(&daemon, &request_with(1, None, &[], &groups_in_groups));
     assert_eq!(answered, 3, "the stream of a message ten thousand deep was answered");
     is_served(&daemon);
 }
 
 /// Defences: `passed_descriptors::refuse`, by which Linux 6.16 and later refuse the sender, and
-/// `door::CredentialsOnly`. With the first returning early the second holds; with room for them, too, 2,500 descriptors
+/// `passcred::CredentialsOnly`. With the first returning early the second holds; with room for them, too, 2,500 descriptors
 /// arrive.
 #[test]
 fn attack_81_descriptors_sent_along_never_reach_the_daemon() {
@@ -125,10 +119,10 @@ fn attack_81_descriptors_sent_along_never_reach_the_daemon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_82_a_compressed_request_is_unimplemented() {
     let daemon = Daemon::start(&me());
-    let mut compressed = with_header(X509svidRequest {});
+    let mut compressed = asking(X509svidRequest {});
     compressed.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
     assert_eq!(x509(&daemon, compressed).await.unwrap_err().code(), Code::Unimplemented);
-    x509(&daemon, with_header(X509svidRequest {})).await.unwrap();
+    x509(&daemon, asking(X509svidRequest {})).await.unwrap();
 }
 
 /// Defence: `permits_for_tokens`, to which the id asked for is a filter. Without the filter whoever asks for another's
@@ -167,8 +161,8 @@ async fn attack_86_another_spelling_of_an_id_is_no_id() {
     tokens(&daemon, vec!["ledger".to_owned()], "spiffe://example.org/me").await.unwrap();
 }
 
-/// Defences: `policy::decide`, which gives a hint once and in the order of the entries, and `messages::Hints` behind
-/// it. Without the first the second holds; without both, two SVIDs are called "internal".
+/// Defence: `policy::decide`, which gives a hint once and in the order of the entries. Without it two SVIDs are called
+/// "internal".
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names() {
     let uid = nix::unistd::getuid();
@@ -176,7 +170,7 @@ async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names()
         |id, hint| format!("[[workload]]\nid = \"/{id}\"\nselectors = [\"unix:uid:{uid}\"]\nhint = \"{hint}\"\n");
     let daemon = Daemon::start(&[entry("b", "internal"), entry("a", "internal"), entry("c", "external")].concat());
     for _ in 0..5 {
-        let given = x509(&daemon, with_header(X509svidRequest {})).await.unwrap().svids;
+        let given = x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids;
         let named: Vec<_> = given.iter().map(|svid| (&svid.spiffe_id[20..], &*svid.hint)).collect();
         assert_eq!(named, [("/b", "internal"), ("/a", ""), ("/c", "external")]);
     }
@@ -188,7 +182,7 @@ async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names()
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_97_a_leaf_is_no_authority_and_has_one_spiffe_id() {
     let daemon = Daemon::start(&format!("{}dns = [\"db.example.org\"]\n", me()));
-    let given = x509(&daemon, with_header(X509svidRequest {})).await.unwrap();
+    let given = x509(&daemon, asking(X509svidRequest {})).await.unwrap();
     let (rest, leaf) = X509Certificate::from_der(&given.svids[0].x509_svid).unwrap();
     assert!(rest.is_empty(), "more than the leaf");
     let constraints = leaf.basic_constraints().unwrap().unwrap();

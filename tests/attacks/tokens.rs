@@ -17,10 +17,10 @@ use serde_json::Value;
 use serde_json::json;
 use tonic::Code;
 
+use crate::asking::asking;
 use crate::daemon::Daemon;
 use crate::requests::client;
 use crate::requests::tokens;
-use crate::requests::with_header;
 use crate::transport::me;
 
 /// A daemon whose caller federates with `partner.test`, of which this is the key.
@@ -69,7 +69,7 @@ impl Federation {
         self.signed(&header().to_string(), &claims.to_string())
     }
 
-    fn with_header(&self, name: &str, value: Value) -> String {
+    fn asking(&self, name: &str, value: Value) -> String {
         let mut header = header();
         header[name] = value;
         self.signed(&header.to_string(), &claims().to_string())
@@ -81,7 +81,7 @@ impl Federation {
 
     async fn validate(&self, token: &str) -> Result<String, tonic::Status> {
         let request = ValidateJwtsvidRequest { audience: "ledger".to_owned(), svid: token.to_owned() };
-        let valid = client(&self.daemon).await.validate_jwtsvid(with_header(request)).await;
+        let valid = client(&self.daemon).await.validate_jwtsvid(asking(request)).await;
         valid.map(|valid| valid.into_inner().spiffe_id)
     }
 
@@ -113,7 +113,7 @@ async fn attack_92_neither_no_signature_nor_another_algorithm_is_a_proof() {
     for algorithm in ["none", "None", "", "HS256", "ES384", "RS256", "PS256", "EdDSA"] {
         let header = encoded(json!({"alg": algorithm, "kid": "k", "typ": "JWT"}).to_string());
         lies.push(format!("{header}.{claims}."));
-        lies.push(node.with_header("alg", algorithm.into()));
+        lies.push(node.asking("alg", algorithm.into()));
         let public = hmac::Key::new(hmac::HMAC_SHA256, node.partner.public_key().as_ref());
         let tag = hmac::sign(&public, format!("{header}.{claims}").as_bytes());
         lies.push(format!("{header}.{claims}.{}", encoded(tag)));
@@ -130,13 +130,12 @@ async fn attack_93_a_header_that_brings_or_names_its_own_key_is_refused() {
     let (x, y) = node.partner.public_key().as_ref()[1..].split_at(32);
     let jwk = json!({"kty": "EC", "crv": "P-256", "x": encoded(x), "y": encoded(y)});
     let web = Value::from("https://127.0.0.1:1/keys");
-    let mut lies: Vec<_> =
-        ["../../k", "", "K", "k\0"].into_iter().map(|kid| node.with_header("kid", kid.into())).collect();
-    lies.push(node.with_header("kid", "k".repeat(10_000).into()));
+    let mut lies: Vec<_> = ["../../k", "", "K", "k\0"].into_iter().map(|kid| node.asking("kid", kid.into())).collect();
+    lies.push(node.asking("kid", "k".repeat(10_000).into()));
     for (name, value) in
         [("jwk", jwk), ("jku", web.clone()), ("x5u", web), ("x5c", json!(["AA=="])), ("crit", json!(["exp"]))]
     {
-        lies.push(node.with_header(name, value));
+        lies.push(node.asking(name, value));
     }
     node.believes_none_but_the_honest(&lies).await;
 }

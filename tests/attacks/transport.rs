@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::frames::kind;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use rustix::fs::CWD;
 use rustix::fs::RenameFlags;
@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tonic::Request;
 
+use crate::asking::asking;
 use crate::daemon::Daemon;
 use crate::http2::PING;
 use crate::http2::PREFACE;
@@ -33,7 +34,6 @@ use crate::http2::frame;
 use crate::http2::hello;
 use crate::http2::request;
 use crate::requests::client;
-use crate::requests::with_header;
 use crate::requests::x509;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -266,7 +266,7 @@ async fn attack_69_a_tricked_http_client_learns_nothing() {
         }
         assert_eq!(x509(&daemon, request).await.unwrap_err().code(), Code::InvalidArgument, "{values:?}");
     }
-    x509(&daemon, with_header(X509svidRequest {})).await.unwrap();
+    x509(&daemon, asking(X509svidRequest {})).await.unwrap();
 }
 
 /// How long a connection is kept that says `at_once`, and then a byte of `dripping` now and then.
@@ -289,7 +289,7 @@ fn kept(daemon: &Daemon, at_once: &[u8], dripping: &[u8]) -> Duration {
     panic!("the connection stays open");
 }
 
-/// Defence: `connection::fell_silent`. In five seconds a request must have come, whatever else did. With it waiting
+/// Defence: `activity::idle_timeout`. In five seconds a request must have come, whatever else did. With it waiting
 /// for ever, every one of these connections stays open.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() {
@@ -297,7 +297,7 @@ async fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() 
     let endless_block = [&hello()[..], &frame(kind::HEADERS, 0, 1, &[0; 8000])[..9]].concat();
     let given_up = frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
     let asked_once = [hello(), request(1, None, &[]), given_up].concat();
-    let mut served = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let mut served = client(&daemon).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
     let (second, fourth) = (Duration::from_secs(1), Duration::from_secs(4));
     let clients: [(&[u8], &[u8], Duration); 6] = [
         (b"", b"", fourth),
@@ -321,7 +321,7 @@ async fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() 
     }
 }
 
-/// Defences: `accept::admit`, which gives each connection a task of its own, and `accept::report`, which goes on when
+/// Defences: `accept::accept`, which gives each connection a task of its own, and `accept::report`, which goes on when
 /// one has panicked. The panic is real: a library in the daemon's process has `recvmsg` lie. With `report` passing it
 /// on the daemon ends.
 #[tokio::test(flavor = "multi_thread")]
@@ -332,7 +332,7 @@ async fn attack_84_a_panic_ends_its_own_connection_and_nothing_else() {
     assert!(compiled.as_ref().is_ok_and(|output| output.status.success()), "{compiled:?}");
     let lying = ["/usr/bin/env", &format!("LD_PRELOAD={}", library.display())];
     let daemon = Daemon::start_behind(&lying, &format!("[limits]\nconnections = 10\n{}", me()));
-    let mut stream = client(&daemon).await.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let mut stream = client(&daemon).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();
     let more_than_there_may_be_at_once = 20;
     for _ in 0..more_than_there_may_be_at_once {

@@ -95,7 +95,11 @@ fn explain_says_what_a_running_process_would_get_and_suggests_an_entry_that_give
     fs::write(daemon.configuration(), with_suggestion).unwrap();
     let reloaded = daemon.ask(&["reload", "-o", "json"]);
     assert_eq!((code(&reloaded), json(&reloaded)["swapped"].as_bool()), (0, Some(true)), "{reloaded:?}");
-    assert_eq!(code(&daemon.ask(&["explain", &own_pid])), 0);
+    let permitted = daemon.ask(&["explain", &own_pid]);
+    assert_eq!(code(&permitted), 0);
+    let screen = text(&permitted.stdout);
+    let name = fs::read_to_string("/proc/self/comm").unwrap();
+    assert!(screen.lines().nth(1).unwrap().starts_with(&format!("{}, ", name.trim_end())), "{screen}");
     assert_eq!(code(&daemon.ask(&["explain", "4194304"])), 1);
 }
 

@@ -12,7 +12,7 @@ use bonafide::attestation::kernel::PidfdFacts;
 use bonafide::attestation::kernel::ProcDirectory;
 use bonafide::attestation::kernel::Process;
 use bonafide::attestation::kernel::Unanswered;
-use bonafide::endpoints::transport::acceptor::Identify;
+use bonafide::endpoints::transport::unix::Identify;
 use bonafide::entitlement::door::BrokerConnection;
 use bonafide::entitlement::door::Connection;
 use bonafide::entitlement::door::Connections;
@@ -109,7 +109,7 @@ pub(crate) fn update(ids: &[&str], size: usize) -> X509Update {
         id: id.parse().unwrap(),
         chain: vec![Bytes::from(vec![0x30; size]), Bytes::from_static(b"0I")],
         key: Arc::new(PrivateKey::from_pkcs8(vec![0x30, 0x4b])),
-        hint: Some("internal".to_owned()),
+        hint: id.rsplit('/').next().map(str::to_owned),
         serial: "01".to_owned(),
         issued: SystemTime::UNIX_EPOCH,
         not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(3600),

@@ -2,12 +2,15 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
-use bonafide::endpoints::transport::frames::FrameHeader;
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::frames::FrameHeader;
+use bonafide::endpoints::transport::http2::frames::kind;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+/// The flag of a SETTINGS or a PING frame that acknowledges another.
+pub(crate) const ACK: u8 = 1;
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&FrameHeader { length: payload.len(), kind, flags, stream }.bytes()[..], payload].concat()
@@ -24,11 +27,11 @@ pub(crate) fn literal(name: &str, value: &[u8]) -> Vec<u8> {
 
 /// A request for X.509 SVIDs with this `:authority`.
 pub(crate) fn request(stream: u32, authority: Option<&[u8]>, extra: &[u8]) -> Vec<u8> {
-    asking(stream, authority, extra, &[])
+    request_with(stream, authority, extra, &[])
 }
 
 /// The same with a message.
-pub(crate) fn asking(stream: u32, authority: Option<&[u8]>, extra: &[u8], message: &[u8]) -> Vec<u8> {
+pub(crate) fn request_with(stream: u32, authority: Option<&[u8]>, extra: &[u8], message: &[u8]) -> Vec<u8> {
     calling("FetchX509SVID", stream, authority, extra, message)
 }
 

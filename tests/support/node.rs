@@ -47,7 +47,7 @@ use bonafide::authority::embedded::NoAuthority;
 use bonafide::durable::DataDir;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
-use bonafide::endpoints::workload_api;
+use bonafide::endpoints::workload_socket;
 use bonafide::entitlement::node_state::NodeState;
 use bonafide::entitlement::node_state::Parts;
 use bonafide::identity::Bundle;
@@ -183,7 +183,7 @@ impl TestNode {
             NodeSetup { parts, active, files, readiness: readiness_there, embedded, sockets, descriptors: 4096 };
         let mut node = Node::build(setup);
         let (acceptor, dialer) = pipe_acceptor();
-        node.serve(acceptor, workload_api::routes(&readiness).unwrap());
+        node.serve(acceptor, workload_socket::routes(&readiness).unwrap());
         let dialer = dialer.observed_by(pipe, observer);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         Ok(Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, node })

@@ -1,4 +1,4 @@
-//! A door of in-memory pipes: with it a whole node runs in one thread on a paused clock.
+//! Connections over in-memory pipes: with them a whole node runs in one thread on a paused clock.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
@@ -18,8 +18,6 @@ use bonafide::endpoints::transport::acceptor::Acceptor;
 use bonafide::endpoints::transport::acceptor::AttributedStream;
 use bonafide::endpoints::transport::acceptor::IncomingConnection;
 use bonafide::evidence::Credentials;
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead as _;
@@ -47,7 +45,8 @@ pub(crate) struct PipeDialer {
     pipe: usize,
 }
 
-struct Pipe {
+/// A connection on its way to the daemon.
+pub(crate) struct Pipe {
     bytes: DuplexStream,
     process: Arc<dyn Process>,
     writer: Arc<Mutex<Credentials>>,
@@ -101,14 +100,13 @@ impl Connected {
 }
 
 impl Acceptor for PipeAcceptor {
-    fn next(&mut self) -> BoxFuture<'_, io::Result<Box<dyn IncomingConnection>>> {
-        async {
-            match self.0.recv().await {
-                Some(pipe) => Ok(Box::new(pipe?) as Box<dyn IncomingConnection>),
-                None => std::future::pending().await,
-            }
+    type Incoming = Pipe;
+
+    async fn next(&mut self) -> io::Result<Pipe> {
+        match self.0.recv().await {
+            Some(pipe) => pipe,
+            None => std::future::pending().await,
         }
-        .boxed()
     }
 }
 
@@ -117,9 +115,9 @@ impl IncomingConnection for Pipe {
         Ok(self.process.peer().uid)
     }
 
-    fn identify(self: Box<Self>) -> Result<AcceptedConnection, Unanswered> {
+    fn identify(self) -> Result<AcceptedConnection, Unanswered> {
         let process = self.process.clone();
-        Ok(AcceptedConnection { stream: self, process })
+        Ok(AcceptedConnection { stream: Box::new(self), process })
     }
 }
 
@@ -129,9 +127,10 @@ impl AttributedStream for Pipe {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<Option<Credentials>>> {
+        let before = buffer.filled().len();
         ready!(Pin::new(&mut self.bytes).poll_read(cx, buffer))?;
         let writer = *self.writer.lock().unwrap();
-        Poll::Ready(Ok((!buffer.filled().is_empty()).then_some(writer)))
+        Poll::Ready(Ok((buffer.filled().len() > before).then_some(writer)))
     }
 }
 

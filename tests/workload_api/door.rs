@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bonafide::endpoints::transport::accept;
-use bonafide::endpoints::transport::accept::Transport;
-use bonafide::endpoints::transport::acceptor::UnixAcceptor;
 use bonafide::endpoints::transport::budgets::Budgets;
 use bonafide::endpoints::transport::budgets::Limits;
+use bonafide::endpoints::transport::http2::Http2;
 use bonafide::endpoints::transport::listener::Listener;
+use bonafide::endpoints::transport::unix::UnixAcceptor;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::readiness::Readiness;
 use tokio::task::JoinHandle;
@@ -38,15 +38,11 @@ pub(crate) fn open(callers: &FakeCallers, limits: Limits) -> Door {
     let path = directory.path().join("workload.sock");
     let readiness = Readiness::default();
     let listener = Listener::bind(&path, 0o666).unwrap();
-    let door = UnixAcceptor::new(listener, identify(), readiness.clone()).unwrap();
+    let acceptor = UnixAcceptor::new(listener, identify(), readiness.clone()).unwrap();
     let (budgets, stop) = (Budgets::new(limits), CancellationToken::new());
-    let transport = Transport {
-        connections: Arc::new(callers.clone()),
-        routes: bonafide::endpoints::workload_api::routes(&readiness).unwrap(),
-        budgets: budgets.clone(),
-        stop: stop.clone(),
-    };
-    let served = tokio::spawn(accept::serve(door, transport));
+    let routes = bonafide::endpoints::workload_socket::routes(&readiness).unwrap();
+    let protocol = Http2 { connections: Arc::new(callers.clone()), routes };
+    let served = tokio::spawn(accept::serve(acceptor, budgets.clone(), stop.clone(), protocol));
     Door { path, budgets, readiness, stop, served, _directory: directory }
 }
 
@@ -58,11 +54,4 @@ impl Door {
     pub(crate) async fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
         SpiffeWorkloadApiClient::new(self.channel().await)
     }
-}
-
-/// A request with the security header.
-pub(crate) fn asking<T>(message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    request
 }

@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use tonic::Code;
 use tonic::Streaming;
 
+use crate::asking::asking;
 use crate::callers::DECISION;
 use crate::callers::FakeCallers;
 use crate::callers::update;
 use crate::door;
 use crate::door::Door;
-use crate::door::asking;
 
 const WEB: &str = "spiffe://example.org/web";
 const SOON: Duration = Duration::from_secs(10);

@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use bonafide::endpoints::transport::frames::FRAME_HEADER;
-use bonafide::endpoints::transport::frames::FrameHeader;
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::frames::FRAME_HEADER;
+use bonafide::endpoints::transport::http2::frames::FrameHeader;
+use bonafide::endpoints::transport::http2::frames::kind;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::sys::socket::ControlMessage;

@@ -10,13 +10,12 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use crate::callers::FakeCallers;
 use crate::door;
 use crate::door::Door;
-use crate::door::asking;
 
 async fn reflect(door: &Door, question: MessageRequest) -> MessageResponse {
     let question = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
     let mut client = ServerReflectionClient::new(door.channel().await);
     let questions = tokio_stream::once(question);
-    let mut answers = client.server_reflection_info(asking(questions)).await.unwrap().into_inner();
+    let mut answers = client.server_reflection_info(questions).await.unwrap().into_inner();
     answers.message().await.unwrap().unwrap().message_response.unwrap()
 }
 

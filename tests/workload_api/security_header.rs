@@ -1,6 +1,7 @@
 //! The header that keeps browsers and tricked HTTP clients out (WEP-05, WEP-06, Q5, Q21, attack 69).
 
 use tonic::Code;
+use tonic::Status;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataMap;
@@ -11,7 +12,7 @@ use crate::callers::FakeCallers;
 use crate::door;
 use crate::door::Door;
 
-const METHODS: [&str; 11] = [
+const METHODS: [&str; 7] = [
     "/SpiffeWorkloadAPI/FetchX509SVID",
     "/SpiffeWorkloadAPI/FetchX509Bundles",
     "/SpiffeWorkloadAPI/FetchJWTSVID",
@@ -19,14 +20,18 @@ const METHODS: [&str; 11] = [
     "/SpiffeWorkloadAPI/ValidateJWTSVID",
     "/SpiffeWorkloadAPI/FetchWITSVID",
     "/SpiffeWorkloadAPI/FetchWITBundles",
+];
+/// What the probes of other agents and `grpcurl list` call.
+const WITHOUT_HEADER: [&str; 4] = [
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
+const NAME: &str = "workload.spiffe.io";
 
-/// Asks with an empty message; the code of the answer.
-async fn code(door: &Door, method: &'static str, values: &[&'static str], name: &'static str) -> Code {
+/// Asks with an empty message.
+async fn ask(door: &Door, method: &'static str, values: &[&'static str], name: &'static str) -> Result<(), Status> {
     let mut client: Grpc<Channel> = Grpc::new(door.channel().await);
     client.ready().await.unwrap();
     let mut metadata = MetadataMap::new();
@@ -35,19 +40,18 @@ async fn code(door: &Door, method: &'static str, values: &[&'static str], name: 
     }
     let request = tonic::Request::from_parts(metadata, tonic::Extensions::default(), ());
     let codec = ProstCodec::<(), ()>::default();
-    match client.server_streaming(request, PathAndQuery::from_static(method), codec).await {
-        Err(refused) => refused.code(),
-        Ok(answer) => match answer.into_inner().message().await {
-            Err(refused) => refused.code(),
-            Ok(_) => Code::Ok,
-        },
-    }
+    let answers = client.server_streaming(request, PathAndQuery::from_static(method), codec).await?;
+    answers.into_inner().message().await.map(drop)
+}
+
+/// The code of the answer.
+async fn code(door: &Door, method: &'static str, values: &[&'static str], name: &'static str) -> Code {
+    ask(door, method, values, name).await.map_or_else(|refused| refused.code(), |()| Code::Ok)
 }
 
 #[tokio::test]
-async fn every_method_refuses_a_request_without_the_exact_header() {
+async fn every_method_of_the_workload_api_refuses_a_request_without_the_header() {
     let door = door::open(&FakeCallers::holding(&["spiffe://example.org/web"]), door::limits());
-    const NAME: &str = "workload.spiffe.io";
     let wrong: [(&[&str], &str); 8] = [
         (&[], NAME),
         (&["false"], NAME),
@@ -63,7 +67,16 @@ async fn every_method_refuses_a_request_without_the_exact_header() {
             assert_eq!(code(&door, method, values, name).await, Code::InvalidArgument, "{method} {name}: {values:?}");
         }
     }
-    assert_eq!(code(&door, "/grpc.health.v1.Health/Check", &["true"], NAME).await, Code::Ok);
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_served_without_the_header() {
+    let door = door::open(&FakeCallers::holding(&["spiffe://example.org/web"]), door::limits());
+    for method in WITHOUT_HEADER {
+        let refused = ask(&door, method, &[], NAME).await.err().map(|status| status.message().to_owned());
+        let empty_question = method.contains("reflection").then(|| "invalid MessageRequest".to_owned());
+        assert_eq!(refused, empty_question, "{method}");
+    }
 }
 
 /// WAPI-04: there is no protobuf package.
@@ -71,5 +84,5 @@ async fn every_method_refuses_a_request_without_the_exact_header() {
 async fn the_service_has_its_bare_name_only() {
     let door = door::open(&FakeCallers::holding(&["spiffe://example.org/web"]), door::limits());
     let method = "/spiffe.workload.SpiffeWorkloadAPI/FetchX509SVID";
-    assert_eq!(code(&door, method, &["true"], "workload.spiffe.io").await, Code::Unimplemented);
+    assert_eq!(code(&door, method, &["true"], NAME).await, Code::Unimplemented);
 }

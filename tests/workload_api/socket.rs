@@ -12,9 +12,9 @@ use bonafide::endpoints::transport::listener::Listener;
 use bonafide::endpoints::transport::listener::NotBound;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 
+use crate::asking::asking;
 use crate::callers::FakeCallers;
 use crate::door;
-use crate::door::asking;
 
 fn refused(path: &Path) -> NotBound {
     Listener::bind(path, 0o666).expect_err("the socket was bound")

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::sys::socket::AddressFamily;
 use nix::sys::socket::SockFlag;
@@ -9,6 +10,7 @@ use nix::sys::socket::SockType;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::socketpair;
 use nix::sys::socket::sockopt;
+use procfs::process::MountInfos;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -60,12 +62,21 @@ pub enum UnsupportedHost {
          start the daemon in the host's PID namespace (hostPID: true, or no --pid), or mount /proc anew"
     )]
     ForeignProc,
-    /// `hidepid`, or `ProtectProc=` without the right to see through it.
+    /// `hidepid`, or `ProtectProc=`, without the right to see through it.
     #[error(
-        "/proc hides other users' processes from the daemon (hidepid= or ProtectProc=); \
-         give it CAP_SYS_PTRACE, or mount /proc without hidepid"
+        "/proc hides other users' processes from the daemon: it is mounted with hidepid={hidepid}, as ProtectProc= does \
+         it, too; give the daemon CAP_SYS_PTRACE, or mount /proc without hidepid"
     )]
-    HiddenProc,
+    HiddenProc {
+        /// The value of the mount option.
+        hidepid: String,
+    },
+    /// PID 1 cannot be read, and no `hidepid` is the cause.
+    #[error(
+        "the daemon may not read /proc/1, and /proc shows no hidepid as the cause; \
+         allow it in the security module (SELinux, AppArmor) or the container runtime"
+    )]
+    ClosedProc,
     /// Not PID 1's user namespace.
     #[error(
         "the daemon's user namespace ({own}) is not that of PID 1 or of the host ({reference}), so it cannot tell users \
@@ -192,7 +203,7 @@ fn is_alone_at_its_number(status: &[u8], pid: i32) -> bool {
 /// PID 1, as `/proc` shows it.
 pub(super) fn first_process(proc: &OwnedFd) -> Result<OwnedFd, UnsupportedHost> {
     let first = open_directory(proc, 1).map_err(hidden)?;
-    read(&first, "status").map_err(|_| UnsupportedHost::HiddenProc)?;
+    read(&first, "status").map_err(|_| hidden_proc())?;
     Ok(first)
 }
 
@@ -201,8 +212,22 @@ fn hidden(unanswered: Unanswered) -> UnsupportedHost {
         Unanswered::Undecided(crate::evidence::Undecided::OutOfDescriptors) => {
             UnsupportedHost::Kernel { doing: "opening /proc/1", error: Errno::MFILE }
         }
-        _ => UnsupportedHost::HiddenProc,
+        _ => hidden_proc(),
     }
+}
+
+/// Why other processes are not seen.
+fn hidden_proc() -> UnsupportedHost {
+    let mounts = procfs::process::Process::myself().and_then(|own| own.mountinfo());
+    let hidepid = mounts.ok().and_then(|mounts| hidepid(&mounts));
+    hidepid.map_or(UnsupportedHost::ClosedProc, |hidepid| UnsupportedHost::HiddenProc { hidepid })
+}
+
+/// The `hidepid` with which `/proc` is mounted. Of several mounts there, the last covers the others.
+fn hidepid(mounts: &MountInfos) -> Option<String> {
+    let proc = mounts.iter().rfind(|mount| mount.mount_point == Path::new("/proc"))?;
+    let hidepid = proc.super_options.get("hidepid")?.clone()?;
+    (!matches!(hidepid.as_str(), "0" | "off")).then_some(hidepid)
 }
 
 /// The level of this kernel, which must not be below `minimum`.
@@ -293,6 +318,8 @@ fn compared(own: Links, first: Option<Links>) -> Result<Namespaces, UnsupportedH
 
 #[cfg(test)]
 mod tests {
+    use procfs::FromBufRead;
+
     use super::*;
 
     #[test]
@@ -353,11 +380,28 @@ mod tests {
     }
 
     #[test]
+    fn the_mount_that_covers_the_others_says_whether_proc_hides_processes() {
+        let hidepid_of = |options: &[&str]| {
+            let line = |options: &&str| format!("22 27 0:21 / /proc rw,relatime - proc proc {options}\n");
+            let text: String =
+                options.iter().map(line).chain(["27 1 8:1 / / rw - ext4 /dev/vda rw\n".into()]).collect();
+            hidepid(&MountInfos::from_buf_read(text.as_bytes()).unwrap())
+        };
+        assert_eq!(hidepid_of(&["rw,hidepid=invisible"]).as_deref(), Some("invisible"));
+        assert_eq!(hidepid_of(&["rw,gid=4,hidepid=2"]).as_deref(), Some("2"));
+        assert_eq!(hidepid_of(&["rw", "rw,hidepid=noaccess"]).as_deref(), Some("noaccess"));
+        for shown in [&["rw"][..], &["rw,hidepid=off"], &["rw,hidepid=2", "rw"], &[]] {
+            assert_eq!(hidepid_of(shown), None, "{shown:?}");
+        }
+    }
+
+    #[test]
     fn every_refusal_says_what_is_wrong_and_what_to_do() {
         for unfit in [
             UnsupportedHost::NotProc,
             UnsupportedHost::ForeignProc,
-            UnsupportedHost::HiddenProc,
+            UnsupportedHost::HiddenProc { hidepid: "invisible".to_owned() },
+            UnsupportedHost::ClosedProc,
             UnsupportedHost::UserNamespace { own: 1, reference: 2 },
             UnsupportedHost::MappedIds { map: "uid_map" },
             UnsupportedHost::PidNamespace { own: 1, reference: 2 },

@@ -1,6 +1,11 @@
 //! `bonafide explain`: everything a decision rests on.
 
+use std::time::Duration;
+
 use http::Method;
+use procfs::Current;
+use procfs::Uptime;
+use procfs::process::Process;
 
 use crate::cli::operator::client::ask;
 use crate::cli::screen::Exit;
@@ -8,15 +13,17 @@ use crate::cli::screen::Failure;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::sockets::AdminSocket;
+use crate::cli::words::count;
 use crate::cli::words::printable;
 use crate::cli::words::word;
 use crate::cli::words::wrap;
 use crate::endpoints::admin::reports::ErrorReport;
+use crate::endpoints::admin::reports::ExplainOutcome;
 use crate::endpoints::admin::reports::ExplainReport;
-use crate::endpoints::admin::reports::Outcome;
 use crate::evidence::Answer;
 use crate::evidence::Selector;
 use crate::policy::Considered;
+use crate::time::duration::rounded;
 
 /// Show why a process gets an identity, or none
 #[derive(Debug, clap::Args)]
@@ -42,13 +49,17 @@ pub(in crate::cli) fn run(arguments: &ExplainArguments, screen: &mut Screen) -> 
         (Some(id), _) => format!("/v1/explain?denial={}", decision_id(id)?),
         (None, pid) => format!("/v1/explain?pid={}", pid.unwrap_or_default()),
     };
+    // RACE: opened before the daemon pins the process and read after that: where the number has passed to another process
+    // in between, the reading fails.
+    let process = arguments.pid.and_then(|pid| Process::new(i32::try_from(pid).ok()?).ok());
     let report: ExplainReport = ask(&arguments.socket.path()?, Method::GET, &question, not_explained)?;
-    screen.answer(arguments.output, &report, text);
+    let running = process.and_then(|process| running(&process, report.peer.uid));
+    screen.answer(arguments.output, &report, |report| text(report, running.as_deref()));
     Ok(match report.result {
         _ if arguments.denial.is_some() => Exit::Fine,
-        Outcome::Permitted { .. } => Exit::Fine,
-        Outcome::Denied { .. } => Exit::Denied,
-        Outcome::Undecided { .. } => Exit::No,
+        ExplainOutcome::Permitted { .. } => Exit::Fine,
+        ExplainOutcome::Denied { .. } => Exit::Denied,
+        ExplainOutcome::Undecided { .. } => Exit::No,
     })
 }
 
@@ -75,10 +86,25 @@ fn not_explained(problem: ErrorReport) -> Failure {
     Failure::new(Exit::No, "there is nothing to explain", printable(&problem.detail), next)
 }
 
-fn text(report: &ExplainReport) -> String {
+/// What the kernel shows everybody of a process, so that an operator sees whether it is the right one. `None` where it is
+/// not of the user that the daemon saw: in another PID namespace than the daemon's the number is another process's.
+fn running(process: &Process, uid: u32) -> Option<String> {
+    let (status, stat) = (process.status().ok()?, process.stat().ok()?);
+    let begun = stat.starttime as f64 / procfs::ticks_per_second() as f64;
+    let age = Duration::try_from_secs_f64(Uptime::current().ok()?.uptime - begun).unwrap_or_default();
+    let state = status.state.split(['(', ')']).nth(1).unwrap_or_default();
+    let threads = count(status.threads, "thread", "threads");
+    let text = format!("{}, {state}, {threads}, started {} ago", printable(&status.name), rounded(age));
+    [status.ruid, status.euid].contains(&uid).then_some(text)
+}
+
+fn text(report: &ExplainReport, running: Option<&str>) -> String {
     let peer = report.peer;
     let mut text =
         format!("process {}, uid {}, gid {}, pinned {}\n", peer.pid, peer.uid, peer.gid, word(&report.level));
+    if let Some(running) = running {
+        text += &format!("{running}\n");
+    }
     if let Some(decision) = &report.decision {
         text += &format!("decision {}\n", printable(decision));
     }
@@ -138,11 +164,11 @@ fn considered(entry: &Considered) -> String {
     format!("  {} ({origin})\n      {}\n", printable(&entry.id), wrap(&verdict, 6, 8))
 }
 
-fn result(outcome: &Outcome) -> String {
+fn result(outcome: &ExplainOutcome) -> String {
     match outcome {
-        Outcome::Permitted { ids } => format!("permitted: {}", ids.join(", ")),
-        Outcome::Denied { detail, .. } => format!("denied: {detail}"),
-        Outcome::Undecided { detail, .. } => format!("undecided: {detail}"),
+        ExplainOutcome::Permitted { ids } => format!("permitted: {}", ids.join(", ")),
+        ExplainOutcome::Denied { detail, .. } => format!("denied: {detail}"),
+        ExplainOutcome::Undecided { detail, .. } => format!("undecided: {detail}"),
     }
 }
 
@@ -173,10 +199,11 @@ mod tests {
             "suggestion": "[[workload]]\nid = \"/web\"\nselectors = [\"unix:uid:1000\"]\n"
         }))
         .unwrap();
-        let text = text(&report);
+        let text = text(&report, Some("web, sleeping, 4 threads, started 3m 2s ago"));
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
         for said in [
             "process 4121, uid 1000, gid 1000, pinned full",
+            "web, sleeping, 4 threads, started 3m 2s ago\n",
             "decision d-7f31c2a90b4e",
             "  unix:uid:1000                                 kernel   credentials\n",
             "a-unit-of-a-rather-long-name.service\n                                                kernel   cgroup\n",
@@ -189,6 +216,17 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said:?} in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_running_process_is_shown_by_name_state_threads_and_age() {
+        let own = Process::myself().unwrap();
+        let uid = own.status().unwrap().euid;
+        let shown = running(&own, uid).unwrap();
+        let parts: Vec<_> = shown.split(", ").collect();
+        assert!(parts[1] == "running" || parts[1] == "sleeping", "{shown}");
+        assert!(parts[2].ends_with(" threads") && parts[3].starts_with("started "), "{shown}");
+        assert_eq!(running(&own, uid + 1), None, "of another user");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(in crate::endpoints) mod tests {
             evidence: EvidenceSet::default(),
             entries: 0,
             considered: vec![],
-            result: Outcome::Denied { why: "no_entry".to_owned(), detail: "no entry matches".to_owned() },
+            result: ExplainOutcome::Denied { why: "no_entry".to_owned(), detail: "no entry matches".to_owned() },
             nearest_miss: None,
             suggestion: None,
         }

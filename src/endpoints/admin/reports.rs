@@ -182,7 +182,7 @@ pub struct ExplainReport {
     /// Each with what it lacks, nearest first; the first 200.
     pub considered: Vec<Considered>,
     /// What came out.
-    pub result: Outcome,
+    pub result: ExplainOutcome,
     /// The entry that lacked least, when none matched.
     pub nearest_miss: Option<Considered>,
     /// An entry, in TOML, that would match this process and as few others as the evidence allows.
@@ -192,7 +192,7 @@ pub struct ExplainReport {
 /// What came out of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
+pub enum ExplainOutcome {
     /// It gets these SPIFFE IDs, the default one first.
     Permitted {
         /// The SPIFFE IDs.

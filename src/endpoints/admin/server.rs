@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
-use futures_util::future::Either;
 use http::Method;
 use http::StatusCode;
 use http::request::Parts;
@@ -16,11 +14,11 @@ use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::ErrorReport;
-use crate::endpoints::http::Answer;
-use crate::endpoints::http::accept;
+use crate::endpoints::http::HttpAnswer;
+use crate::endpoints::http::OperatorAcceptor;
 use crate::endpoints::http::answer;
-use crate::endpoints::http::connections_on;
 use crate::endpoints::http::one_request;
+use crate::endpoints::http::serve_each;
 use crate::endpoints::transport::listener::Listener;
 
 /// The longest question is a reload, which resolves names.
@@ -28,32 +26,32 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Serves the admin API on `listener` to those whom `doorkeeper` lets in; runs until it is dropped.
 pub async fn serve(listener: Listener, doorkeeper: Doorkeeper, operations: Arc<dyn Operations>) {
-    let admitted = |stream| admit(stream, doorkeeper, Arc::clone(&operations));
-    accept(connections_on(listener).map_ok(admitted)).await;
+    let admit = |stream| admit(stream, doorkeeper, Arc::clone(&operations));
+    serve_each(OperatorAcceptor::new(listener), admit).await;
 }
 
 fn admit(
     stream: UnixStream,
     doorkeeper: Doorkeeper,
     operations: Arc<dyn Operations>,
-) -> impl Future<Output = ()> + Send {
+) -> Option<impl Future<Output = ()> + Send> {
     match AdminPeer::of(&stream) {
         Ok(peer) if doorkeeper.lets_in(&peer) => {
             let answer = move |request| respond(request, peer.clone(), Arc::clone(&operations));
-            return Either::Left(one_request(stream, answer, ANSWER_TIME));
+            return Some(one_request(stream, answer, ANSWER_TIME));
         }
         Ok(peer) => tracing::warn!(peer.pid, peer.uid, "refused on the admin socket"),
         Err(error) => tracing::warn!(%error, "refused on the admin socket: the kernel does not say who it is"),
     }
-    Either::Right(std::future::ready(()))
+    None
 }
 
-async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations>) -> Answer {
+async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations>) -> HttpAnswer {
     let question = format!("{} {}", request.method, request.uri);
     if request.method == Method::GET {
-        tracing::debug!(peer.pid, peer.uid, question, "asked by the operator");
+        tracing::debug!(peer.pid, peer.uid, question, "admin request");
     } else {
-        tracing::info!(peer.pid, peer.uid, question, "told by the operator");
+        tracing::info!(peer.pid, peer.uid, question, "admin request");
     }
     match (&request.method, request.uri.path()) {
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &operations.status()),
@@ -66,7 +64,7 @@ async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations
     }
 }
 
-async fn explain(query: &str, operations: &dyn Operations) -> Answer {
+async fn explain(query: &str, operations: &dyn Operations) -> HttpAnswer {
     if let Some(id) = query.strip_prefix("denial=") {
         return operations.explain_denial(id).map_or_else(
             || problem(StatusCode::NOT_FOUND, "unknown_decision", "no such decision is remembered"),
@@ -88,18 +86,18 @@ async fn explain(query: &str, operations: &dyn Operations) -> Answer {
 }
 
 /// A reload that has begun is finished, whether or not its operator waits for the answer.
-async fn reload(operations: Arc<dyn Operations>) -> Answer {
+async fn reload(operations: Arc<dyn Operations>) -> HttpAnswer {
     match tokio::spawn(async move { operations.reload().await }).await {
         Ok(report) => json(StatusCode::OK, &report),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "stopped", "the reload was cut off"),
     }
 }
 
-fn problem(status: StatusCode, error: &str, detail: &str) -> Answer {
+fn problem(status: StatusCode, error: &str, detail: &str) -> HttpAnswer {
     json(status, &ErrorReport { error: error.to_owned(), detail: detail.to_owned() })
 }
 
-fn json(status: StatusCode, report: &impl Serialize) -> Answer {
+fn json(status: StatusCode, report: &impl Serialize) -> HttpAnswer {
     // A report has string keys and finite numbers only, so it always has a JSON form.
     answer(status, "application/json", serde_json::to_vec(report).unwrap_or_default())
 }

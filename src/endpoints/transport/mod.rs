@@ -1,21 +1,46 @@
-//! Everything between the kernel's sockets and a request: who may connect, how much of what, who writes, and whether
-//! secrets may still leave. Knows HTTP/2 and callers; knows no service and no message.
+//! Everything between the kernel's sockets and a request: who may connect, how much of what, who writes, and whether a
+//! secret may still leave. Knows no service and no message.
+//!
+//! What a door puts between its socket and its protocol, from the inside out:
+//!
+//! ```text
+//! AttributedStream    bytes, and who wrote them            acceptor, passcred
+//! CheckedStream       cut when another process writes      writer_check
+//! GatedStream         cut when a secret may not leave      gate
+//! FilteredStream      HTTP/2 that may not pass is cut      http2/
+//! ```
 
 pub mod accept;
 pub mod acceptor;
-pub mod authority_filter;
 pub mod budgets;
-mod connection;
-pub mod frame_budget;
-pub mod frames;
+pub mod gate;
+pub mod http2;
 pub mod listener;
-pub mod wire;
+mod passcred;
+pub mod unix;
+pub mod writer_check;
 
-use std::sync::Arc;
+use std::error::Error;
+use std::io;
 
-use crate::entitlement::door::SecretGate;
+use crate::entitlement::door::Ended;
 
-/// The gate of the connection that a request came by. The transport puts it into the request's extensions: it leads to
-/// the subject, and opens secrets.
-#[derive(Debug, Clone)]
-pub struct RequestGate(pub Arc<SecretGate>);
+/// Why a connection is cut. The client sees its end and no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum Abort {
+    /// Another process wrote to it.
+    #[error("another process wrote to the connection")]
+    ForeignWriter,
+    /// A process is no longer the one that its secrets were issued for, or is no longer permitted.
+    #[error("a secret may not leave any more")]
+    Secret(Ended),
+    /// The client sent what the protocol of the door does not let pass.
+    #[error(transparent)]
+    Protocol(Box<dyn Error + Send + Sync>),
+}
+
+impl From<Abort> for io::Error {
+    fn from(abort: Abort) -> Self {
+        Self::new(io::ErrorKind::ConnectionAborted, abort)
+    }
+}

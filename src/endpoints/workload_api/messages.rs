@@ -1,7 +1,6 @@
 //! Messages of the Workload API from what a caller has, and questions to a caller from messages.
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -74,13 +73,12 @@ fn check_audience(audience: &str) -> Result<(), Status> {
 }
 
 pub(super) fn x509_svids(update: X509Update) -> X509svidResponse {
-    let mut hints = Hints::default();
     let svids = update.svids.into_iter().map(|svid| X509svid {
         spiffe_id: svid.id.to_string(),
         x509_svid: svid.chain.concat().into(),
         x509_svid_key: shared(svid.key),
         bundle: update.bundle.clone(),
-        hint: hints.unique(svid.hint),
+        hint: svid.hint.unwrap_or_default(),
     });
     X509svidResponse { svids: svids.collect(), crl: Vec::new(), federated_bundles: by_id(update.federated) }
 }
@@ -94,11 +92,10 @@ pub(super) fn jwt_bundles(bundles: EncodedBundles) -> JwtBundlesResponse {
 }
 
 pub(super) fn jwt_svids(svids: Vec<JwtSvid>) -> JwtsvidResponse {
-    let mut hints = Hints::default();
     let svids = svids.into_iter().map(|svid| Jwtsvid {
         spiffe_id: svid.id.to_string(),
         svid: svid.token,
-        hint: hints.unique(svid.hint),
+        hint: svid.hint.unwrap_or_default(),
     });
     JwtsvidResponse { svids: svids.collect() }
 }
@@ -112,16 +109,6 @@ pub(super) fn valid_token(token: ValidToken) -> ValidateJwtsvidResponse {
         audience.kind = Some(Kind::ListValue(ListValue { values: vec![one] }));
     }
     ValidateJwtsvidResponse { spiffe_id: token.id.to_string(), claims: Some(claims) }
-}
-
-/// SPEC: Workload API §5.2.1: hints are unique in a response. The first identity keeps its hint.
-#[derive(Default)]
-struct Hints(HashSet<String>);
-
-impl Hints {
-    fn unique(&mut self, hint: Option<String>) -> String {
-        hint.filter(|hint| self.0.insert(hint.clone())).unwrap_or_default()
-    }
 }
 
 /// A key's bytes without a copy; wiped when the last message that holds them has gone.

@@ -1,8 +1,7 @@
-//! The SPIFFE Workload API, gRPC health and reflection: a codec. It turns requests into questions to a caller, and what
-//! the caller has into messages; it decides nothing and never learns why.
+//! The SPIFFE Workload API: a codec. It turns requests into questions about a process, and what the process has into
+//! messages; it decides nothing and never learns why.
 
 pub mod codec;
-mod health;
 mod messages;
 pub mod proto;
 mod security_header;
@@ -16,11 +15,9 @@ use tonic::Response;
 use tonic::Status;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
-use tonic_health::pb::health_server::HealthServer;
 
 use crate::endpoints::refusals;
-use crate::endpoints::transport::RequestGate;
-use crate::endpoints::workload_api::health::Health;
+use crate::endpoints::transport::http2::RequestGate;
 use crate::endpoints::workload_api::proto::JwtBundlesRequest;
 use crate::endpoints::workload_api::proto::JwtBundlesResponse;
 use crate::endpoints::workload_api::proto::JwtsvidRequest;
@@ -40,32 +37,17 @@ use crate::endpoints::workload_api::proto::spiffe_workload_api_server::SpiffeWor
 use crate::endpoints::workload_api::security_header::require_security_header;
 use crate::entitlement::door::SecretGate;
 use crate::entitlement::door::Subject;
-use crate::readiness::Readiness;
 
 /// The name of the service on the wire.
 pub const SERVICE: &str = "SpiffeWorkloadAPI";
 /// The largest request, in bytes.
 pub const MAX_REQUEST: usize = 64 * 1024;
 
-/// The services of the workload socket.
-///
-/// # Errors
-/// The compiled definitions are not definitions; a build that is broken.
-pub fn routes(readiness: &Readiness) -> Result<Routes, tonic_reflection::server::Error> {
-    let workload_api = SpiffeWorkloadApiServer::new(WorkloadApi).max_decoding_message_size(MAX_REQUEST);
-    let health = HealthServer::new(Health::of(SERVICE, readiness)).max_decoding_message_size(MAX_REQUEST);
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let v1 = reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST);
-    let v1alpha = reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST);
-    Ok(Routes::new(InterceptedService::new(workload_api, require_security_header))
-        .add_service(InterceptedService::new(health, require_security_header))
-        .add_service(InterceptedService::new(v1, require_security_header))
-        .add_service(InterceptedService::new(v1alpha, require_security_header))
-        .prepare())
+/// The Workload API alone, for requests with the security header.
+#[must_use]
+pub fn routes() -> Routes {
+    let service = SpiffeWorkloadApiServer::new(WorkloadApi).max_decoding_message_size(MAX_REQUEST);
+    Routes::new(InterceptedService::new(service, require_security_header))
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -72,7 +72,11 @@ impl Outbound {
         self.put(reply);
     }
 
+    /// Bundles alone are no secret: the end of their process must not cut a connection that asks about others, too.
     fn put(&mut self, new: Item) {
+        if new.ids.is_empty() {
+            return self.items.retain(|item| !item.is_same_slot(&new));
+        }
         match self.items.iter_mut().find(|item| item.is_same_slot(&new)) {
             Some(item) => *item = new,
             None => {

@@ -107,7 +107,7 @@ fn attack_21_a_daemon_from_which_processes_are_hidden_refuses_to_start() {
     let Some(node) = Node::start_behind("attack_21", &launcher.each_ref().map(String::as_str), "") else { return };
     assert_eq!(node.honest_gets(PYTHON, 41000), "identity", "with the right to see them");
     let without = after(&format!("{hidden} setpriv --regid 41009 --clear-groups --bounding-set -sys_ptrace"));
-    refuses(&Daemon::end_behind(&without.each_ref().map(String::as_str), ""), "hides other users' processes");
+    refuses(&Daemon::end_behind(&without.each_ref().map(String::as_str), ""), "mounted with hidepid=invisible");
 }
 
 /// Defence: `reference::proc_directory`. Without its look at the file system, its look at itself refuses.

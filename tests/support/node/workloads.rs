@@ -18,11 +18,11 @@ use futures_util::future::BoxFuture;
 use futures_util::future::Shared;
 use tokio::task::JoinHandle;
 use tonic::Code;
-use tonic::Request;
 use tonic::Status;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::asking::asking;
 use crate::pipes::Connected;
 
 /// One connection. Clones are the same.
@@ -104,13 +104,6 @@ impl Client {
     async fn api(&self) -> Result<SpiffeWorkloadApiClient<Channel>, Status> {
         Ok(SpiffeWorkloadApiClient::new(self.channel.clone().await?))
     }
-}
-
-/// A request with the security header.
-fn asking<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    request
 }
 
 impl<M> Updates<M> {

@@ -5,26 +5,30 @@ use std::time::Duration;
 
 use bonafide::attestation::kernel::Process;
 use bonafide::endpoints::transport::accept;
-use bonafide::endpoints::transport::accept::Transport;
 use bonafide::endpoints::transport::budgets::Budgets;
-use bonafide::endpoints::transport::frames::kind;
+use bonafide::endpoints::transport::http2::Http2;
+use bonafide::endpoints::transport::http2::frames::kind;
+use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::ValidateJwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::evidence::Credentials;
 use bonafide::readiness::Readiness;
+use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::io::DuplexStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::asking::asking;
 use crate::callers::FakeCallers;
 use crate::callers::FakeProcess;
 use crate::callers::PANICS;
+use crate::callers::update;
 use crate::door;
-use crate::door::asking;
 use crate::http2;
 use crate::pipes::Connected;
 use crate::pipes::PipeDialer;
@@ -32,16 +36,19 @@ use crate::pipes::pipe_acceptor;
 
 const WEB: &str = "spiffe://example.org/web";
 
-/// A served acceptor. It ends with the runtime.
+/// How long a connection stays after GOAWAY when its client does not acknowledge PING.
+const GRACE: u64 = 1;
+
+/// A served acceptor, and the dialer to it. It ends with the runtime.
 fn dialer() -> PipeDialer {
-    let (door, dialer) = pipe_acceptor();
-    let transport = Transport {
-        connections: Arc::new(FakeCallers::holding(&[WEB])),
-        routes: bonafide::endpoints::workload_api::routes(&Readiness::default()).unwrap(),
-        budgets: Budgets::new(door::limits()),
-        stop: CancellationToken::new(),
-    };
-    tokio::spawn(accept::serve(door, transport));
+    dialer_of(FakeCallers::holding(&[WEB]))
+}
+
+fn dialer_of(callers: FakeCallers) -> PipeDialer {
+    let (acceptor, dialer) = pipe_acceptor();
+    let routes = bonafide::endpoints::workload_socket::routes(&Readiness::default()).unwrap();
+    let protocol = Http2 { connections: Arc::new(callers), routes };
+    tokio::spawn(accept::serve(acceptor, Budgets::new(door::limits()), CancellationToken::new(), protocol));
     dialer
 }
 
@@ -87,13 +94,66 @@ async fn a_connection_has_five_seconds_for_its_first_request() {
     assert!(about(5, kept(halfway).await));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_connection_stays_for_two_minutes_without_a_stream() {
-    let mut idle = dialer().connect(process());
+/// A connection whose only stream its client has cancelled.
+async fn idle(dialer: &PipeDialer) -> Connected {
+    let mut idle = dialer.connect(process());
     let request = http2::request(1, None, &[]);
     let cancel = http2::frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
     idle.bytes.write_all(&[http2::hello(), request, cancel].concat()).await.unwrap();
-    assert!(about(120, kept(idle).await));
+    idle
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_stays_for_two_minutes_without_a_stream() {
+    assert!(about(120 + GRACE, kept(idle(&dialer()).await).await));
+}
+
+/// The payload of the next frame of this kind.
+async fn next(kind: u8, bytes: &mut DuplexStream) -> Vec<u8> {
+    loop {
+        let mut header = [0; 9];
+        bytes.read_exact(&mut header).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
+        bytes.read_exact(&mut payload).await.unwrap();
+        if header[3] == kind {
+            return payload;
+        }
+    }
+}
+
+/// A connection that was idle for two minutes, and the acknowledgement of the PING that came with GOAWAY: not sent yet.
+async fn going_away(dialer: &PipeDialer) -> (DuplexStream, Vec<u8>) {
+    let (start, mut bytes) = (Instant::now(), idle(dialer).await.bytes);
+    let goaway = next(http2::GOAWAY, &mut bytes).await;
+    assert_eq!(goaway, [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0], "every stream will be served, and there is no error");
+    assert!(about(120, start.elapsed()));
+    let ping = next(http2::PING, &mut bytes).await;
+    (bytes, http2::frame(http2::PING, http2::ACK, 0, &ping))
+}
+
+/// SPEC: RFC 9113 §6.8.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_crosses_goaway_on_the_wire_is_answered() {
+    let (mut bytes, acknowledgement) = going_away(&dialer()).await;
+    let told = Instant::now();
+    let message = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: String::new() }.encode_to_vec();
+    let request = http2::calling("FetchJWTSVID", 3, None, &[], &message);
+    bytes.write_all(&[request, acknowledgement].concat()).await.unwrap();
+    let mut rest = Vec::new();
+    bytes.read_to_end(&mut rest).await.unwrap();
+    assert!(String::from_utf8_lossy(&rest).contains("token-for-ledger"), "{}", String::from_utf8_lossy(&rest));
+    assert!(about(0, told.elapsed()), "the connection stays after its last answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_crosses_goaway_on_the_wire_is_served_until_it_ends() {
+    let callers = FakeCallers::holding(&[WEB]);
+    let (mut bytes, acknowledgement) = going_away(&dialer_of(callers.clone())).await;
+    bytes.write_all(&[http2::request(3, None, &[]), acknowledgement].concat()).await.unwrap();
+    next(kind::DATA, &mut bytes).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    callers.change(Ok(update(&[WEB], 1)));
+    next(kind::DATA, &mut bytes).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,7 +162,7 @@ async fn a_request_whose_message_never_comes_is_answered_after_half_a_minute() {
     let request = http2::request(1, None, &[]);
     let header_only = &request[..request.len() - 14];
     halfway.bytes.write_all(&[&http2::hello(), header_only].concat()).await.unwrap();
-    assert!(about(30 + 120, kept(halfway).await), "answered, and then idle");
+    assert!(about(30 + 120 + GRACE, kept(halfway).await), "answered, and then idle");
 }
 
 /// Attack 84.

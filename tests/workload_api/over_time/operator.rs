@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use bonafide::endpoints::admin::reports::ExplainOutcome;
 use bonafide::endpoints::admin::reports::HealthState;
-use bonafide::endpoints::admin::reports::Outcome;
 use bonafide::endpoints::admin::reports::ReloadState;
 use bonafide::evidence::Undecided;
 use tonic::Code;
@@ -83,9 +83,9 @@ async fn explain_says_of_a_process_what_its_stream_would_be_told() {
     let operator = node.open_admin_door();
     let (web, stranger) = (of_user(&node, 1000), of_user(&node, 1001));
     let permitted = operator.explain(web.number()).await.unwrap();
-    assert_eq!(permitted.result, Outcome::Permitted { ids: vec!["spiffe://example.org/web".to_owned()] });
+    assert_eq!(permitted.result, ExplainOutcome::Permitted { ids: vec!["spiffe://example.org/web".to_owned()] });
     let denied = operator.explain(stranger.number()).await.unwrap();
-    assert!(matches!(&denied.result, Outcome::Denied { why, .. } if why == "no_entry"), "{:?}", denied.result);
+    assert!(matches!(&denied.result, ExplainOutcome::Denied { why, .. } if why == "no_entry"), "{:?}", denied.result);
     web.fail(Undecided::OutOfDescriptors);
     assert_eq!(operator.explain(web.number()).await.unwrap_err().error, "undecided");
     stranger.exit();

@@ -7,10 +7,10 @@
 mod hpack;
 mod huffman;
 
-use crate::endpoints::transport::frames::FRAME_HEADER;
-use crate::endpoints::transport::frames::FrameHeader;
-use crate::endpoints::transport::frames::PartialHeader;
-use crate::endpoints::transport::frames::kind;
+use crate::endpoints::transport::http2::frames::FRAME_HEADER;
+use crate::endpoints::transport::http2::frames::FrameHeader;
+use crate::endpoints::transport::http2::frames::PartialHeader;
+use crate::endpoints::transport::http2::frames::kind;
 
 /// The most bytes that one header block may have on the wire, frame headers and padding included.
 pub const MAX_HEADER_BLOCK: usize = 8 * 1024;

@@ -2,9 +2,10 @@
 
 use http::uri::Authority;
 
-use crate::endpoints::transport::authority_filter::MAX_HEADER_BLOCK;
-use crate::endpoints::transport::authority_filter::huffman;
+use crate::endpoints::transport::http2::authority_filter::huffman;
 
+/// The longest decoded text that is rewritten; the engine refuses a longer one.
+const MAX_TEXT: usize = 8 * 1024;
 /// The static table's index of `:authority`.
 const AUTHORITY_INDEX: usize = 1;
 const AUTHORITY: &[u8] = b":authority";
@@ -102,7 +103,7 @@ impl Text<'_> {
 
     /// `None` where it is legal already, empty (there is no length to keep), or not a string at all.
     fn made_legal(&self) -> Option<Vec<u8>> {
-        let mut value = if self.coded { huffman::decode(self.bytes, MAX_HEADER_BLOCK)? } else { self.bytes.to_vec() };
+        let mut value = if self.coded { huffman::decode(self.bytes, MAX_TEXT)? } else { self.bytes.to_vec() };
         if value.is_empty() || Authority::try_from(value.as_slice()).is_ok() {
             return None;
         }

@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 /// Control frames a second, and in a burst.
-pub const CONTROL_FRAMES: u32 = 500;
+pub(super) const CONTROL_FRAMES: u32 = 500;
 /// What a reset costs beyond a control frame: a stream that was opened for nothing.
 const RESET_SURCHARGE: u32 = 4;
 /// The most frames of ours that may still be answered.
@@ -15,11 +15,11 @@ const MOST_EARNED: u32 = 4096;
 /// The budget is used up; the connection must be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client sends more control frames than it may")]
-pub struct TooManyControlFrames;
+pub(super) struct TooManyControlFrames;
 
 /// One connection's budget.
 #[derive(Debug)]
-pub struct FrameBudget {
+pub(super) struct FrameBudget {
     left: u32,
     earned: u32,
     filled: Instant,
@@ -28,12 +28,12 @@ pub struct FrameBudget {
 impl FrameBudget {
     /// A full budget.
     #[must_use]
-    pub fn full(now: Instant) -> Self {
+    pub(super) fn full(now: Instant) -> Self {
         Self { left: CONTROL_FRAMES, earned: 0, filled: now }
     }
 
     /// Counts frames with something in them that we sent.
-    pub fn earn(&mut self, frames: u32) {
+    pub(super) fn earn(&mut self, frames: u32) {
         self.earned = self.earned.saturating_add(frames).min(MOST_EARNED);
     }
 
@@ -41,7 +41,7 @@ impl FrameBudget {
     ///
     /// # Errors
     /// [`TooManyControlFrames`]
-    pub fn spend(&mut self, control: u32, resets: u32, now: Instant) -> Result<(), TooManyControlFrames> {
+    pub(super) fn spend(&mut self, control: u32, resets: u32, now: Instant) -> Result<(), TooManyControlFrames> {
         if control == 0 {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! gRPC health: whether the daemon serves, and nothing else about it.
+//! gRPC health (`grpc.health.v1`): whether the daemon serves, and nothing else about it.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -14,13 +14,13 @@ use crate::readiness::Readiness;
 
 /// The health of one service and of the daemon, which are the same.
 #[derive(Debug)]
-pub(super) struct Health {
+pub(in crate::endpoints) struct GrpcHealth {
     service: &'static str,
     readiness: Readiness,
 }
 
-impl Health {
-    pub(super) fn of(service: &'static str, readiness: &Readiness) -> Self {
+impl GrpcHealth {
+    pub(in crate::endpoints) fn of(service: &'static str, readiness: &Readiness) -> Self {
         Self { service, readiness: readiness.clone() }
     }
 
@@ -30,7 +30,7 @@ impl Health {
 }
 
 #[tonic::async_trait]
-impl tonic_health::pb::health_server::Health for Health {
+impl tonic_health::pb::health_server::Health for GrpcHealth {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {

@@ -1,0 +1,99 @@
+//! One connection from its first byte to its end: the engine and its limits, and the clocks that close it.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use tokio::time::Instant;
+use tonic::service::Routes;
+
+use crate::endpoints::transport::accept::AdmittedConnection;
+use crate::endpoints::transport::budgets::Limits;
+use crate::endpoints::transport::gate::GatedStream;
+use crate::endpoints::transport::http2::activity::Activity;
+use crate::endpoints::transport::http2::activity::IdleLimits;
+use crate::endpoints::transport::http2::activity::TimedOut;
+use crate::endpoints::transport::http2::activity::idle_timeout;
+use crate::endpoints::transport::http2::executor::StreamExecutor;
+use crate::endpoints::transport::http2::filtered_stream::DataFrames;
+use crate::endpoints::transport::http2::filtered_stream::FilteredStream;
+use crate::endpoints::transport::http2::requests::GrpcRequests;
+use crate::entitlement::door::Connection;
+use crate::entitlement::door::Ended;
+
+const HEADER_LIST: u32 = 8 * 1024;
+/// Above the largest request, so that one never waits for a window.
+const STREAM_WINDOW: u32 = 80 * 1024;
+const CONNECTION_WINDOW: u32 = 160 * 1024;
+/// What the engine buffers of a stream beyond the message it was given last: a slow reader costs one update.
+const SEND_BUFFER: usize = 8 * 1024;
+const PENDING_RESETS: usize = 20;
+const LOCAL_ERROR_RESETS: usize = 128;
+/// How long a connection whose process has exited may take to send its last status; with the signal's own way it stays
+/// under 100 ms.
+const CLOSE_GRACE: Duration = Duration::from_millis(50);
+/// How long a connection stays after GOAWAY without a stream, for requests that were sent before the client read it.
+const GOAWAY_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves one connection until either side ends it, a limit is reached, or the door stops.
+pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, routes: Routes) {
+    let AdmittedConnection { stream, connection, budgets, stop } = admitted;
+    let limits = budgets.limits().clone();
+    let mut closed = connection.closed();
+    let activity = Arc::new(Activity::default());
+    let (executor, mut streams) = StreamExecutor::new();
+    let stream = GatedStream::new(stream, connection, DataFrames::default());
+    let requests = GrpcRequests { gate: Arc::clone(stream.gate()), routes, budgets, activity: Arc::clone(&activity) };
+    let stream = TokioIo::new(FilteredStream::new(stream));
+    let mut http = pin!(engine(executor, &limits).serve_connection(stream, requests));
+    let mut idle = IdleLimits { since: Instant::now(), first_request: limits.first_request, idle: limits.idle };
+    let mut going_away = false;
+    let grace = loop {
+        tokio::select! {
+            biased;
+            ended = &mut closed => break if ended == Ended::Stopping { limits.drain } else { CLOSE_GRACE },
+            () = stop.cancelled() => break limits.drain,
+            timed_out = idle_timeout(&activity, &idle) => {
+                if going_away || timed_out == TimedOut::FirstRequest {
+                    break Duration::ZERO;
+                }
+                // SPEC: RFC 9113 §6.8: the engine sends GOAWAY with the largest stream number and a PING. Once the PING is
+                // acknowledged, it sends GOAWAY with the last stream, and closes when every stream has ended.
+                http.as_mut().graceful_shutdown();
+                going_away = true;
+                idle = IdleLimits { since: Instant::now(), idle: GOAWAY_GRACE, ..idle };
+            }
+            result = poll_fn(|cx| streams.poll_with(http.as_mut(), cx)) => return log_end(result),
+        }
+    };
+    http.as_mut().graceful_shutdown();
+    let rest = poll_fn(|cx| streams.poll_with(http.as_mut(), cx));
+    if let Ok(result) = tokio::time::timeout(grace, rest).await {
+        log_end(result);
+    }
+}
+
+fn engine(executor: StreamExecutor, limits: &Limits) -> http2::Builder<StreamExecutor> {
+    let mut engine = http2::Builder::new(executor);
+    engine
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_LIST)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_ERROR_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .auto_date_header(false);
+    engine
+}
+
+fn log_end(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(why = %error, cause = std::error::Error::source(&error).map(tracing::field::display), "connection ended");
+    }
+}

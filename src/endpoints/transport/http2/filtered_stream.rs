@@ -1,0 +1,126 @@
+//! What the HTTP/2 engine reads and writes: header blocks are bounded and their authority is legal, control frames are
+//! charged, and the gate is asked before DATA. Knows frames, not requests.
+
+use std::error::Error;
+use std::io;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::time::Instant;
+
+use crate::endpoints::transport::Abort;
+use crate::endpoints::transport::gate::Framing;
+use crate::endpoints::transport::gate::GatedStream;
+use crate::endpoints::transport::http2::authority_filter::AuthorityFilter;
+use crate::endpoints::transport::http2::frame_budget::FrameBudget;
+use crate::endpoints::transport::http2::frames::FrameScanner;
+use crate::endpoints::transport::http2::frames::Scanned;
+
+const READ_AT_ONCE: usize = 4096;
+
+/// Messages are in DATA frames alone: a status leaves whether or not a secret may.
+#[derive(Debug, Default)]
+pub(super) struct DataFrames {
+    scanner: FrameScanner,
+    /// Frames with something in them that have left and are not taken into account yet.
+    sent: u32,
+}
+
+impl Framing for DataFrames {
+    fn carries_message(&self, parts: &[&[u8]]) -> bool {
+        let (mut scanner, mut found) = (self.scanner, Scanned::default());
+        parts.iter().for_each(|part| scanner.scan(part, &mut found));
+        found.data
+    }
+
+    fn sent(&mut self, parts: &[&[u8]], mut bytes: usize) {
+        let mut found = Scanned::default();
+        for part in parts {
+            let now = part.len().min(bytes);
+            self.scanner.scan(part.get(..now).unwrap_or_default(), &mut found);
+            bytes -= now;
+        }
+        self.sent = self.sent.saturating_add(found.frames);
+    }
+}
+
+/// The bytes of one connection, as the engine may see them.
+pub(super) struct FilteredStream<S> {
+    stream: GatedStream<S, DataFrames>,
+    filter: AuthorityFilter,
+    budget: FrameBudget,
+    /// Filtered, and the engine has had `taken` bytes of it.
+    filtered: Vec<u8>,
+    taken: usize,
+}
+
+impl<S> FilteredStream<S> {
+    pub(super) fn new(stream: GatedStream<S, DataFrames>) -> Self {
+        let (filter, budget) = (AuthorityFilter::default(), FrameBudget::full(Instant::now()));
+        Self { stream, filter, budget, filtered: Vec::new(), taken: 0 }
+    }
+
+    fn filter(&mut self, bytes: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let passed = self.filter.feed(bytes, &mut self.filtered)?;
+        self.budget.earn(std::mem::take(&mut self.stream.framing_mut().sent));
+        Ok(self.budget.spend(passed.control, passed.resets, Instant::now())?)
+    }
+
+    fn hand_on(&mut self, buffer: &mut ReadBuf<'_>) {
+        let waiting = self.filtered.get(self.taken..).unwrap_or_default();
+        let now = waiting.len().min(buffer.remaining());
+        buffer.put_slice(waiting.get(..now).unwrap_or_default());
+        self.taken += now;
+        if self.taken == self.filtered.len() {
+            (self.filtered, self.taken) = (Vec::new(), 0); // an idle connection holds no memory for it
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.filtered.is_empty() {
+            let mut bytes = [0; READ_AT_ONCE];
+            let mut read = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.filter(read.filled()).map_err(Abort::Protocol)?;
+        }
+        self.hand_on(buffer);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
