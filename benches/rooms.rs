@@ -15,8 +15,8 @@ use std::time::Duration;
 use bonafide::attestation::Attested;
 use bonafide::attestation::Attestor;
 use bonafide::attestation::linux::Linux;
-use bonafide::authority::embedded::Embedded;
-use bonafide::authority::embedded::EmbeddedSettings;
+use bonafide::authority::Embedded;
+use bonafide::authority::EmbeddedSettings;
 use bonafide::evidence::Level;
 use bonafide::evidence::Principal;
 use bonafide::issuance::Issuer;
@@ -173,7 +173,7 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     };
     let now = SystemClock.now();
     let authority = Embedded::in_memory(settings, now, Arc::new(SystemRandomness)).expect("an authority");
-    let issuer = Issuer::new(Arc::new(authority), Box::new(|| 1), Arc::new(SystemRandomness));
+    let issuer = Issuer::new(Arc::new(authority), Box::new(|| 1), Arc::new(SystemClock), Arc::new(SystemRandomness));
     let rulebook = rulebook(vec![entry(0, &[our_uid(0)])]);
     let permits = || -> Vec<Permit> {
         (0..IN_ALL).flat_map(|_| permits(decide(caller, &rulebook, DecisionId([0; 6]), now))).collect()
@@ -183,7 +183,7 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     let mut left = permits();
     let (x509, key_and_signature) = in_turns(
         || {
-            let issuing = issuer.x509_svid(whom, left.pop().expect("one for each"), now);
+            let issuing = issuer.x509_svid(whom, left.pop().expect("one for each"));
             black_box(issuing.now_or_never().expect("nobody else waits").expect("an SVID"));
         },
         || signer.key_and_signature(),
@@ -192,7 +192,7 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     let (jwt, signature) = in_turns(
         || {
             let permit = left.pop().expect("one for each");
-            let issuing = issuer.jwt_svid(whom, permit, vec!["ledger".to_owned()], now);
+            let issuing = issuer.jwt_svid(whom, permit, vec!["ledger".to_owned()]);
             black_box(issuing.now_or_never().expect("nobody else waits").expect("an SVID"));
         },
         || signer.sign(),
@@ -238,7 +238,7 @@ fn entry(n: u32, selectors: &[String]) -> Entry {
         hint: None,
         priority: 0,
         accept_weak: false,
-        order: EntryOrder(n),
+        order: EntryOrder::in_files(n),
         origin: Origin::File { file: "load.toml".into(), line: n },
     }
 }

@@ -14,5 +14,7 @@ mod daemon;
 mod reload;
 #[path = "operator/running.rs"]
 mod running;
+#[path = "operator/service_manager.rs"]
+mod service_manager;
 #[path = "operator/shipped_files.rs"]
 mod shipped_files;

@@ -126,7 +126,7 @@ fn follow_signals(node: &mut Node, stop: CancellationToken) -> Result<(), NotRun
             _ = interrupt.recv() => {}
         }
         stop.cancel();
-        let told = tell_systemd(None, Some(sd_notify::NotifyState::Stopping));
+        let told = tell_systemd("STOPPING=1".to_owned());
         let _in_time = tokio::time::timeout(Duration::from_secs(1), told).await;
     });
     // On its own: a name service that does not answer must not hold up the stop.

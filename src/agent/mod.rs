@@ -10,6 +10,7 @@ mod limits;
 pub mod node;
 mod prepared;
 pub mod reload;
+mod rulebook_owner;
 pub mod start;
 pub mod watches;
 

@@ -11,17 +11,20 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::agent::admin_service::AdminService;
+use crate::agent::config::file_entries::FileEntries;
 use crate::agent::lifecycle::Fatal;
 use crate::agent::lifecycle::GRACE;
 use crate::agent::lifecycle::run_until_stopped;
 use crate::agent::limits::limits;
 use crate::agent::reload::ActiveConfig;
 use crate::agent::reload::ConfigFiles;
+use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
+use crate::agent::reload::follow::follow_files;
+use crate::agent::rulebook_owner::RulebookOwner;
 use crate::agent::watches::authority::look;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
-use crate::authority::embedded::Embedded;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
@@ -35,7 +38,10 @@ use crate::entitlement::published::BundleSet;
 use crate::federation::ForeignBundles;
 use crate::identity::Bundle;
 use crate::identity::TrustDomain;
+use crate::policy::Rulebook;
 use crate::readiness::Readiness;
+use crate::registration::EntryIndex;
+use crate::registration::EntrySource;
 use crate::time::Clock;
 
 /// The bundles of foreign trust domains, as they are now.
@@ -50,10 +56,10 @@ pub struct NodeSetup {
     pub active: ActiveConfig,
     /// Where the next configuration comes from.
     pub files: ConfigFiles,
+    /// Entries beside those of the configuration.
+    pub entry_sources: Vec<Arc<dyn EntrySource>>,
     /// Why the node does not serve, or not as it should.
     pub readiness: Readiness,
-    /// The authority, where it is the embedded one: its life is watched.
-    pub embedded: Option<Arc<Embedded>>,
     /// The doors that `status` lists.
     pub sockets: Vec<SocketStatus>,
     /// How many descriptors may be open: the default limits follow from it.
@@ -80,21 +86,24 @@ impl Node {
     /// authority, bundle files and configuration files. Needs a tokio runtime.
     #[must_use]
     pub fn build(setup: NodeSetup) -> Self {
-        let NodeSetup { parts, active, files, readiness, embedded, sockets, descriptors } = setup;
+        let NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors } = setup;
         let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
         let (authority, audit, level) = (parts.authority.clone(), parts.audit.clone(), parts.attestor.host().level());
         let partners = ForeignBundles::load(&active.federation(), readiness.clone());
         let (mut own, mut foreign) = (authority.bundle(), partners.bundles());
         let bundles = BundleSet::new(None, own.borrow_and_update().clone(), &foreign.borrow_and_update());
         let budgets = Budgets::new(limits(&active.config.limits, descriptors));
-        let node_state = Arc::new(NodeState::new(parts, active.rulebook(0), bundles));
+        let nothing_yet = Rulebook::new(0, EntryIndex::default(), active.config.rules());
+        let node_state = Arc::new(NodeState::new(parts, nothing_yet, bundles));
+        let entries = Arc::new(FileEntries::new(active.entries(ReloadTrigger::Asked)));
+        let owner = Arc::new(RulebookOwner::new(node_state.clone(), entries, entry_sources, active.config.rules()));
         let are_followed = files.are_followed;
-        let reloader = Reloader::new(files, active, node_state.clone(), clock.clone());
+        let reloader = Reloader::new(files, active, owner.clone(), clock.clone());
         let reloader = Arc::new(reloader);
         let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
             node_state: node_state.clone(),
             reloader: reloader.clone(),
-            authority,
+            authority: authority.clone(),
             audit,
             level,
             budgets: budgets.clone(),
@@ -107,14 +116,17 @@ impl Node {
         node.spawn(follow_bundles(own, foreign, publisher(node.node_state.clone()), stop.clone()));
         node.spawn(notice_steps(node.node_state.clone(), clock.clone(), stop.clone()));
         node.spawn(partners.watch_files(node.reloader.federation(), stop.clone()));
+        for source in owner.others() {
+            node.spawn(owner.clone().follow(source, stop.clone()));
+        }
         if are_followed {
-            node.spawn(node.reloader.clone().follow_files(stop));
+            node.spawn(follow_files(node.reloader.clone(), stop.clone()));
         }
-        if let Some(embedded) = embedded {
-            let cannot_sign = readiness.register("authority");
-            look(&embedded, &*clock, &cannot_sign);
-            node.spawn_until_stop(watch_authority(embedded, clock, cannot_sign));
-        }
+        let state = node.node_state.clone();
+        node.spawn_until_stop(async move { state.send_orders().await });
+        let cannot_sign = readiness.register("authority");
+        look(&*authority, &*clock, &cannot_sign);
+        node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
         node
     }
 

@@ -9,7 +9,7 @@ use crate::attestation::linux::Linux;
 use crate::attestation::linux::reference::UnsupportedHost;
 use crate::audit::Journal;
 use crate::audit::metrics::AuditMetrics;
-use crate::authority::embedded::NoAuthority;
+use crate::authority::NoAuthority;
 use crate::durable;
 use crate::endpoints::transport::listener::NotBound;
 

@@ -25,9 +25,11 @@ use crate::audit;
 use crate::audit::Journal;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
-use crate::authority::embedded::Embedded;
-use crate::authority::embedded::EmbeddedSettings;
-use crate::authority::embedded::Note;
+use crate::authority;
+use crate::authority::Authority;
+use crate::authority::AuthoritySettings;
+use crate::authority::EmbeddedSettings;
+use crate::authority::Note;
 use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
@@ -81,7 +83,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = Arc::new(authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?);
+    let authority = open_authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?;
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
@@ -98,8 +100,8 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let (main, kept_in) = (options.config.clone(), Some(data_dir));
     let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
-    let (embedded, sockets) = (Some(authority), Vec::new());
-    let setup = NodeSetup { parts, active, files, readiness, embedded, sockets, descriptors };
+    let (entry_sources, sockets) = (Vec::new(), Vec::new());
+    let setup = NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors };
     let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -185,19 +187,19 @@ fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::
     Ok((Arc::new(Journal::new(lines, format, metrics.clone())), metrics))
 }
 
-fn authority(
+fn open_authority(
     config: &Config,
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
     reason: &Reason,
-) -> Result<Embedded, NotRunning> {
-    let settings = EmbeddedSettings {
+) -> Result<Arc<dyn Authority>, NotRunning> {
+    let settings = AuthoritySettings::Embedded(EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
         ca_ttl: config.authority.ca_ttl,
         jwt_issuer: None,
-    };
-    let (authority, notes) = Embedded::open(data_dir.clone(), settings, clock.now(), randomness.clone())?;
+    });
+    let (authority, notes) = authority::open(settings, data_dir.clone(), clock.now(), randomness.clone())?;
     for note in notes {
         match note {
             Note::New { .. } => tracing::info!("{note}"),

@@ -69,9 +69,9 @@ impl Journal {
     /// The record, if it is to be written now.
     fn admit_refusal(&self, record: Record) -> Option<Record> {
         let now = Instant::now();
-        let why = record.why.clone().unwrap_or_default();
+        let why = record.reason.clone().unwrap_or_default();
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if record.what == Event::Denied {
+        if record.event == Event::Denied {
             refusals.1.count(now, |minute| minute.denials += 1);
             self.metrics.denied.get_or_create(&Rule { rule: why }).inc();
         } else {
@@ -88,13 +88,13 @@ impl Journal {
 
 impl Sink for Journal {
     fn record(&self, record: Record) {
-        let to_write = match record.what {
+        let to_write = match record.event {
             Event::Denied | Event::Undecided => self.admit_refusal(record),
             Event::Issued => {
                 self.metrics.issued.inc();
                 Some(record)
             }
-            Event::Ended => Some(record),
+            Event::Delivered | Event::Ended => Some(record),
         };
         if let Some(record) = to_write {
             self.write(&record);
@@ -112,7 +112,10 @@ impl Sink for Journal {
 
 /// `record` as one line, the fields in the order of their declaration.
 fn line(record: &Record, format: LineFormat) -> String {
-    let mut line = Line::new(format, record.at, "what", record.what.as_str());
+    let mut line = Line::new(format, record.time, "event", record.event.as_str());
+    if let Some(issuance) = &record.issuance {
+        line.whole("issuance", issuance);
+    }
     line.whole("decision", &record.decision);
     line.number("pid", record.pid);
     line.number("uid", record.uid);
@@ -124,9 +127,17 @@ fn line(record: &Record, format: LineFormat) -> String {
         }
     }
     if let Some(not_after) = record.not_after {
-        line.number("not_after", format_args!("{not_after:.3}"));
+        line.time("not_after", not_after);
     }
-    for (key, value) in [("entry", &record.entry), ("why", &record.why), ("detail", &record.detail)] {
+    let texts = [
+        ("entry", &record.entry),
+        ("unit", &record.unit),
+        ("program", &record.program),
+        ("cgroup", &record.cgroup),
+        ("reason", &record.reason),
+        ("detail", &record.detail),
+    ];
+    for (key, value) in texts {
         if let Some(value) = value {
             line.text(key, value);
         }
@@ -159,24 +170,36 @@ mod tests {
         text
     }
 
-    fn full(what: Event) -> Record {
+    fn full(event: Event) -> Record {
         Record {
             kind: Some("x509".to_owned()),
             spiffe_id: Some("spiffe://example.org/web".to_owned()),
             serial: Some("0a1b".to_owned()),
             not_after: Some(1_700_003_600.0),
             entry: Some("/etc/bonafide/bonafide.toml:9".to_owned()),
-            ..record(what, 1000)
+            issuance: Some("i-000000000002".to_owned()),
+            unit: Some("web.service".to_owned()),
+            program: Some("/usr/bin/web".to_owned()),
+            cgroup: Some("/system.slice/web.service".to_owned()),
+            reason: Some("renewed".to_owned()),
+            ..record(event, 1000)
         }
     }
 
     #[test]
-    fn a_record_reads_back_from_its_json_line() {
+    fn a_record_is_one_json_object_of_stable_keys() {
         let (journal, _, reader) = journal(LineFormat::Json);
         journal.record(full(Event::Issued));
         let text = read_all(journal, reader);
         assert_eq!(text.matches('\n').count(), 1);
-        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), full(Event::Issued));
+        let expected = serde_json::json!({
+            "time": "2023-11-14T22:13:20.000Z", "event": "issued", "issuance": "i-000000000002",
+            "decision": "d-000000000001", "pid": 42, "uid": 1000, "level": "full", "kind": "x509",
+            "spiffe_id": "spiffe://example.org/web", "serial": "0a1b", "not_after": "2023-11-14T23:13:20.000Z",
+            "entry": "/etc/bonafide/bonafide.toml:9", "unit": "web.service", "program": "/usr/bin/web",
+            "cgroup": "/system.slice/web.service", "reason": "renewed",
+        });
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), expected);
     }
 
     #[test]
@@ -185,9 +208,10 @@ mod tests {
         journal.record(full(Event::Issued));
         assert_eq!(
             read_all(journal, reader),
-            "2023-11-14T22:13:20Z issued decision=d-000000000001 pid=42 uid=1000 level=full kind=x509 \
-             spiffe_id=spiffe://example.org/web serial=0a1b not_after=1700003600.000 \
-             entry=/etc/bonafide/bonafide.toml:9\n"
+            "2023-11-14T22:13:20.000Z issued issuance=i-000000000002 decision=d-000000000001 pid=42 uid=1000 level=full \
+             kind=x509 spiffe_id=spiffe://example.org/web serial=0a1b not_after=2023-11-14T23:13:20.000Z \
+             entry=/etc/bonafide/bonafide.toml:9 unit=web.service program=/usr/bin/web \
+             cgroup=/system.slice/web.service reason=renewed\n"
         );
     }
 
@@ -207,18 +231,19 @@ mod tests {
     async fn refusals_are_counted_by_their_word_and_told_exactly() {
         let (journal, metrics, reader) = journal(LineFormat::Json);
         for _ in 0..500 {
-            journal.record(Record { why: Some("no_entry".to_owned()), ..record(Event::Denied, 1000) });
-            journal.record(Record { why: Some("timed_out".to_owned()), ..record(Event::Undecided, 1000) });
+            journal.record(Record { reason: Some("no_entry".to_owned()), ..record(Event::Denied, 1000) });
+            journal.record(Record { reason: Some("timed_out".to_owned()), ..record(Event::Undecided, 1000) });
         }
         let hour = journal.tally().last_hour;
         assert_eq!((hour.denials, hour.undecided["timed_out"]), (500, 500));
         assert_eq!(metrics.denied.get_or_create(&Rule { rule: "no_entry".to_owned() }).get(), 500);
         assert_eq!(metrics.undecided.get_or_create(&UndecidedLabel { cause: "timed_out".to_owned() }).get(), 500);
         journal.close(Duration::from_secs(5));
-        let records: Vec<Record> =
+        let records: Vec<serde_json::Value> =
             read_all(journal, reader).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(records.iter().map(|record| 1 + record.suppressed.unwrap_or_default()).sum::<u64>(), 1000);
-        assert_eq!(records.iter().filter_map(|record| record.suppressed).sum::<u64>(), metrics.suppressed.get());
+        let suppressed = |record: &serde_json::Value| record["suppressed"].as_u64().unwrap_or_default();
+        assert_eq!(records.iter().map(|record| 1 + suppressed(record)).sum::<u64>(), 1000);
+        assert_eq!(records.iter().map(suppressed).sum::<u64>(), metrics.suppressed.get());
         assert!(records.len() < 50);
     }
 }

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 /// The most bytes of a free text; SPIFFE IDs and serials have limits of their own.
 const MAX_TEXT: usize = 256;
@@ -16,7 +17,7 @@ const MAX_TEXT: usize = 256;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LineFormat {
-    /// `time what key=value …`
+    /// `time event key=value …`
     #[default]
     Text,
     /// One JSON object.
@@ -39,7 +40,7 @@ impl Line {
             LineFormat::Text => line.text.push_str(&rfc3339(at)),
             LineFormat::Json => {
                 line.text.push('{');
-                line.number("at", format_args!("{at:.3}"));
+                line.time("time", at);
             }
         }
         match format {
@@ -81,6 +82,11 @@ impl Line {
         let _infallible = write!(self.text, "{value}");
     }
 
+    /// A time, as RFC 3339 has it.
+    pub(in crate::audit) fn time(&mut self, key: &str, at: f64) {
+        self.whole(key, &rfc3339(at));
+    }
+
     /// The finished line, with its newline.
     pub(in crate::audit) fn finish(mut self) -> String {
         self.text.push_str(if self.format == LineFormat::Json { "}\n" } else { "\n" });
@@ -108,12 +114,15 @@ pub(in crate::audit) fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
+/// With three digits of the second, so that the lines of a log have one length.
 fn rfc3339(at: f64) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let since = Duration::try_from_secs_f64(at).unwrap_or_default();
     let milliseconds = Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or_default());
     OffsetDateTime::UNIX_EPOCH
         .checked_add(time::Duration::try_from(milliseconds).unwrap_or_default())
-        .and_then(|at| at.format(&Rfc3339).ok())
+        .and_then(|at| at.format(FORMAT).ok())
         .unwrap_or_else(|| format!("{at:.3}"))
 }
 
@@ -149,38 +158,41 @@ mod tests {
             "\u{9b}31m",
             "\u{202e}txt.exe",
             "\u{2028}",
-            "\"} {\"what\":\"issued\"",
+            "\"} {\"event\":\"issued\"",
             "back\\slash",
             "\0",
             "é😀",
         ];
         for text in hostile {
             for format in [LineFormat::Text, LineFormat::Json] {
-                let mut line = Line::new(format, 1.5, "what", "denied");
+                let mut line = Line::new(format, 1.5, "event", "denied");
                 line.text("detail", text);
                 let line = line.finish();
                 assert!(line.trim_end_matches('\n').bytes().all(|byte| matches!(byte, b' '..=b'~')), "{line:?}");
             }
-            let mut line = Line::new(LineFormat::Json, 1.5, "what", "denied");
+            let mut line = Line::new(LineFormat::Json, 1.5, "event", "denied");
             line.text("detail", text);
             let read: serde_json::Value = serde_json::from_str(&line.finish()).unwrap();
-            assert_eq!(read, serde_json::json!({"at": 1.5, "what": "denied", "detail": text}));
+            assert_eq!(
+                read,
+                serde_json::json!({"time": "1970-01-01T00:00:01.500Z", "event": "denied", "detail": text})
+            );
         }
     }
 
     #[test]
     fn a_long_text_is_cut_at_256_bytes_and_says_so() {
-        let mut line = Line::new(LineFormat::Text, 0.0, "what", "denied");
+        let mut line = Line::new(LineFormat::Text, 0.0, "event", "denied");
         line.text("detail", &"ä".repeat(1000));
         assert_eq!(line.finish().matches("\\u00e4").count(), 128);
-        let mut line = Line::new(LineFormat::Text, 0.0, "what", "denied");
+        let mut line = Line::new(LineFormat::Text, 0.0, "event", "denied");
         line.text("detail", &"x".repeat(257));
         assert!(line.finish().ends_with("x...\n"));
     }
 
     #[test]
     fn a_text_line_begins_with_time_and_word() {
-        let line = Line::new(LineFormat::Text, 1_700_000_000.25, "what", "issued").finish();
-        assert_eq!(line, "2023-11-14T22:13:20.25Z issued\n");
+        let line = Line::new(LineFormat::Text, 1_700_000_000.25, "event", "issued").finish();
+        assert_eq!(line, "2023-11-14T22:13:20.250Z issued\n");
     }
 }

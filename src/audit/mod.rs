@@ -21,8 +21,10 @@ use crate::audit::last_hour::RefusalCounts;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
-    /// A credential is about to be handed over.
+    /// A new credential is about to be handed over.
     Issued,
+    /// A credential that another stream was handed already is about to be handed over once more.
+    Delivered,
     /// A completed "no".
     Denied,
     /// A check that could not be completed.
@@ -31,45 +33,72 @@ pub enum Event {
     Ended,
 }
 
-/// One record. Absent facts are left out of the text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One record: a line of the log, whose keys are the names of these fields. Absent facts are left out.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// What happened.
-    pub what: Event,
-    /// The decision's name, `d-…`.
+    pub event: Event,
+    /// When, in seconds since 1970; written as RFC 3339.
+    pub time: f64,
+    /// The issuance that it is about, `i-…`.
+    pub issuance: Option<String>,
+    /// The decision behind it, `d-…`.
     pub decision: String,
-    /// Seconds since 1970.
-    pub at: f64,
     /// Process id of the caller.
     pub pid: u32,
     /// User id of the caller.
     pub uid: u32,
     /// The kernel level of the proof.
     pub level: String,
-    /// `x509`, `jwt` or `bundle`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// `x509` or `jwt`.
     pub kind: Option<String>,
-    /// The SPIFFE ID that was issued or ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The SPIFFE ID of the credential.
     pub spiffe_id: Option<String>,
     /// Serial number of a certificate or `jti` of a token.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// When it ends, in seconds since 1970.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// When it ends, in seconds since 1970; written as RFC 3339.
     pub not_after: Option<f64>,
-    /// The entry it rests on, `file:line`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The entry that gave it: `file:line`, or `server#id`.
     pub entry: Option<String>,
+    /// The caller's systemd unit, where it is known.
+    pub unit: Option<String>,
+    /// The path of the caller's executable, where it is known; proven or not.
+    pub program: Option<String>,
+    /// The caller's cgroup, where it is known; proven or not.
+    pub cgroup: Option<String>,
     /// Why: a stable word, for example `no_entry`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
+    pub reason: Option<String>,
     /// Why, in a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// How many like it, of the same caller, were left out since the last one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<u64>,
+}
+
+impl Record {
+    /// A record of something that happened to a process, with nothing but what each has.
+    #[must_use]
+    pub fn of_process(event: Event, time: f64, decision: String, (pid, uid): (u32, u32), level: String) -> Self {
+        Self {
+            event,
+            time,
+            issuance: None,
+            decision,
+            pid,
+            uid,
+            level,
+            kind: None,
+            spiffe_id: None,
+            serial: None,
+            not_after: None,
+            entry: None,
+            unit: None,
+            program: None,
+            cgroup: None,
+            reason: None,
+            detail: None,
+            suppressed: None,
+        }
+    }
 }
 
 /// Where records go.
@@ -103,6 +132,7 @@ impl Event {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Issued => "issued",
+            Self::Delivered => "delivered",
             Self::Denied => "denied",
             Self::Undecided => "undecided",
             Self::Ended => "ended",
@@ -115,22 +145,7 @@ mod tests {
     use super::*;
 
     /// A record with nothing but what each must have.
-    pub(in crate::audit) fn record(what: Event, uid: u32) -> Record {
-        Record {
-            what,
-            decision: "d-000000000001".to_owned(),
-            at: 1_700_000_000.0,
-            pid: 42,
-            uid,
-            level: "full".to_owned(),
-            kind: None,
-            spiffe_id: None,
-            serial: None,
-            not_after: None,
-            entry: None,
-            why: None,
-            detail: None,
-            suppressed: None,
-        }
+    pub(in crate::audit) fn record(event: Event, uid: u32) -> Record {
+        Record::of_process(event, 1_700_000_000.0, "d-000000000001".to_owned(), (42, uid), "full".to_owned())
     }
 }

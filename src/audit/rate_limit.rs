@@ -40,7 +40,7 @@ struct Caller {
 impl RateLimit {
     /// The record to write now, which may tell of others that were not; `None` when this one is to wait.
     pub(in crate::audit) fn admit(&mut self, mut record: Record, now: Instant) -> Option<Record> {
-        let own = Some((record.uid, record.what));
+        let own = Some((record.uid, record.event));
         if self.callers.len() >= MAX_CALLERS && !self.callers.contains_key(&own) {
             self.callers.retain(|_, caller| caller.latest.is_some() || caller.whole_at > now);
         }

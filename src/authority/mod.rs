@@ -1,105 +1,66 @@
 //! Who signs. An authority turns orders into certificates and tokens, publishes the bundle that verifies them, and keeps
-//! its own keys. Refuses to know who asked and why: an [`Order`] names an identity and terms, and nothing else.
+//! its own keys. Refuses to know who asked and why: an [`Order`] names an entry and an identity, and no process.
+//!
+//! [`open()`] is the one place that knows which kinds there are; [`signing`] is what every authority with a key on this
+//! machine signs with.
 
 pub mod embedded;
+pub mod no_authority;
+pub mod open;
+pub mod order;
+pub mod signing;
+
+pub use embedded::Embedded;
+pub use embedded::settings::EmbeddedSettings;
+pub use no_authority::NoAuthority;
+pub use no_authority::Note;
+pub use open::AuthoritySettings;
+pub use open::open;
+pub use order::Chain;
+pub use order::Order;
+pub use order::Refused;
+pub use order::Token;
+pub use order::TokenOrder;
+pub use signing::life::RELEASE_DATE;
+pub use signing::life::Validity;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::identity::SpiffeId;
 use crate::identity::bundle::Bundle;
 
-/// What is to be certified.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// Whose certificate.
-    pub id: SpiffeId,
-    /// DNS names beside the SPIFFE ID.
-    pub dns: Vec<String>,
-    /// The subject's public key as SubjectPublicKeyInfo, DER.
-    pub public_key: Bytes,
-    /// When it is wanted to begin; the authority dates it back by 60 s.
-    pub issued: SystemTime,
-    /// When it is wanted to end; the authority's own end comes first.
-    pub not_after: SystemTime,
-}
-
-/// What a token is to say.
-#[derive(Debug, Clone)]
-pub struct TokenOrder {
-    /// `sub`
-    pub id: SpiffeId,
-    /// `aud`, one to eight.
-    pub audiences: Vec<String>,
-    /// `iat`
-    pub issued: SystemTime,
-    /// `exp`; the authority's own end comes first.
-    pub not_after: SystemTime,
-    /// `jti`
-    pub token_id: String,
-}
-
-/// A signed certificate with what verifies it.
-#[derive(Debug, Clone)]
-pub struct Chain {
-    /// DER certificates, leaf first, without the root.
-    pub certificates: Vec<Bytes>,
-    /// The leaf's serial number, in lower-case hexadecimal.
-    pub serial: String,
-    /// The leaf's end as signed: at most what was ordered.
-    pub not_after: SystemTime,
-    /// Whether the authority's own end made the life shorter than ordered.
-    pub clamped: bool,
-}
-
-/// A signed token.
-#[derive(Clone)]
-pub struct Token {
-    /// JWS compact form.
-    pub compact: String,
-    /// `exp`
-    pub not_after: SystemTime,
-    /// Whether the authority's own end made the life shorter than ordered.
-    pub clamped: bool,
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // SECURITY: a token is a bearer secret; its text never reaches a log by way of Debug.
-        f.debug_struct("Token").field("not_after", &self.not_after).finish_non_exhaustive()
-    }
-}
-
-/// Why an authority signed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Outside the authority's own life, or before this release's date.
-    #[error("the clock is outside the authority's life: {0}")]
-    OutsideLife(String),
-    /// The signer cannot be reached, or failed.
-    #[error("the signer failed: {0}")]
-    Unavailable(String),
-    /// What was built breaks the profile of an SVID; a bug of ours, and nothing left.
-    #[error("refused to sign what breaks the SVID profile: {0}")]
-    BugLint(String),
-}
-
-/// Whether every stream gets a key of its own.
+/// Whose keys may be the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeySharing {
-    /// No two processes share a key.
-    PerStream,
+    /// No two process images share a key.
+    PerImage,
     /// One key per entry, as a remote signer's interface has it.
     PerEntry,
 }
 
+/// Where signatures are made, and with that what limits them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignerLocation {
+    /// On the processors of this machine: a signature waits for its turn on one of them.
+    Local,
+    /// Over the network: a signature costs time and no processor.
+    Remote {
+        /// The most orders in one call.
+        max_batch: usize,
+        /// Whose keys may be the same. A signer on this machine never lets two process images share one.
+        key_sharing: KeySharing,
+    },
+}
+
 /// Who signs.
 pub trait Authority: Send + Sync + fmt::Debug {
+    /// The value of `[authority] kind`.
+    fn kind(&self) -> &'static str;
+
     /// Certifies each order, in order.
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>>;
 
@@ -109,15 +70,21 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// The bundle of its trust domain, published before anything in it is used; empty before there is a key.
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>>;
 
-    /// Whether keys may be shared.
-    fn key_sharing(&self) -> KeySharing;
+    /// Where it signs.
+    fn location(&self) -> SignerLocation;
 
     /// When the active X.509 key, and with it everything it signs, ends; `None` before there is one.
     fn not_after(&self) -> Option<SystemTime>;
 
-    /// Whether it could sign at that time, as far as the clock goes.
+    /// Where `now` lies in the life of that key; `None` before there is one.
+    fn validity(&self, now: SystemTime) -> Option<Validity>;
+
+    /// What an operator does to replace an authority whose life is over or was given by a wrong clock.
+    fn replacement(&self) -> String;
+
+    /// Does what is due by that time, such as making the first keys; says so, if it did. Blocks for as long as a disk takes.
     ///
     /// # Errors
-    /// [`Refused::OutsideLife`], or [`Refused::Unavailable`] while it has no key.
-    fn can_sign(&self, now: SystemTime) -> Result<(), Refused>;
+    /// [`NoAuthority`]; nothing was changed, and it may be tried again.
+    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority>;
 }

@@ -1,4 +1,4 @@
-//! `/live` and `/ready` for whoever watches the daemon from this machine.
+//! `/live` and `/ready` over loopback HTTP.
 
 use http::Method;
 use http::StatusCode;
@@ -25,7 +25,7 @@ pub async fn serve(listener: HttpListener, readiness: Readiness) {
 
 fn respond(request: &Parts, readiness: &Readiness) -> HttpAnswer {
     match (&request.method, request.uri.path()) {
-        // That this line runs is what it says.
+        // That this line runs is the proof.
         (&Method::GET | &Method::HEAD, "/live") => answer(StatusCode::OK, "text/plain", "live\n"),
         (&Method::GET | &Method::HEAD, "/ready") => {
             let reasons = readiness.watch().borrow().clone();

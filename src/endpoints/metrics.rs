@@ -46,7 +46,7 @@ fn respond(request: &Parts, registry: &Registry) -> HttpAnswer {
     }
 }
 
-/// The status as gauges, read when somebody asks.
+/// The status as gauges, read at each scrape.
 #[derive(Debug)]
 struct Gauges(Arc<dyn Operations>);
 

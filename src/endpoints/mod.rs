@@ -1,4 +1,5 @@
-//! The doors. Each turns bytes into questions and answers into bytes; none of them decides.
+//! The doors. Each decodes requests and encodes answers; none of them decides. `transport` accepts connections and checks
+//! them; the other files are codecs, and `workload_socket` puts together what the workload socket serves.
 
 pub mod admin;
 mod grpc_health;

@@ -1,4 +1,5 @@
-//! Envoy's secret discovery service, which this daemon does not serve: the proxy is told so, and so is the operator.
+//! The refusal of Envoy's secret discovery service (SDS), which this daemon does not serve: a status for the proxy, and a
+//! log line for the operator.
 
 use std::convert::Infallible;
 use std::future::Ready;

@@ -13,7 +13,7 @@ use crate::readiness::Readiness;
 
 /// The services of the workload socket.
 ///
-/// Health and reflection tell nothing that a local user may not know, and the probes of other agents send no header.
+/// SECURITY: health and reflection hold nothing that a local user may not know, and existing probes send no header.
 ///
 /// # Errors
 /// The compiled definitions are not definitions; a build that is broken.

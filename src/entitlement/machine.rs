@@ -2,6 +2,7 @@
 //! time, and says what to do; a driver does it and comes back with what happened then. Refuses to know how anything is
 //! attested, issued or sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -10,6 +11,8 @@ use crate::entitlement::published::VisibleBundles;
 use crate::evidence::Providers;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
+use crate::issuance::Issuance;
+use crate::issuance::IssuedX509Svid;
 use crate::issuance::renewal;
 use crate::policy::DecisionId;
 use crate::policy::Grant;
@@ -43,9 +46,9 @@ pub enum StreamEvent {
         /// `0.0 ..= 1.0`
         spread: f64,
     },
-    /// What became of the permits of [`Next::Issue`].
+    /// What became of the permits of [`Step::Issue`].
     Issued(Vec<IssueAnswer>),
-    /// The update of [`Next::Serve`] was handed to the door.
+    /// The update of [`Step::Serve`] was handed to the door.
     Served,
 }
 
@@ -67,9 +70,10 @@ pub struct Decided {
 pub struct IssueAnswer {
     /// The identity that was permitted.
     pub id: SpiffeId,
-    /// A new SVID, or the name of the record that says why there is none, for a cause on our side.
-    pub result: Result<X509Svid, DecisionId>,
-    /// Draws the renewal, or the next try, apart from that of its neighbours: `0.0 ..= 1.0`
+    /// An SVID: a new one, or, where it is shared and was not renewed, the one that is held. Or the name of the record
+    /// that says why there is none, for a cause on our side.
+    pub result: Result<IssuedX509Svid, DecisionId>,
+    /// Draws the next try apart from that of its neighbours: `0.0 ..= 1.0`
     pub spread: f64,
 }
 
@@ -81,12 +85,12 @@ pub struct Effects {
     /// comes out once, here or by [`StreamState::close`].
     pub ended: Vec<EndedSvid>,
     /// What to do then.
-    pub next: Next,
+    pub next: Step,
 }
 
 /// What to do.
 #[derive(Debug)]
-pub enum Next {
+pub enum Step {
     /// Attest the process and decide.
     Decide,
     /// Wait for one of these providers, a change, or this time; then decide again.
@@ -124,6 +128,8 @@ pub struct Update {
 pub struct HeldSvid {
     /// The SVID as it is served.
     pub svid: X509Svid,
+    /// Its issuance.
+    pub issuance: Arc<Issuance>,
     /// When it is to be renewed.
     pub renew_at: SystemTime,
     terms: Terms,
@@ -145,8 +151,8 @@ impl HeldSvid {
 /// An SVID that was issued for a stream and is not, or never was, held by it any more.
 #[derive(Debug)]
 pub struct EndedSvid {
-    /// The SVID.
-    pub svid: X509Svid,
+    /// Its issuance.
+    pub issuance: Arc<Issuance>,
     /// A word for the audit log.
     pub reason: &'static str,
 }
@@ -220,9 +226,9 @@ impl StreamState {
     /// Takes in what happened and says what to do next.
     pub fn on(&mut self, event: StreamEvent, now: SystemTime) -> Effects {
         match event {
-            StreamEvent::Woken => Next::Decide.into(),
+            StreamEvent::Woken => Step::Decide.into(),
             StreamEvent::Decided(decided) => self.decided(decided, now),
-            StreamEvent::Denied(id) => Next::End(Ended::Denied(id)).into(),
+            StreamEvent::Denied(id) => Step::End(Ended::Denied(id)).into(),
             StreamEvent::Undecided { id, spread } => self.undecided(id, spread, now).into(),
             StreamEvent::Issued(answers) => self.issued(answers, now),
             StreamEvent::Served => {
@@ -242,14 +248,14 @@ impl StreamState {
             Delivers::Bundles => self.bundles.is_none(),
         };
         if nothing_served && !awaits.is_empty() && now < self.patience_ends {
-            return Next::AwaitEvidence { providers: awaits, until: self.patience_ends }.into();
+            return Step::AwaitEvidence { providers: awaits, until: self.patience_ends }.into();
         }
         let (to_issue, lost) = self.keep(permits, &open);
         let ended = ended(lost, "denied");
         let awaited = || open.iter().flat_map(|open| open.awaits.iter().cloned()).collect();
         let permitted = !to_issue.is_empty() || self.held.iter().any(|held| !held.is_open);
         if !permitted && (self.delivers == Delivers::Bundles || self.held.is_empty()) {
-            return Effects { ended, next: Next::RecordUndecided(awaited()) };
+            return Effects { ended, next: Step::RecordUndecided(awaited()) };
         }
         if self.bundles.as_ref() != Some(&bundles) {
             self.bundles = Some(bundles);
@@ -257,11 +263,11 @@ impl StreamState {
         }
         let due = self.due(to_issue, now);
         let next = if !due.is_empty() {
-            Next::Issue(due)
+            Step::Issue(due)
         } else if self.unserved {
             self.settle(now)
         } else if self.held.iter().any(|held| held.is_open && !held.is_current(now)) {
-            Next::RecordUndecided(awaited())
+            Step::RecordUndecided(awaited())
         } else {
             self.recovered();
             self.settle(now)
@@ -333,7 +339,8 @@ impl StreamState {
                 new.push(id.clone());
             }
             match result {
-                Ok(svid) => ended.extend(self.take_in(svid, grant, place, spread)),
+                Ok(issued) if self.is_held(&issued) => {}
+                Ok(issued) => ended.extend(self.take_in(issued, grant, place)),
                 Err(record) => {
                     failed = Some((record, spread));
                     if !renews && first_missing.is_none_or(|first| place < first) {
@@ -351,7 +358,7 @@ impl StreamState {
         let next = match failed {
             Some((id, spread)) => {
                 let next = self.undecided(id, spread, now);
-                if self.unserved && matches!(next, Next::Wait(_)) { self.settle(now) } else { next }
+                if self.unserved && matches!(next, Step::Wait(_)) { self.settle(now) } else { next }
             }
             None => {
                 self.recovered();
@@ -362,26 +369,32 @@ impl StreamState {
     }
 
     /// Holds a new SVID. Returns the one before it.
-    fn take_in(&mut self, mut svid: X509Svid, grant: Grant, place: Place, spread: f64) -> Vec<EndedSvid> {
+    fn take_in(&mut self, issued: IssuedX509Svid, grant: Grant, place: Place) -> Vec<EndedSvid> {
+        let IssuedX509Svid { issuance, mut svid, renew_at, .. } = issued;
         svid.hint = grant.hint;
-        let renew_at = renewal::renew_at(svid.issued, svid.not_after, spread);
         let earlier = self.held.extract_if(.., |held| held.svid.id == grant.id).collect();
         let terms = grant.entry.terms.clone();
-        self.held.push(HeldSvid { svid, renew_at, terms, place, is_open: false });
+        self.held.push(HeldSvid { svid, issuance, renew_at, terms, place, is_open: false });
         self.unserved = true;
         ended(earlier, "renewed")
     }
 
+    /// Whether this SVID is held already: then only the time has changed at which to ask again, and nothing is served.
+    fn is_held(&mut self, issued: &IssuedX509Svid) -> bool {
+        let same = |held: &&mut HeldSvid| held.issuance.id == issued.issuance.id;
+        self.held.iter_mut().find(same).map(|held| held.renew_at = issued.renew_at).is_some()
+    }
+
     /// Keeps what is held, tries again later, and ends once anything held has ended: what could not be checked gives
     /// nothing new, and nothing past its end is ever served.
-    fn undecided(&mut self, id: DecisionId, spread: f64, now: SystemTime) -> Next {
+    fn undecided(&mut self, id: DecisionId, spread: f64, now: SystemTime) -> Step {
         let holds_nothing = match self.delivers {
             Delivers::X509Svids => self.held.is_empty(),
             Delivers::Bundles => self.bundles.is_none(),
         };
         let first_end = self.held.iter().map(|held| held.svid.not_after).min().unwrap_or(now + NOTHING_DUE);
         if holds_nothing || !renewal::is_servable(first_end, now) {
-            return Next::End(Ended::Undecided(id));
+            return Step::End(Ended::Undecided(id));
         }
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(renewal::retry_at(now, first_end, self.failures, spread));
@@ -393,38 +406,39 @@ impl StreamState {
         self.retry_at = None;
     }
 
-    fn settle(&self, now: SystemTime) -> Next {
+    fn settle(&self, now: SystemTime) -> Step {
         let Some(bundles) = self.bundles.as_ref().filter(|_| self.unserved) else { return self.wait(now) };
         let default = self.held.first().map(|held| &held.svid.id);
         let default_before = self.served_default.clone().filter(|before| Some(before) != default);
-        Next::Serve(Update { svids: self.held.clone(), bundles: bundles.clone(), default_before })
+        Step::Serve(Update { svids: self.held.clone(), bundles: bundles.clone(), default_before })
     }
 
     /// Until the next renewal, or the next try and the first end; what is kept without being permitted has no renewal.
-    fn wait(&self, now: SystemTime) -> Next {
+    fn wait(&self, now: SystemTime) -> Step {
         let ends = || self.held.iter().map(|held| held.svid.not_after);
         let due = match self.retry_at {
             Some(retry_at) => ends().chain([retry_at]).min(),
             None => self.held.iter().map(|held| held.renew_at).min(),
         };
-        Next::Wait(due.unwrap_or(now + NOTHING_DUE))
+        Step::Wait(due.unwrap_or(now + NOTHING_DUE))
     }
 }
 
-impl From<Next> for Effects {
-    fn from(next: Next) -> Self {
+impl From<Step> for Effects {
+    fn from(next: Step) -> Self {
         Self { ended: Vec::new(), next }
     }
 }
 
 fn ended(held: Vec<HeldSvid>, reason: &'static str) -> Vec<EndedSvid> {
-    held.into_iter().map(|held| EndedSvid { svid: held.svid, reason }).collect()
+    held.into_iter().map(|held| EndedSvid { issuance: held.issuance, reason }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
+    use std::sync::atomic::AtomicU8;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::attestation::Attested;
@@ -437,6 +451,8 @@ mod tests {
     use crate::evidence::Undecided;
     use crate::identity::Bundle;
     use crate::identity::PrivateKey;
+    use crate::issuance::CredentialKind;
+    use crate::issuance::IssuanceId;
     use crate::policy::Outcome;
     use crate::policy::Rulebook;
     use crate::policy::decide;
@@ -480,15 +496,30 @@ mod tests {
 
     /// Issues for every permit but those of `failing`.
     fn answered(effects: Effects, failing: &[&str], now: SystemTime) -> StreamEvent {
-        let Next::Issue(permits) = effects.next else { panic!("nothing to issue: {effects:?}") };
+        let Step::Issue(permits) = effects.next else { panic!("nothing to issue: {effects:?}") };
         let answer = |permit: Permit| {
             let id = permit.grant().id.clone();
             let (chain, key, serial) = (Vec::new(), Arc::new(PrivateKey::from_pkcs8(Vec::new())), String::new());
             let svid = X509Svid { id: id.clone(), chain, key, hint: None, serial, issued: now, not_after: now + HOUR };
-            let result = if failing.contains(&id.path()) { Err(DecisionId([0; 6])) } else { Ok(svid) };
+            let issued = IssuedX509Svid { issuance: issuance(&svid), svid, renew_at: now + HOUR / 2, first: true };
+            let result = if failing.contains(&id.path()) { Err(DecisionId([0; 6])) } else { Ok(issued) };
             IssueAnswer { id, result, spread: 0.5 }
         };
         StreamEvent::Issued(permits.into_iter().map(answer).collect())
+    }
+
+    /// A new issuance of this SVID.
+    fn issuance(svid: &X509Svid) -> Arc<Issuance> {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        Arc::new(Issuance {
+            id: IssuanceId([NEXT.fetch_add(1, Ordering::Relaxed); 6]),
+            kind: CredentialKind::X509,
+            spiffe_id: svid.id.clone(),
+            serial: String::new(),
+            not_after: svid.not_after,
+            entry: Entry::example(0, svid.id.path(), &[]).origin,
+            decision: DecisionId([0; 6]),
+        })
     }
 
     fn stream() -> StreamState {
@@ -505,7 +536,7 @@ mod tests {
         let mut entries = labelled();
         entries[0].selectors.pop();
         let first = stream.on(decided(entries, None, NOW), NOW);
-        assert!(matches!(stream.on(answered(first, &[], NOW), NOW).next, Next::Serve(_)));
+        assert!(matches!(stream.on(answered(first, &[], NOW), NOW).next, Step::Serve(_)));
         let _ = stream.on(StreamEvent::Served, NOW);
         stream
     }
@@ -526,28 +557,45 @@ mod tests {
     }
 
     #[test]
+    fn an_svid_that_comes_back_unchanged_is_not_served_again_and_not_asked_for_at_once() {
+        let mut stream = stream();
+        let first = stream.on(permitted(&["/a"], NOW), NOW);
+        assert!(matches!(stream.on(answered(first, &[], NOW), NOW).next, Step::Serve(_)));
+        let _ = stream.on(StreamEvent::Served, NOW);
+        let half = NOW + HOUR / 2;
+        assert!(matches!(stream.on(permitted(&["/a"], half), half).next, Step::Issue(_)));
+        let (HeldSvid { svid, issuance, .. }, renew_at) = (stream.svids()[0].clone(), half + HOUR / 60);
+        let id = svid.id.clone();
+        let result = Ok(IssuedX509Svid { issuance, svid, renew_at, first: false });
+        let Effects { ended, next } =
+            stream.on(StreamEvent::Issued(vec![IssueAnswer { id, result, spread: 0.5 }]), half);
+        assert!(matches!(next, Step::Wait(until) if until == renew_at), "{next:?}");
+        assert!(ended.is_empty());
+    }
+
+    #[test]
     fn an_svid_that_begins_in_the_future_by_a_clock_that_was_set_back_is_renewed() {
         let late = NOW + 2 * HOUR;
         let mut stream = stream();
         let first = stream.on(permitted(&["/a"], late), late);
         let _ = stream.on(answered(first, &[], late), late);
         let slewed = late - Duration::from_secs(1);
-        assert!(!matches!(stream.on(permitted(&["/a"], slewed), slewed).next, Next::Issue(_)));
+        assert!(!matches!(stream.on(permitted(&["/a"], slewed), slewed).next, Step::Issue(_)));
         let set_back = late - HOUR;
-        assert!(matches!(stream.on(permitted(&["/a"], set_back), set_back).next, Next::Issue(_)));
+        assert!(matches!(stream.on(permitted(&["/a"], set_back), set_back).next, Step::Issue(_)));
     }
 
     #[test]
     fn a_first_answer_waits_for_pending_evidence_no_longer_than_it_may() {
         let mut stream = stream();
         let pending = || decided(labelled(), Some(Answer::Pending), NOW);
-        let Next::AwaitEvidence { until, .. } = stream.on(pending(), NOW).next else { panic!("it does not wait") };
+        let Step::AwaitEvidence { until, .. } = stream.on(pending(), NOW).next else { panic!("it does not wait") };
         assert_eq!(until, NOW + Duration::from_secs(5));
         let served_then = stream.on(pending(), until);
         let _ = stream.on(answered(served_then, &[], until), until);
         assert_eq!(held(&stream), ["/plain"]);
         let arrived = stream.on(permitted(&["/label", "/plain"], until), until);
-        let Next::Serve(update) = stream.on(answered(arrived, &[], until), until).next else { panic!("no update") };
+        let Step::Serve(update) = stream.on(answered(arrived, &[], until), until).next else { panic!("no update") };
         assert_eq!(update.svids.len(), 2);
     }
 
@@ -556,20 +604,20 @@ mod tests {
         let mut stream = serving();
         let down = |now| decided(labelled(), Some(Answer::Undecided(Undecided::TimedOut)), now);
         let early = stream.on(down(NOW), NOW);
-        assert!(early.ended.is_empty() && matches!(early.next, Next::Wait(_)), "{early:?}");
+        assert!(early.ended.is_empty() && matches!(early.next, Step::Wait(_)), "{early:?}");
         let half = NOW + HOUR * 2 / 3;
         let renewal = stream.on(down(half), half);
-        let Next::Serve(update) = stream.on(answered(renewal, &[], half), half).next else { panic!("no update") };
+        let Step::Serve(update) = stream.on(answered(renewal, &[], half), half).next else { panic!("no update") };
         assert_eq!(update.svids[0].svid.id.path(), "/label", "the default identity stays");
         assert_eq!(update.svids[0].svid.issued, NOW, "and is not renewed");
         assert_eq!(update.svids[1].svid.issued, half);
         let _ = stream.on(StreamEvent::Served, half);
-        assert!(matches!(stream.on(down(half), half).next, Next::RecordUndecided(_)));
+        assert!(matches!(stream.on(down(half), half).next, Step::RecordUndecided(_)));
         let undecided = || StreamEvent::Undecided { id: DecisionId([0; 6]), spread: 0.5 };
-        let Next::Wait(until) = stream.on(undecided(), half).next else { panic!("it does not wait") };
+        let Step::Wait(until) = stream.on(undecided(), half).next else { panic!("it does not wait") };
         assert!(until > half, "a tight loop");
         let end = NOW + HOUR;
-        assert!(matches!(stream.on(undecided(), end).next, Next::End(Ended::Undecided(_))));
+        assert!(matches!(stream.on(undecided(), end).next, Step::End(Ended::Undecided(_))));
     }
 
     #[test]
@@ -577,7 +625,7 @@ mod tests {
         let mut stream = serving();
         let settled = stream.on(decided(labelled(), Some(Answer::Settled), NOW), NOW);
         assert_eq!(settled.ended.iter().map(|ended| ended.reason).collect::<Vec<_>>(), ["denied"]);
-        let Next::Serve(update) = settled.next else { panic!("no update") };
+        let Step::Serve(update) = settled.next else { panic!("no update") };
         assert_eq!(update.default_before.as_ref().map(SpiffeId::path), Some("/label"));
         assert_eq!(held(&stream), ["/plain"]);
     }

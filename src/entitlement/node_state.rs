@@ -104,7 +104,12 @@ impl NodeState {
         let in_force = Arc::clone(&rulebook);
         let current_epoch = Box::new(move || in_force.load().epoch());
         Self {
-            issuer: Issuer::new(Arc::clone(&parts.authority), current_epoch, Arc::clone(&parts.randomness)),
+            issuer: Issuer::new(
+                Arc::clone(&parts.authority),
+                current_epoch,
+                Arc::clone(&parts.clock),
+                Arc::clone(&parts.randomness),
+            ),
             parts,
             live: Arc::default(),
             refusals: Refusals::default(),
@@ -154,7 +159,11 @@ impl NodeState {
     /// Decides by `rulebook` from now on, and wakes the streams for which that makes a difference. Returns how many.
     pub fn replace_rulebook(&self, rulebook: Rulebook) -> usize {
         let after = Arc::new(rulebook);
-        let swap = || self.rulebook.swap(Arc::clone(&after));
+        let swap = || {
+            let before = self.rulebook.swap(Arc::clone(&after));
+            self.issuer.retain(after.entries());
+            before
+        };
         self.changed(swap, |before, trace| is_affected(trace, before, &after))
     }
 
@@ -183,6 +192,11 @@ impl NodeState {
         let before = swap();
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.live.wake(|stream| stream.trace.as_ref().is_none_or(|trace| concerns(&before, trace)))
+    }
+
+    /// Sends orders to a signer on the network, in batches. Never ends; a local signer needs none.
+    pub async fn send_orders(&self) {
+        self.issuer.run().await;
     }
 
     /// A number that differs from an earlier one if anything was replaced in between.

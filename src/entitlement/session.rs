@@ -18,15 +18,16 @@ use crate::entitlement::door::Ended;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::outbound::Outbound;
 use crate::entitlement::ledger::records;
-use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::NodeState;
 use crate::identity::SpiffeId;
-use crate::identity::X509Svid;
+use crate::issuance::Issuance;
 use crate::issuance::IssueError;
+use crate::issuance::IssuedX509Svid;
 use crate::policy::DecisionId;
 use crate::policy::Permit;
+use crate::policy::Trace;
 
 /// One connection: who speaks on it, and what was handed to it.
 #[derive(Debug)]
@@ -117,13 +118,17 @@ impl SessionSubject {
         Ok(())
     }
 
-    /// Issues for one permit and writes it down, before anything of it can leave.
-    pub(in crate::entitlement) async fn issue_x509(&self, permit: Permit) -> Result<X509Svid, NotIssued> {
-        let origin = permit.grant().entry.origin.clone();
-        match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit, self.node().now()).await {
-            Ok(svid) => {
-                self.record(Event::Issued, &Credential::of(&svid, Some(&origin)), None);
-                Ok(svid)
+    /// Issues for one permit of the decision of `trace`, and writes it down before anything of it can leave.
+    pub(in crate::entitlement) async fn issue_x509(
+        &self,
+        permit: Permit,
+        trace: &Trace,
+    ) -> Result<IssuedX509Svid, NotIssued> {
+        match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit).await {
+            Ok(issued) => {
+                let event = if issued.first { Event::Issued } else { Event::Delivered };
+                self.record(event, &issued.issuance, trace, None);
+                Ok(issued)
             }
             Err(why) => Err(self.not_issued(&why)),
         }
@@ -139,9 +144,15 @@ impl SessionSubject {
     }
 
     /// Writes down what happened to a credential.
-    pub(in crate::entitlement) fn record(&self, event: Event, of: &Credential<'_>, why: Option<&str>) {
+    pub(in crate::entitlement) fn record(
+        &self,
+        event: Event,
+        issuance: &Issuance,
+        trace: &Trace,
+        reason: Option<&'static str>,
+    ) {
         let node = self.node();
-        let record = records::credential(event, node.name(), self.pinned(), of, node.now());
-        node.parts.audit.record(Record { why: why.map(str::to_owned), ..record });
+        let record = records::issuance(event, issuance, trace, node.now());
+        node.parts.audit.record(Record { reason: reason.map(str::to_owned), ..record });
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::Stream;
+use futures_util::StreamExt;
 use futures_util::stream;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep;
 
 use crate::attestation::Contradiction;
@@ -20,7 +22,6 @@ use crate::entitlement::door::X509Update;
 use crate::entitlement::ledger::live::LiveSvid;
 use crate::entitlement::ledger::live::StreamHandle;
 use crate::entitlement::ledger::outbound::DecisionBasis;
-use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::machine::Decided;
 use crate::entitlement::machine::Delivers;
@@ -28,7 +29,7 @@ use crate::entitlement::machine::Effects;
 use crate::entitlement::machine::EndedSvid;
 use crate::entitlement::machine::HeldSvid;
 use crate::entitlement::machine::IssueAnswer;
-use crate::entitlement::machine::Next;
+use crate::entitlement::machine::Step;
 use crate::entitlement::machine::StreamEvent;
 use crate::entitlement::machine::StreamState;
 use crate::entitlement::machine::Update;
@@ -123,16 +124,16 @@ impl Driver {
             let Effects { ended, next } = self.state.on(event, self.subject.node().now());
             self.record_ended(ended);
             self.event = match next {
-                Next::Decide => self.decide(),
-                Next::AwaitEvidence { providers, until } => self.await_evidence(&providers, until).await?,
-                Next::RecordUndecided(providers) => self.record_undecided(providers),
-                Next::Issue(permits) => self.issue(permits).await,
-                Next::Serve(update) => match self.hand_over(&update) {
+                Step::Decide => self.decide(),
+                Step::AwaitEvidence { providers, until } => self.await_evidence(&providers, until).await?,
+                Step::RecordUndecided(providers) => self.record_undecided(providers),
+                Step::Issue(permits) => self.issue(permits).await,
+                Step::Serve(update) => match self.hand_over(&update) {
                     Ok(()) => return Ok(update),
                     Err(event) => event,
                 },
-                Next::Wait(until) => self.wait(until).await?,
-                Next::End(ended) => return Err(ended),
+                Step::Wait(until) => self.wait(until).await?,
+                Step::End(ended) => return Err(ended),
             };
         }
     }
@@ -177,10 +178,14 @@ impl Driver {
     /// RACE: a rulebook that changes after the decision makes its permits worthless; nothing is wrong with the process
     /// then, and it is decided again.
     async fn issue(&mut self, permits: Vec<Permit>) -> StreamEvent {
-        for permit in permits {
-            let id = permit.grant().id.clone();
-            let result = match self.subject.issue_x509(permit).await {
-                Ok(svid) => Ok(svid),
+        let Some(DecisionBasis { trace, .. }) = self.basis.clone() else { return StreamEvent::Woken };
+        let (subject, trace) = (Arc::clone(&self.subject), &*trace);
+        let issue = async |permit: Permit| (permit.grant().id.clone(), subject.issue_x509(permit, trace).await);
+        // All at once: a signer on the network then gets them in one batch.
+        let mut answers: FuturesUnordered<_> = permits.into_iter().map(issue).collect();
+        while let Some((id, result)) = answers.next().await {
+            let result = match result {
+                Ok(issued) => Ok(issued),
                 Err(NotIssued::Failed(record)) => Err(record),
                 Err(NotIssued::Stale) => {
                     self.record_underway("stale");
@@ -253,15 +258,16 @@ impl Driver {
     }
 
     fn record_ended(&self, ended: Vec<EndedSvid>) {
-        for EndedSvid { svid, reason } in ended {
-            self.subject.record(Event::Ended, &Credential::of(&svid, None), Some(reason));
+        let Some(basis) = &self.basis else { return }; // then nothing was ever issued
+        for EndedSvid { issuance, reason } in ended {
+            self.subject.record(Event::Ended, &issuance, &basis.trace, Some(reason));
         }
     }
 
     /// What was issued, and never got as far as to be held, has ended, too.
     fn record_underway(&mut self, reason: &'static str) {
-        let svids = self.underway.drain(..).filter_map(|answer| answer.result.ok());
-        let ended = svids.map(|svid| EndedSvid { svid, reason }).collect();
+        let issued = self.underway.drain(..).filter_map(|answer| answer.result.ok());
+        let ended = issued.map(|issued| EndedSvid { issuance: issued.issuance, reason }).collect();
         self.record_ended(ended);
     }
 

@@ -8,7 +8,6 @@ use crate::audit::Event;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
 use crate::entitlement::door::ValidToken;
-use crate::entitlement::ledger::records::Credential;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::LiveDecision;
 use crate::entitlement::published::BundleSet;
@@ -20,8 +19,10 @@ use crate::evidence::Undecided;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::jose::jws;
+use crate::issuance::IssuedJwtSvid;
 use crate::policy::Denial;
 use crate::policy::Permit;
+use crate::policy::Trace;
 use crate::policy::permits_for_tokens;
 
 /// How often a request is decided again because the entries change, or the caller moves, meanwhile.
@@ -42,7 +43,7 @@ pub(in crate::entitlement) async fn issue(
         }
         let permits = permits_for_tokens(decision.permits, id.as_ref(), &audiences)
             .map_err(|denial| node.refuse(subject.pinned(), RefusalCause::Denied(denial), Some(&trace)))?;
-        let svids = match sign_all(subject, permits, &audiences).await {
+        let svids = match sign_all(subject, permits, &audiences, &trace).await {
             Ok(svids) => svids,
             Err(NotIssued::Failed(id)) => return Err(Ended::Undecided(id)),
             Err(NotIssued::Stale) => continue,
@@ -74,14 +75,14 @@ async fn sign_all(
     subject: &SessionSubject,
     permits: Vec<Permit>,
     audiences: &[String],
+    trace: &Trace,
 ) -> Result<Vec<JwtSvid>, NotIssued> {
     let mut svids = Vec::with_capacity(permits.len());
     for permit in permits {
-        let origin = permit.grant().entry.origin.clone();
-        let (key, now) = (subject.session.peer.pinned.principal(), subject.node().now());
-        let signed = subject.node().issuer.jwt_svid(key, permit, audiences.to_vec(), now).await;
-        let svid = signed.map_err(|why| subject.not_issued(&why))?;
-        subject.record(Event::Issued, &Credential::of_token(&svid, &origin), None);
+        let principal = subject.session.peer.pinned.principal();
+        let signed = subject.node().issuer.jwt_svid(principal, permit, audiences.to_vec()).await;
+        let IssuedJwtSvid { issuance, svid } = signed.map_err(|why| subject.not_issued(&why))?;
+        subject.record(Event::Issued, &issuance, trace, None);
         svids.push(svid);
     }
     Ok(svids)

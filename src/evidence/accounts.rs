@@ -1,6 +1,7 @@
 //! The names of users and groups that entries use, as they were when the configuration was loaded.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -17,6 +18,15 @@ pub struct Accounts {
 }
 
 impl Accounts {
+    /// All of them together.
+    ///
+    /// SECURITY: a name has one id, that of the first who knows it. Two look-ups at different times could otherwise give
+    /// the former owner's id beside the present one's.
+    #[must_use]
+    pub fn joined<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        Self { users: joined(all.clone().map(|one| &one.users)), groups: joined(all.map(|one| &one.groups)) }
+    }
+
     /// The names of a user, none where no entry uses one.
     #[must_use]
     pub fn user_names(&self, uid: u32) -> &[Arc<str>] {
@@ -27,5 +37,37 @@ impl Accounts {
     #[must_use]
     pub fn group_names(&self, gid: u32) -> &[Arc<str>] {
         self.groups.get(&gid).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn joined<'a>(all: impl Iterator<Item = &'a BTreeMap<u32, Vec<Arc<str>>>>) -> BTreeMap<u32, Vec<Arc<str>>> {
+    let (mut joined, mut known) = (BTreeMap::<_, Vec<_>>::new(), BTreeSet::new());
+    for names_by_id in all {
+        let before = known.clone();
+        for (id, names) in names_by_id {
+            for name in names.iter().filter(|name| !before.contains(*name)) {
+                known.insert(Arc::clone(name));
+                joined.entry(*id).or_default().push(Arc::clone(name));
+            }
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_the_id_that_the_first_gives_it() {
+        let of = |users: &[(u32, &str)]| Accounts {
+            users: users.iter().map(|(uid, name)| (*uid, vec![Arc::from(*name)])).collect(),
+            ..Accounts::default()
+        };
+        let (files, server) = (of(&[(1000, "alice")]), of(&[(1000, "al"), (1001, "alice"), (1002, "bob")]));
+        let both = Accounts::joined([&files, &server].into_iter());
+        assert_eq!(both.user_names(1000), ["alice".into(), "al".into()]);
+        assert!(both.user_names(1001).is_empty());
+        assert_eq!(both.user_names(1002), ["bob".into()]);
     }
 }

@@ -1,5 +1,6 @@
 //! The text form of a fact, `type:value`, as typed values.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -210,6 +211,24 @@ impl Selector {
         }
     }
 
+    /// What stands behind the type and its colon.
+    #[must_use]
+    pub fn value(&self) -> Cow<'_, str> {
+        match self {
+            Self::UnixUser(text)
+            | Self::UnixGroup(text)
+            | Self::UnixSupplementaryGroup(text)
+            | Self::UnixPath(text)
+            | Self::SystemdId(text)
+            | Self::SystemdSlice(text)
+            | Self::Cgroup(text)
+            | Self::Other { value: text, .. } => Cow::Borrowed(text),
+            Self::UnixUid(id) | Self::UnixGid(id) | Self::UnixSupplementaryGid(id) => Cow::Owned(id.to_string()),
+            Self::UnixSha256(digest) => Cow::Owned(digest.iter().map(|byte| format!("{byte:02x}")).collect()),
+            Self::Host => Cow::Borrowed("true"),
+        }
+    }
+
     /// Who proves such facts. For a type that this version does not know it is the provider of that type's name.
     #[must_use]
     pub fn provider(&self) -> Provider {
@@ -245,23 +264,11 @@ impl Selector {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.kind().as_str();
-        match self {
-            Self::UnixUid(id) | Self::UnixGid(id) | Self::UnixSupplementaryGid(id) => write!(f, "{kind}:{id}"),
-            Self::UnixUser(text)
-            | Self::UnixGroup(text)
-            | Self::UnixSupplementaryGroup(text)
-            | Self::UnixPath(text)
-            | Self::SystemdId(text)
-            | Self::SystemdSlice(text)
-            | Self::Cgroup(text) => write!(f, "{kind}:{text}"),
-            Self::UnixSha256(digest) => {
-                write!(f, "{kind}:")?;
-                digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-            Self::Host => write!(f, "{kind}:true"),
-            Self::Other { kind, value } => write!(f, "{kind}:{value}"),
-        }
+        let kind = match self {
+            Self::Other { kind, .. } => kind,
+            known => known.kind().as_str(),
+        };
+        write!(f, "{kind}:{}", self.value())
     }
 }
 

@@ -3,7 +3,7 @@
 
 pub mod bundle;
 pub mod jose;
-pub mod p256;
+pub mod key_pair;
 pub mod private_key;
 pub mod rustls_verifier;
 pub mod spiffe_id;
@@ -14,6 +14,8 @@ pub mod x509_verify;
 
 pub use bundle::Bundle;
 pub use bundle::JwtAuthority;
+pub use key_pair::KeyType;
+pub use key_pair::SubjectKey;
 pub use private_key::PrivateKey;
 pub use spiffe_id::InvalidSpiffeId;
 pub use spiffe_id::SpiffeId;

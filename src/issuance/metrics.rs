@@ -1,23 +1,34 @@
 //! What the issuer has done, in numbers.
 
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
-/// Counters since the start of the process, of certificates and tokens together.
+use crate::issuance::entry_key::EntryKey;
+use crate::registration::Entry;
+
+/// Counters since the start of the process.
 #[derive(Debug, Default)]
 pub struct IssuanceMetrics {
     issued: AtomicU64,
     failed: AtomicU64,
     clamped: AtomicU64,
+    /// INVARIANT: of entries in force, so that its size is theirs.
+    tokens: Mutex<HashMap<EntryKey, u64>>,
 }
 
 impl IssuanceMetrics {
-    /// SVIDs that were signed.
+    /// SVIDs that were signed, certificates and tokens together.
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
     }
 
-    /// Permits on which nothing could be signed.
+    /// Permits on which nothing could be signed, and renewals that failed while the earlier SVID was served.
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
     }
@@ -27,6 +38,11 @@ impl IssuanceMetrics {
         self.clamped.load(Ordering::Relaxed)
     }
 
+    /// Tokens that were signed on the terms of an entry since it is in force. Tokens are not remembered one by one.
+    pub fn tokens_of(&self, entry: &Arc<Entry>) -> u64 {
+        self.tokens().get(&EntryKey(Arc::clone(entry))).copied().unwrap_or_default()
+    }
+
     pub(super) fn count_issued(&self, clamped: bool) {
         self.issued.fetch_add(1, Ordering::Relaxed);
         self.clamped.fetch_add(u64::from(clamped), Ordering::Relaxed);
@@ -34,5 +50,22 @@ impl IssuanceMetrics {
 
     pub(super) fn count_failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a token, if its entry is in force still. RACE: asked under the lock that [`Self::retain`] takes after the
+    /// rulebook was replaced, so no entry is counted after it was dropped.
+    pub(super) fn count_token(&self, entry: &Arc<Entry>, in_force: impl FnOnce() -> bool) {
+        let mut tokens = self.tokens();
+        if in_force() {
+            *tokens.entry(EntryKey(Arc::clone(entry))).or_default() += 1;
+        }
+    }
+
+    pub(super) fn retain(&self, in_force: &HashSet<EntryKey>) {
+        self.tokens().retain(|entry, _| in_force.contains(entry));
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, HashMap<EntryKey, u64>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

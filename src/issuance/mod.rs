@@ -1,10 +1,28 @@
-//! Permits become SVIDs: a new key for each, signed for on the permit's terms, and the times at which they are renewed.
-//! Refuses to know why somebody is permitted, and to issue on a permit of entries that are no more.
+//! Permits become SVIDs: a new key for each, or one per entry, signed for on the permit's terms, and the times at which
+//! they are renewed. Refuses to know why somebody is permitted, and to issue on a permit of entries that are no more.
 
+mod context;
+mod entry_key;
+#[allow(clippy::module_inception, reason = "the room is named for the noun that it makes")]
+pub mod issuance;
+mod issue_error;
 pub mod issuer;
 pub mod metrics;
+mod order_queue;
+mod remote_signer;
 pub mod renewal;
-mod turns;
+mod shared_svids;
+mod svid_cache;
 
-pub use issuer::IssueError;
+pub use context::CurrentEpoch;
+pub use issuance::CredentialKind;
+pub use issuance::Issuance;
+pub use issuance::IssuanceId;
+pub use issuance::IssuedJwtSvid;
+pub use issuance::IssuedX509Svid;
+pub use issuance::NotAnIssuanceId;
+pub use issue_error::IssueError;
 pub use issuer::Issuer;
+
+#[cfg(test)]
+mod tests;

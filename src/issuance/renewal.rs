@@ -31,6 +31,12 @@ pub fn retry_at(now: SystemTime, not_after: SystemTime, failures: u32, spread: f
     after(now, scattered(pause, spread).max(SOONEST))
 }
 
+/// When to ask for an SVID again that is due then: not at once, although it is due already.
+#[must_use]
+pub fn ask_again_at(due: SystemTime, now: SystemTime) -> SystemTime {
+    due.max(after(now, SOONEST))
+}
+
 /// Whether an SVID that was issued then is valid by a clock that was set back since: it is dated back by a minute, and
 /// half of that is left to those it is shown to.
 #[must_use]
@@ -80,6 +86,13 @@ mod tests {
     fn an_svid_that_was_clamped_to_nothing_does_not_renew_at_once() {
         assert_eq!(renew_at(at(100), at(101), 0.0), at(101));
         assert_eq!(renew_at(at(100), at(90), 0.0), at(101));
+    }
+
+    #[test]
+    fn whoever_is_due_already_asks_again_in_a_second() {
+        assert_eq!(ask_again_at(at(100), at(10)), at(100));
+        assert_eq!(ask_again_at(at(100), at(100)), at(101));
+        assert_eq!(ask_again_at(at(100), at(300)), at(301));
     }
 
     #[test]

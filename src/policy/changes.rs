@@ -149,7 +149,7 @@ mod tests {
     fn moving_an_entry_to_another_line_concerns_nobody() {
         let moved = concerned(|entries| {
             entries[0].origin = Origin::File { file: "moved.toml".into(), line: 99 };
-            entries[0].order.0 = 7;
+            entries[0].order.place = 7;
         });
         assert_eq!(moved, [false, false]);
     }

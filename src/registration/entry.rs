@@ -13,9 +13,22 @@ use crate::evidence::Selector;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
 
-/// The order of an entry in the configuration: files in order, tables in order.
+/// The place of an entry among all of one priority: first by source, then by the source's own order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct EntryOrder(pub u32);
+pub struct EntryOrder {
+    /// The place of the source: 0 for the configuration's files, more for a server.
+    pub source: u16,
+    /// The place within the source; in files: files in order, tables in order.
+    pub place: u32,
+}
+
+impl EntryOrder {
+    /// A place in the configuration's files.
+    #[must_use]
+    pub const fn in_files(place: u32) -> Self {
+        Self { source: 0, place }
+    }
+}
 
 /// Where an entry comes from. `Display` is what a record and a screen show: `FILE:LINE`, or `SERVER#ID`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,7 +100,7 @@ pub struct Entry {
     pub priority: i64,
     /// Whether the operator accepted that nothing strong tells this workload from its neighbours.
     pub accept_weak: bool,
-    /// Its place in the configuration.
+    /// Its place among the others.
     pub order: EntryOrder,
     /// Where it was written.
     pub origin: Origin,
@@ -133,7 +146,7 @@ impl Entry {
             hint: None,
             priority: 0,
             accept_weak: false,
-            order: EntryOrder(order),
+            order: EntryOrder::in_files(order),
             origin: Origin::File { file: "bonafide.toml".into(), line: order + 1 },
         }
     }

@@ -1,8 +1,12 @@
 //! Entries: which selectors give which SPIFFE ID on which terms, and the index that finds the entries that a set of
-//! evidence satisfies. Refuses to know where entries come from.
+//! evidence satisfies. Knows a source of entries by its trait alone.
 
 pub mod entry;
 pub mod entry_index;
+pub mod entry_source;
 
 pub use entry::Entry;
 pub use entry_index::EntryIndex;
+pub use entry_source::EntrySet;
+pub use entry_source::EntrySource;
+pub use entry_source::HoldBack;

@@ -1,6 +1,7 @@
-//! The wall clock, and durations as text. Owns the only reading of the real wall clock in the crate; everything above
+//! The wall clock, and dates and durations as text. Owns the only reading of the real wall clock in the crate; everything above
 //! takes `now` as an argument or a [`Clock`]. Intervals use [`tokio::time`], which a test can pause.
 
+pub mod date;
 pub mod duration;
 
 use std::time::SystemTime;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::daemon::Daemon;
-use crate::daemon::READY;
+use crate::daemon::SERVING;
 use crate::running::code;
 use crate::running::entry_for_us;
 use crate::running::free_port;
@@ -14,6 +14,7 @@ use crate::running::get;
 use crate::running::text;
 
 const BEFORE_RELEASE: &str = "a time before this release was made";
+const OVER: &str = "the authority's life has been over since ";
 
 /// A file, and what launches a daemon whose clock shows 1970 as long as the file is there.
 fn wrong_clock(folder: &Path) -> (PathBuf, [String; 3]) {
@@ -28,19 +29,23 @@ fn wrong_clock(folder: &Path) -> (PathBuf, [String; 3]) {
     (file, launcher)
 }
 
-/// Everything that an operator and a workload can ask of a daemon whose clock is wrong.
-fn issues_nothing_and_says_why(daemon: &Daemon, health: u16) {
+/// Lets the clock be ahead by so many minutes.
+fn set_ahead(wrong: &Path, minutes: u64) {
+    let next = wrong.with_extension("next");
+    fs::write(&next, (minutes * 60).to_string()).unwrap();
+    fs::rename(next, wrong).unwrap();
+}
+
+/// Everything that an operator and a workload can ask of a daemon that issues nothing for this reason.
+fn issues_nothing_and_says_why(daemon: &Daemon, health: u16, why: &str) {
     let status = daemon.ask(&["status"]);
     let screen = text(&status.stdout);
     assert_eq!(code(&status), 1, "{status:?}");
-    assert!(
-        screen.starts_with("not ready - ") && screen.replace("\n            ", " ").contains(BEFORE_RELEASE),
-        "{screen}"
-    );
+    assert!(screen.starts_with("not ready - ") && screen.replace("\n            ", " ").contains(why), "{screen}");
     assert_eq!(code(&daemon.ask(&["healthcheck"])), 1);
     assert_eq!(get(health, "/live").0, 200);
     let (code_of_ready, reasons) = get(health, "/ready");
-    assert!(code_of_ready == 503 && reasons.contains(BEFORE_RELEASE), "{reasons}");
+    assert!(code_of_ready == 503 && reasons.contains(why), "{reasons}");
     for fetch in [&["fetch", "x509"][..], &["fetch", "jwt", "--audience", "a"]] {
         let refused = daemon.ask(fetch);
         assert!(code(&refused) == 1 && text(&refused.stderr).contains("no identity issued (d-"), "{refused:?}");
@@ -55,24 +60,65 @@ fn a_start_with_a_wrong_clock_says_what_it_waits_for_and_serves_once_the_clock_i
     let tables = format!("{}[health]\nlisten = \"127.0.0.1:{health}\"\n", entry_for_us());
     let mut daemon = Daemon::begin_behind(&launcher.each_ref().map(String::as_str), &tables);
     let state = daemon.folder().join("data/authority.state");
-    let waits = format!("STATUS=nothing is issued: the clock shows {BEFORE_RELEASE}");
+    let ready_and_waits = |first: &str| {
+        assert!(first.starts_with("READY=1\nSTATUS=not ready: nothing is issued: the clock "), "{first}");
+        assert!(first.contains(BEFORE_RELEASE), "{first}");
+    };
 
-    daemon.hear(&waits);
-    issues_nothing_and_says_why(&daemon, health);
+    ready_and_waits(&daemon.next_message());
+    issues_nothing_and_says_why(&daemon, health, BEFORE_RELEASE);
     assert_eq!(code(&daemon.ask(&["fetch", "bundle"])), 1, "an empty bundle was handed out");
     assert!(!state.exists(), "a life was given to an authority by a wrong clock");
     fs::remove_file(&wrong).unwrap();
-    daemon.hear(READY);
+    assert_eq!(daemon.next_message(), SERVING);
     assert_eq!((code(&daemon.ask(&["status"])), code(&daemon.ask(&["fetch", "x509"]))), (0, 0));
 
     let kept = fs::read(&state).unwrap();
     daemon.stop();
     fs::write(&wrong, "").unwrap();
     daemon.begin_restart();
-    daemon.hear("STATUS=nothing is issued: the clock is outside the authority's life");
-    issues_nothing_and_says_why(&daemon, health);
+    ready_and_waits(&daemon.next_message());
+    issues_nothing_and_says_why(&daemon, health, BEFORE_RELEASE);
     fs::remove_file(&wrong).unwrap();
-    daemon.hear(READY);
+    assert_eq!(daemon.next_message(), SERVING);
     assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
     assert_eq!(fs::read(&state).unwrap(), kept, "something was deleted because of a clock");
+}
+
+#[test]
+fn an_authority_that_is_over_is_replaced_by_the_command_that_the_daemon_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wrong, launcher) = wrong_clock(folder.path());
+    set_ahead(&wrong, 0);
+    let health = free_port();
+    let tables = format!("{}[health]\nlisten = \"127.0.0.1:{health}\"\n", entry_for_us());
+    let mut daemon = Daemon::begin_behind(&launcher.each_ref().map(String::as_str), &tables);
+    daemon.hear(SERVING);
+    set_ahead(&wrong, 46);
+    daemon.hear("STATUS=degraded: the authority ends at ");
+    assert_eq!(
+        [&["status"][..], &["healthcheck"], &["fetch", "x509"]].map(|asked| code(&daemon.ask(asked))),
+        [5, 0, 0]
+    );
+
+    set_ahead(&wrong, 61);
+    daemon.hear(&format!("STATUS=not ready: nothing is issued: {OVER}"));
+    issues_nothing_and_says_why(&daemon, health, OVER);
+    daemon.stop();
+    daemon.begin_restart();
+    let first = daemon.next_message();
+    assert!(first.starts_with(&format!("READY=1\nSTATUS=not ready: nothing is issued: {OVER}")), "{first}");
+    issues_nothing_and_says_why(&daemon, health, OVER);
+
+    let (_, command) = first.split_once("Make a new authority: ").unwrap();
+    let (move_away, rest) = command.split_once(" && ").unwrap();
+    assert!(rest.starts_with("systemctl restart bonafide. "), "{rest}");
+    assert!(Command::new("sh").args(["-c", move_away]).status().unwrap().success(), "{move_away}");
+    daemon.stop();
+    daemon.begin_restart();
+    assert_eq!(daemon.next_message(), format!("READY=1\n{SERVING}"));
+    assert_eq!(
+        [&["status"][..], &["healthcheck"], &["fetch", "x509"]].map(|asked| code(&daemon.ask(asked))),
+        [0, 0, 0]
+    );
 }

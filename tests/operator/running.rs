@@ -77,7 +77,7 @@ fn a_refusal_leads_to_the_whole_decision_and_tells_the_caller_nothing() {
 
     let denied = records(&daemon).into_iter().find(|record| record["decision"] == id).unwrap();
     assert_eq!(
-        (&denied["what"], &denied["why"], &denied["uid"]),
+        (&denied["event"], &denied["reason"], &denied["uid"]),
         (&"denied".into(), &"no_entry".into(), &own_uid().into())
     );
     assert_eq!(code(&daemon.ask(&["explain", "--denial", "d-000000000000"])), 1);
@@ -141,7 +141,7 @@ fn no_secret_that_was_handed_out_is_ever_logged_and_each_has_its_record() {
     let serial = x509["svids"][0]["serial"].as_str().unwrap();
     for (kind, holder) in [("x509", Some(serial)), ("jwt", None)] {
         let issued = records(&daemon).into_iter().find(|record| {
-            record["what"] == "issued"
+            record["event"] == "issued"
                 && record["kind"] == kind
                 && holder.is_none_or(|serial| record["serial"] == serial)
         });
@@ -301,7 +301,7 @@ fn a_flood_of_refusals_is_counted_exactly_and_written_rarely() {
         assert_eq!(code(&daemon.ask(&["fetch", "jwt", "--audience", "a"])), 4);
     }
     daemon.stop();
-    let denied: Vec<Value> = records(&daemon).into_iter().filter(|record| record["what"] == "denied").collect();
+    let denied: Vec<Value> = records(&daemon).into_iter().filter(|record| record["event"] == "denied").collect();
     let told: u64 = denied.iter().map(|record| 1 + record["suppressed"].as_u64().unwrap_or_default()).sum();
     assert_eq!(told, refusals);
     assert!((denied.len() as u64) < refusals, "nothing was suppressed");

@@ -63,7 +63,7 @@ impl FakeCallers {
         Self::starting_with(Ok(update(ids, 1)))
     }
 
-    /// Nobody has anything, for this reason.
+    /// No caller has anything, for this reason.
     pub(crate) fn ended(ended: Ended) -> Self {
         Self::starting_with(Err(ended))
     }

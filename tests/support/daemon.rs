@@ -17,8 +17,10 @@ use tempfile::TempDir;
 /// How long the daemon may take to serve.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What it says once it serves.
+/// What it says once its sockets answer.
 pub(crate) const READY: &str = "READY=1";
+/// What it says once workloads are served and nothing is wrong.
+pub(crate) const SERVING: &str = "STATUS=serving";
 
 /// A running daemon. Dropping it kills it and removes its folder.
 pub(crate) struct Daemon {
@@ -50,19 +52,28 @@ impl Daemon {
         Self { child: spawn(folder.path(), &launcher), folder, launcher, notify }
     }
 
-    /// Waits until the daemon tells its service manager a line that begins like this.
-    pub(crate) fn hear(&mut self, beginning: &str) {
-        let mut message = [0; 1024];
+    /// Waits until the daemon tells its service manager a line that begins like this, and returns that message.
+    pub(crate) fn hear(&mut self, beginning: &str) -> String {
+        loop {
+            let message = self.next_message();
+            if message.lines().any(|line| line.starts_with(beginning)) {
+                return message;
+            }
+        }
+    }
+
+    /// Waits until the daemon tells its service manager anything.
+    pub(crate) fn next_message(&mut self) -> String {
+        let mut message = [0; 4096];
         for _ in 0..PATIENCE.as_millis() / 100 {
-            let length = self.notify.recv(&mut message).unwrap_or_default();
-            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line.starts_with(beginning)) {
-                return;
+            if let Ok(length) = self.notify.recv(&mut message) {
+                return String::from_utf8(message[..length].to_vec()).unwrap();
             }
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the daemon ended with {status}");
             }
         }
-        panic!("the daemon did not say {beginning} in time");
+        panic!("the daemon said nothing in time");
     }
 
     /// Starts a daemon that is expected to end at once, and returns with what it said, and how it ended.
@@ -133,13 +144,13 @@ impl Daemon {
 
     /// A new daemon on the files of one that has ended. Returns once it serves.
     pub(crate) fn restart(&mut self) {
-        self.notify = service_manager(self.folder.path());
         self.begin_restart();
         self.hear(READY);
     }
 
     /// A new daemon on the files of one that has ended, which is not waited for.
     pub(crate) fn begin_restart(&mut self) {
+        self.notify = service_manager(self.folder.path());
         self.child = spawn(self.folder.path(), &self.launcher);
     }
 

@@ -93,7 +93,7 @@ async fn a_mandatory_field_at_its_default_is_an_invalid_argument() {
 
 /// WAPI-49, 50, Q10, Q11: `aud` is shown as a list however the token has it.
 #[tokio::test]
-async fn a_valid_token_shows_its_claims_and_an_invalid_one_is_an_invalid_argument() {
+async fn a_valid_token_shows_its_claims_and_an_invalid_one_is_refused() {
     let door = door::open(&FakeCallers::holding(&[WEB]), door::limits());
     let mut client = door.client().await;
     let request = |svid: &str| asking(ValidateJwtsvidRequest { audience: "a".to_owned(), svid: svid.to_owned() });

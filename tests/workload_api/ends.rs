@@ -137,7 +137,7 @@ async fn a_connection_without_streams_is_closed_and_one_with_a_stream_is_not() {
 }
 
 #[tokio::test]
-async fn a_caller_over_its_budget_is_closed_at_once_and_the_next_one_in_time_is_served() {
+async fn a_caller_over_its_budget_is_closed_at_once_and_served_later() {
     let door = door::open(
         &FakeCallers::holding(&[WEB]),
         Limits { connections: 8, connections_per_caller: 2, ..door::limits() },

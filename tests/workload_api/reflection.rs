@@ -20,7 +20,7 @@ async fn reflect(door: &Door, question: MessageRequest) -> MessageResponse {
 }
 
 #[tokio::test]
-async fn reflection_lists_the_public_services_and_the_seven_methods_of_the_standard() {
+async fn reflection_lists_the_public_services_and_the_standard_methods() {
     let door = door::open(&FakeCallers::holding(&["spiffe://example.org/web"]), door::limits());
     let MessageResponse::ListServicesResponse(list) = reflect(&door, MessageRequest::ListServices(String::new())).await
     else {

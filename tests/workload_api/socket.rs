@@ -144,8 +144,9 @@ async fn a_name_that_somebody_else_took_is_a_reason_not_to_be_ready() {
     std::fs::remove_file(&door.path).unwrap();
     std::fs::write(&door.path, "another's").unwrap();
     let mut reasons = door.readiness.watch();
-    let told = reasons.wait_for(|reasons| reasons.iter().any(|reason| reason.detail.contains("not the daemon's own")));
-    tokio::time::timeout(Duration::from_secs(5), told).await.expect("nobody was told").unwrap();
+    let blocked =
+        reasons.wait_for(|reasons| reasons.iter().any(|reason| reason.detail.contains("not the daemon's own")));
+    tokio::time::timeout(Duration::from_secs(5), blocked).await.expect("no reason is given").unwrap();
     std::fs::remove_file(&door.path).unwrap();
     let cleared = reasons.wait_for(|reasons| reasons.is_empty());
     tokio::time::timeout(Duration::from_secs(5), cleared).await.expect("the name did not come back").unwrap();

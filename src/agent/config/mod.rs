@@ -4,6 +4,7 @@
 
 pub mod accounts;
 mod duration;
+pub(in crate::agent) mod file_entries;
 pub mod files;
 mod overlap;
 pub mod problem;
@@ -42,7 +43,6 @@ use crate::federation;
 use crate::identity::TrustDomain;
 use crate::policy::Rules;
 use crate::registration::Entry;
-use crate::registration::EntryIndex;
 use crate::registration::entry::EntryOrder;
 
 /// The most entries of one node.
@@ -156,12 +156,6 @@ impl Config {
                 Err(findings)
             }
         }
-    }
-
-    /// The entries with the accounts behind their names, as one value to decide by.
-    #[must_use]
-    pub fn entry_index(&self, accounts: Accounts) -> EntryIndex {
-        EntryIndex::new(self.entries.clone()).with_accounts(accounts)
     }
 
     /// What holds for all entries together.
@@ -339,7 +333,7 @@ fn read_workloads(
         return Vec::new();
     }
     let read = |(order, section): (u32, &Section<'_>)| {
-        workload::read(Reader::new(Some(*section), findings), around, EntryOrder(order), names)
+        workload::read(Reader::new(Some(*section), findings), around, EntryOrder::in_files(order), names)
     };
     (0..).zip(sections).filter_map(read).map(Arc::new).collect()
 }

@@ -1,6 +1,6 @@
-//! Says on the readiness board while the authority cannot sign by the clock: before its life, after it, or before the
-//! release's date. It signs again by itself once the clock is right; here that is noticed within a second, and a first
-//! start that had to wait for the clock makes its keys.
+//! Says on the readiness board while the authority's end is near, and while it cannot sign: before its life, after it,
+//! or before the release's date. It signs again by itself once the clock is right; here that is noticed within a second,
+//! and a first start that had to wait for the clock makes its keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,32 +8,71 @@ use std::time::Duration;
 use tokio::time::interval;
 
 use crate::authority::Authority;
-use crate::authority::embedded::Embedded;
+use crate::authority::Validity;
 use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::time::Clock;
 
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Asks twice a second whether the authority could sign now. Never ends.
-pub async fn watch_authority(authority: Arc<Embedded>, clock: Arc<dyn Clock>, reason: Reason) {
+/// Asks twice a second whether the authority could sign now, and logs once that its end is near. Never ends.
+pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock>, reason: Reason) {
     let mut ticks = interval(PERIOD);
+    let mut before = None;
     loop {
         ticks.tick().await;
-        look(&authority, &*clock, &reason);
+        let trouble = if authority.not_after().is_some() {
+            look(&*authority, &*clock, &reason)
+        } else {
+            // The first keys go to the disk, on a thread that serves nobody.
+            let (authority, clock, reason) = (authority.clone(), clock.clone(), reason.clone());
+            let looked = tokio::task::spawn_blocking(move || look(&*authority, &*clock, &reason));
+            looked.await.unwrap_or_default()
+        };
+        if let Some((Severity::Degraded, detail)) = &trouble
+            && before != trouble
+        {
+            tracing::warn!("{detail}");
+        }
+        before = trouble;
     }
 }
 
-/// Asks once. A first key goes to the disk here, before there is anybody who could be kept waiting by that.
-pub fn look(authority: &Embedded, clock: &dyn Clock, reason: &Reason) {
+/// Asks once, after the authority has done what was due: that blocks as long as a disk does. Returns what it said.
+pub fn look(authority: &dyn Authority, clock: &dyn Clock, reason: &Reason) -> Option<(Severity, String)> {
     let now = clock.now();
-    let able = authority.make_first_keys(now).map_err(|why| why.to_string()).and_then(|made| {
-        made.iter().for_each(|note| tracing::info!("{note}"));
-        authority.can_sign(now).map_err(|why| format!("{why}; look at the clock: date"))
-    });
-    match able {
-        Ok(()) => reason.clear(),
-        Err(why) => reason.block(Severity::NotReady, format!("nothing is issued: {why}")),
+    let trouble = match authority.maintain(now) {
+        Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
+        Ok(made) => {
+            made.iter().for_each(|note| tracing::info!("{note}"));
+            authority.validity(now).and_then(|validity| trouble(validity, &authority.replacement()))
+        }
+    };
+    match &trouble {
+        None => reason.clear(),
+        Some((severity, detail)) => reason.block(*severity, detail),
+    }
+    trouble
+}
+
+/// What an operator has to know of an authority, and what to do; nothing while it is valid.
+fn trouble(validity: Validity, replacement: &str) -> Option<(Severity, String)> {
+    let not_ready = |to_do: &str| Some((Severity::NotReady, format!("nothing is issued: {validity}{to_do}")));
+    match validity {
+        Validity::Valid => None,
+        Validity::Ending { .. } => Some((
+            Severity::Degraded,
+            format!(
+                "{validity}: every SVID ends then at the latest, and nothing more is issued. This version does not \
+                 rotate it. {replacement}"
+            ),
+        )),
+        Validity::Over { .. } => not_ready(&format!(". {replacement}")),
+        Validity::BeforeRelease => not_ready("; set the clock: timedatectl"),
+        Validity::NotYetValid { .. } => not_ready(&format!(
+            "; set the clock: timedatectl. If the clock is right, it was wrong when the authority was made. \
+             {replacement}"
+        )),
     }
 }
 
@@ -42,12 +81,15 @@ mod tests {
     use std::sync::Mutex;
     use std::time::SystemTime;
 
+    use tokio::time::Instant;
+    use tokio::time::sleep;
     use tokio::time::timeout;
 
     use super::*;
-    use crate::authority::embedded::EmbeddedSettings;
-    use crate::authority::embedded::Note;
-    use crate::authority::embedded::RELEASE_DATE;
+    use crate::authority::Embedded;
+    use crate::authority::EmbeddedSettings;
+    use crate::authority::Note;
+    use crate::authority::RELEASE_DATE;
     use crate::durable::DataDir;
     use crate::randomness::SystemRandomness;
     use crate::readiness::Readiness;
@@ -64,7 +106,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_clock_outside_the_authoritys_life_is_not_ready_until_a_second_after_it_is_right() {
         const HOUR: Duration = Duration::from_secs(3600);
-        let right = SystemTime::UNIX_EPOCH + RELEASE_DATE + HOUR;
+        let right = SystemTime::UNIX_EPOCH + RELEASE_DATE + 100 * HOUR;
         let settings =
             EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: HOUR, jwt_issuer: None };
         let authority = Embedded::in_memory(settings, right, Arc::new(SystemRandomness)).unwrap();
@@ -74,8 +116,8 @@ mod tests {
         tokio::spawn(watch_authority(Arc::new(authority), clock.clone(), readiness.register("authority")));
         for (wrong, said) in [
             (SystemTime::UNIX_EPOCH, "before this release"),
-            (right - 49 * HOUR, "before this release"),
-            (right + HOUR, "life is over"),
+            (right - 49 * HOUR, "not yet valid"),
+            (right + HOUR, "over since"),
         ] {
             *clock.0.lock().unwrap() = wrong;
             let blocked = reasons.wait_for(|reasons| reasons.iter().any(|reason| reason.detail.contains(said)));
@@ -85,6 +127,54 @@ mod tests {
             timeout(PERIOD * 2, reasons.wait_for(|reasons| reasons.is_empty())).await.expect("ready again").unwrap();
         }
     }
+
+    /// A clock that goes with the paused one.
+    #[derive(Debug)]
+    struct Running(Instant, SystemTime);
+
+    impl Clock for Running {
+        fn now(&self) -> SystemTime {
+            self.1 + self.0.elapsed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authoritys_end_is_told_from_the_last_quarter_of_its_life_on() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let made = SystemTime::UNIX_EPOCH + RELEASE_DATE;
+        let settings =
+            EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: 60 * MINUTE, jwt_issuer: None };
+        let authority = Embedded::in_memory(settings, made, Arc::new(SystemRandomness)).unwrap();
+        let readiness = Readiness::default();
+        let reasons = readiness.watch();
+        let clock = Arc::new(Running(Instant::now(), made));
+        tokio::spawn(watch_authority(Arc::new(authority), clock, readiness.register("authority")));
+        sleep(44 * MINUTE).await;
+        assert_eq!(**reasons.borrow(), []);
+        sleep(2 * MINUTE).await;
+        let said = reasons.borrow()[0].clone();
+        assert_eq!(said.severity, Severity::Degraded);
+        assert!(said.detail.starts_with("the authority ends at 2026-11-22T01:00:00Z: "), "{}", said.detail);
+        sleep(15 * MINUTE).await;
+        let said = reasons.borrow()[0].clone();
+        assert_eq!(said.severity, Severity::NotReady);
+        assert!(said.detail.contains("over since 2026-11-22T01:00:00Z. Make a new authority: mv "), "{}", said.detail);
+    }
+
+    #[test]
+    fn the_clock_is_named_only_where_it_can_be_the_cause() {
+        let at = SystemTime::UNIX_EPOCH + RELEASE_DATE;
+        for (validity, is_named) in [
+            (Validity::BeforeRelease, true),
+            (Validity::NotYetValid { begins: at }, true),
+            (Validity::Ending { ends: at }, false),
+            (Validity::Over { since: at }, false),
+        ] {
+            let (_, detail) = trouble(validity, "Make a new authority").unwrap();
+            assert_eq!(detail.contains("clock"), is_named, "{detail}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_first_start_before_the_clock_is_set_makes_its_keys_once_when_it_is() {
         let folder = tempfile::tempdir().unwrap();
@@ -97,11 +187,16 @@ mod tests {
         let authority = Arc::new(opened.0);
         let mut bundle = authority.bundle();
         assert!(bundle.borrow_and_update().x509_authorities.is_empty());
-        tokio::spawn(watch_authority(authority.clone(), clock.clone(), Readiness::default().register("authority")));
+        let readiness = Readiness::default();
+        let reason = readiness.register("authority");
+        look(&*authority, &*clock, &reason);
+        assert!(!readiness.is_ready());
+        tokio::spawn(watch_authority(authority.clone(), clock.clone(), reason));
         *clock.0.lock().unwrap() += RELEASE_DATE;
         timeout(PERIOD * 2, bundle.changed()).await.expect("keys").unwrap();
         assert_eq!(bundle.borrow_and_update().x509_authorities.len(), 1);
-        assert_eq!(authority.can_sign(clock.now()), Ok(()));
+        timeout(PERIOD * 2, readiness.watch().wait_for(|reasons| reasons.is_empty())).await.expect("ready").unwrap();
+        assert_eq!(authority.validity(clock.now()), Some(Validity::Valid));
         assert!(timeout(PERIOD * 20, bundle.changed()).await.is_err(), "keys were made again");
     }
 }

@@ -1,61 +1,119 @@
 //! Tells systemd and the log whether workloads are served, and why not.
 
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
 use tokio::time::timeout;
 
 use crate::readiness::ActiveReason;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 
-/// How often systemd is asked for more time while the start waits for something, and for how much.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-const MORE_TIME: u32 = 10_000_000;
+/// How soon systemd is told again when it could not be told.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Characters of a status: systemd ignores a message of more than 4,096 bytes.
+const LONGEST_STATUS: usize = 1000;
 
-/// Says `READY=1` once workloads are served (SPEC: product contract §4), and at every change what stands in the way.
-/// A start may have to wait for somebody to set the clock, so systemd is asked for more time until then. Never ends.
+/// Says `READY=1` at once, for the sockets answer, and the state in `STATUS=`, again at every change. Never ends.
+///
+/// SPEC: product contract §6: whatever the daemon waits for, it holds up no boot, so it never asks systemd for more time.
 pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
     let mut reasons = readiness.watch();
+    let mut logged: Option<String> = None;
     let mut told: Option<String> = None;
-    let mut served = false;
+    let mut failing = false;
     loop {
-        let why = in_the_way(&reasons.borrow_and_update());
-        let ready = why.is_empty();
-        let mut status = None;
-        if told.as_ref() != Some(&why) {
-            if ready {
+        let now = reasons.borrow_and_update().clone();
+        let why = details(&now, Severity::NotReady);
+        if logged.as_ref() != Some(&why) {
+            if why.is_empty() {
                 tracing::info!("ready")
             } else {
                 tracing::warn!(why, "not ready")
             }
-            status = Some(if ready { "serving".to_owned() } else { why.clone() });
+            logged = Some(why);
         }
-        let awaited = if ready { NotifyState::Ready } else { NotifyState::ExtendTimeoutUsec(MORE_TIME) };
-        // Without a descriptor for it, it is told again.
-        served |= tell_systemd(status, (!served).then_some(awaited)).await && ready;
-        told = Some(why);
-        let patience = if served { Duration::MAX } else { ASK_AGAIN };
-        let _changed_or_asked_again = timeout(patience, reasons.changed()).await;
+        let status = status(&now);
+        if told.as_ref() != Some(&status) {
+            let ready = if told.is_none() { "READY=1\n" } else { "" };
+            match tell_systemd(format!("{ready}STATUS={status}")).await {
+                Ok(()) => (told, failing) = (Some(status), false),
+                Err(why) if !failing => {
+                    tracing::warn!(%why, "systemd could not be told; trying again every 2 s");
+                    failing = true;
+                }
+                Err(_) => {}
+            }
+        }
+        let patience = if failing { AGAIN } else { Duration::MAX };
+        let _changed_or_again = timeout(patience, reasons.changed()).await;
     }
 }
 
-/// The details of what keeps workloads from being served; empty when nothing does.
-fn in_the_way(reasons: &[ActiveReason]) -> String {
-    let in_the_way = reasons.iter().filter(|reason| reason.severity == Severity::NotReady);
-    in_the_way.map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ")
+/// The state in one line.
+///
+/// SECURITY: a line break would begin another assignment of the message, and a detail may repeat text of a file.
+fn status(reasons: &[ActiveReason]) -> String {
+    let worst = reasons.iter().map(|reason| reason.severity).max();
+    let state = match worst {
+        None => "serving".to_owned(),
+        Some(Severity::Degraded) => format!("degraded: {}", details(reasons, Severity::Degraded)),
+        Some(Severity::NotReady) => format!("not ready: {}", details(reasons, Severity::NotReady)),
+    };
+    state.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_STATUS).collect()
 }
 
-/// Whether it was told; without systemd there is nobody to tell. Waits for room in systemd's queue, on a thread that
-/// serves nobody.
-pub(in crate::agent) async fn tell_systemd(status: Option<String>, state: Option<NotifyState<'static>>) -> bool {
-    if status.is_none() && state.is_none() {
-        return true;
+/// The details of the reasons of one severity; empty when there is none.
+fn details(reasons: &[ActiveReason], severity: Severity) -> String {
+    let reasons = reasons.iter().filter(|reason| reason.severity == severity);
+    reasons.map(|reason| reason.detail.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Sends a message to systemd; without systemd there is nobody to send it to. Waits for room in systemd's queue, on a
+/// thread that serves nobody.
+pub(in crate::agent) async fn tell_systemd(message: String) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || notify(&message)).await?
+}
+
+/// SPEC: sd_notify(3): an `@` at the beginning stands for the zero byte of an abstract name.
+fn notify(message: &str) -> io::Result<()> {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let socket = UnixDatagram::unbound()?;
+    match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(&name)?,
     }
-    let told = tokio::task::spawn_blocking(move || {
-        let what: Vec<_> = status.as_deref().map(NotifyState::Status).into_iter().chain(state).collect();
-        sd_notify::notify(&what)
-    });
-    let told = told.await.unwrap_or_else(|why| Err(why.into()));
-    told.inspect_err(|why| tracing::warn!(%why, "systemd could not be told")).is_ok()
+    socket.send(message.as_bytes()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(reasons: &[(Severity, &str)]) -> String {
+        let reasons = reasons.iter().map(|&(severity, detail)| ActiveReason {
+            name: "a name".to_owned(),
+            severity,
+            detail: detail.to_owned(),
+        });
+        status(&reasons.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_status_names_the_worst_state_and_its_reasons() {
+        let (degraded, not_ready) = (Severity::Degraded, Severity::NotReady);
+        assert_eq!(said(&[]), "serving");
+        assert_eq!(said(&[(degraded, "no room"), (degraded, "a typo")]), "degraded: no room; a typo");
+        assert_eq!(said(&[(degraded, "no room"), (not_ready, "no keys")]), "not ready: no keys");
+    }
+
+    #[test]
+    fn a_detail_of_many_lines_becomes_a_status_of_one_short_line() {
+        assert_eq!(said(&[(Severity::Degraded, "a\nREADY=1\r\nb")]), "degraded: a READY=1  b");
+        assert!(said(&[(Severity::Degraded, &"\u{10ffff}".repeat(5000))]).len() < 4000);
+    }
 }

@@ -16,10 +16,10 @@ use rustix::process::pidfd_open;
 
 use crate::attestation::host::cgroup::Cgroups;
 use crate::attestation::kernel::MayBlock;
-use crate::attestation::linux::UnsupportedHost;
 use crate::attestation::linux::files;
+use crate::attestation::linux::files::read;
 use crate::attestation::linux::process::open_directory;
-use crate::attestation::linux::read;
+use crate::attestation::linux::reference::UnsupportedHost;
 use crate::attestation::linux::reference::first_process;
 use crate::evidence::Undecided;
 use crate::sys;

@@ -89,6 +89,12 @@ fn from_statx(stat: &Statx) -> FileIdentity {
     }
 }
 
+/// Reads a file below an open directory of `/proc`.
+pub(super) fn read(directory: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
+    let file = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_whole(&File::from(file))
+}
+
 /// How much of a file is asked for at first: more than most have, and less than the kernel's own buffer (a page).
 const FIRST: usize = 2048;
 

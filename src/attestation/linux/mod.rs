@@ -6,14 +6,11 @@ mod files;
 mod process;
 pub mod reference;
 
-use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 pub use process::LinuxProcess;
@@ -118,12 +115,6 @@ impl Host for Linux {
     fn charged_cgroup(&self, shown: &str) -> u64 {
         self.cgroups.charged(shown)
     }
-}
-
-/// Reads a file below an open directory of `/proc`.
-fn read(directory: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
-    let file = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    files::read_whole(&File::from(file))
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ use crate::attestation::kernel::ProcFile;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::files;
-use crate::attestation::linux::read;
+use crate::attestation::linux::files::read;
 use crate::evidence::Credentials;
 use crate::evidence::Level;
 use crate::evidence::Undecided;

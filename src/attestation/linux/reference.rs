@@ -22,9 +22,9 @@ use serde::Serialize;
 
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::Unanswered;
+use crate::attestation::linux::files::read;
 use crate::attestation::linux::process::namespace_of;
 use crate::attestation::linux::process::open_directory;
-use crate::attestation::linux::read;
 use crate::evidence::Level;
 use crate::sys;
 

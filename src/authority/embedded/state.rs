@@ -20,22 +20,23 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use crate::authority::embedded::EmbeddedSettings;
-use crate::authority::embedded::NoAuthority;
-use crate::authority::embedded::certificates;
-use crate::authority::embedded::certificates::OwnCertificate;
-use crate::authority::embedded::certificates::X509Signer;
-use crate::authority::embedded::keys;
-use crate::authority::embedded::life::Life;
-use crate::authority::embedded::life::is_before_release;
-use crate::authority::embedded::life::whole_seconds;
-use crate::authority::embedded::tokens;
-use crate::authority::embedded::tokens::JwtSigner;
+use crate::authority::embedded::settings::EmbeddedSettings;
+use crate::authority::no_authority::NoAuthority;
+use crate::authority::signing::certificates;
+use crate::authority::signing::certificates::OwnCertificate;
+use crate::authority::signing::certificates::X509Signer;
+use crate::authority::signing::key;
+use crate::authority::signing::life::AUTHORITY_BACKDATE;
+use crate::authority::signing::life::Life;
+use crate::authority::signing::life::is_before_release;
+use crate::authority::signing::life::whole_seconds;
+use crate::authority::signing::tokens;
+use crate::authority::signing::tokens::JwtSigner;
 use crate::identity::Bundle;
+use crate::identity::KeyType;
 use crate::identity::PrivateKey;
 use crate::identity::TrustDomain;
 use crate::identity::bundle::JwtAuthority;
-use crate::identity::p256;
 use crate::identity::x509_profile::lint_authority;
 use crate::identity::x509_profile::to_be_signed;
 use crate::randomness::Randomness;
@@ -105,13 +106,13 @@ impl AuthorityState {
         }
         let now = whole_seconds(now);
         let end = now.checked_add(settings.ca_ttl).ok_or(NoAuthority::LifeTooLong)?;
-        let life = Life { not_before: now - certificates::AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
+        let life = Life { not_before: now - AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
 
-        let (x509, _) = p256::generate().ok_or(NoAuthority::NoKey)?;
-        let pair = keys::parse(&x509, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or(NoAuthority::NoKey)?;
+        let (x509, _) = KeyType::P256.generate().ok_or(NoAuthority::NoKey)?;
+        let pair = key::parse(&x509, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or(NoAuthority::NoKey)?;
         let certificate = certificates::self_signed(Arc::new(pair), &settings.trust_domain, life, randomness)
             .map_err(NoAuthority::OwnCertificate)?;
-        let (jwt, _) = p256::generate().ok_or(NoAuthority::NoKey)?;
+        let (jwt, _) = KeyType::P256.generate().ok_or(NoAuthority::NoKey)?;
         Ok(Self {
             trust_domain: settings.trust_domain.to_string(),
             sequence: seconds(now),
@@ -146,8 +147,7 @@ impl AuthorityState {
         let pair = x509.pair()?;
         let x509 = X509Signer::new(pair, settings.trust_domain.clone(), own, randomness);
         let jwt = only_active(&self.jwt, |key| key.stage).ok_or("there is not exactly one active JWT key")?;
-        let pair =
-            keys::parse(&jwt.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
+        let pair = key::parse(&jwt.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
         let jwt = JwtSigner::new(pair, settings.jwt_issuer.clone(), jwt.life()?).ok_or("a JWT key has no id")?;
         Ok((x509, jwt))
     }
@@ -170,7 +170,7 @@ impl AuthorityState {
 impl X509Key {
     fn pair(&self) -> Result<Arc<aws_lc_rs::signature::EcdsaKeyPair>, &'static str> {
         let pair =
-            keys::parse(&self.private_key, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or("an X.509 key is no P-256 key")?;
+            key::parse(&self.private_key, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or("an X.509 key is no P-256 key")?;
         Ok(Arc::new(pair))
     }
 
@@ -202,13 +202,13 @@ impl X509Key {
 
 impl JwtKey {
     fn life(&self) -> Result<Life, &'static str> {
-        let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time lies out of this world");
+        let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time is out of range");
         Ok(Life { not_before: at(self.not_before)?, not_after: at(self.not_after)? })
     }
 
     fn authority(&self) -> Result<JwtAuthority, &'static str> {
         let pair =
-            keys::parse(&self.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
+            key::parse(&self.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
         tokens::jwt_authority(&pair).ok_or("a JWT key has no id")
     }
 }
@@ -224,7 +224,7 @@ fn seconds(time: SystemTime) -> u64 {
 
 fn at(timestamp: i64) -> Result<SystemTime, &'static str> {
     let seconds = u64::try_from(timestamp).map_err(|_| "a time lies before 1970")?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time lies out of this world")
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time is out of range")
 }
 
 fn write_key<S: Serializer>(key: &PrivateKey, serializer: S) -> Result<S::Ok, S::Error> {

@@ -54,8 +54,10 @@ fn text(report: &StatusReport) -> String {
     let up = rounded(Duration::from_secs(report.uptime_seconds));
     let mut text = format!(" - bonafide {}, trust domain {}, up {up}\n\n", report.version, report.trust_domain);
     let authority = &report.authority;
-    let life =
-        authority.not_after.map_or_else(|| "has no keys yet".to_owned(), |at| format!("ends {}", from_now(at, now)));
+    let life = authority.not_after.map_or_else(
+        || "has no keys yet".to_owned(),
+        |at| format!("{} {}", if at > now { "ends" } else { "ended" }, from_now(at, now)),
+    );
     text += &row("authority", &format!("{}, {life}", printable(&authority.kind)));
     text += &row("kernel", level(report.level));
     text += &row("identities", &identities(report));
@@ -145,7 +147,8 @@ fn notes(report: &StatusReport) -> Vec<(String, String)> {
     let mut notes: Vec<_> = report.reasons.iter().map(|reason| (reason.name.clone(), reason.detail.clone())).collect();
     if report.identities.renewals_failed > 0 {
         let failed = count(report.identities.renewals_failed, "renewal", "renewals");
-        notes.push(("renewal".to_owned(), format!("{failed} failed since the start; what was issued is still served")));
+        let served = if report.identities.live > 0 { "; what is live is still served" } else { "" };
+        notes.push(("renewal".to_owned(), format!("{failed} failed since the start{served}")));
     }
     if report.log.dropped_lines > 0 {
         let lines = count(report.log.dropped_lines, "line was", "lines were");
@@ -200,6 +203,21 @@ mod tests {
              config      /etc/bonafide/bonafide.toml, as on disk, accepted 3h 3m ago\n\
              socket      workload unix:/run/bonafide/workload.sock, mode 0666\n"
         );
+    }
+
+    #[test]
+    fn nothing_is_called_served_once_nothing_is_live() {
+        let after_the_end = |live: usize| {
+            text(&report(|report| {
+                report["authority"]["not_after"] = 1_699_999_940.0.into();
+                report["identities"]["renewals_failed"] = 2.into();
+                report["identities"]["live"] = live.into();
+            }))
+        };
+        assert!(after_the_end(1).contains("2 renewals failed since the start; what is live is still served"));
+        let none = after_the_end(0);
+        assert!(none.contains("2 renewals failed since the start\n") && !none.contains("served"), "{none}");
+        assert!(none.contains("embedded, ended 1m 0s ago"), "{none}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who may speak to the operator's door.
+//! Who may use the admin socket.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 
 use crate::sys::peer_groups::peer_groups;
 
-/// Lets in root, the daemon's own user, and one group; by the kernel's word, before a byte is read.
+/// Admits root, the daemon's own user, and one group, by the credentials of the socket and before a byte is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Doorkeeper {
     /// The daemon's own user id.
@@ -16,7 +16,7 @@ pub struct Doorkeeper {
     pub group: Option<u32>,
 }
 
-/// Whom the kernel says the peer is.
+/// The credentials that the kernel has of the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::endpoints::admin) struct AdminPeer {
     pub(in crate::endpoints::admin) pid: Option<i32>,
@@ -27,7 +27,7 @@ pub(in crate::endpoints::admin) struct AdminPeer {
 
 impl AdminPeer {
     /// # Errors
-    /// Where the kernel does not say; nobody is let in then.
+    /// The kernel does not tell them; the connection is refused then.
     pub(in crate::endpoints::admin) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let groups = peer_groups(stream.as_fd())?;
@@ -36,15 +36,15 @@ impl AdminPeer {
 }
 
 impl Doorkeeper {
-    /// The mode of the socket. With a group everyone may connect, and whoever is not let in is sent away unread: giving
-    /// the socket to the group would need the right to change owners, and supplementary groups are checked here anyway.
+    /// The mode of the socket. With a group every user may connect, and others than the group are closed unread: a chown
+    /// of the socket to the group needs a capability, and supplementary groups are checked here anyway.
     #[must_use]
     pub const fn mode(&self) -> u32 {
         if self.group.is_some() { 0o666 } else { 0o600 }
     }
 
-    /// SECURITY: gid 0 opens nothing, not even where it is the configured group: many daemons and container processes
-    /// run with it, and are nobody here.
+    /// SECURITY: gid 0 is not admitted, not even where it is the configured group: many daemons and container processes
+    /// run with it.
     pub(in crate::endpoints::admin) fn lets_in(&self, peer: &AdminPeer) -> bool {
         peer.uid == 0
             || peer.uid == self.own_uid

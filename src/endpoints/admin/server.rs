@@ -1,4 +1,4 @@
-//! Questions over HTTP: paths and queries in, reports out.
+//! The admin API over HTTP: paths and queries in, reports out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::endpoints::transport::listener::Listener;
 /// The longest question is a reload, which resolves names.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// Serves the admin API on `listener` to those whom `doorkeeper` lets in; runs until it is dropped.
+/// Serves the admin API on `listener` to peers that `doorkeeper` admits; runs until it is dropped.
 pub async fn serve(listener: Listener, doorkeeper: Doorkeeper, operations: Arc<dyn Operations>) {
     let admit = |stream| admit(stream, doorkeeper, Arc::clone(&operations));
     serve_each(OperatorAcceptor::new(listener), admit).await;
@@ -85,7 +85,7 @@ async fn explain(query: &str, operations: &dyn Operations) -> HttpAnswer {
     }
 }
 
-/// A reload that has begun is finished, whether or not its operator waits for the answer.
+/// A reload that has begun is finished, whether or not its client waits for the answer.
 async fn reload(operations: Arc<dyn Operations>) -> HttpAnswer {
     match tokio::spawn(async move { operations.reload().await }).await {
         Ok(report) => json(StatusCode::OK, &report),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_request_or_too_long_ends_the_connection_and_the_door_stays_open() {
+    async fn a_malformed_or_too_long_request_ends_its_connection_alone() {
         let door = open(Fixed::default());
         say(&door, "\0\0\0\r\n\r\n").await;
         let long = format!("GET /v1/status HTTP/1.1\r\nhost: {}\r\n\r\n", "x".repeat(1 << 20));

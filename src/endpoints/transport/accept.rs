@@ -100,7 +100,7 @@ where
         () = stop.cancelled() => {}
         () = accept(&mut acceptor, &mut running, usize::MAX, admit) => {}
     }
-    drop(acceptor); // the name goes first, so that nobody connects any more
+    drop(acceptor); // the name goes first, so that no client connects any more
     while let Some(ended) = running.join_next().await {
         report(ended);
     }

@@ -1,4 +1,4 @@
-//! Who holds how many connections and streams, and who may have one more.
+//! How many connections and streams each uid and each principal holds, and the limits of both.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -15,7 +15,7 @@ use crate::evidence::Principal;
 pub struct Limits {
     /// Connections in all. Each takes two descriptors.
     pub connections: usize,
-    /// Connections of one caller key.
+    /// Connections of one principal.
     pub connections_per_caller: usize,
     /// Streams on one connection.
     pub streams_per_connection: u32,
@@ -31,16 +31,16 @@ pub struct Limits {
 const KEPT_BACK: u64 = 40;
 
 impl Limits {
-    /// The defaults under a soft limit of `descriptors`: 40 % of it as connections, and for one caller 1,024, or half of
-    /// all where that is less: no caller can take the whole door.
+    /// The defaults under a soft limit of `descriptors`: 40 % of it as connections, and for one principal 1,024, or half
+    /// of all where that is less: no principal can take all connections.
     #[must_use]
     pub fn for_descriptors(descriptors: u64) -> Self {
         let share = usize::try_from(descriptors.saturating_mul(2) / 5).unwrap_or(usize::MAX);
         Self::for_connections(share.clamp(2, Self::most_connections(descriptors)))
     }
 
-    /// The most connections that leave the daemon what it needs itself: with no descriptor left nobody who is connected
-    /// could be looked at again.
+    /// The most connections that leave the daemon the descriptors it needs itself: without a free one it could not attest
+    /// again who is connected.
     #[must_use]
     pub fn most_connections(descriptors: u64) -> usize {
         usize::try_from(descriptors.saturating_sub(KEPT_BACK) / 2).unwrap_or(usize::MAX).max(2)
@@ -59,12 +59,12 @@ impl Limits {
         }
     }
 
-    /// A uid may have several caller keys, yet not all of the door.
+    /// A uid may be several principals, and still may not take all connections.
     fn connections_per_uid(&self) -> usize {
         self.connections_per_caller.max(self.connections / 2)
     }
 
-    /// Streams of one caller key over all its connections.
+    /// Streams of one principal over all its connections.
     fn streams_per_caller(&self) -> usize {
         self.connections_per_caller.saturating_mul(16)
     }
@@ -132,7 +132,7 @@ impl Budgets {
         self.held().usage
     }
 
-    /// Charges a connection to `uid`: all that is known of the caller before its process is looked at.
+    /// Charges a connection to `uid`, which is known before the process is pinned.
     ///
     /// # Errors
     /// [`OverBudget::Connections`], [`OverBudget::Uid`]

@@ -1,5 +1,5 @@
-//! A byte stream that a secret leaves only while the check before its first byte passes. Knows no protocol: where the
-//! messages are in the bytes is told by a [`Framing`].
+//! A byte stream that a secret leaves only while the check before its first byte passes. Knows no protocol: a [`Framing`]
+//! finds the messages in the bytes.
 
 use std::io;
 use std::io::IoSlice;

@@ -1,5 +1,5 @@
-//! A Unix socket under its name: below directories that only root or the daemon may change, replaced only where it is
-//! the daemon's own and nobody listens, and taken away at the end only if it is still the one that was bound.
+//! A bound Unix socket. Only root and the daemon may change the directories above it; a socket that is there is replaced
+//! only if it is the daemon's own and refuses connections; at the end only the inode that was bound is removed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -149,7 +149,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // RACE: between the look and the removal only root or another daemon of the same user could put a socket of its
+        // RACE: between the check and the removal only root or another daemon of the same user could put a socket of its
         // own here, for the directory is closed to everyone else; that daemon binds again within two seconds.
         if inode_at(&self.path) == Some(self.bound)
             && let Err(error) = std::fs::remove_file(&self.path)
@@ -164,7 +164,7 @@ fn inode_at(path: &Path) -> Option<Inode> {
 }
 
 /// SECURITY: the socket is bound under a name that no client knows, gets its mode there, listens, and only then is moved
-/// over its real name. Nobody can connect before the mode is set, and a name that is served never goes missing.
+/// over its real name. No process can connect before the mode is set, and a name that is served is never missing.
 fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Inode), NotBound> {
     let failed = |step| move |errno: Errno| NotBound::Kernel { step, path: path.to_owned(), source: errno.into() };
     let name = check_path(path)?;
@@ -251,7 +251,7 @@ fn make_directory(above: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(0o755);
     match rustix::fs::mkdirat(above, name, mode) {
         Ok(()) => rustix::fs::chmodat(above, name, mode, AtFlags::empty()), // whatever the umask took away
-        Err(Errno::EXIST) => Ok(()), // somebody was faster; the checks that follow judge it
+        Err(Errno::EXIST) => Ok(()), // another process made it; the checks that follow apply
         Err(errno) => Err(errno),
     }
 }
@@ -276,7 +276,7 @@ fn is_ours(found: &Stat) -> bool {
     found.st_uid == rustix::process::geteuid().as_raw()
 }
 
-/// The name is free, or has our own socket with nobody listening.
+/// Checks that the name is free, or has our own socket on which no process listens.
 fn check_name(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), NotBound> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(()),

@@ -1,4 +1,4 @@
-//! A socket that is read together with the kernel's word on who wrote (`SO_PASSCRED`, unix(7)).
+//! A socket that is read together with the credentials of the writer (`SO_PASSCRED`, unix(7)).
 
 use std::io;
 use std::io::IoSliceMut;
@@ -45,8 +45,8 @@ impl AttributedStream for PasscredStream {
 
 /// Room for one `SCM_CREDENTIALS` and nothing else: `CMSG_SPACE(sizeof(struct ucred))`, aligned as the kernel wants it.
 ///
-/// SECURITY: descriptors that somebody sends along come after the credentials (`scm_recv`), find no room, and are
-/// dropped by the kernel before they take a place in our table. That they were there shows as `MSG_CTRUNC`.
+/// SECURITY: descriptors that a client sends along come after the credentials (`scm_recv`), find no room, and are closed
+/// by the kernel before they take a place in our table. `MSG_CTRUNC` shows that they were there.
 #[repr(C, align(8))]
 struct CredentialsOnly([u8; 32]);
 

@@ -1,4 +1,4 @@
-//! Connections of a Unix socket under its name: looked for every second, and bound again where the name was deleted.
+//! Accepting on a Unix socket, whose name is checked every second and bound again when it was deleted.
 
 use std::fmt;
 use std::io;

@@ -3,90 +3,72 @@
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use crate::attestation::PinnedProcess;
 use crate::audit::Event;
 use crate::audit::Record;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::evidence::EvidenceSet;
 use crate::evidence::Providers;
-use crate::identity::JwtSvid;
-use crate::identity::X509Svid;
+use crate::evidence::Selector;
+use crate::evidence::SelectorKind;
+use crate::issuance::Issuance;
 use crate::policy::DecisionId;
 use crate::policy::Denial;
-use crate::registration::entry::Origin;
-
-/// A credential as a record shows it.
-pub(in crate::entitlement) struct Credential<'a> {
-    pub(in crate::entitlement) kind: &'static str,
-    pub(in crate::entitlement) id: &'a str,
-    pub(in crate::entitlement) serial: &'a str,
-    pub(in crate::entitlement) not_after: SystemTime,
-    pub(in crate::entitlement) entry: Option<&'a Origin>,
-}
-
-impl<'a> Credential<'a> {
-    pub(in crate::entitlement) fn of_token(svid: &'a JwtSvid, entry: &'a Origin) -> Self {
-        let JwtSvid { id, token_id, not_after, .. } = svid;
-        Self { kind: "jwt", id: id.as_str(), serial: token_id, not_after: *not_after, entry: Some(entry) }
-    }
-
-    pub(in crate::entitlement) fn of(svid: &'a X509Svid, entry: Option<&'a Origin>) -> Self {
-        Self { kind: "x509", id: svid.id.as_str(), serial: &svid.serial, not_after: svid.not_after, entry }
-    }
-}
+use crate::policy::Trace;
 
 impl Refusal {
     /// The record of this refusal.
     #[must_use]
     pub fn record(&self, id: DecisionId) -> Record {
-        let (what, why, detail) = match &self.cause {
+        let (event, reason, detail) = match &self.cause {
             RefusalCause::Denied(denial) => (Event::Denied, denied_because(denial), denial.to_string()),
             RefusalCause::Undecided(undecided) => (Event::Undecided, word(undecided), undecided.to_string()),
             RefusalCause::Awaiting(providers) => (Event::Undecided, AWAITING.to_owned(), awaiting(providers)),
         };
-        Record {
-            what,
-            decision: id.to_string(),
-            at: self.at,
-            pid: self.peer.pid,
-            uid: self.peer.uid,
-            level: word(&self.level),
-            kind: None,
-            spiffe_id: None,
-            serial: None,
-            not_after: None,
-            entry: None,
-            why: Some(why),
-            detail: Some(detail),
-            suppressed: None,
+        let process = (self.peer.pid, self.peer.uid);
+        let record = Record::of_process(event, self.at, id.to_string(), process, word(&self.level));
+        let record = Record { reason: Some(reason), detail: Some(detail), ..record };
+        match &self.trace {
+            Some(trace) => with_origin(record, &trace.evidence),
+            None => record,
         }
     }
 }
 
-/// The record of a credential that is issued, or has ended.
-pub(in crate::entitlement) fn credential(
-    what: Event,
-    id: DecisionId,
-    process: &PinnedProcess,
-    credential: &Credential<'_>,
-    at: SystemTime,
-) -> Record {
-    let peer = process.process().peer();
+/// The record of what happens to a credential that was issued by the decision of `trace`.
+pub(in crate::entitlement) fn issuance(event: Event, issuance: &Issuance, trace: &Trace, at: SystemTime) -> Record {
+    let process = (trace.peer.pid, trace.peer.uid);
+    let decision = issuance.decision.to_string();
+    let record = Record {
+        issuance: Some(issuance.id.to_string()),
+        kind: Some(issuance.kind.as_str().to_owned()),
+        spiffe_id: Some(issuance.spiffe_id.to_string()),
+        serial: Some(issuance.serial.clone()),
+        not_after: Some(seconds(issuance.not_after)),
+        entry: Some(issuance.entry.to_string()),
+        ..Record::of_process(event, seconds(at), decision, process, word(&trace.level))
+    };
+    with_origin(record, &trace.evidence)
+}
+
+/// Adds what the evidence says of the unit, the program and the cgroup. What was withheld is named, too: a record tells
+/// where to look, and proves nothing.
+fn with_origin(record: Record, evidence: &EvidenceSet) -> Record {
+    let fact = |kind| {
+        let proven = evidence.facts().iter().find(|fact| fact.selector.kind() == kind);
+        proven.map(|fact| fact.selector.value().into_owned()).or_else(|| {
+            let withheld = evidence.withheld().iter().find(|withheld| withheld.kind == kind);
+            withheld.and_then(|withheld| withheld.seen.clone())
+        })
+    };
     Record {
-        what,
-        decision: id.to_string(),
-        at: seconds(at),
-        pid: peer.pid,
-        uid: peer.uid,
-        level: word(&process.process().level()),
-        kind: Some(credential.kind.to_owned()),
-        spiffe_id: Some(credential.id.to_owned()),
-        serial: Some(credential.serial.to_owned()),
-        not_after: Some(seconds(credential.not_after)),
-        entry: credential.entry.map(Origin::to_string),
-        why: None,
-        detail: None,
-        suppressed: None,
+        unit: evidence.facts().iter().find_map(|fact| match &fact.selector {
+            Selector::SystemdId(unit) => Some(unit.to_string()),
+            _ => None,
+        }),
+        program: fact(SelectorKind::UnixPath),
+        cgroup: fact(SelectorKind::Cgroup),
+        ..record
     }
 }
 

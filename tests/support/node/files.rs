@@ -29,7 +29,7 @@ impl ConfigFolder {
 
     /// Replaces the main file, as an editor does.
     pub(crate) fn write_main(&self, tables: &str) {
-        self.write("bonafide.toml", &configuration(tables));
+        self.write("bonafide.toml", &configuration(TRUST_DOMAIN, tables));
     }
 
     /// Replaces a file, as an editor does.
@@ -41,6 +41,6 @@ impl ConfigFolder {
 }
 
 /// The whole text of a configuration of these tables.
-pub(super) fn configuration(tables: &str) -> String {
-    format!("trust_domain = {TRUST_DOMAIN:?}\n{tables}")
+pub(super) fn configuration(trust_domain: &str, tables: &str) -> String {
+    format!("trust_domain = {trust_domain:?}\n{tables}")
 }

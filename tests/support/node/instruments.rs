@@ -75,7 +75,7 @@ impl Records {
     /// How often the log says this of each certificate, by serial number.
     pub(crate) fn of_certificates(&self, what: Event) -> BTreeMap<String, usize> {
         let mut often = BTreeMap::new();
-        for record in self.0.lock().unwrap().iter().filter(|record| record.what == what) {
+        for record in self.0.lock().unwrap().iter().filter(|record| record.event == what) {
             if let ("x509", Some(serial)) = (record.kind.as_deref().unwrap_or_default(), &record.serial) {
                 *often.entry(serial.clone()).or_default() += 1;
             }

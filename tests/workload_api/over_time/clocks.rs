@@ -77,7 +77,7 @@ fn about(expected: u64, measured: Duration) -> bool {
 
 /// Attack 72.
 #[tokio::test(start_paused = true)]
-async fn the_accept_loop_waits_without_descriptors_and_then_serves() {
+async fn the_accept_loop_rests_without_descriptors_and_serves_again_with_some() {
     let (dialer, start) = (dialer(), Instant::now());
     (0..100).for_each(|_| dialer.fail(libc::EMFILE));
     client(&dialer).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap();
@@ -135,14 +135,14 @@ async fn going_away(dialer: &PipeDialer) -> (DuplexStream, Vec<u8>) {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_crosses_goaway_on_the_wire_is_answered() {
     let (mut bytes, acknowledgement) = going_away(&dialer()).await;
-    let told = Instant::now();
+    let sent = Instant::now();
     let message = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: String::new() }.encode_to_vec();
     let request = http2::calling("FetchJWTSVID", 3, None, &[], &message);
     bytes.write_all(&[request, acknowledgement].concat()).await.unwrap();
     let mut rest = Vec::new();
     bytes.read_to_end(&mut rest).await.unwrap();
     assert!(String::from_utf8_lossy(&rest).contains("token-for-ledger"), "{}", String::from_utf8_lossy(&rest));
-    assert!(about(0, told.elapsed()), "the connection stays after its last answer");
+    assert!(about(0, sent.elapsed()), "the connection stays after its last answer");
 }
 
 #[tokio::test(start_paused = true)]

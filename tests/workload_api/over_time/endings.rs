@@ -25,8 +25,8 @@ fn web(node: &TestNode) -> FakePid {
 /// The reasons for which certificates ended, and how many for each.
 fn words(node: &TestNode) -> BTreeMap<String, usize> {
     let mut words = BTreeMap::new();
-    for record in node.records.0.lock().unwrap().iter().filter(|record| record.what == Event::Ended) {
-        *words.entry(record.why.clone().unwrap()).or_default() += 1;
+    for record in node.records.0.lock().unwrap().iter().filter(|record| record.event == Event::Ended) {
+        *words.entry(record.reason.clone().unwrap()).or_default() += 1;
     }
     words
 }
@@ -43,9 +43,10 @@ async fn settle() {
 #[tokio::test(start_paused = true)]
 async fn a_certificate_signed_for_entries_that_are_gone_has_ended() {
     let node = TestNode::start(7, &web_and_metrics());
-    node.authority.sign_only(0);
+    node.authority.sign_only(1);
     let mut stream = node.workload_later(&web(&node));
     settle().await;
+    assert_eq!(node.records.of_certificates(Event::Issued).len(), 1, "the second one waits to be signed");
     node.reload(&(web_and_metrics() + "hint = \"new\"\n"), ReloadTrigger::Asked);
     node.authority.sign_only(100);
     assert!(matches!(stream.within(MINUTE).await, Some(Seen::Update(_))));

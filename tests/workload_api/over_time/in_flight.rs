@@ -38,7 +38,7 @@ async fn asked_for(node: &TestNode, requests: &[Vec<u8>]) -> (FakePid, DuplexStr
     }
     // The node has done all it can once nothing but its timers is left.
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let issued = node.records.0.lock().unwrap().iter().filter(|record| record.what == Event::Issued).count();
+    let issued = node.records.0.lock().unwrap().iter().filter(|record| record.event == Event::Issued).count();
     assert_eq!(issued, requests.len(), "something was not handed over that could wait");
     (process, bytes)
 }

@@ -80,8 +80,8 @@ async fn a_process_without_an_entry_is_denied_and_the_record_says_why() {
     let stranger = of_user(&node, 1001);
     assert_eq!(node.workload(&stranger).await.next().await, Seen::End(Code::PermissionDenied));
     let records = node.records.0.lock().unwrap();
-    let denial = records.iter().find(|record| record.what == Event::Denied).unwrap();
-    assert_eq!((denial.uid, denial.why.as_deref()), (1001, Some("no_entry")));
+    let denial = records.iter().find(|record| record.event == Event::Denied).unwrap();
+    assert_eq!((denial.uid, denial.reason.as_deref()), (1001, Some("no_entry")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +181,7 @@ async fn exit_ends_the_stream_within_100_ms_and_is_recorded() {
     web.exit();
     assert!(matches!(stream.within(Duration::from_millis(100)).await, Some(Seen::End(_))));
     let records = node.records.0.lock().unwrap();
-    assert!(records.iter().any(|record| record.what == Event::Ended && record.kind.as_deref() == Some("x509")));
+    assert!(records.iter().any(|record| record.event == Event::Ended && record.kind.as_deref() == Some("x509")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! A node whose machine loses power between any two steps of what it keeps, and the next start on what the disk holds.
 
 use bonafide::agent::reload::ReloadTrigger;
-use bonafide::authority::embedded::NoAuthority;
+use bonafide::authority::NoAuthority;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 
 use crate::kernel::FakeProcess;

@@ -10,14 +10,16 @@ use std::time::UNIX_EPOCH;
 
 use crate::authority::Authority;
 use crate::authority::Chain;
+use crate::authority::EmbeddedSettings;
 use crate::authority::Order;
+use crate::authority::RELEASE_DATE;
 use crate::authority::Refused;
 use crate::authority::TokenOrder;
 use crate::authority::embedded::Embedded;
-use crate::authority::embedded::EmbeddedSettings;
-use crate::authority::embedded::RELEASE_DATE;
-use crate::identity::p256;
+use crate::identity::KeyType;
+use crate::identity::SubjectKey;
 use crate::randomness::SystemRandomness;
+use crate::registration::Entry;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const CA_TTL: Duration = Duration::from_secs(168 * 3600);
@@ -34,14 +36,16 @@ fn authority() -> Embedded {
     Embedded::in_memory(settings(), release(), Arc::new(SystemRandomness)).unwrap()
 }
 
+fn entry(dns: &[&str]) -> Arc<Entry> {
+    let mut entry = Entry::example(0, "/payments/api", &["unix:uid:1000"]);
+    entry.terms.dns = dns.iter().map(|name| (*name).to_owned()).collect();
+    Arc::new(entry)
+}
+
 fn order(issued: SystemTime, ttl: Duration) -> Order {
-    Order {
-        id: "spiffe://example.org/payments/api".parse().unwrap(),
-        dns: vec!["payments.internal".to_owned()],
-        public_key: p256::generate().unwrap().1,
-        issued,
-        not_after: issued + ttl,
-    }
+    let key = Arc::new(SubjectKey::generate(KeyType::P256).unwrap());
+    let entry = entry(&["payments.internal"]);
+    Order { id: entry.id.clone(), entry, key, issued, not_after: issued + ttl }
 }
 
 async fn sign(authority: &Embedded, order: Order) -> Result<Chain, Refused> {
@@ -49,8 +53,10 @@ async fn sign(authority: &Embedded, order: Order) -> Result<Chain, Refused> {
 }
 
 fn token(issued: SystemTime, ttl: Duration) -> TokenOrder {
+    let entry = entry(&[]);
     TokenOrder {
-        id: "spiffe://example.org/payments/api".parse().unwrap(),
+        id: entry.id.clone(),
+        entry,
         audiences: vec!["ledger".to_owned()],
         issued,
         not_after: issued + ttl,

@@ -68,8 +68,8 @@ pub(super) enum TimedOut {
     Idle,
 }
 
-/// Resolves when a connection had no stream for too long. It is not woken by streams: it looks again when the time could
-/// be over, which costs a connection less than two wakes for each stream.
+/// Resolves when a connection had no stream for too long. Streams do not wake it: it checks again when the time could be
+/// over, which costs a connection less than two wakes for each stream.
 pub(super) async fn idle_timeout(activity: &Activity, limits: &IdleLimits) -> TimedOut {
     loop {
         let (deadline, timed_out) = match *activity.state() {

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_priority_and_continuations_become_one_frame_with_the_same_headers() {
+    fn padding_priority_and_continuations_become_one_frame() {
         let block = block(b"run/w.sock");
         let flags = kind::PADDED | kind::PRIORITY | kind::END_STREAM;
         let first = [&[3][..], b"prior", &block[..4], &[0; 3]].concat();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_with_a_legal_authority_passes_byte_for_byte_however_it_is_framed() {
+    fn a_block_with_a_legal_authority_passes_byte_for_byte() {
         let block = block(b"localhost");
         let padded = [&[2][..], &block[..5], &[0; 2]].concat();
         let input =

@@ -6,7 +6,7 @@ use aws_lc_rs::digest::SHA256;
 use aws_lc_rs::digest::digest;
 use time::OffsetDateTime;
 
-use crate::authority::Order;
+use crate::authority::order::Order;
 
 /// SPEC: X.690 §8; only the tags that a leaf needs.
 mod tag {
@@ -56,17 +56,16 @@ impl LeafWriter {
         Self { issuer: issuer.to_vec(), authority_key_id: extension(AUTHORITY_KEY_ID, &key_id) }
     }
 
-    /// The to-be-signed bytes for an order whose key has this point; `None` for a name that no certificate can hold.
+    /// The to-be-signed bytes for an order; `None` for a name that no certificate can hold.
     pub(super) fn to_be_signed(
         &self,
         order: &Order,
-        point: &[u8],
         serial: &[u8; 17],
         (not_before, not_after): (OffsetDateTime, OffsetDateTime),
     ) -> Option<Vec<u8>> {
         let names = names(order)?;
         // SPEC: RFC 7093 §2, method 1.
-        let hash = digest(&SHA256, point);
+        let hash = digest(&SHA256, order.key.public_bits());
         let (key_id, _) = hash.as_ref().split_at_checked(20)?;
         let key_id = extension(SUBJECT_KEY_ID, &der(tag::OCTET_STRING, &[key_id]));
         let extensions: [&[u8]; 6] =
@@ -78,7 +77,7 @@ impl LeafWriter {
             &self.issuer,
             &der(tag::SEQUENCE, &[&time(not_before), &time(not_after)]),
             NO_SUBJECT,
-            &order.public_key,
+            order.key.public_key(),
             &der(tag::EXTENSIONS, &[&der(tag::SEQUENCE, &extensions)]),
         ];
         Some(der(tag::SEQUENCE, &fields))
@@ -93,7 +92,7 @@ pub(super) fn signed(to_be_signed: &[u8], signature: &[u8]) -> Vec<u8> {
 
 fn names(order: &Order) -> Option<Vec<u8>> {
     let mut names = der(tag::URI, &[order.id.as_str().as_bytes()]);
-    for name in &order.dns {
+    for name in &order.entry.terms.dns {
         // SPEC: RFC 5280 §4.2.1.6: an IA5String, and never empty.
         (name.is_ascii() && !name.is_empty()).then(|| names.extend(der(tag::DNS_NAME, &[name.as_bytes()])))?;
     }

@@ -1,4 +1,4 @@
-//! The two certificates that the embedded authority makes: its own, and leaves.
+//! The two certificates that a key of an authority signs: its own, and leaves.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,26 +19,24 @@ use rcgen::SerialNumber;
 use rcgen::SigningKey;
 use time::OffsetDateTime;
 
-use crate::authority::Chain;
-use crate::authority::Order;
-use crate::authority::Refused;
-use crate::authority::embedded::keys::LintingKey;
-use crate::authority::embedded::keys::Signs;
-use crate::authority::embedded::leaf;
-use crate::authority::embedded::leaf::LeafWriter;
-use crate::authority::embedded::life::Life;
+use crate::authority::order::Chain;
+use crate::authority::order::Order;
+use crate::authority::order::Refused;
+use crate::authority::signing::key::LintingKey;
+use crate::authority::signing::key::Signs;
+use crate::authority::signing::leaf;
+use crate::authority::signing::leaf::LeafWriter;
+use crate::authority::signing::life::Life;
+use crate::authority::signing::life::Validity;
 use crate::identity::TrustDomain;
-use crate::identity::p256;
 use crate::randomness::NoRandomness;
 use crate::randomness::Randomness;
 
 /// How far a leaf's beginning lies back, for verifiers whose clocks are late (SPEC: product contract §6).
-pub(super) const LEAF_BACKDATE: Duration = Duration::from_secs(60);
-/// How far an authority's beginning lies back.
-pub(super) const AUTHORITY_BACKDATE: Duration = Duration::from_secs(48 * 60 * 60);
+pub(in crate::authority) const LEAF_BACKDATE: Duration = Duration::from_secs(60);
 
 /// Signs leaves.
-pub(super) struct X509Signer {
+pub(in crate::authority) struct X509Signer {
     key: LintingKey,
     leaves: LeafWriter,
     life: Life,
@@ -47,7 +45,7 @@ pub(super) struct X509Signer {
 
 impl X509Signer {
     /// Takes up a key and its certificate, which were checked to belong together.
-    pub(super) fn new(
+    pub(in crate::authority) fn new(
         pair: Arc<EcdsaKeyPair>,
         trust_domain: TrustDomain,
         own: OwnCertificate,
@@ -58,22 +56,20 @@ impl X509Signer {
         Self { key: LintingKey { pair, trust_domain, signs }, leaves, life: own.life, randomness }
     }
 
-    pub(super) fn not_after(&self) -> SystemTime {
+    pub(in crate::authority) fn not_after(&self) -> SystemTime {
         self.life.not_after
     }
 
-    pub(super) fn can_sign(&self, now: SystemTime) -> Result<(), Refused> {
-        self.life.clamp(now, self.life.not_after).map(drop)
+    pub(in crate::authority) fn validity(&self, now: SystemTime) -> Validity {
+        self.life.validity(now)
     }
 
-    pub(super) fn sign(&self, order: &Order) -> Result<Chain, Refused> {
+    pub(in crate::authority) fn sign(&self, order: &Order) -> Result<Chain, Refused> {
         let (not_after, clamped) = self.life.clamp(order.issued, order.not_after)?;
-        let point = p256::point_of(&order.public_key)
-            .ok_or_else(|| Refused::Unavailable("only P-256 keys are certified".to_owned()))?;
         let serial = new_serial(&*self.randomness).map_err(|error| Refused::Unavailable(error.to_string()))?;
         let not_before = order.issued.checked_sub(LEAF_BACKDATE).and_then(calendar).ok_or_else(unwritable)?;
         let validity = (not_before, calendar(not_after).ok_or_else(unwritable)?);
-        let leaf = self.leaves.to_be_signed(order, point, &serial, validity).ok_or_else(unwritable)?;
+        let leaf = self.leaves.to_be_signed(order, &serial, validity).ok_or_else(unwritable)?;
         let signature = self.key.sign(&leaf).map_err(refused)?;
         let certificates = vec![Bytes::from(leaf::signed(&leaf, &signature))];
         Ok(Chain { certificates, serial: hex(&serial), not_after, clamped })
@@ -88,16 +84,16 @@ impl fmt::Debug for X509Signer {
 
 /// What is to be known of the authority's own certificate.
 #[derive(Debug, Clone)]
-pub(super) struct OwnCertificate {
-    pub(super) der: Bytes,
+pub(in crate::authority) struct OwnCertificate {
+    pub(in crate::authority) der: Bytes,
     /// The subject, DER.
-    pub(super) subject: Vec<u8>,
-    pub(super) key_id: Vec<u8>,
-    pub(super) life: Life,
+    pub(in crate::authority) subject: Vec<u8>,
+    pub(in crate::authority) key_id: Vec<u8>,
+    pub(in crate::authority) life: Life,
 }
 
 /// Makes the authority's own certificate.
-pub(super) fn self_signed(
+pub(in crate::authority) fn self_signed(
     pair: Arc<EcdsaKeyPair>,
     trust_domain: &TrustDomain,
     life: Life,

@@ -1,4 +1,4 @@
-//! The authority's own key pairs, parsed once, and the one key that certificates are signed with: it reads what it is
+//! An authority's key pairs, parsed once, and the one key that certificates are signed with: it reads what it is
 //! given before it signs.
 
 use std::fmt;
@@ -22,13 +22,13 @@ use crate::identity::x509_profile::lint_authority;
 use crate::identity::x509_profile::lint_leaf;
 
 /// A kept key, ready to sign with `algorithm`.
-pub(super) fn parse(key: &PrivateKey, algorithm: &'static EcdsaSigningAlgorithm) -> Option<EcdsaKeyPair> {
+pub(in crate::authority) fn parse(key: &PrivateKey, algorithm: &'static EcdsaSigningAlgorithm) -> Option<EcdsaKeyPair> {
     EcdsaKeyPair::from_pkcs8(algorithm, key.expose_pkcs8()).ok()
 }
 
 /// What a key may put its name to.
 #[derive(Debug)]
-pub(super) enum Signs {
+pub(in crate::authority) enum Signs {
     /// Its own certificate.
     Itself,
     /// Leaves that end before it does.
@@ -41,10 +41,10 @@ pub(super) enum Signs {
 }
 
 /// A key that refuses to sign a certificate which breaks the profile.
-pub(super) struct LintingKey {
-    pub(super) pair: Arc<EcdsaKeyPair>,
-    pub(super) trust_domain: TrustDomain,
-    pub(super) signs: Signs,
+pub(in crate::authority) struct LintingKey {
+    pub(in crate::authority) pair: Arc<EcdsaKeyPair>,
+    pub(in crate::authority) trust_domain: TrustDomain,
+    pub(in crate::authority) signs: Signs,
 }
 
 impl LintingKey {

@@ -12,16 +12,16 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::Serialize;
 
-use crate::authority::Refused;
-use crate::authority::Token;
-use crate::authority::TokenOrder;
-use crate::authority::embedded::life::Life;
+use crate::authority::order::Refused;
+use crate::authority::order::Token;
+use crate::authority::order::TokenOrder;
+use crate::authority::signing::life::Life;
 use crate::identity::JwtAuthority;
 use crate::identity::jose::Algorithm;
 use crate::identity::jose::PublicKey;
 
 /// Signs tokens with ES256.
-pub(super) struct JwtSigner {
+pub(in crate::authority) struct JwtSigner {
     pair: EcdsaKeyPair,
     /// The encoded header and its dot: the same for every token of a key.
     header: String,
@@ -51,14 +51,14 @@ struct Claims<'a> {
 
 impl JwtSigner {
     /// Takes up a key that was made for fixed-width ECDSA signatures (SPEC: RFC 7518 §3.4).
-    pub(super) fn new(pair: EcdsaKeyPair, issuer: Option<String>, life: Life) -> Option<Self> {
+    pub(in crate::authority) fn new(pair: EcdsaKeyPair, issuer: Option<String>, life: Life) -> Option<Self> {
         let authority = jwt_authority(&pair)?;
         let header = Header { alg: Algorithm::Es256.name(), kid: authority.key_id(), typ: "JWT" };
         let header = BASE64URL.encode(serde_json::to_vec(&header).ok()?) + ".";
         Some(Self { pair, header, issuer, life })
     }
 
-    pub(super) fn sign(&self, order: &TokenOrder) -> Result<Token, Refused> {
+    pub(in crate::authority) fn sign(&self, order: &TokenOrder) -> Result<Token, Refused> {
         let (not_after, clamped) = self.life.clamp(order.issued, order.not_after)?;
         if order.audiences.is_empty() {
             return Err(Refused::BugLint("a token without an audience".to_owned()));
@@ -91,7 +91,7 @@ impl fmt::Debug for JwtSigner {
 }
 
 /// What verifies the tokens of a key, named by its thumbprint: two keys never share it.
-pub(super) fn jwt_authority(pair: &EcdsaKeyPair) -> Option<JwtAuthority> {
+pub(in crate::authority) fn jwt_authority(pair: &EcdsaKeyPair) -> Option<JwtAuthority> {
     let key = PublicKey::from_spki(pair.public_key().as_der().ok()?.as_ref()).ok()?;
     JwtAuthority::named_by_thumbprint(key, Algorithm::Es256).ok()
 }

@@ -1,0 +1,35 @@
+//! The configuration's files as a source of entries. What they say is put here once it was accepted.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::registration::EntrySet;
+use crate::registration::EntrySource;
+
+/// The entries of the files.
+#[derive(Debug)]
+pub struct FileEntries(watch::Sender<Arc<EntrySet>>);
+
+impl FileEntries {
+    /// The files say `entries` at first.
+    #[must_use]
+    pub fn new(entries: EntrySet) -> Self {
+        Self(watch::Sender::new(Arc::new(entries)))
+    }
+
+    /// The files say `entries` now.
+    pub(in crate::agent) fn publish(&self, entries: EntrySet) {
+        self.0.send_replace(Arc::new(entries));
+    }
+}
+
+impl EntrySource for FileEntries {
+    fn name(&self) -> &str {
+        "files"
+    }
+
+    fn entries(&self) -> watch::Receiver<Arc<EntrySet>> {
+        self.0.subscribe()
+    }
+}

@@ -1,0 +1,132 @@
+//! The configuration in force, and the only place where another one is put there: whole or not at all. Refuses to know
+//! when and how files are read.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::agent::config::Accepted;
+use crate::agent::config::Config;
+use crate::agent::config::ConfigRefused;
+use crate::agent::config::files::Sources;
+use crate::agent::last_good;
+use crate::agent::reload::active::ActiveConfig;
+use crate::agent::reload::active::ConfigFiles;
+use crate::agent::reload::active::ReloadTrigger;
+use crate::agent::reload::diff::compare;
+use crate::agent::reload::diff::names;
+use crate::agent::rulebook_owner::RulebookOwner;
+use crate::agent::rulebook_owner::Taken;
+use crate::endpoints::admin::reports::ReloadReport;
+use crate::endpoints::admin::reports::ReloadState;
+use crate::federation::FederationSettings;
+use crate::readiness::Severity;
+use crate::time::Clock;
+
+/// The configuration in force.
+#[derive(Debug)]
+pub(in crate::agent::reload) struct CurrentConfig {
+    pub(in crate::agent::reload) files: ConfigFiles,
+    owner: Arc<RulebookOwner>,
+    clock: Arc<dyn Clock>,
+    active: watch::Sender<Arc<ActiveConfig>>,
+    federation: watch::Sender<Arc<[FederationSettings]>>,
+}
+
+impl CurrentConfig {
+    pub(in crate::agent::reload) fn new(
+        files: ConfigFiles,
+        active: ActiveConfig,
+        owner: Arc<RulebookOwner>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let federation = watch::Sender::new(active.federation());
+        Self { files, owner, clock, active: watch::Sender::new(Arc::new(active)), federation }
+    }
+
+    pub(in crate::agent::reload) fn active(&self) -> Arc<ActiveConfig> {
+        self.active.borrow().clone()
+    }
+
+    pub(in crate::agent::reload) fn federation(&self) -> watch::Receiver<Arc<[FederationSettings]>> {
+        self.federation.subscribe()
+    }
+
+    /// Puts `config` in force, unless it needs a restart or has to be asked for.
+    pub(in crate::agent::reload) fn swap(
+        &self,
+        config: Config,
+        accepted: Accepted,
+        trigger: ReloadTrigger,
+    ) -> ReloadReport {
+        let before = self.active();
+        let restart_for = before.config.restart_needed(&config);
+        if !restart_for.is_empty() {
+            let keys = restart_for.join(", ");
+            let advice = format!(
+                "{}: a change of {keys} needs a restart; nothing was changed; type: systemctl restart bonafide",
+                self.files.main.display()
+            );
+            return self.refuse_because(vec![advice], Some(accepted.sources));
+        }
+        let (state, accepted_at) = (ReloadState::Current, self.clock.now());
+        let active = ActiveConfig { config, accepted, state, accepted_at, refused: None };
+        let mut report = compare(&before.config, &active.config);
+        let woken = match self.owner.replace_files(active.entries(trigger), active.config.rules()) {
+            Taken::InForce { woken } => woken,
+            Taken::HeldBack(held) => {
+                report.held_back = names(&before.config, &held.ending);
+                self.hold_back(&report, &before, active.accepted.sources);
+                return report;
+            }
+        };
+        report.swapped = true;
+        let (added, removed, changed) = (report.added.len(), report.removed.len(), report.changed.len());
+        tracing::info!(added, removed, changed, woken, "configuration reloaded");
+        self.keep(&active.accepted);
+        self.federation.send_replace(active.federation());
+        self.active.send_replace(Arc::new(active));
+        self.files.reason.clear();
+        report
+    }
+
+    pub(in crate::agent::reload) fn refuse(&self, refused: ConfigRefused) -> ReloadReport {
+        let ConfigRefused { findings, sources } = refused;
+        self.refuse_because(findings.problems.iter().map(ToString::to_string).collect(), Some(sources))
+    }
+
+    pub(in crate::agent::reload) fn refuse_because(
+        &self,
+        problems: Vec<String>,
+        refused: Option<Sources>,
+    ) -> ReloadReport {
+        for problem in &problems {
+            tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
+        }
+        self.files.reason.block(Severity::Degraded, problems.join("\n"));
+        let state = ReloadState::LastGood;
+        self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
+        ReloadReport { problems, ..ReloadReport::default() }
+    }
+
+    fn hold_back(&self, report: &ReloadReport, before: &ActiveConfig, refused: Sources) {
+        let ids: Vec<_> = report.held_back.iter().map(|entry| entry.id.as_str()).collect();
+        let detail = format!(
+            "a change of {} would end live identities ({}) and is held back; look at it and type: bonafide reload",
+            self.files.main.display(),
+            ids.join(", ")
+        );
+        tracing::warn!(%detail, "configuration held back");
+        self.files.reason.block(Severity::Degraded, detail);
+        let (state, refused) = (ReloadState::HeldBack, Some(refused));
+        self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
+    }
+
+    /// Keeps what was accepted for a start with bad files. Without it the daemon serves all the same.
+    fn keep(&self, accepted: &Accepted) {
+        let Some(data_dir) = &self.files.kept_in else { return };
+        if let Err(why) = last_good::keep(data_dir, accepted) {
+            tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
+        }
+    }
+}

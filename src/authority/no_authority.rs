@@ -1,0 +1,80 @@
+//! Why an authority did not open, and what an operator should know about one that did.
+
+use std::path::PathBuf;
+
+use crate::authority::order::Refused;
+use crate::authority::signing::life::release_day;
+use crate::durable::LoadError;
+use crate::durable::StoreError;
+
+/// Why there is no authority. Nothing was changed, on disk or otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAuthority {
+    /// Its state cannot be read, or must not be trusted.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The state is whole, and says what cannot be.
+    #[error(
+        "{file} is inconsistent: {why}; restore it from a backup, or give up every identity it signed and type: \
+         mv {file} {file}.damaged"
+    )]
+    Contradiction {
+        /// The state file.
+        file: PathBuf,
+        /// What is wrong in it.
+        why: &'static str,
+    },
+    /// The state belongs to another trust domain.
+    #[error(
+        "{file} belongs to the trust domain {found:?} and the configuration says {wanted:?}; set trust_domain = \
+         {found:?}, or give another data_dir"
+    )]
+    ForeignTrustDomain {
+        /// The state file.
+        file: PathBuf,
+        /// Its trust domain.
+        found: String,
+        /// The configured one.
+        wanted: String,
+    },
+    /// There is no state yet, and what was made could not be kept.
+    #[error("a new authority cannot be kept: {0}")]
+    Store(#[from] StoreError),
+    /// There are no keys yet, and the clock is wrong, so that no life could be given to new ones.
+    #[error(
+        "the clock shows a time before this release was made ({}), so no authority can be made; set the clock",
+        release_day()
+    )]
+    ClockBeforeRelease,
+    /// The crypto library could not make a key.
+    #[error("the crypto library could not make a key for a new authority")]
+    NoKey,
+    /// `ca_ttl` reaches past the end of time.
+    #[error("ca_ttl is too long for any calendar; the default is \"168h\"")]
+    LifeTooLong,
+    /// The new authority's own certificate could not be signed.
+    #[error("a new authority could not be made: {0}")]
+    OwnCertificate(Refused),
+}
+
+/// What an operator should know about an authority that did open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Note {
+    /// It was made just now: nobody trusts it yet.
+    #[error("a new authority was made for {trust_domain:?}")]
+    New {
+        /// For whom.
+        trust_domain: String,
+    },
+    /// There are no keys yet, and none can be made before the clock is right.
+    #[error("{}", NoAuthority::ClockBeforeRelease)]
+    AwaitsClock,
+    /// The data directory takes no writes: serving goes on, and no key can be rotated.
+    #[error("{path} takes no writes ({why}): issuing goes on, rotation is postponed; make room or make it writable")]
+    NotWritable {
+        /// The data directory.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+}

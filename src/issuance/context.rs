@@ -1,0 +1,124 @@
+//! What every way of issuing needs: the authority, the clock, random bytes, the cores, and the checks between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use crate::authority::Authority;
+use crate::authority::Chain;
+use crate::authority::Order;
+use crate::authority::Refused;
+use crate::authority::TokenOrder;
+use crate::fairness::FairPool;
+use crate::identity::KeyType;
+use crate::identity::SubjectKey;
+use crate::identity::X509Svid;
+use crate::issuance::issuance::CredentialKind;
+use crate::issuance::issuance::Issuance;
+use crate::issuance::issuance::IssuanceId;
+use crate::issuance::issue_error::IssueError;
+use crate::issuance::metrics::IssuanceMetrics;
+use crate::issuance::renewal;
+use crate::issuance::svid_cache::SignedSvid;
+use crate::policy::DecisionId;
+use crate::policy::Grant;
+use crate::policy::Permit;
+use crate::randomness::NoRandomness;
+use crate::randomness::Randomness;
+use crate::randomness::fraction;
+use crate::time::Clock;
+
+/// Tells the epoch of the rulebook in force.
+pub type CurrentEpoch = Box<dyn Fn() -> u64 + Send + Sync>;
+
+pub(super) struct IssuanceContext {
+    pub(super) authority: Arc<dyn Authority>,
+    pub(super) current_epoch: CurrentEpoch,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) randomness: Arc<dyn Randomness>,
+    /// The cores that make keys and local signatures.
+    pub(super) cores: FairPool,
+    pub(super) metrics: IssuanceMetrics,
+}
+
+/// An order that is being signed, with what the SVID is made of afterwards.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) grant: Grant,
+    pub(super) decision: DecisionId,
+    pub(super) key: Arc<SubjectKey>,
+}
+
+impl Draft {
+    /// A draft with a new key.
+    pub(super) fn new(permit: &Permit) -> Result<Self, IssueError> {
+        let key = SubjectKey::generate(KeyType::P256).ok_or(IssueError::NoKey)?;
+        Ok(Self { grant: permit.grant().clone(), decision: permit.decision(), key: Arc::new(key) })
+    }
+
+    /// The order for an SVID that begins at `issued`.
+    pub(super) fn order(&self, issued: SystemTime) -> Order {
+        let Grant { id, entry, .. } = &self.grant;
+        let not_after = end_of(issued, entry.terms.x509_ttl);
+        Order { entry: Arc::clone(entry), id: id.clone(), key: Arc::clone(&self.key), issued, not_after }
+    }
+}
+
+impl IssuanceContext {
+    /// Asked after each wait: the entries may have changed meanwhile.
+    pub(super) fn check(&self, permit: &Permit) -> Result<(), IssueError> {
+        if permit.rulebook_epoch() == (self.current_epoch)() { Ok(()) } else { Err(IssueError::StalePermit) }
+    }
+
+    /// The SVID of a draft that was signed.
+    pub(super) fn signed(&self, draft: Draft, issued: SystemTime, chain: Chain) -> Result<SignedSvid, IssueError> {
+        let Draft { grant, decision, key } = draft;
+        let Chain { certificates, serial, not_after, clamped } = chain;
+        let issuance = self.issuance(CredentialKind::X509, &grant, decision, (serial.clone(), not_after))?;
+        self.metrics.count_issued(clamped);
+        let (id, hint, key) = (grant.id, grant.hint, Arc::clone(key.private_key()));
+        let svid = X509Svid { id, chain: certificates, key, hint, serial, issued, not_after };
+        Ok(SignedSvid { issuance, svid, renew_at: renewal::renew_at(issued, not_after, self.spread()) })
+    }
+
+    /// The order for a token.
+    pub(super) fn token_order(&self, grant: &Grant, audiences: Vec<String>) -> Result<TokenOrder, NoRandomness> {
+        let (entry, issued) = (Arc::clone(&grant.entry), self.clock.now());
+        let not_after = end_of(issued, entry.terms.jwt_ttl);
+        let token_id = format!("{:032x}", u128::from_be_bytes(self.random()?));
+        Ok(TokenOrder { entry, id: grant.id.clone(), audiences, issued, not_after, token_id })
+    }
+
+    pub(super) fn issuance(
+        &self,
+        kind: CredentialKind,
+        grant: &Grant,
+        decision: DecisionId,
+        (serial, not_after): (String, SystemTime),
+    ) -> Result<Arc<Issuance>, NoRandomness> {
+        let (id, spiffe_id, entry) = (IssuanceId(self.random()?), grant.id.clone(), grant.entry.origin.clone());
+        Ok(Arc::new(Issuance { id, kind, spiffe_id, serial, not_after, entry, decision }))
+    }
+
+    /// Without random bytes everyone renews in the middle: less spread, nothing unsafe.
+    pub(super) fn spread(&self) -> f64 {
+        fraction(&*self.randomness).unwrap_or(0.5)
+    }
+
+    fn random<const N: usize>(&self) -> Result<[u8; N], NoRandomness> {
+        let mut bytes = [0; N];
+        self.randomness.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// What it is to a caller that no answer came.
+pub(super) fn unanswered() -> Refused {
+    Refused::Unavailable("it has not answered".to_owned())
+}
+
+/// A life that is too long for the calendar ends at the epoch, and the authority refuses that.
+fn end_of(issued: SystemTime, ttl: Duration) -> SystemTime {
+    issued.checked_add(ttl).unwrap_or(UNIX_EPOCH)
+}

@@ -1,0 +1,67 @@
+//! When two entries are one: what is kept per entry outlives a reload that did not touch it.
+
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use crate::registration::Entry;
+use crate::registration::entry::Origin;
+
+/// An entry as a key: the same selectors give the same SPIFFE ID on the same terms. The file and the line where it is
+/// written are no part of it; the id that a server knows it by is, for the server signs by that.
+#[derive(Debug, Clone)]
+pub(super) struct EntryKey(pub(super) Arc<Entry>);
+
+impl EntryKey {
+    fn server(&self) -> Option<&Origin> {
+        Some(&self.0.origin).filter(|origin| matches!(origin, Origin::Server { .. }))
+    }
+}
+
+impl PartialEq for EntryKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+            && self.0.selectors == other.0.selectors
+            && self.0.terms == other.0.terms
+            && self.server() == other.server()
+    }
+}
+
+impl Eq for EntryKey {}
+
+impl Hash for EntryKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+        self.server().hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_that_moved_in_its_file_is_the_same_and_one_on_other_terms_is_not() {
+        let entry = |change: &dyn Fn(&mut Entry)| {
+            let mut entry = Entry::example(0, "/web", &["unix:uid:1"]);
+            change(&mut entry);
+            EntryKey(Arc::new(entry))
+        };
+        let server = |id: &str| Origin::Server { server: "spire".to_owned(), entry: id.to_owned() };
+        let known = HashSet::from([entry(&|_| ()), entry(&|entry| entry.origin = server("1"))]);
+        let moved = Origin::File { file: "other.toml".into(), line: 90 };
+        assert!(known.contains(&entry(&|entry| entry.origin = moved.clone())));
+        assert!(known.contains(&entry(&|entry| entry.origin = server("1"))));
+        for change in [
+            &|entry: &mut Entry| entry.terms.dns = vec!["web.internal".to_owned()],
+            &|entry: &mut Entry| entry.selectors.push("unix:gid:1".parse().unwrap()),
+            &|entry: &mut Entry| entry.id = "spiffe://example.org/db".parse().unwrap(),
+            &|entry: &mut Entry| entry.origin = server("2"),
+        ] as [&dyn Fn(&mut Entry); 4]
+        {
+            assert!(!known.contains(&entry(change)));
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! One SVID per entry, for authorities that give no more than one: shared by all who may have it, renewed once for all of
+//! them. Refuses to know how one is signed.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::identity::SpiffeId;
+use crate::identity::X509Svid;
+use crate::issuance::entry_key::EntryKey;
+use crate::issuance::issuance::Issuance;
+use crate::issuance::issue_error::IssueError;
+use crate::issuance::renewal;
+
+/// Which SVID: an entry, and the SPIFFE ID that it gives.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SvidKey {
+    pub(super) entry: EntryKey,
+    pub(super) id: SpiffeId,
+}
+
+/// A signed SVID with its issuance, and when it is to be renewed.
+#[derive(Debug, Clone)]
+pub(super) struct SignedSvid {
+    pub(super) issuance: Arc<Issuance>,
+    pub(super) svid: X509Svid,
+    pub(super) renew_at: SystemTime,
+}
+
+/// One that several callers hold.
+#[derive(Debug)]
+pub(super) struct SharedSvid {
+    pub(super) signed: SignedSvid,
+    handed_over: AtomicBool,
+}
+
+/// How a renewal ended, once it has.
+pub(super) type Renewed = Option<Result<Arc<SharedSvid>, IssueError>>;
+
+/// What a caller does who wants the SVID of an entry.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Nothing: this one is to be had, and is due then.
+    Take(Arc<SharedSvid>, SystemTime),
+    /// Wait for the renewal that another caller began.
+    Await(watch::Receiver<Renewed>),
+    /// Renew it.
+    Renew(Renewal),
+}
+
+/// The right to renew one SVID. There is one at a time; if it is dropped, the next caller begins.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    key: SvidKey,
+    slots: Slots,
+    done: watch::Sender<Renewed>,
+}
+
+type Slots = Arc<Mutex<HashMap<SvidKey, Slot>>>;
+
+/// The SVIDs of all entries. INVARIANT: of entries in force, so that its size is theirs.
+#[derive(Debug, Default)]
+pub(super) struct SvidCache {
+    slots: Slots,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    held: Option<Arc<SharedSvid>>,
+    renewal: Option<watch::Receiver<Renewed>>,
+    /// Renewals in a row that failed.
+    failures: u32,
+    /// From the last failure until a renewal is tried again.
+    pause: Option<Range<SystemTime>>,
+}
+
+impl SharedSvid {
+    /// Whether this is the first time that it is handed over.
+    pub(super) fn hand_over(&self) -> bool {
+        !self.handed_over.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl SvidCache {
+    /// The SVID of an entry, while no renewal is due, and when one is.
+    pub(super) fn current(&self, key: &SvidKey, now: SystemTime) -> Option<(Arc<SharedSvid>, SystemTime)> {
+        self.slots().get(key)?.current(now)
+    }
+
+    /// The SVID of an entry although its renewal may be due: until its own end.
+    pub(super) fn servable(&self, key: &SvidKey, now: SystemTime) -> Option<Arc<SharedSvid>> {
+        self.slots().get(key)?.servable(now).cloned()
+    }
+
+    /// What a caller does next, if its entry is in force still.
+    ///
+    /// RACE: `in_force` is asked under the lock that [`Self::retain`] takes after the rulebook was replaced, so no entry
+    /// comes back after it was dropped.
+    pub(super) fn next(
+        &self,
+        key: &SvidKey,
+        now: SystemTime,
+        in_force: impl FnOnce() -> Result<(), IssueError>,
+    ) -> Result<Next, IssueError> {
+        let mut slots = self.slots();
+        in_force()?;
+        let slot = slots.entry(key.clone()).or_default();
+        if let Some((svid, due)) = slot.current(now) {
+            return Ok(Next::Take(svid, due));
+        }
+        if let Some(underway) = slot.underway() {
+            return Ok(Next::Await(underway.clone()));
+        }
+        let (done, underway) = watch::channel(None);
+        slot.renewal = Some(underway);
+        Ok(Next::Renew(Renewal { key: key.clone(), slots: Arc::clone(&self.slots), done }))
+    }
+
+    /// Drops the SVIDs of all other entries.
+    pub(super) fn retain(&self, in_force: &HashSet<EntryKey>) {
+        self.slots().retain(|key, _| in_force.contains(&key.entry));
+    }
+
+    /// Drops SVIDs that have ended and that nobody renews.
+    pub(super) fn drop_ended(&self, now: SystemTime) {
+        self.slots().retain(|_, slot| slot.underway().is_some() || slot.servable(now).is_some());
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<SvidKey, Slot>> {
+        lock(&self.slots)
+    }
+}
+
+impl Renewal {
+    /// What those hear who wait for it.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Renewed> {
+        self.done.subscribe()
+    }
+
+    /// Ends it, and tells everybody who waits. What was held before stays until its own end if it failed; `spread` in
+    /// `0.0 ..= 1.0` draws the next try apart. Returns whether that is so.
+    pub(super) fn finish(self, signed: Result<SignedSvid, IssueError>, now: SystemTime, spread: f64) -> bool {
+        let renewed = signed.map(|signed| Arc::new(SharedSvid { signed, handed_over: AtomicBool::new(false) }));
+        let mut slots = lock(&self.slots);
+        let mut served = false;
+        // Without a slot the entry is not in force any more: those who wait find that out by their permits.
+        if let Some(slot) = slots.get_mut(&self.key) {
+            match &renewed {
+                Ok(svid) => *slot = Slot { held: Some(Arc::clone(svid)), ..Slot::default() },
+                Err(_) => served = slot.failed(now, spread),
+            }
+            if slot.held.is_none() {
+                slots.remove(&self.key);
+            }
+        }
+        drop(slots);
+        self.done.send_replace(Some(renewed));
+        served
+    }
+}
+
+fn lock(slots: &Slots) -> MutexGuard<'_, HashMap<SvidKey, Slot>> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slot {
+    fn servable(&self, now: SystemTime) -> Option<&Arc<SharedSvid>> {
+        self.held.as_ref().filter(|held| renewal::is_servable(held.signed.svid.not_after, now))
+    }
+
+    /// A pause that begins in the future was measured by a clock that has been set back since, and does not count.
+    fn current(&self, now: SystemTime) -> Option<(Arc<SharedSvid>, SystemTime)> {
+        let held = self.servable(now)?;
+        let due = match &self.pause {
+            Some(pause) if pause.contains(&now) => pause.end,
+            _ if renewal::has_begun(held.signed.svid.issued, now) => held.signed.renew_at,
+            _ => return None,
+        };
+        (now < due).then(|| (Arc::clone(held), due))
+    }
+
+    /// The renewal that some caller has begun; none where that was dropped before it ended.
+    fn underway(&self) -> Option<&watch::Receiver<Renewed>> {
+        self.renewal.as_ref().filter(|renewal| renewal.has_changed().is_ok())
+    }
+
+    /// Whether what is held is served still.
+    fn failed(&mut self, now: SystemTime, spread: f64) -> bool {
+        self.renewal = None;
+        let Some(not_after) = self.servable(now).map(|held| held.signed.svid.not_after) else {
+            self.held = None;
+            return false;
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.pause = Some(now..renewal::retry_at(now, not_after, self.failures, spread));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+    use std::time::UNIX_EPOCH;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::authority::Refused;
+    use crate::identity::PrivateKey;
+    use crate::issuance::CredentialKind;
+    use crate::issuance::IssuanceId;
+    use crate::policy::DecisionId;
+    use crate::registration::Entry;
+
+    const LIFE: Duration = Duration::from_secs(600);
+    const HALF: Duration = Duration::from_secs(300);
+
+    fn key() -> SvidKey {
+        let entry = Entry::example(0, "/web", &["unix:uid:1"]);
+        SvidKey { id: entry.id.clone(), entry: EntryKey(Arc::new(entry)) }
+    }
+
+    fn signed(number: u8, issued: SystemTime) -> SignedSvid {
+        let (SvidKey { id, entry }, not_after) = (key(), issued + LIFE);
+        let issuance = Issuance {
+            id: IssuanceId([number; 6]),
+            kind: CredentialKind::X509,
+            spiffe_id: id.clone(),
+            serial: number.to_string(),
+            not_after,
+            entry: entry.0.origin.clone(),
+            decision: DecisionId([0; 6]),
+        };
+        let (chain, key, serial) = (Vec::new(), Arc::new(PrivateKey::from_pkcs8(Vec::new())), number.to_string());
+        let svid = X509Svid { id, chain, key, hint: None, serial, issued, not_after };
+        SignedSvid { issuance: Arc::new(issuance), svid, renew_at: issued + HALF }
+    }
+
+    fn refused() -> Result<SignedSvid, IssueError> {
+        Err(Refused::Unavailable("down".to_owned()).into())
+    }
+
+    fn renewal_of(cache: &SvidCache, now: SystemTime) -> Renewal {
+        match cache.next(&key(), now, || Ok(())).unwrap() {
+            Next::Renew(renewal) => renewal,
+            next => panic!("{next:?}"),
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_was_dropped_lets_the_next_caller_begin() {
+        let cache = SvidCache::default();
+        drop(renewal_of(&cache, UNIX_EPOCH));
+        let second = renewal_of(&cache, UNIX_EPOCH);
+        assert!(matches!(cache.next(&key(), UNIX_EPOCH, || Ok(())), Ok(Next::Await(_))));
+        second.finish(Ok(signed(1, UNIX_EPOCH)), UNIX_EPOCH, 0.5);
+        assert!(
+            matches!(cache.next(&key(), UNIX_EPOCH, || Ok(())), Ok(Next::Take(_, due)) if due == UNIX_EPOCH + HALF)
+        );
+    }
+
+    #[test]
+    fn nothing_is_kept_of_an_entry_whose_svid_has_ended_or_was_never_signed() {
+        let cache = SvidCache::default();
+        renewal_of(&cache, UNIX_EPOCH).finish(refused(), UNIX_EPOCH, 0.5);
+        assert!(cache.slots().is_empty());
+        renewal_of(&cache, UNIX_EPOCH).finish(Ok(signed(1, UNIX_EPOCH)), UNIX_EPOCH, 0.5);
+        cache.drop_ended(UNIX_EPOCH + HALF);
+        assert_eq!(cache.slots().len(), 1);
+        let underway = renewal_of(&cache, UNIX_EPOCH + HALF);
+        cache.drop_ended(UNIX_EPOCH + LIFE);
+        assert_eq!(cache.slots().len(), 1, "it is being renewed");
+        underway.finish(refused(), UNIX_EPOCH + LIFE, 0.5);
+        assert!(cache.slots().is_empty());
+    }
+
+    #[test]
+    fn an_entry_that_is_not_in_force_any_more_does_not_come_back() {
+        let cache = SvidCache::default();
+        let underway = renewal_of(&cache, UNIX_EPOCH);
+        cache.retain(&HashSet::new());
+        underway.finish(Ok(signed(1, UNIX_EPOCH)), UNIX_EPOCH, 0.5);
+        assert!(cache.next(&key(), UNIX_EPOCH, || Err(IssueError::StalePermit)).is_err());
+        assert!(cache.slots().is_empty());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ask,
+        Pass(u64),
+        SetBack(u64),
+        Finish { signs: bool },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => Just(Step::Ask),
+            3 => (0_u64..200).prop_map(Step::Pass),
+            1 => (0_u64..200).prop_map(Step::SetBack),
+            3 => any::<bool>().prop_map(|signs| Step::Finish { signs }),
+        ];
+        prop::collection::vec(step, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn a_caller_gets_the_latest_svid_before_its_end_and_one_renewal_is_underway_at_most(steps in steps()) {
+            let cache = SvidCache::default();
+            let (mut now, mut number, mut last_failure) = (UNIX_EPOCH + 100 * LIFE, 0, None);
+            let mut underway: Option<Renewal> = None;
+            for step in steps {
+                match step {
+                    Step::Pass(seconds) => now += Duration::from_secs(seconds),
+                    Step::SetBack(seconds) => {
+                        now -= Duration::from_secs(seconds);
+                        last_failure = None;
+                    }
+                    Step::Finish { signs } => if let Some(renewal) = underway.take() {
+                        number += u8::from(signs);
+                        let served = renewal.finish(if signs { Ok(signed(number, now)) } else { refused() }, now, 0.0);
+                        last_failure = Some(now).filter(|_| served);
+                    },
+                    Step::Ask => match cache.next(&key(), now, || Ok(())).unwrap() {
+                        Next::Take(svid, due) => {
+                            prop_assert_eq!(&svid.signed.svid.serial, &number.to_string());
+                            prop_assert!(now < svid.signed.svid.not_after && now < due);
+                        }
+                        Next::Await(_) => prop_assert!(underway.is_some()),
+                        Next::Renew(renewal) => {
+                            prop_assert!(underway.is_none());
+                            let sooner = |failure| now < failure + Duration::from_secs(1);
+                            prop_assert!(!last_failure.is_some_and(sooner));
+                            underway = Some(renewal);
+                        }
+                    },
+                }
+            }
+        }
+    }
+}
