@@ -10,12 +10,16 @@ mod callers;
 mod http2;
 #[path = "support/kernel/mod.rs"]
 mod kernel;
+#[path = "support/late_source.rs"]
+mod late_source;
 #[path = "support/node.rs"]
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
 #[path = "support/second_door.rs"]
 mod second_door;
+#[path = "support/server_entries.rs"]
+mod server_entries;
 #[path = "../src/durable/simulated_disk.rs"]
 mod simulated_disk;
 
@@ -39,6 +43,10 @@ mod door;
 mod endings;
 #[path = "workload_api/ends.rs"]
 mod ends;
+#[path = "workload_api/over_time/entry_sources.rs"]
+mod entry_sources;
+#[path = "workload_api/over_time/evidence_sources.rs"]
+mod evidence_sources;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
 #[path = "workload_api/over_time/in_flight.rs"]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -115,12 +116,16 @@ impl Node {
         let mut node = Self { node_state, reloader, operations, budgets, tasks: JoinSet::new(), stop: stop.clone() };
         node.spawn(follow_bundles(own, foreign, publisher(node.node_state.clone()), stop.clone()));
         node.spawn(notice_steps(node.node_state.clone(), clock.clone(), stop.clone()));
-        node.spawn(partners.watch_files(node.reloader.federation(), stop.clone()));
+        let watch_bundles = partners.watch_files(node.reloader.federation(), stop.clone());
+        let follow_configuration = follow_files(node.reloader.clone(), stop.clone());
+        if are_followed {
+            node.spawn(on_a_thread_of_its_own(watch_bundles));
+            node.spawn(on_a_thread_of_its_own(follow_configuration));
+        } else {
+            node.spawn(watch_bundles);
+        }
         for source in owner.others() {
             node.spawn(owner.clone().follow(source, stop.clone()));
-        }
-        if are_followed {
-            node.spawn(follow_files(node.reloader.clone(), stop.clone()));
         }
         let state = node.node_state.clone();
         node.spawn_until_stop(async move { state.send_orders().await });
@@ -213,6 +218,16 @@ async fn notice_steps(node_state: Arc<NodeState>, clock: Arc<dyn Clock>, stop: C
         tracing::warn!(woken, what, "clock stepped; re-evaluating all streams");
     };
     watch_clock(clock, noticed, stop).await;
+}
+
+/// Runs a part that may wait for a file system as long as that likes: the few threads that serve must not.
+async fn on_a_thread_of_its_own(part: impl Future<Output = ()> + Send + 'static) {
+    let runtime = Handle::current();
+    if let Err(ended) = tokio::task::spawn_blocking(move || runtime.block_on(part)).await
+        && let Ok(panic) = ended.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 #[cfg(test)]

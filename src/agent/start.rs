@@ -103,7 +103,9 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let (entry_sources, sockets) = (Vec::new(), Vec::new());
     let setup = NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors };
     let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(serving_threads(cores))
         .enable_all()
         .build()
         .map_err(|why| NotRunning::System { what: "no threads", why: why.to_string() })?;
@@ -111,6 +113,12 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     journal.close(LAST_LINES);
     ended
+}
+
+/// How many threads serve. At every event a worker of the runtime wakes another to look for work, which costs more than
+/// the work: one thread for four cores answers more than one for each.
+fn serving_threads(cores: usize) -> usize {
+    cores.div_ceil(4).clamp(1, 4)
 }
 
 /// The crypto library takes its first entropy from the jitter of the processor, for some 20 ms: by another thread, while
@@ -211,4 +219,15 @@ fn open_authority(
         }
     }
     Ok(authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_serves_for_four_cores_and_never_more_than_four_do() {
+        let threads = [0, 1, 2, 4, 5, 8, 9, 12, 13, 16, 17, 256].map(serving_threads);
+        assert_eq!(threads, [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]);
+    }
 }

@@ -70,7 +70,7 @@ fn bundle_warnings(settings: &federation::FederationSettings) -> Vec<Problem> {
         Ok((_, ignored)) => {
             ignored.iter().map(|ignored| format!("of the bundle of {name} is ignored: {ignored}")).collect()
         }
-        Err(why) => vec![format!("gives no bundle of {name}, which nobody here will believe: {why}")],
+        Err(why) => vec![format!("gives no bundle of {name}, so no SVID of it verifies here: {why}")],
     };
     texts.into_iter().map(|text| Problem::of_file(&settings.bundle_file, text)).collect()
 }

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_comes_before_the_configuration_and_the_configuration_before_the_default() {
+    fn a_flag_wins_over_the_configuration_and_that_over_the_default() {
         let mut config = tempfile::NamedTempFile::new().unwrap();
         config.write_all(b"[admin]\nsocket = \"/from/config\"\n").unwrap();
         let found = |named, config| find(named, config, "admin", ADMIN_SOCKET).unwrap();

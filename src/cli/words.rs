@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_rewrite_the_screen_is_shown_by_its_number() {
+    fn a_character_that_could_rewrite_the_screen_is_escaped() {
         assert_eq!(printable("Käse \u{1b}[2J\n\u{202e}"), "Käse \\u{1b}[2J\\u{a}\\u{202e}");
     }
 }

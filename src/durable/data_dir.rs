@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_power_cut_at_any_step_leaves_the_old_record_or_the_new_one_and_once_stored_the_new_one() {
+    fn a_power_cut_leaves_the_old_record_or_the_new_one_at_any_step() {
         let (old, new) = (vec![b'o'; 3000], vec![b'n'; 5000]);
         let (mut seen_old, mut seen_new, mut finished) = (false, false, false);
         for step in 0.. {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_fails_is_reported_and_the_old_record_stays_until_the_names_are_synced() {
+    fn a_failed_step_is_reported_and_leaves_the_old_record_before_the_sync() {
         for (step, what) in ["remove", "create", "write", "sync", "rename", "sync the names"].iter().enumerate() {
             let disk = SimulatedDisk::default();
             over(&disk).store(Name::Authority, b"old").unwrap();
@@ -308,15 +308,13 @@ mod tests {
     }
 
     #[test]
-    fn a_second_owner_is_refused_with_the_name_of_the_first_until_that_has_gone() {
+    fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
         let path = private();
         let first = DataDir::open(path.path()).unwrap();
         match DataDir::open(path.path()) {
             Err(OpenDataDirError::Locked { holder: Some(pid), .. }) => assert_eq!(pid, std::process::id()),
             Err(OpenDataDirError::Locked { holder: None, .. }) => {
-                eprintln!(
-                    "skipped: a_second_owner_is_refused_with_the_name_of_the_first_until_that_has_gone: no /proc/locks"
-                );
+                eprintln!("skipped: a_second_daemon_is_refused_with_the_pid_of_the_first: no /proc/locks");
             }
             other => panic!("{other:?}"),
         }
@@ -325,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_have_reached_is_refused_with_the_command_that_repairs_it() {
+    fn a_file_that_others_can_reach_is_refused_with_the_fix() {
         let path = TempDir::new().unwrap();
         let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         chmod(path.path(), 0o750);
@@ -346,9 +344,9 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_another_user_is_refused() {
+    fn a_file_of_another_user_is_refused() {
         if !geteuid().is_root() {
-            eprintln!("skipped: what_belongs_to_another_user_is_refused: needs root to give a file away");
+            eprintln!("skipped: a_file_of_another_user_is_refused: needs root to give a file away");
             return;
         }
         let path = private();

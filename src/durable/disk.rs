@@ -47,7 +47,7 @@ impl Disk {
             Err(Errno::NOTDIR) => return Err(OpenDataDirError::NotADirectory { path: path.to_owned() }),
             opened => opened.map_err(failed("open"))?,
         };
-        let stat = rustix::fs::fstat(&directory).map_err(failed("look at"))?;
+        let stat = rustix::fs::fstat(&directory).map_err(failed("inspect"))?;
         let own = geteuid().as_raw();
         if stat.st_uid != own {
             return Err(OpenDataDirError::ForeignOwner { path: path.to_owned(), owner: stat.st_uid, own });

@@ -21,7 +21,7 @@ pub enum OpenDataDirError {
         /// Process id of the other daemon, where the kernel shows it.
         holder: Option<u32>,
     },
-    /// Others than its owner may look into it.
+    /// Others than its owner may open it.
     #[error("{path} has mode {mode:04o}, so that others can reach the authority's keys; type: chmod 0700 {path}")]
     TooWide {
         /// The directory.

@@ -30,6 +30,14 @@ impl EncodedBundle {
     pub fn bundle(&self) -> &Arc<Bundle> {
         &self.bundle
     }
+
+    fn x509(&self) -> Option<Bytes> {
+        (!self.bundle.x509_authorities.is_empty()).then(|| self.x509.clone())
+    }
+
+    fn jwks(&self) -> Option<Bytes> {
+        (!self.bundle.jwt_authorities.is_empty()).then(|| self.jwks.clone())
+    }
 }
 
 impl PartialEq for EncodedBundle {
@@ -107,22 +115,22 @@ impl VisibleBundles {
         self.own.x509.clone()
     }
 
-    /// The foreign trust domains' roots.
+    /// The foreign trust domains' roots, without the domains that have none.
     #[must_use]
     pub fn foreign_x509(&self) -> EncodedBundles {
-        self.foreign.iter().map(|(name, published)| (name.clone(), published.x509.clone())).collect()
+        self.foreign(EncodedBundle::x509)
     }
 
-    /// Every trust domain's roots, the own one included.
+    /// Every trust domain's roots, the own one included; without the foreign domains that have none.
     #[must_use]
     pub fn x509(&self) -> EncodedBundles {
-        self.each(|published| published.x509.clone())
+        self.with_own(&self.own.x509, EncodedBundle::x509)
     }
 
-    /// Every trust domain's JWK Set, the own one included.
+    /// Every trust domain's JWK Set, the own one included; without the foreign domains that have no JWT key.
     #[must_use]
     pub fn jwt(&self) -> EncodedBundles {
-        self.each(|published| published.jwks.clone())
+        self.with_own(&self.own.jwks, EncodedBundle::jwks)
     }
 
     /// The bundle of a trust domain that this caller may see, by its bare name.
@@ -143,11 +151,63 @@ impl VisibleBundles {
         self.own.bundle.trust_domain.as_str() == trust_domain
     }
 
-    fn each(&self, encoding: impl Fn(&EncodedBundle) -> Bytes) -> EncodedBundles {
-        self.foreign
-            .values()
-            .chain([&self.own])
-            .map(|published| (published.bundle.trust_domain.clone(), encoding(published)))
-            .collect()
+    /// py-spiffe 0.3 refuses a whole X.509 message for one empty bundle in it, the workload's own SVID included. A bundle
+    /// that is left out says the same: nothing of that domain can be verified.
+    fn foreign(&self, encoding: impl Fn(&EncodedBundle) -> Option<Bytes>) -> EncodedBundles {
+        self.foreign.iter().filter_map(|(name, published)| Some((name.clone(), encoding(published)?))).collect()
+    }
+
+    fn with_own(&self, own: &Bytes, encoding: impl Fn(&EncodedBundle) -> Option<Bytes>) -> EncodedBundles {
+        let mut bundles = self.foreign(encoding);
+        bundles.insert(self.own.bundle.trust_domain.clone(), own.clone());
+        bundles
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::JwtAuthority;
+    use crate::identity::jose::Algorithm;
+    use crate::identity::jose::PublicKey;
+    use crate::identity::key_pair::KeyType;
+
+    const OWN: &str = "example.org";
+    const X509_ONLY: &str = "x509.example";
+    const JWT_ONLY: &str = "jwt.example";
+    const EMPTY: &str = "empty.example";
+
+    fn bundle(trust_domain: &str) -> Bundle {
+        Bundle::empty(trust_domain.parse().unwrap())
+    }
+
+    /// What somebody sees who federates with everybody.
+    fn view() -> VisibleBundles {
+        let (_, public_key) = KeyType::P256.generate().unwrap();
+        let key = PublicKey::from_spki(&public_key).unwrap();
+        let jwt_authorities = vec![JwtAuthority::named_by_thumbprint(key, Algorithm::Es256).unwrap()];
+        let x509_authorities = vec![Bytes::from_static(b"a root")];
+        let foreign = [
+            Bundle { x509_authorities, ..bundle(X509_ONLY) },
+            Bundle { jwt_authorities, ..bundle(JWT_ONLY) },
+            bundle(EMPTY),
+        ];
+        let foreign: BTreeMap<_, _> = foreign.map(|bundle| (bundle.trust_domain.clone(), Arc::new(bundle))).into();
+        BundleSet::new(None, Arc::new(bundle(OWN)), &foreign).view(foreign.keys())
+    }
+
+    fn names(bundles: &EncodedBundles) -> Vec<&str> {
+        bundles.keys().map(TrustDomain::as_str).collect()
+    }
+
+    #[test]
+    fn a_foreign_domain_without_roots_is_left_out_of_x509_messages() {
+        assert_eq!(names(&view().foreign_x509()), [X509_ONLY]);
+        assert_eq!(names(&view().x509()), [OWN, X509_ONLY]);
+    }
+
+    #[test]
+    fn a_foreign_domain_without_jwt_keys_is_left_out_of_jwt_bundles() {
+        assert_eq!(names(&view().jwt()), [OWN, JWT_ONLY]);
     }
 }

@@ -1,5 +1,5 @@
 //! Which files have changed and settled, from one snapshot of all watched files after another. Pure: the driver takes the
-//! snapshots and tells the time.
+//! snapshots and passes the time.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn of_256_code_points_beside_the_slash_39_are_in_trust_domains_and_65_in_paths() {
+    fn a_trust_domain_takes_39_characters_and_a_path_65() {
         let accepted = |around: fn(char) -> String| -> String {
             (0..=255_u8).map(char::from).filter(|c| is_spiffe_id(around(*c).as_bytes())).collect()
         };
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_displayed_is_what_was_parsed(text in "spiffe://[a-zA-Z0-9._-]{0,9}(/[a-zA-Z0-9._/%-]{0,9}){0,3}|\\PC{0,40}") {
+        fn an_id_is_displayed_as_it_was_parsed(text in "spiffe://[a-zA-Z0-9._-]{0,9}(/[a-zA-Z0-9._/%-]{0,9}){0,3}|\\PC{0,40}") {
             if let Ok(id) = text.parse::<SpiffeId>() {
                 prop_assert_eq!(id.to_string(), &*text);
                 let domain: TrustDomain = id.trust_domain().parse().unwrap();
@@ -356,7 +356,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_built_from_parts_parses_as_itself(name in "[a-z0-9._-]{1,20}", path in "(/[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,9}){1,4}") {
+        fn an_id_built_from_parts_parses_as_itself(name in "[a-z0-9._-]{1,20}", path in "(/[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,9}){1,4}") {
             let id = SpiffeId::new(&name.parse().unwrap(), &path).unwrap();
             prop_assert_eq!(id.to_string().parse::<SpiffeId>().unwrap(), id.clone());
             prop_assert_eq!((id.trust_domain(), id.path()), (&*name, &*path));

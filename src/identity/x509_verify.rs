@@ -82,7 +82,7 @@ pub enum InvalidX509Svid {
     Path(webpki::Error),
 }
 
-/// Verifies `chain`, DER, leaf first, and tells whose it is.
+/// Verifies `chain`, DER, leaf first, and returns whose it is.
 ///
 /// SECURITY: the trust domain of the leaf's ID alone says which roots are asked (SPEC: Workload API §4.6), so no trust
 /// domain can certify another's workloads.
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn only_certificates_that_may_sign_certificates_stand_between_leaf_and_root() {
+    fn an_intermediate_must_be_allowed_to_sign_certificates() {
         let root = root();
         let crl_only = root.intermediate("one", &|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
         let verdict = root.verdict(&[&crl_only.leaf(AS_IT_IS), &crl_only.der]);

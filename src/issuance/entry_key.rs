@@ -50,10 +50,11 @@ mod tests {
             EntryKey(Arc::new(entry))
         };
         let server = |id: &str| Origin::Server { server: "spire".to_owned(), entry: id.to_owned() };
-        let known = HashSet::from([entry(&|_| ()), entry(&|entry| entry.origin = server("1"))]);
+        let known = [entry(&|_| ()), entry(&|entry| entry.origin = server("1"))];
+        let hashed = HashSet::from(known.clone());
         let moved = Origin::File { file: "other.toml".into(), line: 90 };
-        assert!(known.contains(&entry(&|entry| entry.origin = moved.clone())));
-        assert!(known.contains(&entry(&|entry| entry.origin = server("1"))));
+        assert!(hashed.contains(&entry(&|entry| entry.origin = moved.clone())));
+        assert!(hashed.contains(&entry(&|entry| entry.origin = server("1"))));
         for change in [
             &|entry: &mut Entry| entry.terms.dns = vec!["web.internal".to_owned()],
             &|entry: &mut Entry| entry.selectors.push("unix:gid:1".parse().unwrap()),

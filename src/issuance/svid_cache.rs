@@ -281,6 +281,21 @@ mod tests {
         assert_eq!(cache.slots().len(), 1, "it is being renewed");
         underway.finish(refused(), UNIX_EPOCH + LIFE, 0.5);
         assert!(cache.slots().is_empty());
+        renewal_of(&cache, UNIX_EPOCH).finish(Ok(signed(1, UNIX_EPOCH)), UNIX_EPOCH, 0.5);
+        cache.drop_ended(UNIX_EPOCH + LIFE);
+        assert!(cache.slots().is_empty(), "nobody asked for it any more");
+    }
+
+    #[test]
+    fn a_pause_that_a_clock_measured_before_it_was_set_back_is_over() {
+        let (cache, late) = (SvidCache::default(), UNIX_EPOCH + LIFE);
+        renewal_of(&cache, UNIX_EPOCH).finish(Ok(signed(1, late - HALF - Duration::from_secs(1))), UNIX_EPOCH, 0.5);
+        assert!(renewal_of(&cache, late).finish(refused(), late, 0.5), "the earlier one is served");
+        assert!(
+            matches!(cache.next(&key(), late, || Ok(())), Ok(Next::Take(_, due)) if due == late + Duration::from_secs(1))
+        );
+        let set_back = late - Duration::from_secs(1);
+        assert!(matches!(cache.next(&key(), set_back, || Ok(())), Ok(Next::Renew(_))));
     }
 
     #[test]

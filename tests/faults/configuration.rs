@@ -428,7 +428,7 @@ fn config_check_reads_bundle_files_and_warns_of_those_the_daemon_would_start_wit
     let text = String::from_utf8(output.stdout).unwrap().replace(&format!("{}/", folder.path().display()), "");
     assert_eq!(
         text,
-        "b.json: gives no bundle of b.example, which nobody here will believe: it cannot be read: No such file or \
+        "b.json: gives no bundle of b.example, so no SVID of it verifies here: it cannot be read: No such file or \
          directory (os error 2) (warning)\nbonafide.toml: fine, 0 entries\n"
     );
     assert_eq!(output.status.code(), Some(0));

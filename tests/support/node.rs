@@ -51,7 +51,7 @@ use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 pub(crate) use crate::node::admin::AdminClient;
 pub(crate) use crate::node::authority::FakeAuthority;
-pub(crate) use crate::node::files::ConfigFolder;
+pub(crate) use crate::node::files::Folder;
 pub(crate) use crate::node::instruments::Records;
 pub(crate) use crate::node::instruments::Seeded;
 pub(crate) use crate::node::instruments::TestClock;
@@ -105,8 +105,8 @@ pub(crate) struct Setup<'a> {
 pub(crate) enum Configuration<'a> {
     /// These tables.
     Tables(&'a str),
-    /// The files of this folder, which are followed.
-    Files(&'a ConfigFolder),
+    /// The files of this folder, which are followed: on a thread of its own, which a paused clock would wait for.
+    Files(&'a Folder),
     /// What was accepted last, because the files are bad.
     LastAccepted,
 }
@@ -144,6 +144,16 @@ impl TestNode {
     /// A node each of whose connections holds `pipe` bytes, every one of which `observer` sees when it leaves.
     pub(crate) fn observed(seed: u64, tables: &str, pipe: usize, observer: Observer) -> Self {
         Self::with(Setup { seed, configuration: Configuration::Tables(tables), pipe, observer, ..Setup::default() })
+    }
+
+    /// A node that asks `evidence` beside the kernel, and has entries of `entries` beside its tables.
+    pub(crate) fn with_sources(
+        tables: &str,
+        evidence: Vec<Arc<dyn EvidenceSource>>,
+        entries: Vec<Arc<dyn EntrySource>>,
+    ) -> Self {
+        let configuration = Configuration::Tables(tables);
+        Self::with(Setup { configuration, evidence_sources: evidence, entry_sources: entries, ..Setup::default() })
     }
 
     pub(crate) fn with(setup: Setup<'_>) -> Self {
@@ -224,6 +234,13 @@ impl TestNode {
 
     pub(crate) fn stop(&self) {
         self.stop.cancel();
+    }
+}
+
+impl Drop for TestNode {
+    /// What follows files on a thread ends by this alone.
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

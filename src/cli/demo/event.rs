@@ -47,7 +47,7 @@ pub(super) enum DemoEvent {
     Refused { code: String, message: String },
     /// It gave up.
     Failed { why: String },
-    /// Its process has ended; nobody says this of itself.
+    /// Its process has ended, which the demo reports in its place.
     Exited { why: String },
 }
 

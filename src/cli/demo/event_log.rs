@@ -17,7 +17,7 @@ pub(super) struct EventLog {
     pub(super) address: Option<SocketAddr>,
     /// Requests answered on the connection that the client opened first.
     pub(super) answered: u64,
-    /// What the impostor heard: code and message.
+    /// The answer that the impostor got: code and message.
     pub(super) refused: Option<(String, String)>,
 }
 

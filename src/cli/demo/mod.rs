@@ -52,8 +52,8 @@ pub(in crate::cli) fn run(arguments: DemoArguments) -> ExitCode {
             Some(Part::Service(arguments)) => service::run(arguments).await,
             _ => tokio::select! {
                 biased;
-                () = told_to_stop() => Err(failed("the demo was interrupted", "somebody told it to stop")),
-                told = story::tell(arguments.plan, &mut screen) => told,
+                () = stop_signal() => Err(failed("the demo was interrupted", "it received a signal to stop")),
+                outcome = story::tell(arguments.plan, &mut screen) => outcome,
             },
         }
     });
@@ -61,7 +61,7 @@ pub(in crate::cli) fn run(arguments: DemoArguments) -> ExitCode {
 }
 
 /// Resolves at a signal that would otherwise end the process with its children and files left behind.
-async fn told_to_stop() {
+async fn stop_signal() {
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let waits = signals.into_iter().flatten().map(|mut signal| Box::pin(async move { signal.recv().await }));
     futures_util::future::select_all(waits).await;

@@ -83,8 +83,8 @@ impl DemoNode {
         fs::write(folder.path().join(CONFIGURATION), configuration(folder.path(), first_user, &plan))
             .map_err(|error| no_room("the configuration cannot be written", error))?;
         let daemon = start_daemon(&program, folder.path()).await?;
-        let (events, heard) = mpsc::channel(64);
-        Ok((Self { daemon, program, events, first_user, abandoned, folder }, heard))
+        let (events, received) = mpsc::channel(64);
+        Ok((Self { daemon, program, events, first_user, abandoned, folder }, received))
     }
 
     /// The node's folder.
@@ -92,7 +92,7 @@ impl DemoNode {
         self.folder.path()
     }
 
-    /// The folders of earlier demos that were removed, because nobody was left to do it.
+    /// The folders of earlier demos that were removed, because those demos were killed.
     pub(super) fn abandoned(&self) -> &[PathBuf] {
         &self.abandoned
     }
@@ -152,7 +152,7 @@ impl DemoNode {
         match ended {
             Ok(Ok(status)) if status.success() => {}
             Ok(status) => return Err(failed("the daemon did not end well", format!("{asked:?}, {status:?}\n{log}"))),
-            Err(_) => return Err(failed("the daemon did not stop when it was told to", log)),
+            Err(_) => return Err(failed("the daemon did not stop in time", log)),
         }
         fs::remove_dir_all(self.folder.path()).map_err(|error| failed("the folder cannot be removed", error))
     }
@@ -228,7 +228,7 @@ async fn start_daemon(program: &Path, folder: &Path) -> Result<Child, Failure> {
     };
     match outcome {
         Ok(Ok(())) => Ok(daemon),
-        Ok(Err(error)) => Err(failed("the daemon cannot be heard", error)),
+        Ok(Err(error)) => Err(failed("the daemon's readiness message cannot be read", error)),
         Err(why) => {
             let said = fs::read_to_string(log).unwrap_or_default();
             Err(no_room("the daemon did not start", format!("{why}\n{}", said.trim_end())))

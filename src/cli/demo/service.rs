@@ -1,5 +1,5 @@
-//! What runs in a service's own process. It is told where the socket is, whom to talk to, and nothing of itself; it says
-//! what it sees, one JSON object a line.
+//! What runs in a service's own process. Its arguments are the socket and the peer, and nothing about itself; it prints
+//! its events, one JSON object a line.
 
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -57,12 +57,12 @@ pub(super) async fn run(arguments: ServiceArguments) -> Result<Exit, Failure> {
         match (arguments.role, arguments.server) {
             (Role::Server, _) => serve(&source).await,
             (_, Some(server)) => ask(&source, server).await,
-            (_, None) => Err("it was not told where the server is".into()),
+            (_, None) => Err("--server is missing".into()),
         }
     };
     let outcome: Result<(), BoxError> = tokio::select! {
         biased;
-        () = told_to_end() => return Ok(Exit::Fine),
+        () = end_of_input() => return Ok(Exit::Fine),
         outcome = played => outcome,
     };
     let Err(error) = outcome else { return Ok(Exit::Fine) };
@@ -143,19 +143,19 @@ async fn request(connection: &mut Connection, number: u64) -> Result<(), BoxErro
     if answer == question { Ok(()) } else { Err(format!("request {number} was answered with {answer:?}").into()) }
 }
 
-/// Says something to whoever started this process; if that is gone, standard input has ended, too.
+/// Prints an event for the demo; if the demo has gone, standard input has ended, too.
 fn say(event: &DemoEvent) {
     let line = serde_json::to_string(event).unwrap_or_default() + "\n";
     let mut out = std::io::stdout().lock();
     let _nobody_listens = out.write_all(line.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Resolves when whoever started this process has gone or wants it to end.
-async fn told_to_end() {
+/// Resolves when the demo closes this process's standard input, or has gone.
+async fn end_of_input() {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
         let _said = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         let _nobody_waits = ended.send(());
     });
-    let _told = end.await;
+    let _ended = end.await;
 }

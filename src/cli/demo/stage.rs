@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_demo_holds_is_not_taken_for_abandoned() {
+    fn a_folder_that_another_demo_has_locked_is_not_abandoned() {
         let (held, other) = (Folder::new().unwrap(), Folder::new().unwrap());
         assert!(!other.remove_abandoned().contains(&held.path));
         assert!(held.path.is_dir());

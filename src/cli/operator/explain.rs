@@ -1,4 +1,4 @@
-//! `bonafide explain`: everything a decision rests on.
+//! `bonafide explain`: everything that a decision depends on.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Commands for whoever runs the daemon: each one question over the admin socket.
+//! The operator's commands: each is one request over the admin socket.
 
 pub(in crate::cli) mod client;
 pub mod explain;

@@ -49,7 +49,7 @@ fn text(report: &ReloadReport) -> String {
         text += &format!("  {}\n", wrap(&printable(&line), 2, 4));
     }
     if !report.swapped {
-        text += "next: mend the above, then bonafide reload\n";
+        text += "next: fix the above, then bonafide reload\n";
     }
     text
 }

@@ -71,7 +71,7 @@ fn text(report: &StatusReport) -> String {
     let configuration = &report.configuration;
     let in_force = match configuration.state {
         ReloadState::Current => "as on disk",
-        ReloadState::LastGood => "as last accepted, for the files are bad",
+        ReloadState::LastGood => "as last accepted, because the files are bad",
         ReloadState::HeldBack => "as before a change that waits for bonafide reload",
     };
     let accepted = from_now(configuration.accepted_at, now);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_on_one_screen() {
+    fn a_healthy_status_fits_one_screen() {
         assert_eq!(
             text(&report(|_| ())),
             " - bonafide 0.1.0, trust domain example.org, up 3h 12m\n\n\
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_stands_in_the_notes_and_keeps_to_the_screen() {
+    fn faults_are_in_the_notes_and_stay_within_the_screen() {
         let text = text(&report(|report| {
             report["reasons"] = json!([{ "name": "configuration", "severity": "degraded",
                 "detail": "bonafide.toml:3:1: unknown key \"trust\u{1b}[2J\"; did you mean trust_domain?\n".repeat(3) }]);

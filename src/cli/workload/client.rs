@@ -123,7 +123,7 @@ pub(in crate::cli) fn block_on<T>(
     })
 }
 
-/// What a refusal means for whoever typed the command.
+/// A refusal by the daemon as a failure of the command.
 pub(in crate::cli) fn refused(status: &Status) -> Failure {
     let why = printable(&status.source().map_or_else(|| status.message().to_owned(), root_cause));
     let explain = decision_in(status.message()).map_or_else(

@@ -32,7 +32,7 @@ const MAX_TOKEN: u64 = 1 << 20;
 pub struct ValidateArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
-    /// For whom the token is meant to be
+    /// The audience that the token must name
     #[arg(long)]
     audience: String,
     /// The token; - reads it from standard input, where no other process sees it

@@ -25,8 +25,8 @@ impl Bundle {
     }
 
     /// Reads a SPIFFE bundle (SPEC: Trust Domain and Bundle §4) of at most [`MAX_BUNDLE`] bytes and [`MAX_KEYS`] keys.
-    /// A single element that cannot be used is ignored and reported. An empty set is a bundle: nobody of that trust
-    /// domain is to be believed.
+    /// A single element that cannot be used is ignored and reported. An empty set is a bundle: no SVID of that trust
+    /// domain verifies.
     ///
     /// # Errors
     /// [`NotABundle`]

@@ -179,7 +179,7 @@ pub enum Because {
 }
 
 impl Because {
-    /// Whether somebody has to do something: all but keys of a kind that is merely not in use here.
+    /// Whether the operator has to act: for all but keys of a kind that is not in use here.
     #[must_use]
     pub fn is_a_fault(self) -> bool {
         self != Self::WitSvid

@@ -24,7 +24,7 @@ impl PemObject for Section {
 }
 
 /// Reads the certificates of a PEM file as the bundle of `trust_domain`. Unlike `"keys": []` in a SPIFFE bundle, a file
-/// without certificates says nothing, least of all that nobody is to be believed any more.
+/// without certificates is refused: it does not mean that no SVID verifies any more.
 pub(super) fn read(trust_domain: TrustDomain, bytes: &[u8]) -> Result<(Bundle, Vec<Ignored>), NotABundle> {
     if bytes.len() > MAX_BUNDLE {
         return Err(NotABundle::Json(InvalidJson::TooLarge { limit: MAX_BUNDLE }));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ca_certificate_is_ignored_with_its_place() {
+    fn a_section_without_a_ca_certificate_is_ignored_with_its_place() {
         let (leaf, key) = certificate(IsCa::NoCa);
         let (bundle, ignored) = read_text(&format!("{leaf}{}{key}", ca())).unwrap();
         assert_eq!(bundle.x509_authorities.len(), 1);

@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_alone_is_refused() {
+    fn a_document_that_is_not_only_json_is_refused() {
         let utf16: Vec<u8> = "{\"keys\":[]}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for bytes in [&b"\xef\xbb\xbf{\"keys\":[]}"[..], &utf16, b"{\"keys\":[]}x", b"<html>{\"keys\":[]}</html>", b""]
         {
@@ -492,7 +492,7 @@ mod tests {
     proptest! {
         /// Any document near a bundle is read without panic, and what was read reads the same once written.
         #[test]
-        fn what_is_read_survives_writing(picks in prop::collection::vec((0..6_usize, 0..8_usize, any::<bool>()), 0..4)) {
+        fn a_bundle_survives_writing_and_reading(picks in prop::collection::vec((0..6_usize, 0..8_usize, any::<bool>()), 0..4)) {
             let keys: Vec<Value> = picks.into_iter().map(|(base, member, remove)| {
                 let key = if base % 2 == 0 { root_key() } else { token_key(["a", "b", "c"][base / 2]) };
                 let name = ["kty", "use", "kid", "x5c", "crv", "x", "alg", "d"][member];

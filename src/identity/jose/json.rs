@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_exactly_one_json_text_is_refused() {
+    fn a_text_that_is_not_exactly_one_json_value_is_refused() {
         for bytes in [
             &b""[..],
             b"{",
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_what_a_common_parser_reads(bytes in prop::collection::vec(prop::sample::select(b"{}[]\":,01.e-a \\u".to_vec()), 0..40)) {
+        fn a_value_is_read_as_a_common_parser_reads_it(bytes in prop::collection::vec(prop::sample::select(b"{}[]\":,01.e-a \\u".to_vec()), 0..40)) {
             if let Ok(ours) = object(&bytes, LIMIT) {
                 prop_assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), Value::Object(ours));
             }

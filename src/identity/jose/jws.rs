@@ -153,7 +153,7 @@ struct Header {
 impl Header {
     fn read(part: &str) -> Result<Self, InvalidToken> {
         let header = object("header", part)?;
-        // SPEC: JWT-SVID §2.1: the algorithm is looked at before anything else.
+        // SPEC: JWT-SVID §2.1: the algorithm is checked before anything else.
         let algorithm = text(&header, "alg").and_then(Algorithm::from_name).ok_or(InvalidToken::Algorithm)?;
         // SECURITY: jku, jwk, x5u and x5c would bring the attacker's own key along; crit and b64 would change what is
         // signed. SPEC: JWT-SVID §2 has three parameters, so there is no list of bad ones to keep.
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_optional_may_be_absent_and_what_has_two_forms_may_have_either() {
+    fn an_optional_claim_may_be_absent_and_aud_may_have_either_form() {
         for header in
             [r#"{"alg":"ES256"}"#, r#"{"alg":"ES256","typ":"JOSE","kid":"k"}"#, r#" {"kid":"k","alg":"ES256"} "#]
         {
@@ -734,7 +734,7 @@ mod tests {
         }
     }
 
-    /// What the `jsonwebtoken` crate, told to require what a JWT-SVID requires, makes of a token.
+    /// The verdict of the `jsonwebtoken` crate, configured to require what a JWT-SVID requires.
     fn second_opinion(token: &str, algorithm: Algorithm, key: &PublicKey) -> bool {
         use jsonwebtoken::Algorithm as Theirs;
         let theirs = match algorithm {
@@ -763,7 +763,7 @@ mod tests {
 
         /// Tokens near validity, changed in one or two places and signed anew, or changed after signing.
         #[test]
-        fn what_we_accept_a_second_library_accepts(
+        fn a_token_that_we_accept_is_accepted_by_a_second_library(
             algorithm in prop::sample::select(Algorithm::ALL.into_iter().filter(|a| *a != Algorithm::Es512).collect::<Vec<_>>()),
             change in prop::sample::select(changes()),
             another in prop::sample::select(changes()),

@@ -68,7 +68,7 @@ pub enum UnusableKey {
         bits: usize,
     },
     /// It holds private or shared key material.
-    #[error("it holds private key material ({member:?}); whoever published it must replace that key")]
+    #[error("it holds private key material ({member:?}); its publisher must replace that key")]
     Private {
         /// The member that gives it away.
         member: &'static str,
@@ -103,7 +103,7 @@ impl PublicKey {
         }
     }
 
-    /// Reads the key members of a JWK (SPEC: RFC 7518 §6.2, §6.3); other members are not looked at, but private ones
+    /// Reads the key members of a JWK (SPEC: RFC 7518 §6.2, §6.3); other members are ignored, but private ones
     /// are refused.
     ///
     /// # Errors
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_written_as_jwk_is_read_as_the_same_key_also_when_a_coordinate_begins_with_zero() {
+    fn a_jwk_is_read_as_the_same_key_even_with_a_leading_zero_byte() {
         let mut with_a_leading_zero = 0;
         for curve in [
             &signature::ECDSA_P256_SHA256_FIXED_SIGNING,

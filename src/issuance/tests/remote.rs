@@ -111,6 +111,20 @@ async fn no_more_than_four_calls_are_away_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn orders_wait_for_a_call_to_end_while_four_are_away() {
+    let (world, signer) = world(10);
+    signer.begins_to(Behaves::Hangs);
+    let orders = (0..10).map(async |n| {
+        sleep(ROUND_TRIP * 2 * n).await;
+        svid(&world, "/web").await
+    });
+    let begun = Instant::now();
+    assert!(join_all(orders).await.iter().all(Result::is_err));
+    assert_eq!(signer.calls(), [1, 1, 1, 1, 6]);
+    assert_eq!(begun.elapsed().as_secs(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_not_answered_fails_after_ten_seconds_and_makes_room() {
     let (world, signer) = world(500);
     signer.begins_to(Behaves::Hangs);

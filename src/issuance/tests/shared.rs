@@ -48,6 +48,16 @@ async fn whoever_asks_before_the_half_gets_the_same_svid_and_the_same_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_asks_just_before_the_half_asks_again_in_a_second() {
+    let (world, _) = world();
+    let first = svid(&world, "/web").await.unwrap();
+    until(&world, first.renew_at - Duration::from_millis(100)).await;
+    let second = svid(&world, "/web").await.unwrap();
+    assert_eq!(second.issuance, first.issuance);
+    assert_eq!(second.renew_at, world.clock.now() + Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn entries_share_nothing_and_an_entry_on_other_terms_is_another() {
     let (world, signer) = world();
     let mut other_terms = entry("/web");

@@ -6,6 +6,9 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::executables::tamper;
 use crate::node::HONEST;
@@ -76,6 +79,29 @@ fn attack_28_file_systems_that_never_answer_hold_up_nobody_else() {
         }
     });
     assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "once its file system has gone");
+}
+
+/// Defence: `agent::daemon::on_a_thread_of_its_own`. On a thread that serves, nobody is answered while the file is looked at.
+#[test]
+fn a_bundle_file_on_a_file_system_that_never_answers_holds_up_nobody() {
+    let table = "[[federation]]\ntrust_domain = \"partner.example\"\nbundle_file = \"TRUSTED-0/program\"\n";
+    let Some(node) = Node::start_behind("a_bundle_file_that_hangs", &["unshare", "-m"], table) else { return };
+    let hanging = from_lying_files(&node, "hangs", 0);
+    let enough = node.trusted.with_file_name("enough");
+    let waits = format!(
+        "import time\nfor _ in range(300):\n if os.path.exists({enough:?}): break\n time.sleep(.1)\nprint('unmounted')"
+    );
+    std::thread::scope(|threads| {
+        let mounted = threads.spawn(|| node.gets_by(&hanging, &waits));
+        let begun = Instant::now();
+        let mut answers = Vec::new();
+        while begun.elapsed() < Duration::from_secs(2) {
+            answers.push(node.honest_gets(PYTHON, 41000));
+        }
+        fs::write(enough, "").unwrap();
+        assert_eq!(mounted.join().unwrap(), "unmounted");
+        assert!(answers.len() > 3 && answers.iter().all(|answer| answer == "identity"), "{answers:?}");
+    });
 }
 
 /// Defence: `Hashing::spend`. With it returning early, 1,376 MiB are read.

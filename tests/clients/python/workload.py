@@ -2,6 +2,7 @@
 SPIFFE_ENDPOINT_SOCKET, as any workload does.
 
     probe                          every call of the API, verification of what it gives, and one rotation
+    federated                      its SPIFFE ID, and the trust domains of each kind of bundle that it sees
     token AUDIENCE                 a token, checked by PyJWT against the JWT bundle
     server PEER                    answers lines over mTLS, to PEER alone; prints where it listens
     client PEER ADDRESS REQUESTS   sends lines over mTLS, to PEER alone; a new connection every 20 requests
@@ -52,6 +53,18 @@ def probe():
         assert updated.wait(9), "no rotation within 9 s"
         assert serial(source) != first, "an update came with the old serial"
         print("rotated", svid.spiffe_id)
+
+
+def federated():
+    with X509Source(timeout_in_seconds=5) as source, WorkloadApiClient(default_timeout=5) as client:
+        print("id", source.svid.spiffe_id)
+        print("svid", *names(source.bundles))
+        print("x509", *names(client.fetch_x509_bundles().bundles))
+        print("jwt", *names(client.fetch_jwt_bundles().bundles))
+
+
+def names(bundles):
+    return sorted(bundle.trust_domain.name for bundle in bundles)
 
 
 def token(audience):
@@ -124,6 +137,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["probe"]:
             probe()
+        case ["federated"]:
+            federated()
         case ["token", audience]:
             token(audience)
         case ["server", peer]:

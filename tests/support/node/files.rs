@@ -1,4 +1,4 @@
-//! A configuration on the disk of this machine: a main file, and bundle files beside it.
+//! Files on the disk of this machine: a configuration, and bundles.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,20 +7,28 @@ use tempfile::TempDir;
 
 use crate::node::TRUST_DOMAIN;
 
-/// A folder that goes away with the value.
-pub(crate) struct ConfigFolder(TempDir);
+const MAIN: &str = "bonafide.toml";
 
-impl ConfigFolder {
+/// A folder that goes away with the value.
+pub(crate) struct Folder(TempDir);
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+impl Folder {
     /// A folder with a main file of these tables.
-    pub(crate) fn new(tables: &str) -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
+    pub(crate) fn of(tables: &str) -> Self {
+        let folder = Self::default();
         folder.write_main(tables);
         folder
     }
 
     /// The main file.
-    pub(crate) fn main(&self) -> PathBuf {
-        self.path("bonafide.toml")
+    pub(super) fn main(&self) -> PathBuf {
+        self.path(MAIN)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -29,7 +37,7 @@ impl ConfigFolder {
 
     /// Replaces the main file, as an editor does.
     pub(crate) fn write_main(&self, tables: &str) {
-        self.write("bonafide.toml", &configuration(TRUST_DOMAIN, tables));
+        self.write(MAIN, &configuration(TRUST_DOMAIN, tables));
     }
 
     /// Replaces a file, as an editor does.

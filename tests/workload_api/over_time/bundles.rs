@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bonafide::agent::reload::ReloadTrigger;
 use bonafide::time::Clock as _;
 use tonic::Code;
 
 use crate::kernel::FakeProcess;
 use crate::node::Client;
-use crate::node::ConfigFolder;
 use crate::node::Configuration;
+use crate::node::Folder;
 use crate::node::Seen;
 use crate::node::Setup;
 use crate::node::TestNode;
@@ -31,15 +32,15 @@ async fn soon<M>(updates: &mut Updates<M>) -> M {
     }
 }
 
-/// A node whose user 1000 sees the bundle of a partner once there is one in its file.
-fn federated() -> (TestNode, ConfigFolder) {
-    let web = workload("/web", &["unix:uid:1000"]);
-    let folder = ConfigFolder::new(&format!(
-        "{web}federates_with = [\"partner.test\"]\n\
-         [[federation]]\ntrust_domain = \"partner.test\"\nbundle_file = \"partner.json\"\n"
-    ));
-    let node = TestNode::with(Setup { configuration: Configuration::Files(&folder), ..Setup::default() });
-    (node, folder)
+/// A node whose user 1000 sees the bundle of a partner once `partner.json` in the folder has one.
+fn federated() -> (TestNode, Folder) {
+    let folder = Folder::default();
+    let tables = format!(
+        "{}federates_with = [\"partner.test\"]\n[[federation]]\ntrust_domain = \"partner.test\"\nbundle_file = {:?}\n",
+        workload("/web", &["unix:uid:1000"]),
+        folder.path("partner.json")
+    );
+    (TestNode::start(7, &tables), folder)
 }
 
 /// The partner, whose user 2000 is its `/client`.
@@ -95,7 +96,7 @@ async fn a_partners_token_is_valid_while_the_partner_is_believed() {
     folder.write("partner.json", &partner.authority.document());
     assert!(soon(&mut keys).await.bundles.contains_key(PARTNER));
     assert_eq!(web.validate("ledger", &token).await.unwrap().spiffe_id, format!("{PARTNER}/client"));
-    folder.write_main(&workload("/web", &["unix:uid:1000"]));
+    node.reload(&workload("/web", &["unix:uid:1000"]), ReloadTrigger::Asked);
     assert!(!soon(&mut keys).await.bundles.contains_key(PARTNER));
     assert_eq!(web.validate("ledger", &token).await.unwrap_err(), Code::InvalidArgument);
 }

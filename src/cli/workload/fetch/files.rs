@@ -42,7 +42,7 @@ pub(in crate::cli::workload::fetch) fn pem(label: &str, der: &[u8]) -> Zeroizing
 /// Files that belong together: a key, its certificate, the bundle beside them.
 ///
 /// Their names are links through one link, `..KIND`, to a directory of this set alone. Replacing that one link replaces
-/// all of them, so nobody ever finds a key beside the certificate of another.
+/// all of them, so no reader finds a key beside the certificate of another.
 pub(in crate::cli::workload::fetch) struct FileSet {
     kind: &'static str,
     files: Vec<NewFile>,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_takes_the_place_of_the_one_before_with_its_modes_and_leaves_nothing_of_it() {
+    fn a_set_replaces_the_one_before_with_its_modes_and_all_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("elsewhere"), "untouched").unwrap();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_while_sets_are_replaced_finds_files_that_belong_together() {
+    fn a_reader_sees_one_set_while_sets_are_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let write = |text: &str| set(&[("svid.0.pem", text), ("svid.0.key", text)]).write(folder.path()).unwrap();
         write("0");
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_told() {
+    fn a_missing_folder_is_reported_with_mkdir() {
         let failure = set(&[("svid.0.pem", "")]).write(Path::new("/nonexistent")).unwrap_err();
         assert!(failure.what.contains("/nonexistent") && failure.next.starts_with("mkdir"), "{failure:?}");
     }

@@ -30,7 +30,7 @@ use crate::endpoints::workload_api::proto::JwtsvidRequest;
 pub struct JwtArguments {
     #[command(flatten)]
     socket: WorkloadSocket,
-    /// Whom the token is for; may be given up to eight times
+    /// The audience of the token; may be given up to eight times
     #[arg(long, value_name = "AUDIENCE", required = true)]
     audience: Vec<String>,
     /// Only this identity

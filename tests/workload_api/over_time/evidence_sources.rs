@@ -1,0 +1,215 @@
+//! A source of evidence that is late, changes its mind, goes down and hangs: what streams gain, keep and lose by it (SPEC:
+//! product contract §5, rules 7 and 9).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::kernel::FakePid;
+use crate::kernel::FakeProcess;
+use crate::late_source::DELAY;
+use crate::late_source::LateSource;
+use crate::node::Seen;
+use crate::node::TestNode;
+use crate::node::Updates;
+use crate::node::ids;
+use crate::node::workload;
+use crate::server_entries::server;
+
+const LABELLED: &str = "spiffe://example.org/labelled";
+const PLAIN: &str = "spiffe://example.org/plain";
+const LABEL: &[&str] = &["unix:uid:1000", "docker:label:app:web"];
+/// `[attest] wait`, by default.
+const WAIT: Duration = Duration::from_secs(5);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A node whose `/labelled` needs the label `app:web`, and a process that has it. `/plain` needs the user alone.
+struct Scene {
+    node: TestNode,
+    source: LateSource,
+    web: FakePid,
+}
+
+impl Scene {
+    /// With these entries in order, of `/labelled` and `/plain`.
+    fn new(order: &[&str]) -> Self {
+        let source = LateSource::default();
+        source.label(1000, Some("app:web"));
+        let entries: Vec<(&str, &[&str])> = order
+            .iter()
+            .map(|path| (*path, if *path == "/labelled" { LABEL } else { &["unix:uid:1000"] as &[&str] }))
+            .collect();
+        // What is pushed once is enough: the server stays silent.
+        let (_silent, entries) = server(&entries);
+        let node = TestNode::with_sources("", vec![std::sync::Arc::new(source.clone())], vec![entries]);
+        let web = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
+        Self { node, source, web }
+    }
+
+    /// A stream of the process, and how long its first message or its end took.
+    async fn first(&self) -> (Updates, Seen, Duration) {
+        let begun = Instant::now();
+        let mut stream = self.node.workload_later(&self.web);
+        let seen = stream.next().await;
+        (stream, seen, begun.elapsed())
+    }
+}
+
+fn names(seen: &Seen) -> Vec<String> {
+    match seen {
+        Seen::Update(update) => ids(update),
+        Seen::End(code) => panic!("the stream ended with {code}"),
+    }
+}
+
+fn first_serial(seen: &Seen) -> Vec<u8> {
+    match seen {
+        Seen::Update(update) => update.svids[0].x509_svid.to_vec(),
+        Seen::End(code) => panic!("the stream ended with {code}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_answer_waits_for_the_evidence_that_alone_can_permit() {
+    let (_stream, seen, took) = Scene::new(&["/labelled"]).first().await;
+    assert_eq!(names(&seen), [LABELLED]);
+    assert!(took >= DELAY && took < SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_answer_waits_for_evidence_of_an_earlier_entry() {
+    let (_stream, seen, took) = Scene::new(&["/labelled", "/plain"]).first().await;
+    assert_eq!(names(&seen), [LABELLED, PLAIN]);
+    assert!(took >= DELAY, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn evidence_of_a_later_entry_arrives_as_an_update() {
+    let scene = Scene::new(&["/plain", "/labelled"]);
+    let (mut stream, seen, took) = scene.first().await;
+    assert_eq!(names(&seen), [PLAIN]);
+    assert!(took < DELAY, "{took:?}");
+    let update = stream.within(SECOND).await.unwrap();
+    assert_eq!(names(&update), [PLAIN, LABELLED]);
+    assert_eq!(first_serial(&update), first_serial(&seen), "what it had stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_turns_out_to_lack_the_label_is_denied() {
+    let scene = Scene::new(&["/labelled"]);
+    scene.source.label(1000, None);
+    let (_stream, seen, took) = scene.first().await;
+    assert_eq!(seen, Seen::End(Code::PermissionDenied));
+    assert!(took >= DELAY, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_delays_the_first_caller_for_the_wait_and_the_next_not_at_all() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    scene.source.hang();
+    let (_first, seen, took) = scene.first().await;
+    assert_eq!((names(&seen), took.as_secs()), (vec![PLAIN.to_owned()], WAIT.as_secs()));
+    let (_second, seen, took) = scene.first().await;
+    assert_eq!(names(&seen), [PLAIN]);
+    assert!(took < DELAY, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_whom_only_a_hanging_source_could_help_may_retry() {
+    let scene = Scene::new(&["/labelled"]);
+    scene.source.hang();
+    let (_stream, seen, took) = scene.first().await;
+    assert_eq!((seen, took.as_secs()), (Seen::End(Code::Unavailable), WAIT.as_secs()));
+    let refused = scene.node.records.0.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(refused.reason.as_deref(), Some("awaiting_evidence"));
+    assert_eq!(refused.detail.as_deref(), Some("no answer yet from: docker"));
+    scene.source.come_back();
+    assert_eq!(names(&scene.first().await.1), [LABELLED]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_gains_an_identity_when_its_source_comes_back() {
+    let scene = Scene::new(&["/plain", "/labelled"]);
+    scene.source.hang();
+    let (mut stream, seen, _) = scene.first().await;
+    assert_eq!(names(&seen), [PLAIN]);
+    assert_eq!(stream.within(MINUTE).await, None);
+    scene.source.come_back();
+    assert_eq!(names(&stream.within(SECOND).await.unwrap()), [PLAIN, LABELLED]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_goes_down_takes_nothing_until_the_svid_ends() {
+    let scene = Scene::new(&["/labelled"]);
+    let (mut stream, ..) = scene.first().await;
+    scene.source.go_down();
+    assert_eq!(stream.within(59 * MINUTE).await, None);
+    assert_eq!(stream.within(2 * MINUTE).await, Some(Seen::End(Code::Unavailable)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_down_stops_no_renewal_of_another_identity() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let (mut stream, first, _) = scene.first().await;
+    scene.source.go_down();
+    let renewed = stream.within(40 * MINUTE).await.unwrap();
+    assert_eq!(names(&renewed), [LABELLED, PLAIN], "the default identity stays");
+    assert_eq!(first_serial(&renewed), first_serial(&first), "and gets nothing new");
+    scene.source.come_back();
+    let recovered = stream.within(2 * MINUTE).await.unwrap();
+    assert_ne!(first_serial(&recovered), first_serial(&first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_stream_gets_no_other_default_identity_while_the_source_is_down() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let (_live, first, _) = scene.first().await;
+    assert_eq!(names(&first), [LABELLED, PLAIN]);
+    scene.source.go_down();
+    let (_stream, seen, took) = scene.first().await;
+    assert_eq!(seen, Seen::End(Code::Unavailable));
+    assert!(took < SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_loses_its_label_loses_the_identity() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let (mut stream, ..) = scene.first().await;
+    scene.source.label(1000, None);
+    assert_eq!(names(&stream.within(SECOND).await.unwrap()), [PLAIN]);
+    scene.source.label(1000, Some("app:web"));
+    assert_eq!(names(&stream.within(SECOND).await.unwrap()), [LABELLED, PLAIN]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_for_one_identity_waits_for_its_evidence_alone() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    scene.source.hang();
+    let client = scene.node.client(&scene.web);
+    let fetch = async |id: &str| {
+        let begun = Instant::now();
+        let answer = client.jwt_svids("ledger", id).await;
+        (answer.map(|svids| svids.len()), begun.elapsed())
+    };
+    let (plain, took) = fetch(PLAIN).await;
+    assert_eq!(plain, Ok(1));
+    assert!(took < DELAY, "{took:?}");
+    let (labelled, took) = fetch(LABELLED).await;
+    assert_eq!((labelled, took.as_secs()), (Err(Code::Unavailable), WAIT.as_secs()));
+    let (unknown, _) = fetch("spiffe://example.org/other").await;
+    assert_eq!(unknown, Err(Code::PermissionDenied));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_delays_no_process_that_it_cannot_help() {
+    let scene = Scene::new(&["/labelled"]);
+    scene.source.hang();
+    let tables = workload("/db", &["unix:uid:1001"]);
+    scene.node.reload(&tables, bonafide::agent::reload::ReloadTrigger::Asked);
+    let db = scene.node.kernel.spawn(FakeProcess { uid: 1001, gid: 1001, ..FakeProcess::default() });
+    let begun = Instant::now();
+    assert_eq!(scene.node.workload(&db).await.ids().await, ["spiffe://example.org/db"]);
+    assert!(begun.elapsed() < DELAY);
+}
