@@ -1,12 +1,42 @@
 //! **bonafide** gives every process on a Linux node its own short-lived SPIFFE identity, proven by the kernel and not by
 //! a secret.
 //!
-//! The house has floors. A module names only floors below its own, and siblings on one floor do not know each other;
-//! `tests/floors.rs` fails when anything reaches up. A connection goes up and down it like this: a door
-//! (`endpoints`) accepts a socket and hands the process behind it to `entitlement`, which has it attested
-//! (`attestation`), decided (`policy`, by the entries of `registration`), issued for (`issuance`, signed by an
-//! `authority`), and gives the door updates to encode, until the process ends or stops being what it was.
-//! `agent` builds all of it from one configuration; `cli` is what a person types.
+//! # Floors
+//!
+//! A module names only modules of the floors below its own, and no two files use each other; `tests/floors.rs` fails
+//! otherwise, and when the order below is another one than its own.
+//!
+//! # The trip of an SVID
+//!
+//! `endpoints` accepts a socket and hands the process behind it to `entitlement`, which opens a stream for it. The driver
+//! of the stream (`entitlement/stream.rs`, `Driver::next_update`) has the process attested (`attestation`: the kernel's
+//! facts, and what each source of evidence says), decided (`policy`, by the rulebook that holds the entries of
+//! `registration`), issued for (`issuance`, signed by an `authority`) and recorded (`audit`). It hands the update back to
+//! the endpoint, which encodes it. Before the first byte of a secret leaves, the transport asks the connection's gate
+//! whether the process and the permits still are what they were.
+//!
+//! # Tasks
+//!
+//! `agent` builds all of it from one configuration. Every task is spawned by [`agent::node::Node`] or `agent/daemon.rs`;
+//! one that ends early stops the daemon.
+//!
+//! | task | does | is woken by |
+//! |---|---|---|
+//! | accept loop, one per door | admits connections within their budgets, spawns one task each | the listener |
+//! | connection | runs HTTP/2 and every stream of the connection; a stream runs when its door asks for the next item | the socket, the streams, exit of the process, the stop |
+//! | bundle publisher | encodes changed bundles and swaps them | the authority, the bundle files |
+//! | rulebook owner, one per source of entries | merges entries of all sources into the next rulebook | the source |
+//! | configuration and bundle files, on threads of their own | read files that changed | inotify, a timer |
+//! | order queue | sends orders to a signer on the network in batches | an order |
+//! | look-up | resolves a path or hashes a file on a bounded thread | its thread |
+//! | watches: clock, authority, memory, readiness, suppressed records | compare, report | a timer, a reason |
+//! | log writer, a thread | empties the queue of lines | a line |
+//!
+//! # Locks
+//!
+//! A mutex is held for a few instructions, never across an await, and no other is taken meanwhile. Three are held for
+//! longer, by those who write and never by those who serve: one for a whole reload (`agent/reload`), then the rulebook
+//! owner's for a whole swap, then the data directory's for a write. `entitlement` has the map of its own.
 
 // 11
 pub mod cli; // every command, its arguments, its screen and its exit code
@@ -15,17 +45,17 @@ pub mod agent; // builds everything from one configuration, swaps it at a reload
 // 9
 pub mod endpoints; // sockets, gRPC and HTTP: codecs that decide nothing
 // 7
-pub mod entitlement; // one live caller: what it holds now and why, until it ends
+pub mod entitlement; // what each live process holds now and why, until it ends
 // 6
 pub mod issuance; // permits become SVIDs, and when they are renewed
 // 5
-pub mod policy; // decides: evidence and entries become permits or a denial, with the trace
+pub mod policy; // decides: evidence and a rulebook become permits, a denial or a wait, with the trace
 // 4
-pub mod attestation; // who asks: one process, proven the same before and after its facts were read
+pub mod attestation; // which process connected: proven the same before and after its facts were read
 pub mod authority; // who signs, and the bundle that verifies it
-pub mod federation; // whom else this node believes
+pub mod federation; // foreign trust domains and their bundles
 // 3
-pub mod audit; // what was issued, denied, undecided and ended: one line each
+pub mod audit; // one record per issuance, hand-over, denial, undecided check and end
 pub mod registration; // entries, and which of them some evidence satisfies
 // 2b
 pub mod fairness; // whose turn it is: a pool of places that principals share

@@ -16,6 +16,8 @@ mod late_source;
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
+#[path = "support/remote_signer.rs"]
+mod remote_signer;
 #[path = "support/second_door.rs"]
 mod second_door;
 #[path = "support/server_entries.rs"]
@@ -59,6 +61,10 @@ mod operator;
 mod power_cuts;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
+#[path = "workload_api/over_time/reloads.rs"]
+mod reloads;
+#[path = "workload_api/over_time/remote_signer.rs"]
+mod remote_signer_over_time;
 #[path = "workload_api/over_time/second_door.rs"]
 mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]

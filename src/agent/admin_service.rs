@@ -92,7 +92,7 @@ impl Operations for Arc<AdminService> {
             uptime_seconds: self.started.elapsed().as_secs(),
             level: self.level,
             authority: AuthorityStatus {
-                kind: "embedded".to_owned(),
+                kind: self.authority.kind().to_owned(),
                 not_after: self.authority.not_after().map(seconds),
             },
             bundles: self.bundles(),

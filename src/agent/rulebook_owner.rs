@@ -32,7 +32,7 @@ const FILES: usize = 0;
 
 /// Owns the rulebook.
 #[derive(Debug)]
-pub struct RulebookOwner {
+pub(in crate::agent) struct RulebookOwner {
     node_state: Arc<NodeState>,
     files: Arc<FileEntries>,
     /// The files first.
@@ -52,7 +52,7 @@ struct Inputs {
 
 /// What became of what a source said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken {
+pub(in crate::agent) enum Taken {
     /// It is in force, and so many streams were woken.
     InForce {
         /// How many streams.
@@ -65,7 +65,7 @@ pub enum Taken {
 impl RulebookOwner {
     /// Puts the entries of `files` and of all other sources in force, under `rules`.
     #[must_use]
-    pub fn new(
+    pub(in crate::agent) fn new(
         node_state: Arc<NodeState>,
         files: Arc<FileEntries>,
         others: Vec<Arc<dyn EntrySource>>,
@@ -81,18 +81,18 @@ impl RulebookOwner {
     }
 
     /// Puts other entries of the files in force, with the rules that are written beside them.
-    pub fn replace_files(&self, entries: EntrySet, rules: Rules) -> Taken {
+    pub(in crate::agent) fn replace_files(&self, entries: EntrySet, rules: Rules) -> Taken {
         self.files.publish(entries);
         self.take(FILES, Some(rules))
     }
 
     /// The sources beside the files, for [`Self::follow`].
-    pub fn others(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(in crate::agent) fn others(&self) -> impl Iterator<Item = usize> + use<> {
         FILES + 1..self.sources.len()
     }
 
     /// Puts every change of a source in force until `stop`; of changes that come close together, the last.
-    pub async fn follow(self: Arc<Self>, source: usize, stop: CancellationToken) {
+    pub(in crate::agent) async fn follow(self: Arc<Self>, source: usize, stop: CancellationToken) {
         let Some(followed) = self.sources.get(source) else { return stop.cancelled().await };
         let mut entries = followed.entries();
         // RACE: what changed between `new` and this subscription was seen by neither, so everything counts as a change.

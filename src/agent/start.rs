@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::config;
 use crate::agent::config::Config;
 use crate::agent::config::ConfigRefused;
-use crate::agent::config::sections::log::LogFormat;
 use crate::agent::daemon;
 use crate::agent::last_good;
 use crate::agent::node::NodeSetup;
@@ -21,10 +20,11 @@ use crate::agent::reload::ActiveConfig;
 use crate::agent::reload::ConfigFiles;
 use crate::attestation::Attestor;
 use crate::attestation::linux::Linux;
-use crate::audit;
 use crate::audit::Journal;
+use crate::audit::LogSettings;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
+use crate::audit::metrics::AuditMetrics;
 use crate::authority;
 use crate::authority::Authority;
 use crate::authority::AuthoritySettings;
@@ -75,7 +75,8 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let readiness = Readiness::default();
     let [not_on_disk, not_writable] = ["configuration", "data_dir"].map(|name| readiness.register(name));
     let (active, held) = configuration(options, &*clock, &not_on_disk)?;
-    let (journal, metrics) = log(&active.config, &clock)?;
+    let log = LogSettings::new(active.config.log.format, active.config.log.level);
+    let (journal, metrics) = open_log(&log, &clock)?;
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
         Some(data_dir) => data_dir,
@@ -101,7 +102,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
     let (entry_sources, sockets) = (Vec::new(), Vec::new());
-    let setup = NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors };
+    let setup = NodeSetup { parts, active, files, entry_sources, readiness, log, sockets, descriptors };
     let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -180,19 +181,14 @@ fn configuration(
     }
 }
 
-fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::metrics::AuditMetrics), NotRunning> {
+fn open_log(settings: &LogSettings, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, AuditMetrics), NotRunning> {
     let refused = |why: String| NotRunning::System { what: "the log could not be opened", why };
-    let format = match config.log.format {
-        LogFormat::Text => audit::LineFormat::Text,
-        LogFormat::Json => audit::LineFormat::Json,
-    };
-    let metrics = audit::metrics::AuditMetrics::default();
+    let metrics = AuditMetrics::default();
     let lines = Lines::to_standard_output(metrics.dropped.clone()).map_err(|why| refused(why.to_string()))?;
     let lines = Arc::new(lines);
-    DaemonLog::new(lines.clone(), format, config.log.level, clock.clone())
-        .install()
-        .map_err(|why| refused(why.to_string()))?;
-    Ok((Arc::new(Journal::new(lines, format, metrics.clone())), metrics))
+    let log = DaemonLog::new(lines.clone(), settings.clone(), clock.clone());
+    log.install().map_err(|why| refused(why.to_string()))?;
+    Ok((Arc::new(Journal::new(lines, settings.clone(), metrics.clone())), metrics))
 }
 
 fn open_authority(

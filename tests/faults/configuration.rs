@@ -193,12 +193,12 @@ fn only_what_a_running_daemon_cannot_change_needs_a_restart() {
     assert_eq!(old.restart_needed(&with("168h", "100h")), ["authority"]);
     assert_eq!(old.restart_needed(&with("workload.sock", "w.sock")), ["workload_api"]);
     assert_eq!(old.restart_needed(&with("admin.sock", "a.sock")), ["admin"]);
-    assert_eq!(old.restart_needed(&with("idle = \"2m\"", "idle = \"3m\"")), ["limits"]);
     assert_eq!(old.restart_needed(&with("8090", "8091")), ["health"]);
     assert_eq!(old.restart_needed(&with("metrics.sock", "m.sock")), ["metrics"]);
-    assert_eq!(old.restart_needed(&with("level = \"debug\"", "level = \"info\"")), ["log"]);
     assert!(old.restart_needed(&with("x509_ttl = \"30m\"", "x509_ttl = \"20m\"")).is_empty());
     assert!(old.restart_needed(&with("minimum = \"pinned\"", "minimum = \"full\"")).is_empty());
+    assert!(old.restart_needed(&with("idle = \"2m\"", "idle = \"3m\"")).is_empty());
+    assert!(old.restart_needed(&with("level = \"debug\"", "level = \"info\"")).is_empty());
     assert!(old.restart_needed(&with("wait = \"7s\"", "wait = \"0s\"")).is_empty());
 }
 

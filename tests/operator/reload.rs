@@ -82,18 +82,33 @@ fn what_needs_a_restart_is_refused_whole_and_says_so() {
         ("admin.sock", "a.sock", "admin"),
         ("workload.sock", "w.sock", "workload_api"),
         ("ca_ttl = \"1h\"", "ca_ttl = \"2h\"", "authority"),
-        ("[svid]", "[log]\nlevel = \"debug\"\n[svid]", "log"),
-        ("[svid]", "[limits]\nidle = \"1m\"\n[svid]", "limits"),
     ] {
         fs::write(daemon.configuration(), good.replace(from, to) + &nobody()).unwrap();
         let reload = daemon.ask(&["reload", "-o", "json"]);
         let said = json(&reload)["problems"].to_string();
         assert_eq!(code(&reload), 2, "{said}");
         assert!(said.contains(&format!("a change of {key} needs a restart")), "{said}");
-        comes_to(&daemon, "last_good", 1);
+        comes_to(&daemon, "awaits_restart", 1);
     }
     fs::write(daemon.configuration(), good).unwrap();
     comes_to(&daemon, "current", 1);
+}
+
+#[test]
+fn the_format_and_level_of_the_log_change_with_a_reload() {
+    let daemon = Daemon::start(&entry_for_us());
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let before = daemon.log();
+    assert!(!before.contains("{\"") && !before.contains("admin request"), "{before}");
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), text + "[log]\nformat = \"json\"\nlevel = \"debug\"\n").unwrap();
+    assert_eq!(code(&daemon.ask(&["reload"])), 0);
+    assert_eq!(code(&daemon.ask(&["status"])), 0);
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let lines: Vec<serde_json::Value> =
+        daemon.log()[before.len()..].lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(lines.iter().any(|line| line["event"] == "issued"), "{lines:?}");
+    assert!(lines.iter().any(|line| line["level"] == "debug"), "{lines:?}");
 }
 
 #[test]

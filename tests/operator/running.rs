@@ -267,6 +267,22 @@ pub(crate) fn get(port: u16, path: &str) -> (u16, String) {
 }
 
 #[test]
+fn a_metrics_port_that_is_taken_degrades_and_costs_no_identity() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let daemon = Daemon::start(&format!("{}[metrics]\nlisten = \"{address}\"\n", entry_for_us()));
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let status = daemon.ask(&["status", "-o", "json"]);
+    let said = json(&status)["reasons"][0]["detail"].to_string();
+    assert_eq!(code(&status), 5, "{said}");
+    let holder = format!("a process of uid {} listens there", own_uid());
+    assert!(said.contains(&address.to_string()) && said.contains(&holder), "{said}");
+    drop(taken);
+    eventually("the metrics are served", || code(&daemon.ask(&["status"])) == 0);
+    assert_eq!(get(address.port(), "/metrics").0, 200);
+}
+
+#[test]
 fn health_and_metrics_are_served_where_they_are_configured() {
     let (health, metrics) = (free_port(), free_port());
     let doors = format!("[health]\nlisten = \"127.0.0.1:{health}\"\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n");

@@ -35,6 +35,8 @@ use bonafide::agent::reload::ReloadTrigger;
 use bonafide::agent::reload::Reloader;
 use bonafide::attestation::Attestor;
 use bonafide::attestation::source::EvidenceSource;
+use bonafide::audit::LogSettings;
+use bonafide::authority::Authority;
 use bonafide::authority::NoAuthority;
 use bonafide::durable::DataDir;
 use bonafide::endpoints::admin::reports::ReloadReport;
@@ -51,6 +53,8 @@ use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 pub(crate) use crate::node::admin::AdminClient;
 pub(crate) use crate::node::authority::FakeAuthority;
+pub(crate) use crate::node::authority::authority_made_at;
+use crate::node::authority::embedded;
 pub(crate) use crate::node::files::Folder;
 pub(crate) use crate::node::instruments::Records;
 pub(crate) use crate::node::instruments::Seeded;
@@ -92,6 +96,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) evidence_sources: Vec<Arc<dyn EvidenceSource>>,
     /// Where it has entries from beside the configuration.
     pub(crate) entry_sources: Vec<Arc<dyn EntrySource>>,
+    /// Who signs; `None` for an embedded authority.
+    pub(crate) authority: Option<Arc<dyn Authority>>,
     pub(crate) configuration: Configuration<'a>,
     /// Where it keeps what outlives it; `None` for nowhere.
     pub(crate) disk: Option<SimulatedDisk>,
@@ -122,11 +128,18 @@ pub(crate) enum NotStarted {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        let observer: Observer = Arc::new(|_, _| {});
-        let configuration = Configuration::Tables("");
-        let (kernel, evidence_sources, entry_sources) = (FakeKernel::new(), Vec::new(), Vec::new());
-        let (seed, trust_domain, disk, pipe) = (7, TRUST_DOMAIN, None, WIDE_PIPE);
-        Self { seed, trust_domain, kernel, evidence_sources, entry_sources, configuration, disk, pipe, observer }
+        Self {
+            seed: 7,
+            trust_domain: TRUST_DOMAIN,
+            kernel: FakeKernel::new(),
+            evidence_sources: Vec::new(),
+            entry_sources: Vec::new(),
+            authority: None,
+            configuration: Configuration::Tables(""),
+            disk: None,
+            pipe: WIDE_PIPE,
+            observer: Arc::new(|_, _| {}),
+        }
     }
 }
 
@@ -156,23 +169,32 @@ impl TestNode {
         Self::with(Setup { configuration, evidence_sources: evidence, entry_sources: entries, ..Setup::default() })
     }
 
+    /// A node that `authority` signs for.
+    pub(crate) fn with_authority(tables: &str, authority: Arc<dyn Authority>) -> Self {
+        let configuration = Configuration::Tables(tables);
+        Self::with(Setup { configuration, authority: Some(authority), ..Setup::default() })
+    }
+
     pub(crate) fn with(setup: Setup<'_>) -> Self {
         Self::try_with(setup).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// A node, or why it does not start.
     pub(crate) fn try_with(setup: Setup<'_>) -> Result<Self, NotStarted> {
-        let Setup { seed, trust_domain, kernel, evidence_sources, entry_sources, configuration, disk, pipe, observer } =
+        let Setup { kernel, evidence_sources, entry_sources, authority, configuration, disk, pipe, observer, .. } =
             setup;
         let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
         let clock = Arc::new(TestClock::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
-        let (active, files) = configuration.read(trust_domain, data_dir, clock.now(), &readiness)?;
-        let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
-        let authority =
-            Arc::new(FakeAuthority::new(trust_domain, clock.now(), randomness.clone(), files.kept_in.clone())?);
-        if let Some(data_dir) = files.kept_in.as_deref().filter(|_| active.state == ReloadState::Current) {
-            let _served_all_the_same = last_good::keep(data_dir, &active.accepted);
+        let (active, files) = configuration.read(setup.trust_domain, data_dir.clone(), clock.now(), &readiness)?;
+        let randomness = Arc::new(Seeded(Mutex::new(setup.seed.wrapping_mul(2) + 1)));
+        let authority = match authority {
+            Some(authority) => authority,
+            None => embedded(setup.trust_domain, clock.now(), randomness.clone(), data_dir.clone())?,
+        };
+        let authority = Arc::new(FakeAuthority::over(authority, randomness.clone()));
+        if let Some(data_dir) = data_dir.filter(|_| active.state == ReloadState::Current) {
+            let _served_all_the_same = last_good::keep(&data_dir, &active.accepted);
         }
         let records = Arc::new(Records::default());
         let parts = Parts {
@@ -189,6 +211,7 @@ impl TestNode {
             files,
             entry_sources,
             readiness: readiness.clone(),
+            log: LogSettings::default(),
             sockets: Vec::new(),
             descriptors: 4096,
         });
@@ -201,7 +224,7 @@ impl TestNode {
 
     /// Puts other tables in force.
     pub(crate) fn reload(&self, tables: &str, cause: ReloadTrigger) -> ReloadReport {
-        let (config, accepted) = accepted(self.authority.trust_domain(), tables);
+        let (config, accepted) = accepted(&self.authority.trust_domain(), tables);
         self.reloader.swap(config, accepted, cause)
     }
 

@@ -9,12 +9,12 @@ use crate::registration::EntrySource;
 
 /// The entries of the files.
 #[derive(Debug)]
-pub struct FileEntries(watch::Sender<Arc<EntrySet>>);
+pub(in crate::agent) struct FileEntries(watch::Sender<Arc<EntrySet>>);
 
 impl FileEntries {
     /// The files say `entries` at first.
     #[must_use]
-    pub fn new(entries: EntrySet) -> Self {
+    pub(in crate::agent) fn new(entries: EntrySet) -> Self {
         Self(watch::Sender::new(Arc::new(entries)))
     }
 

@@ -179,10 +179,8 @@ impl Config {
             ("workload_api", self.workload_api != new.workload_api),
             ("admin", self.admin != new.admin),
             ("authority", self.authority != new.authority),
-            ("limits", self.limits != new.limits),
             ("health", self.health != new.health),
             ("metrics", self.metrics != new.metrics),
-            ("log", self.log != new.log),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

@@ -24,7 +24,7 @@ pub(in crate::agent) async fn follow_files(reloader: Arc<Reloader>, stop: Cancel
     let mut watch = FileWatch::new(watched(reloader.file(), &reloader.active()));
     loop {
         if !missed_a_change(&reloader).await {
-            let refused = reloader.active().state == ReloadState::LastGood;
+            let refused = matches!(reloader.active().state, ReloadState::LastGood | ReloadState::AwaitsRestart);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,

@@ -3,6 +3,7 @@
 mod active;
 mod diff;
 pub(in crate::agent) mod follow;
+mod restart;
 mod swap;
 
 use std::path::Path;
@@ -14,9 +15,11 @@ use tokio::sync::watch;
 use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
+use crate::agent::live_settings::LiveSettings;
 use crate::agent::reload::swap::CurrentConfig;
 use crate::agent::rulebook_owner::RulebookOwner;
 use crate::endpoints::admin::reports::ReloadReport;
+use crate::endpoints::admin::reports::ReloadState;
 use crate::federation::FederationSettings;
 use crate::time::Clock;
 
@@ -34,9 +37,14 @@ pub struct Reloader {
 
 impl Reloader {
     /// `active` is in force by now; `owner` has its entries.
-    #[must_use]
-    pub fn new(files: ConfigFiles, active: ActiveConfig, owner: Arc<RulebookOwner>, clock: Arc<dyn Clock>) -> Self {
-        let current = Arc::new(CurrentConfig::new(files, active, owner, clock));
+    pub(in crate::agent) fn new(
+        files: ConfigFiles,
+        active: ActiveConfig,
+        owner: Arc<RulebookOwner>,
+        settings: LiveSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let current = Arc::new(CurrentConfig::new(files, active, owner, settings, clock));
         Self { current, one_at_a_time: Mutex::default() }
     }
 
@@ -69,7 +77,8 @@ impl Reloader {
             Err(refused) => current.refuse(refused),
         });
         reloaded.await.unwrap_or_else(|panic| {
-            self.current.refuse_because(vec![format!("reading the configuration failed: {panic}")], None)
+            let problem = format!("reading the configuration failed: {panic}");
+            self.current.refuse_because(vec![problem], None, ReloadState::LastGood)
         })
     }
 

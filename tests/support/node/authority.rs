@@ -19,18 +19,46 @@ use bonafide::authority::TokenOrder;
 use bonafide::authority::Validity;
 use bonafide::durable::DataDir;
 use bonafide::identity::Bundle;
+use bonafide::randomness::Randomness;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
 use crate::node::Seeded;
+use crate::node::TRUST_DOMAIN;
 
-/// A real authority that refuses, waits or takes a new key when told to.
+/// An embedded authority of the tests' trust domain.
+pub(crate) fn authority_made_at(now: SystemTime, randomness: Arc<dyn Randomness>) -> Embedded {
+    Embedded::in_memory(settings(TRUST_DOMAIN), now, randomness).unwrap()
+}
+
+/// The embedded authority of a trust domain: the one that the directory holds, or a new one.
+pub(super) fn embedded(
+    trust_domain: &str,
+    now: SystemTime,
+    randomness: Arc<Seeded>,
+    data_dir: Option<Arc<DataDir>>,
+) -> Result<Arc<dyn Authority>, NoAuthority> {
+    let settings = settings(trust_domain);
+    Ok(Arc::new(match data_dir {
+        Some(data_dir) => Embedded::open(data_dir, settings, now, randomness)?.0,
+        None => Embedded::in_memory(settings, now, randomness)?,
+    }))
+}
+
+fn settings(trust_domain: &str) -> EmbeddedSettings {
+    EmbeddedSettings {
+        trust_domain: trust_domain.parse().unwrap(),
+        ca_ttl: Duration::from_secs(7 * 24 * 3600),
+        jwt_issuer: None,
+    }
+}
+
+/// A real authority that refuses, waits or takes new keys when told to.
 #[derive(Debug)]
 pub(crate) struct FakeAuthority {
     /// The one that signs.
-    active: Mutex<Arc<Embedded>>,
-    settings: EmbeddedSettings,
+    active: Mutex<Arc<dyn Authority>>,
     randomness: Arc<Seeded>,
     bundle: watch::Sender<Arc<Bundle>>,
     /// How many certificates it signs before it waits for more.
@@ -40,36 +68,28 @@ pub(crate) struct FakeAuthority {
 }
 
 impl FakeAuthority {
-    pub(super) fn new(
-        trust_domain: &str,
-        now: SystemTime,
-        randomness: Arc<Seeded>,
-        data_dir: Option<Arc<DataDir>>,
-    ) -> Result<Self, NoAuthority> {
-        let settings = EmbeddedSettings {
-            trust_domain: trust_domain.parse().unwrap(),
-            ca_ttl: Duration::from_secs(7 * 24 * 3600),
-            jwt_issuer: None,
-        };
-        let opened = Arc::new(match data_dir {
-            Some(data_dir) => Embedded::open(data_dir, settings.clone(), now, randomness.clone())?.0,
-            None => Embedded::in_memory(settings.clone(), now, randomness.clone())?,
+    pub(super) fn over(real: Arc<dyn Authority>, randomness: Arc<Seeded>) -> Self {
+        let mut published = real.bundle();
+        let bundle = watch::Sender::new(published.borrow_and_update().clone());
+        let sender = bundle.clone();
+        tokio::spawn(async move {
+            while published.changed().await.is_ok() {
+                sender.send_replace(published.borrow_and_update().clone());
+            }
         });
-        let bundle = watch::Sender::new(opened.bundle().borrow().clone());
-        Ok(Self {
-            active: Mutex::new(opened),
-            settings,
+        Self {
+            active: Mutex::new(real),
             randomness,
             bundle,
             may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
             refusing: Mutex::default(),
             refusing_one: Mutex::default(),
-        })
+        }
     }
 
     /// Makes new keys, publishes them beside the old ones, and signs with them from now on.
     pub(crate) fn rotate(&self, now: SystemTime) {
-        let next = Embedded::in_memory(self.settings.clone(), now, self.randomness.clone()).unwrap();
+        let next = Embedded::in_memory(settings(&self.trust_domain()), now, self.randomness.clone()).unwrap();
         let new = next.bundle().borrow().clone();
         self.bundle.send_modify(|bundle| {
             let mut both = Bundle::clone(bundle);
@@ -86,8 +106,8 @@ impl FakeAuthority {
         String::from_utf8(self.bundle.borrow().to_spiffe_json().to_vec()).unwrap()
     }
 
-    pub(super) fn trust_domain(&self) -> &str {
-        self.settings.trust_domain.as_str()
+    pub(super) fn trust_domain(&self) -> String {
+        self.bundle.borrow().trust_domain.to_string()
     }
 
     pub(crate) fn refuse(&self, why: &str) {
@@ -113,7 +133,7 @@ impl FakeAuthority {
         *self.refusing.lock().unwrap() = None;
     }
 
-    fn active(&self) -> Arc<Embedded> {
+    fn active(&self) -> Arc<dyn Authority> {
         self.active.lock().unwrap().clone()
     }
 

@@ -1,6 +1,7 @@
 //! `[workload_api]`, `[admin]`, `[health]`, `[metrics]`: where the daemon listens. Never over a network, and never on an
 //! abstract socket, which has no permissions.
 
+use core::fmt;
 use core::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +40,15 @@ pub enum Listen {
     Loopback(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 pub(in crate::agent::config) fn workload_api(top: &mut Reader<'_, '_>) -> WorkloadApi {
