@@ -6,7 +6,7 @@
 mod daemon;
 #[path = "fuzz/targets.rs"]
 mod fuzz_targets;
-#[path = "support/kernel.rs"]
+#[path = "support/kernel/mod.rs"]
 mod kernel;
 
 #[path = "faults/bad_input.rs"]

@@ -3,21 +3,16 @@
 
 use std::time::Duration;
 
-use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
-use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use tokio::time::Instant;
 use tonic::Code;
-use tonic::transport::Channel;
 
-use crate::asking::asking;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
 use crate::late_source::DELAY;
 use crate::late_source::LateSource;
 use crate::node::Seen;
 use crate::node::TestNode;
-use crate::node::Workload;
-use crate::node::fetch_x509_on;
+use crate::node::Updates;
 use crate::node::ids;
 use crate::node::workload;
 use crate::server_entries::server;
@@ -54,15 +49,11 @@ impl Scene {
     }
 
     /// A stream of the process, and how long its first message or its end took.
-    async fn first(&self) -> (Workload, Seen, Duration) {
+    async fn first(&self) -> (Updates, Seen, Duration) {
         let begun = Instant::now();
         let mut stream = self.node.workload_later(&self.web);
         let seen = stream.next().await;
         (stream, seen, begun.elapsed())
-    }
-
-    async fn channel(&self) -> Channel {
-        self.node.connect(&self.web).channel().await
     }
 }
 
@@ -196,12 +187,11 @@ async fn a_process_that_loses_its_label_loses_the_identity() {
 async fn a_token_for_one_identity_waits_for_its_evidence_alone() {
     let scene = Scene::new(&["/labelled", "/plain"]);
     scene.source.hang();
-    let mut client = SpiffeWorkloadApiClient::new(scene.channel().await);
-    let mut fetch = async |id: &str| {
+    let client = scene.node.client(&scene.web);
+    let fetch = async |id: &str| {
         let begun = Instant::now();
-        let request = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: id.to_owned() };
-        let answer = client.fetch_jwtsvid(asking(request)).await;
-        (answer.map(|answer| answer.into_inner().svids.len()).map_err(|status| status.code()), begun.elapsed())
+        let answer = client.jwt_svids("ledger", id).await;
+        (answer.map(|svids| svids.len()), begun.elapsed())
     };
     let (plain, took) = fetch(PLAIN).await;
     assert_eq!(plain, Ok(1));
@@ -220,7 +210,6 @@ async fn a_source_that_hangs_delays_no_process_that_it_cannot_help() {
     scene.node.reload(&tables, bonafide::agent::reload::ReloadTrigger::Asked);
     let db = scene.node.kernel.spawn(FakeProcess { uid: 1001, gid: 1001, ..FakeProcess::default() });
     let begun = Instant::now();
-    let mut stream = fetch_x509_on(scene.node.connect(&db).channel().await).await.unwrap();
-    assert_eq!(ids(&stream.message().await.unwrap().unwrap()), ["spiffe://example.org/db"]);
+    assert_eq!(scene.node.workload(&db).await.ids().await, ["spiffe://example.org/db"]);
     assert!(begun.elapsed() < DELAY);
 }

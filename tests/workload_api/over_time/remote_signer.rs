@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::kernel::FakeProcess;
 use crate::node::Seen;
 use crate::node::TestNode;
-use crate::node::Workload;
+use crate::node::Updates;
 use crate::node::ids;
 use crate::node::workload;
 use crate::remote_signer::ROUND_TRIP;
@@ -28,7 +28,7 @@ fn node(tables: &str) -> (TestNode, Arc<RemoteSigner>) {
 }
 
 /// Opens streams of so many processes at once, process `n` of the user `1000 + uid(n)`, and takes the first update of each.
-async fn open(node: &TestNode, streams: u32, uid: impl Fn(u32) -> u32) -> (Vec<Workload>, Vec<X509svidResponse>) {
+async fn open(node: &TestNode, streams: u32, uid: impl Fn(u32) -> u32) -> (Vec<Updates>, Vec<X509svidResponse>) {
     let process = |n| FakeProcess { uid: 1000 + uid(n), gid: 1000, ..FakeProcess::default() };
     let processes: Vec<_> = (0..streams).map(|n| node.kernel.spawn(process(n))).collect();
     let mut opened: Vec<_> = processes.iter().map(|process| node.workload_later(process)).collect();
