@@ -285,16 +285,17 @@ impl StreamState {
             let placed = permits.into_iter().enumerate().map(|(place, permit)| (permit, (place, true)));
             return (placed.collect(), Vec::new());
         }
+        let placed = self.places(permits, open);
         let before = std::mem::take(&mut self.held);
         let order_before: Vec<_> = before.iter().map(|held| held.svid.id.clone()).collect();
         let mut lost = Vec::new();
         for mut held in before {
             let id = &held.svid.id;
-            if let Some(place) = permits.iter().position(|permit| permit.grant().id == *id) {
-                let hint = permits.get(place).and_then(|permit| permit.grant().hint.clone());
+            if let Some((permit, place)) = placed.iter().find(|(permit, _)| permit.grant().id == *id) {
+                let hint = permit.grant().hint.clone();
                 self.unserved |= held.svid.hint != hint;
                 held.svid.hint = hint;
-                (held.place, held.is_open) = ((place, true), false);
+                (held.place, held.is_open) = (*place, false);
                 self.held.push(held);
             } else if let Some(grant) = open.iter().find(|open| open.id == *id) {
                 (held.place, held.is_open) = ((grant.place, false), true);
@@ -305,8 +306,21 @@ impl StreamState {
         }
         self.held.sort_by_key(|held| held.place);
         self.unserved |= !order_before.iter().eq(self.held.iter().map(|held| &held.svid.id));
-        let placed = permits.into_iter().enumerate().map(|(place, permit)| (permit, (place, true)));
-        (placed.collect(), lost)
+        (placed, lost)
+    }
+
+    /// The permits with their places. The default identity of the last update stays before what an entry that may still
+    /// match would come before, although a later entry permits it now.
+    fn places(&self, permits: Vec<Permit>, open: &[OpenGrant]) -> Vec<(Permit, Place)> {
+        let placed = permits.into_iter().enumerate().map(|(place, permit)| {
+            let id = &permit.grant().id;
+            let was_default =
+                self.served_default.as_ref() == Some(id) && self.held.iter().any(|held| held.svid.id == *id);
+            let earlier = open.iter().find(|open| was_default && open.id == *id && open.place <= place);
+            let place = earlier.map_or((place, true), |open| (open.place, false));
+            (permit, place)
+        });
+        placed.collect()
     }
 
     /// The permits of which no current SVID on the same terms is held.
@@ -319,7 +333,8 @@ impl StreamState {
         for (permit, place) in permits {
             let grant = permit.grant();
             let held = self.held.iter().find(|held| held.svid.id == grant.id);
-            if held.is_some_and(|held| held.terms == grant.entry.terms && held.is_current(now)) {
+            let (_, is_decided) = place;
+            if held.is_some_and(|held| (held.terms == grant.entry.terms || !is_decided) && held.is_current(now)) {
                 continue;
             }
             self.pending.push(PendingSvid { grant: grant.clone(), place, renews: held.is_some() });
@@ -849,6 +864,13 @@ mod tests {
         #[test]
         fn whatever_a_provider_says_a_stream_loses_no_svid_and_serves_none_that_ended(turns in turns()) {
             Walk::default().run(&labelled(), turns);
+        }
+
+        #[test]
+        fn an_identity_that_two_entries_give_keeps_its_place_while_a_provider_is_silent(turns in turns()) {
+            let mut entries = labelled();
+            entries.push(Entry::example(2, "/label", &["unix:uid:1"]));
+            Walk::default().run(&entries, turns);
         }
     }
 }

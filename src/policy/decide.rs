@@ -45,7 +45,7 @@ pub struct Grant {
     pub hint: Option<String>,
 }
 
-/// An identity that providers without an answer could still give.
+/// An identity that providers without an answer could still give, or give before another one that comes before it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenGrant {
     /// The SPIFFE ID.
@@ -262,9 +262,10 @@ fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants
     let mut open: Vec<OpenGrant> = Vec::new();
     for candidate in rulebook.entries().open(evidence) {
         let entry = candidate.entry;
-        let known = grants.iter().any(|grant| grant.id == entry.id) || open.iter().any(|open| open.id == entry.id);
+        let place = grants.iter().filter(|grant| grant.entry.rank() < entry.rank()).count();
+        let granted = grants.iter().position(|grant| grant.id == entry.id).is_some_and(|at| at <= place);
+        let known = granted || open.iter().any(|open| open.id == entry.id);
         if !known && !is_too_weak(entry, level) {
-            let place = grants.iter().filter(|grant| grant.entry.rank() < entry.rank()).count();
             open.push(OpenGrant { id: entry.id.clone(), awaits: candidate.awaits, place });
         }
     }
@@ -301,12 +302,16 @@ impl Permit {
 
 impl Decision {
     /// The pending providers that a first answer waits for (SPEC: product contract §5, rule 7): those that could give the
-    /// default identity, or any where nothing is permitted. Of a request for one identity, those that could give it.
-    /// Providers that could not find out are never waited for.
+    /// default identity, or any where nothing is permitted. Of a request for one identity, those that could give it where
+    /// it is not permitted yet. Providers that could not find out are never waited for.
     #[must_use]
     pub fn worth_waiting_for(&self, wanted: Option<&SpiffeId>) -> Providers {
+        let permitted = |id: &SpiffeId| match &self.outcome {
+            Outcome::Permits(permits) => permits.iter().any(|permit| permit.grant.id == *id),
+            _ => false,
+        };
         let counts = |open: &&OpenGrant| match wanted {
-            Some(id) => open.id == *id,
+            Some(id) => open.id == *id && !permitted(id),
             None => open.place == 0,
         };
         let providers = self.open.iter().filter(counts).flat_map(|open| &open.awaits);
@@ -513,7 +518,7 @@ mod tests {
         granted
     }
 
-    /// Each identity that is not granted, in order, of which everything lacking may still come.
+    /// Each identity, in order, of which everything lacking may still come, and which is not granted, or further behind.
     fn naive_open(
         level: Level,
         evidence: &EvidenceSet,
@@ -522,14 +527,16 @@ mod tests {
     ) -> Vec<String> {
         let mut entries = entries.to_vec();
         entries.sort_by_key(Entry::rank);
-        let mut open = Vec::new();
+        let (mut open, mut before) = (Vec::new(), BTreeSet::new());
         for entry in entries {
             let mut lacking = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).peekable();
             let may_come = |selector: &Selector| evidence.answer_of(&selector.provider()).is_some_and(Answer::is_open);
             let counts = level != Level::Reduced || entry.accept_weak || !entry.rests_on_executable();
             let id = entry.id.to_string();
-            let known = open.contains(&id) || granted.iter().any(|(granted, _)| *granted == id);
-            if lacking.peek().is_some() && lacking.all(may_come) && counts && !known {
+            let known = open.contains(&id) || granted.iter().take(before.len() + 1).any(|(granted, _)| *granted == id);
+            if lacking.peek().is_none() && counts && !entry.selectors.is_empty() {
+                before.insert(id);
+            } else if lacking.peek().is_some() && lacking.all(may_come) && counts && !known {
                 open.push(id);
             }
         }
@@ -563,6 +570,23 @@ mod tests {
         assert!(waits(std::slice::from_ref(&behind), Answer::Pending, None), "nothing is permitted yet");
         assert!(waits(&[plain.clone(), behind.clone()], Answer::Pending, Some(&behind.id)), "a token for it");
         assert!(!waits(&[plain.clone(), before], Answer::Pending, Some(&plain.id)), "a token for another");
+    }
+
+    #[test]
+    fn an_entry_that_may_match_before_another_of_its_identity_is_open() {
+        let mut labelled = Entry::example(0, "/web", &["unix:uid:1"]);
+        labelled.selectors.push(Selector::try_from("docker:label:app:web".to_owned()).unwrap());
+        let [plain, again] = [(1, "/plain"), (2, "/web")].map(|(at, path)| Entry::example(at, path, &["unix:uid:1"]));
+        let mut evidence = EvidenceSet::example(&["unix:uid:1"]);
+        evidence.answered(Provider::new("docker"), Answer::Pending);
+        let caller = Attested::example(Level::Full, evidence);
+        let decision = decided(&caller, &[labelled.clone(), plain.clone(), again.clone()]);
+        assert_eq!(decision.open.iter().map(|open| (open.id.path(), open.place)).collect::<Vec<_>>(), [("/web", 0)]);
+        assert!(!decision.worth_waiting_for(None).is_empty(), "it could become the default identity");
+        assert!(decision.worth_waiting_for(Some(&again.id)).is_empty(), "a token needs the later entry alone");
+        assert!(decided(&caller, &[labelled.clone(), again.clone()]).open.is_empty(), "the order is the same");
+        labelled.order.place = 3;
+        assert!(decided(&caller, &[labelled, plain, again]).open.is_empty(), "it would add nothing");
     }
 
     proptest! {
