@@ -36,7 +36,8 @@ pub(in crate::entitlement) async fn issue(
 ) -> Result<Vec<JwtSvid>, Ended> {
     let node = subject.node();
     for _ in 0..TRIES {
-        let decision = node.decide_patiently(subject.pinned(), id.as_ref()).await?;
+        let decision = node.decide_patiently(subject.pinned(), id.as_ref()).await;
+        let decision = decision.inspect_err(|ended| subject.note_denial(*ended))?;
         let trace = Arc::clone(&decision.basis.trace);
         if let Some(providers) = missing(&decision, id.as_ref()) {
             return Err(node.refuse(subject.pinned(), RefusalCause::Awaiting(providers), Some(&trace)));

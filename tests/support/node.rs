@@ -129,7 +129,8 @@ impl TestNode {
         Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), evidence, entries)
     }
 
-    fn built(
+    /// A node of all of these.
+    pub(crate) fn built(
         seed: u64,
         workloads: &str,
         (pipe, observer): (usize, Observer),

@@ -1,15 +1,20 @@
 //! A source of evidence that is late, changes its mind, goes down and hangs: what streams gain, keep and lose by it (SPEC:
 //! product contract §5, rules 7 and 9).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide::audit::Event;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::asking::asking;
+use crate::http2;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
 use crate::late_source::DELAY;
@@ -20,6 +25,8 @@ use crate::node::Workload;
 use crate::node::fetch_x509_on;
 use crate::node::ids;
 use crate::node::workload;
+use crate::pipes::Observer;
+use crate::pipes::WIDE_PIPE;
 use crate::server_entries::server;
 
 const LABELLED: &str = "spiffe://example.org/labelled";
@@ -40,6 +47,11 @@ struct Scene {
 impl Scene {
     /// With these entries in order, of `/labelled` and `/plain`.
     fn new(order: &[&str]) -> Self {
+        Self::piped(order, WIDE_PIPE)
+    }
+
+    /// Likewise; each connection holds `pipe` bytes on their way.
+    fn piped(order: &[&str], pipe: usize) -> Self {
         let source = LateSource::default();
         source.label(1000, Some("app:web"));
         let entries: Vec<(&str, &[&str])> = order
@@ -48,7 +60,8 @@ impl Scene {
             .collect();
         // What is pushed once is enough: the server stays silent.
         let (_silent, entries) = server(&entries);
-        let node = TestNode::with_sources("", vec![std::sync::Arc::new(source.clone())], vec![entries]);
+        let pipe: (usize, Observer) = (pipe, Arc::new(|_, _| {}));
+        let node = TestNode::built(7, "", pipe, vec![Arc::new(source.clone())], vec![entries]);
         let web = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
         Self { node, source, web }
     }
@@ -223,4 +236,28 @@ async fn a_source_that_hangs_delays_no_process_that_it_cannot_help() {
     let mut stream = fetch_x509_on(scene.node.connect(&db).channel().await).await.unwrap();
     assert_eq!(ids(&stream.message().await.unwrap().unwrap()), ["spiffe://example.org/db"]);
     assert!(begun.elapsed() < DELAY);
+}
+
+/// What a reader gets who asks, waits a second and then reads, while `meanwhile` happens.
+async fn read_late(meanwhile: impl FnOnce(&LateSource)) -> Vec<u8> {
+    let scene = Scene::piped(&["/labelled"], 48);
+    let mut reader = scene.node.connect(&scene.web).bytes;
+    for part in [http2::hello(), http2::request(1, None, &[])].concat().chunks(48) {
+        reader.write_all(part).await.unwrap();
+    }
+    tokio::time::sleep(SECOND).await;
+    assert!(scene.node.records.0.lock().unwrap().iter().any(|record| record.event == Event::Issued), "it waits");
+    meanwhile(&scene.source);
+    tokio::time::sleep(SECOND).await;
+    let mut read = Vec::new();
+    let _ = tokio::time::timeout(SECOND, reader.read_to_end(&mut read)).await; // cut, or a live stream
+    read
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_slow_reader_when_its_label_goes_never_leaves() {
+    let holds_it = |read: Vec<u8>| read.windows(LABELLED.len()).any(|bytes| bytes == LABELLED.as_bytes());
+    assert!(holds_it(read_late(|_| {}).await), "an honest reader who is slow");
+    assert!(holds_it(read_late(LateSource::go_down).await), "what cannot be found out takes nothing");
+    assert!(!holds_it(read_late(|source| source.label(1000, None)).await), "it left");
 }
