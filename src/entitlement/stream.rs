@@ -149,8 +149,7 @@ impl Driver {
                 return self.refused(ended);
             }
         };
-        let holds_nothing = self.state.svids().is_empty();
-        let permits = if holds_nothing && node.changes_default(self.subject.pinned(), &decided) {
+        let permits = if self.state.awaits_default() && node.changes_default(self.subject.pinned(), &decided) {
             Vec::new()
         } else {
             decided.permits

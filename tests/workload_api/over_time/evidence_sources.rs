@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bonafide::audit::Event;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
+use bonafide::endpoints::workload_api::proto::X509BundlesRequest;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -260,4 +261,34 @@ async fn what_waits_for_a_slow_reader_when_its_label_goes_never_leaves() {
     assert!(holds_it(read_late(|_| {}).await), "an honest reader who is slow");
     assert!(holds_it(read_late(LateSource::go_down).await), "what cannot be found out takes nothing");
     assert!(!holds_it(read_late(|source| source.label(1000, None)).await), "it left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_down_takes_no_bundle_from_a_process_that_has_another_identity() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let (_live, first, _) = scene.first().await;
+    assert_eq!(names(&first), [LABELLED, PLAIN]);
+    scene.source.go_down();
+    let mut client = SpiffeWorkloadApiClient::new(scene.channel().await);
+    let mut bundles = client.fetch_x509_bundles(asking(X509BundlesRequest {})).await.unwrap().into_inner();
+    assert_eq!(bundles.message().await.unwrap().unwrap().bundles.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_of_no_other_default_identity_while_the_source_is_down() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let (live, first, _) = scene.first().await;
+    assert_eq!(names(&first), [LABELLED, PLAIN]);
+    scene.source.go_down();
+    let mut client = SpiffeWorkloadApiClient::new(scene.channel().await);
+    let mut fetch = async |id: &str| {
+        let request = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: id.to_owned() };
+        let answer = client.fetch_jwtsvid(asking(request)).await.map_err(|status| status.code());
+        answer.map(|answer| answer.into_inner().svids[0].spiffe_id.clone())
+    };
+    assert_eq!(fetch("").await, Err(Code::Unavailable));
+    assert_eq!(fetch(PLAIN).await, Ok(PLAIN.to_owned()));
+    drop(live);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(fetch("").await, Ok(PLAIN.to_owned()), "it has no default identity any more");
 }
