@@ -211,6 +211,12 @@ impl StreamState {
         &self.held
     }
 
+    /// Whether it is to deliver a default identity, and holds none yet.
+    #[must_use]
+    pub fn awaits_default(&self) -> bool {
+        self.delivers == Delivers::X509Svids && self.held.is_empty()
+    }
+
     /// How many tries in a row have failed.
     #[must_use]
     pub fn failures(&self) -> u32 {

@@ -271,8 +271,8 @@ impl NodeState {
         }
     }
 
-    /// Whether a new stream would be served another default identity than this image has on another stream, only because
-    /// a provider has not answered (SPEC: product contract §5, rule 7).
+    /// Whether a new stream or a token would have another default identity than this image has on a stream, only because a
+    /// provider has not answered (SPEC: product contract §5, rule 7).
     pub(in crate::entitlement) fn changes_default(&self, process: &PinnedProcess, decision: &LiveDecision) -> bool {
         let pid = process.process().peer().pid;
         let mut first = decision.open.iter().filter(|open| open.place == 0);

@@ -119,6 +119,13 @@ impl SessionSubject {
         Ok(())
     }
 
+    /// Takes note of a decision that denies the process everything: nothing that waits may leave any more.
+    pub(in crate::entitlement) fn note_denial(&self, ended: Ended) {
+        if matches!(ended, Ended::Denied(_)) {
+            self.session.outbound().denied(&self.process);
+        }
+    }
+
     /// Issues for one permit of the decision of `trace`, and writes it down before anything of it can leave. What comes back
     /// unchanged, because it is one of `held`, is not handed over again.
     pub(in crate::entitlement) async fn issue_x509(

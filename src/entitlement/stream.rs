@@ -144,10 +144,12 @@ impl Driver {
         let bundles = node.bundles();
         let decided = match node.decide(self.subject.pinned()) {
             Ok(decided) => decided,
-            Err(ended) => return self.refused(ended),
+            Err(ended) => {
+                self.subject.note_denial(ended);
+                return self.refused(ended);
+            }
         };
-        let holds_nothing = self.state.svids().is_empty();
-        let permits = if holds_nothing && node.changes_default(self.subject.pinned(), &decided) {
+        let permits = if self.state.awaits_default() && node.changes_default(self.subject.pinned(), &decided) {
             Vec::new()
         } else {
             decided.permits

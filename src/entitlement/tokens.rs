@@ -36,9 +36,11 @@ pub(in crate::entitlement) async fn issue(
 ) -> Result<Vec<JwtSvid>, Ended> {
     let node = subject.node();
     for _ in 0..TRIES {
-        let decision = node.decide_patiently(subject.pinned(), id.as_ref()).await?;
+        let decision = node.decide_patiently(subject.pinned(), id.as_ref()).await;
+        let decision = decision.inspect_err(|ended| subject.note_denial(*ended))?;
         let trace = Arc::clone(&decision.basis.trace);
-        if let Some(providers) = missing(&decision, id.as_ref()) {
+        let changes_default = id.is_none() && node.changes_default(subject.pinned(), &decision);
+        if let Some(providers) = missing(&decision, id.as_ref(), changes_default) {
             return Err(node.refuse(subject.pinned(), RefusalCause::Awaiting(providers), Some(&trace)));
         }
         let permits = permits_for_tokens(decision.permits, id.as_ref(), &audiences)
@@ -59,10 +61,10 @@ pub(in crate::entitlement) async fn issue(
 }
 
 /// The providers without an answer on which the tokens that were asked for depend: those of the identity asked for, or of
-/// all where nothing is permitted.
-fn missing(decision: &LiveDecision, id: Option<&SpiffeId>) -> Option<Providers> {
+/// all where nothing is permitted, or nothing that keeps the default identity.
+fn missing(decision: &LiveDecision, id: Option<&SpiffeId>, changes_default: bool) -> Option<Providers> {
     let permitted = |permit: &Permit| id.is_none_or(|id| permit.grant().id == *id);
-    if decision.permits.iter().any(permitted) {
+    if decision.permits.iter().any(permitted) && !changes_default {
         return None;
     }
     let open = decision.open.iter().filter(|open| id.is_none_or(|id| open.id == *id));

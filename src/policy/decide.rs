@@ -45,7 +45,7 @@ pub struct Grant {
     pub hint: Option<String>,
 }
 
-/// An identity that providers without an answer could still give, or give by an earlier entry than they do now.
+/// An identity that providers without an answer could still give, or give before another one that comes before it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenGrant {
     /// The SPIFFE ID.
@@ -260,10 +260,10 @@ fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants
     let mut open: Vec<OpenGrant> = Vec::new();
     for candidate in rulebook.entries().open(evidence) {
         let entry = candidate.entry;
-        let given = |grant: &Grant| grant.id == entry.id && grant.entry.rank() < entry.rank();
-        let known = grants.iter().any(given) || open.iter().any(|open| open.id == entry.id);
+        let place = grants.iter().filter(|grant| grant.entry.rank() < entry.rank()).count();
+        let granted = grants.iter().position(|grant| grant.id == entry.id).is_some_and(|at| at <= place);
+        let known = granted || open.iter().any(|open| open.id == entry.id);
         if !known && !is_too_weak(entry, level) {
-            let place = grants.iter().filter(|grant| grant.entry.rank() < entry.rank()).count();
             open.push(OpenGrant { id: entry.id.clone(), awaits: candidate.awaits, place });
         }
     }
@@ -518,19 +518,24 @@ mod tests {
         granted
     }
 
-    /// Each identity that no earlier entry grants, in order, of which everything lacking may still come.
-    fn naive_open(level: Level, evidence: &EvidenceSet, entries: &[Entry]) -> Vec<String> {
+    /// Each identity, in order, of which everything lacking may still come, and which is not granted, or further behind.
+    fn naive_open(
+        level: Level,
+        evidence: &EvidenceSet,
+        entries: &[Entry],
+        granted: &[(String, Option<String>)],
+    ) -> Vec<String> {
         let mut entries = entries.to_vec();
         entries.sort_by_key(Entry::rank);
-        let (mut open, mut granted) = (Vec::new(), Vec::new());
+        let (mut open, mut before) = (Vec::new(), BTreeSet::new());
         for entry in entries {
             let mut lacking = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).peekable();
             let is_open = |selector: &Selector| evidence.answer_of(&selector.provider()).is_some_and(Answer::is_open);
             let counts = level != Level::Reduced || entry.accept_weak || !entry.rests_on_executable();
             let id = entry.id.to_string();
-            let known = open.contains(&id) || granted.contains(&id);
+            let known = open.contains(&id) || granted.iter().take(before.len() + 1).any(|(granted, _)| *granted == id);
             if lacking.peek().is_none() && counts && !entry.selectors.is_empty() {
-                granted.push(id);
+                before.insert(id);
             } else if lacking.peek().is_some() && lacking.all(is_open) && counts && !known {
                 open.push(id);
             }
@@ -579,6 +584,7 @@ mod tests {
         assert_eq!(decision.open.iter().map(|open| (open.id.path(), open.place)).collect::<Vec<_>>(), [("/web", 0)]);
         assert!(!decision.worth_waiting_for(None).is_empty(), "it could become the default identity");
         assert!(decision.worth_waiting_for(Some(&again.id)).is_empty(), "a token needs the later entry alone");
+        assert!(decided(&caller, &[labelled.clone(), again.clone()]).open.is_empty(), "the order is the same");
         labelled.order.place = 3;
         assert!(decided(&caller, &[labelled, plain, again]).open.is_empty(), "it would add nothing");
     }
@@ -599,7 +605,7 @@ mod tests {
                 evidence.prove(selector, Grade::Kernel, Source::Credentials);
             }
             let expected = naive(level, &evidence, &entries);
-            let expected_open = naive_open(level, &evidence, &entries);
+            let expected_open = naive_open(level, &evidence, &entries, &expected);
             let rulebook = Rulebook::example(entries);
             let decision = decide(&Attested::example(level, evidence), &rulebook, ID, NOW);
             let verdict = redecide(&decision.trace, &rulebook);

@@ -36,6 +36,8 @@ struct Item {
     ids: Vec<SpiffeId>,
     /// The epoch of the rulebook under which every one of `ids` is known to be permitted on this basis.
     permitted_under: Option<u64>,
+    /// The latest decision about the process was a "no".
+    denied: bool,
 }
 
 impl Outbound {
@@ -91,7 +93,15 @@ impl Outbound {
     pub(in crate::entitlement) fn decided_again(&mut self, process: &Arc<CheckedProcess>, basis: &DecisionBasis) {
         for item in self.items.iter_mut().filter(|item| Arc::ptr_eq(&item.process, process)) {
             item.basis = basis.clone();
-            item.permitted_under = None;
+            (item.permitted_under, item.denied) = (None, false);
+        }
+    }
+
+    /// Notes that a process was denied everything: what was handed over of it and waits must not leave, although the
+    /// evidence of then would permit it still.
+    pub(in crate::entitlement) fn denied(&mut self, process: &Arc<CheckedProcess>) {
+        for item in self.items.iter_mut().filter(|item| Arc::ptr_eq(&item.process, process)) {
+            item.denied = true;
         }
     }
 
@@ -116,11 +126,11 @@ impl Outbound {
     /// be sent.
     pub(in crate::entitlement) fn not_permitted(&mut self, rulebook: &Rulebook) -> Option<Arc<CheckedProcess>> {
         let epoch = rulebook.epoch();
-        let stale = self.items.iter_mut().filter(|item| item.permitted_under != Some(epoch));
+        let stale = self.items.iter_mut().filter(|item| item.denied || item.permitted_under != Some(epoch));
         stale.into_iter().find_map(|item| {
             let verdict = redecide(&item.basis.trace, rulebook);
             // What is open was granted before a provider went down, and is kept; nothing new is handed over by it.
-            let permitted = item.ids.iter().all(|id| verdict.may_give(id));
+            let permitted = !item.denied && item.ids.iter().all(|id| verdict.may_give(id));
             item.permitted_under = permitted.then_some(epoch);
             (!permitted).then(|| Arc::clone(&item.process))
         })
@@ -131,7 +141,7 @@ impl Item {
     /// Of identities that were granted by the decision itself.
     fn new(process: &Arc<CheckedProcess>, stream: Option<u64>, basis: &DecisionBasis, ids: Vec<SpiffeId>) -> Self {
         let permitted_under = Some(basis.trace.rulebook_epoch);
-        Self { process: Arc::clone(process), stream, basis: basis.clone(), ids, permitted_under }
+        Self { process: Arc::clone(process), stream, basis: basis.clone(), ids, permitted_under, denied: false }
     }
 
     fn is_same_slot(&self, other: &Self) -> bool {

@@ -1,20 +1,30 @@
 //! A source of evidence that is late, changes its mind, goes down and hangs: what streams gain, keep and lose by it (SPEC:
 //! product contract §5, rules 7 and 9).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide::attestation::source::EvidenceSource;
+
+use bonafide::audit::Event;
+use bonafide::registration::EntrySource;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::http2;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
 use crate::late_source::DELAY;
 use crate::late_source::LateSource;
 use crate::node::Seen;
+use crate::node::Setup;
 use crate::node::TestNode;
 use crate::node::Updates;
 use crate::node::ids;
 use crate::node::workload;
+use crate::pipes::WIDE_PIPE;
 use crate::server_entries::server;
 
 const LABELLED: &str = "spiffe://example.org/labelled";
@@ -35,6 +45,11 @@ struct Scene {
 impl Scene {
     /// With these entries in order, of `/labelled` and `/plain`.
     fn new(order: &[&str]) -> Self {
+        Self::piped(order, WIDE_PIPE)
+    }
+
+    /// Likewise; each connection holds `pipe` bytes on their way.
+    fn piped(order: &[&str], pipe: usize) -> Self {
         let source = LateSource::default();
         source.label(1000, Some("app:web"));
         let entries: Vec<(&str, &[&str])> = order
@@ -43,7 +58,9 @@ impl Scene {
             .collect();
         // What is pushed once is enough: the server stays silent.
         let (_silent, entries) = server(&entries);
-        let node = TestNode::with_sources("", vec![std::sync::Arc::new(source.clone())], vec![entries]);
+        let evidence_sources: Vec<Arc<dyn EvidenceSource>> = vec![Arc::new(source.clone())];
+        let entry_sources: Vec<Arc<dyn EntrySource>> = vec![entries];
+        let node = TestNode::with(Setup { pipe, evidence_sources, entry_sources, ..Setup::default() });
         let web = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
         Self { node, source, web }
     }
@@ -212,4 +229,53 @@ async fn a_source_that_hangs_delays_no_process_that_it_cannot_help() {
     let begun = Instant::now();
     assert_eq!(scene.node.workload(&db).await.ids().await, ["spiffe://example.org/db"]);
     assert!(begun.elapsed() < DELAY);
+}
+
+/// What a reader gets who asks, waits a second and then reads, while `meanwhile` happens.
+async fn read_late(meanwhile: impl FnOnce(&LateSource)) -> Vec<u8> {
+    let scene = Scene::piped(&["/labelled"], 48);
+    let mut reader = scene.node.connect(&scene.web).bytes;
+    for part in [http2::hello(), http2::request(1, None, &[])].concat().chunks(48) {
+        reader.write_all(part).await.unwrap();
+    }
+    tokio::time::sleep(SECOND).await;
+    assert!(scene.node.records.0.lock().unwrap().iter().any(|record| record.event == Event::Issued), "it waits");
+    meanwhile(&scene.source);
+    tokio::time::sleep(SECOND).await;
+    let mut read = Vec::new();
+    let _ = tokio::time::timeout(SECOND, reader.read_to_end(&mut read)).await; // cut, or a live stream
+    read
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_slow_reader_when_its_label_goes_never_leaves() {
+    let holds_it = |read: Vec<u8>| read.windows(LABELLED.len()).any(|bytes| bytes == LABELLED.as_bytes());
+    assert!(holds_it(read_late(|_| {}).await), "an honest reader who is slow");
+    assert!(holds_it(read_late(LateSource::go_down).await), "what cannot be found out takes nothing");
+    assert!(!holds_it(read_late(|source| source.label(1000, None)).await), "it left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_down_takes_no_bundle_from_a_process_that_has_another_identity() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let (_live, first, _) = scene.first().await;
+    assert_eq!(names(&first), [LABELLED, PLAIN]);
+    scene.source.go_down();
+    let mut bundles = scene.node.client(&scene.web).x509_bundles().await;
+    assert_eq!(bundles.update().await.bundles.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_of_no_other_default_identity_while_the_source_is_down() {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let (live, first, _) = scene.first().await;
+    assert_eq!(names(&first), [LABELLED, PLAIN]);
+    scene.source.go_down();
+    let client = scene.node.client(&scene.web);
+    let fetch = async |id: &str| client.jwt_svids("ledger", id).await.map(|svids| svids[0].spiffe_id.clone());
+    assert_eq!(fetch("").await, Err(Code::Unavailable));
+    assert_eq!(fetch(PLAIN).await, Ok(PLAIN.to_owned()));
+    drop(live);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(fetch("").await, Ok(PLAIN.to_owned()), "it has no default identity any more");
 }
