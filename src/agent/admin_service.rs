@@ -1,4 +1,4 @@
-//! What the daemon answers its operator.
+//! Answers the questions of the admin API.
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,9 +52,9 @@ pub(in crate::agent) struct AdminService {
     pub(in crate::agent) reloader: Arc<Reloader>,
     /// Who signs.
     pub(in crate::agent) authority: Arc<dyn Authority>,
-    /// What was written down.
+    /// The audit log.
     pub(in crate::agent) audit: Arc<dyn Sink>,
-    /// How the kernel lets callers be pinned.
+    /// The kernel level.
     pub(in crate::agent) level: Level,
     /// What is charged.
     pub(in crate::agent) budgets: Budgets,

@@ -1,4 +1,4 @@
-//! The daemon while it runs: its doors, its tasks, its signals, and the end of all of them.
+//! The running daemon: binds the doors, builds the node, follows signals, and waits for the end of all tasks.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::agent::node::Node;
 use crate::agent::prepared::NotRunning;
 use crate::agent::prepared::Prepared;
 use crate::agent::reload::ReloadTrigger;
-use crate::agent::watches::memory;
-use crate::agent::watches::readiness::tell_of_readiness;
-use crate::agent::watches::readiness::tell_systemd;
+use crate::agent::watches::memory::return_memory;
+use crate::agent::watches::readiness::notify_systemd;
+use crate::agent::watches::readiness::report_readiness;
 use crate::attestation::kernel::Process;
 use crate::endpoints::admin;
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
@@ -47,7 +47,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     let stop = setup.parts.stop.clone();
     let mut node = Node::build(setup);
-    node.spawn_until_stop(memory::give_back(node.budgets.clone()));
+    node.spawn_until_stop(return_memory(node.budgets.clone()));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });
     let identify =
         Arc::new(move |socket: BorrowedFd<'_>| linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>));
@@ -67,11 +67,11 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     follow_signals(&mut node, stop)?;
     tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "started");
     drop(starting);
-    node.spawn_until_stop(tell_of_readiness(readiness));
+    node.spawn_until_stop(report_readiness(readiness));
     Ok(node.run_until_stopped().await?)
 }
 
-/// Sockets that nobody is served at yet.
+/// Sockets that are bound and not served yet.
 struct Doors {
     workload: Listener,
     admin: Listener,
@@ -114,10 +114,10 @@ fn follow_signals(node: &mut Node, stop: CancellationToken) -> Result<(), NotRun
             _ = interrupt.recv() => {}
         }
         stop.cancel();
-        let told = tell_systemd("STOPPING=1".to_owned());
-        let _in_time = tokio::time::timeout(Duration::from_secs(1), told).await;
+        let notified = notify_systemd("STOPPING=1".to_owned());
+        let _in_time = tokio::time::timeout(Duration::from_secs(1), notified).await;
     });
-    // On its own: a name service that does not answer must not hold up the stop.
+    // A task of its own: a name service that does not answer must not hold up the stop.
     let reloader = node.reloader.clone();
     node.spawn_until_stop(async move {
         while hang_up.recv().await.is_some() {

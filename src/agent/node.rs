@@ -1,5 +1,5 @@
-//! A node without the machine under it: what its callers share, and the tasks that keep it true. The daemon builds it on
-//! the kernel, a disk and sockets; a test builds the same on models of them.
+//! A node without its machine: the state that its callers share, and the tasks that keep it current. The daemon builds it
+//! on the kernel, a disk and sockets, a test on models of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
 use crate::agent::reload::follow::follow_files;
 use crate::agent::rulebook_owner::RulebookOwner;
-use crate::agent::watches::authority::look;
+use crate::agent::watches::authority::check_authority;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
 use crate::audit::LogSettings;
@@ -134,7 +134,7 @@ impl Node {
         let state = node.node_state.clone();
         node.spawn_until_stop(async move { state.send_orders().await });
         let cannot_sign = readiness.register("authority");
-        look(&*authority, &*clock, &cannot_sign);
+        check_authority(&*authority, &*clock, &cannot_sign);
         node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
         node
     }
@@ -178,7 +178,7 @@ impl Node {
     }
 }
 
-/// Puts bundles in the place of those that are served, and wakes whom that concerns.
+/// Replaces the bundles that are served, and wakes the streams that see a difference.
 fn publisher(node_state: Arc<NodeState>) -> impl FnMut(Arc<Bundle>, &BTreeMap<TrustDomain, Arc<Bundle>>) {
     move |own, foreign| {
         let bundles = BundleSet::new(Some(&node_state.bundles()), own, foreign);

@@ -50,12 +50,12 @@ struct Inputs {
     rules: Rules,
 }
 
-/// What became of what a source said.
+/// What a change of a source has led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::agent) enum Taken {
-    /// It is in force, and so many streams were woken.
+    /// It is in force.
     InForce {
-        /// How many streams.
+        /// How many streams were woken.
         woken: usize,
     },
     /// It waits for the operator; what was in force before still is.
@@ -137,17 +137,17 @@ impl RulebookOwner {
     /// Puts what a source says now in force, and other rules where there are any.
     fn take(&self, source: usize, rules: Option<Rules>) -> Taken {
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((said, before)) = self.sources.get(source).zip(in_force.sets.get(source)) else {
+        let Some((followed, before)) = self.sources.get(source).zip(in_force.sets.get(source)) else {
             return Taken::InForce { woken: 0 };
         };
-        let said = said.entries().borrow().clone();
+        let latest = followed.entries().borrow().clone();
         let rules = rules.unwrap_or(in_force.rules);
-        if said.decides_as(before) && rules == in_force.rules {
+        if latest.decides_as(before) && rules == in_force.rules {
             return Taken::InForce { woken: 0 };
         }
-        let hold_back = said.hold_back;
+        let hold_back = latest.hold_back;
         let mut sets = in_force.sets.clone();
-        sets.splice(source..=source, [said]);
+        sets.splice(source..=source, [latest]);
         let inputs = Inputs { epoch: in_force.epoch + 1, sets, rules };
         let rulebook = inputs.rulebook();
         if hold_back == HoldBack::IfManyEnd

@@ -1,5 +1,5 @@
-//! The daemon on this machine: configuration, kernel, keys, sockets, and only then ready. Whatever stands in the way is
-//! said in three parts on standard error, and nothing is left half done.
+//! Starts the daemon on this machine: configuration, log, kernel, data directory, authority. An error has three parts, goes
+//! to standard error, and leaves nothing half done.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -122,13 +122,13 @@ fn serving_threads(cores: usize) -> usize {
     cores.div_ceil(4).clamp(1, 4)
 }
 
-/// The crypto library takes its first entropy from the jitter of the processor, for some 20 ms: by another thread, while
-/// the configuration is read. Whoever needs random bytes before it is done waits for it, as without it.
+/// The crypto library takes its first entropy from the jitter of the processor, which takes some 20 ms. Another thread does
+/// it while this one reads the configuration; a caller that needs random bytes sooner waits for it.
 fn gather_entropy() {
     std::thread::spawn(|| SystemRandomness.fill(&mut [0; 1]));
 }
 
-/// SECURITY: keys are in this memory. No core file is written of it, and no process of the same user may read it.
+/// SECURITY: keys are in this memory, so no core file is written and no process of the same user may read it.
 fn keep_secrets_in_memory() -> Result<(), NotRunning> {
     let refused = |what| move |why: rustix::io::Errno| NotRunning::System { what, why: why.to_string() };
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -138,8 +138,7 @@ fn keep_secrets_in_memory() -> Result<(), NotRunning> {
         .map_err(refused("core files could not be forbidden"))
 }
 
-/// The configuration of the files; or, where they are bad, the one that was last accepted, with the data directory that
-/// it was found in.
+/// The configuration of the files; where they are bad, the last accepted one with the data directory that holds it.
 fn configuration(
     options: &RunOptions,
     clock: &dyn Clock,
@@ -157,11 +156,11 @@ fn configuration(
     };
     let refused = |findings, instead: String| Err(NotRunning::Configuration { findings, instead });
     if options.strict {
-        return refused(findings, "--strict: the last accepted configuration is not used; mend the files".to_owned());
+        return refused(findings, "--strict: the last accepted configuration is not used; fix the files".to_owned());
     }
     let folder = last_good::data_dir_of(&options.config);
     if !folder.is_dir() {
-        return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
+        return refused(findings, "no configuration was accepted before; fix the files and start again".to_owned());
     }
     let data_dir = match DataDir::open(&folder) {
         Err(locked @ durable::OpenDataDirError::Locked { .. }) => return Err(locked.into()),
@@ -176,8 +175,8 @@ fn configuration(
             let (state, refused) = (ReloadState::LastGood, Some(sources));
             Ok((ActiveConfig { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
-        Ok(_) => refused(findings, "the last accepted configuration has another data_dir; mend the files".to_owned()),
-        Err(why) => refused(findings, format!("{why}; mend the files and start again")),
+        Ok(_) => refused(findings, "the last accepted configuration has another data_dir; fix the files".to_owned()),
+        Err(why) => refused(findings, format!("{why}; fix the files and start again")),
     }
 }
 

@@ -394,7 +394,7 @@ fn config_check_prints_every_problem_and_exits_2() {
         "bonafide.toml:4:11: jwt_ttl is \"1m\": under 5m a short outage of the signer ends identities (warning)\n\
          bonafide.toml:1:16: trust_domain is \"Acme\": the trust domain has a capital letter 'A' at byte 0; write it in \
          lower case\n\
-         bonafide.toml:3:12: x509_ttl is \"5s\"; the shortest SVID lives 10s\n\
+         bonafide.toml:3:12: x509_ttl is \"5s\"; must be at least 10s\n\
          bonafide.toml: 2 problems; the daemon would not take it\n"
     );
     assert_eq!(output.status.code(), Some(2));

@@ -51,7 +51,7 @@ fn an_abstract_notify_socket_receives_the_messages_too() {
 fn an_unreachable_notify_socket_is_one_warning_in_the_log() {
     let nowhere = "NOTIFY_SOCKET=/nowhere/notify.sock";
     let mut daemon = Daemon::begin_behind(&["env", nowhere], &entry_for_us());
-    let warnings = |daemon: &Daemon| daemon.log().matches("systemd could not be told").count();
+    let warnings = |daemon: &Daemon| daemon.log().matches("systemd could not be notified").count();
     eventually("the daemon serves", || code(&daemon.ask(&["healthcheck"])) == 0);
     eventually("the daemon warns", || warnings(&daemon) == 1);
     fs::write(daemon.configuration(), "a change of the state").unwrap();

@@ -1,4 +1,4 @@
-//! A configuration takes the place of another: whole or not at all, when somebody asks or when the files change.
+//! Replaces the configuration in force, whole or not at all, when an operator asks or the files change.
 
 mod active;
 mod diff;
@@ -60,7 +60,7 @@ impl Reloader {
         self.current.active()
     }
 
-    /// Whom else the configuration in force believes, and every change of it.
+    /// The foreign trust domains of the configuration in force, and every change of them.
     #[must_use]
     pub fn federation(&self) -> watch::Receiver<Arc<[FederationSettings]>> {
         self.current.federation()
@@ -70,8 +70,8 @@ impl Reloader {
     pub async fn reload(&self, trigger: ReloadTrigger) -> ReloadReport {
         let _one = self.one_at_a_time.lock().await;
         let current = Arc::clone(&self.current);
-        // The disk and the name service may take seconds, and finding out whom a change concerns some milliseconds for a
-        // thousand streams; serving must not wait for them.
+        // The disk and the name service may take seconds, and finding the streams that a change concerns some milliseconds
+        // for a thousand streams; serving must not wait for them.
         let reloaded = tokio::task::spawn_blocking(move || match config::load(&current.files.main) {
             Ok((config, accepted)) => current.swap(config, accepted, trigger),
             Err(refused) => current.refuse(refused),

@@ -1,5 +1,4 @@
-//! The configuration in force, and the only place where another one is put there: whole or not at all. Refuses to know
-//! when and how files are read.
+//! Holds the configuration in force and replaces it, whole or not at all. Refuses to know when and how files are read.
 
 use std::sync::Arc;
 

@@ -43,9 +43,10 @@ async fn settle() {
 #[tokio::test(start_paused = true)]
 async fn a_certificate_signed_for_entries_that_are_no_more_has_ended() {
     let node = TestNode::start(7, &web_and_metrics());
-    node.authority.sign_only(0);
+    node.authority.sign_only(1);
     let mut stream = node.workload_later(&web(&node));
     settle().await;
+    assert_eq!(node.records.of_certificates(Event::Issued).len(), 1);
     node.reload(&(web_and_metrics() + "hint = \"new\"\n"), ReloadTrigger::Asked);
     node.authority.sign_only(100);
     assert!(matches!(stream.within(MINUTE).await, Some(Seen::Update(_))));
