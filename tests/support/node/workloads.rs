@@ -37,7 +37,7 @@ pub(crate) struct Updates<M = X509svidResponse> {
 }
 
 enum Opening<M> {
-    Open(Result<Streaming<M>, Status>),
+    Open(Box<Result<Streaming<M>, Status>>),
     /// On its way, in a task of its own.
     Underway(JoinHandle<Result<Streaming<M>, Status>>),
 }
@@ -61,7 +61,7 @@ impl Client {
 
     /// Opens a stream of X.509-SVIDs.
     pub(crate) async fn x509_svids(&self) -> Updates {
-        Updates { stream: Opening::Open(self.clone().open_x509_svids().await) }
+        Updates { stream: Opening::Open(Box::new(self.clone().open_x509_svids().await)) }
     }
 
     /// Likewise, without waiting for it.
@@ -77,14 +77,14 @@ impl Client {
     pub(crate) async fn x509_bundles(&self) -> Updates<X509BundlesResponse> {
         let opened =
             async { Ok(self.api().await?.fetch_x509_bundles(asking(X509BundlesRequest {})).await?.into_inner()) };
-        Updates { stream: Opening::Open(opened.await) }
+        Updates { stream: Opening::Open(Box::new(opened.await)) }
     }
 
     /// Opens a stream of JWT bundles.
     pub(crate) async fn jwt_bundles(&self) -> Updates<JwtBundlesResponse> {
         let opened =
             async { Ok(self.api().await?.fetch_jwt_bundles(asking(JwtBundlesRequest {})).await?.into_inner()) };
-        Updates { stream: Opening::Open(opened.await) }
+        Updates { stream: Opening::Open(Box::new(opened.await)) }
     }
 
     /// Fetches tokens for an audience: of one SPIFFE ID, or of all with `""`.
@@ -118,11 +118,13 @@ impl<M> Updates<M> {
 
     async fn message(&mut self) -> Result<Option<M>, Status> {
         if let Opening::Underway(opening) = &mut self.stream {
-            self.stream = Opening::Open(opening.await.unwrap());
+            self.stream = Opening::Open(Box::new(opening.await.unwrap()));
         }
         match &mut self.stream {
-            Opening::Open(Ok(stream)) => stream.message().await,
-            Opening::Open(Err(status)) => Err(status.clone()),
+            Opening::Open(opened) => match &mut **opened {
+                Ok(stream) => stream.message().await,
+                Err(status) => Err(status.clone()),
+            },
             Opening::Underway(_) => unreachable!("it was waited for"),
         }
     }

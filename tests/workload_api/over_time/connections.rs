@@ -58,7 +58,8 @@ async fn an_exit_ends_every_stream_of_the_connection() {
     let web = web(&node);
     let client = node.client(&web);
     let (mut svids, mut bundles) = (client.x509_svids().await, client.x509_bundles().await);
-    (svids.update().await, bundles.update().await);
+    svids.update().await;
+    bundles.update().await;
     web.exit();
     assert!(matches!(svids.within(SECOND).await, Some(Seen::End(_))));
     assert!(matches!(bundles.within(SECOND).await, Some(Seen::End(_))));

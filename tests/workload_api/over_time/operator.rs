@@ -74,7 +74,8 @@ async fn status_counts_what_is_live() {
     let operator = node.open_admin_door();
     let web = of_user(&node, 1000);
     let (mut one, mut other) = (node.workload(&web).await, node.workload(&web).await);
-    (one.update().await, other.update().await);
+    one.update().await;
+    other.update().await;
     let before = operator.status().await.identities;
     assert_eq!((before.entries, before.connections, before.live), (1, 2, 2));
     web.exit();
