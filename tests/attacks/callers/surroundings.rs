@@ -46,7 +46,8 @@ fn the_daemon_reads_every_fact_with_the_capabilities_of_the_unit() {
     assert_eq!(node.withheld_from(&[&program], 41004, "UnixSha256"), "not_readable");
 }
 
-/// Defence: `reference::find` checks the daemon's own id maps. Without it, `reference::compared` refuses the namespace.
+/// Defence: `reference::find` checks the daemon's own id maps. Without it, `reference::check_namespaces` refuses the
+/// namespace.
 #[test]
 fn attack_17_a_daemon_in_a_user_namespace_refuses_to_start() {
     let Some(node) = Node::start("attack_17") else { return };
@@ -62,8 +63,8 @@ const SAME_IDS: &str = "import ctypes, os, sys\nentered, enters = os.pipe()\n\
                         assert ctypes.CDLL(None).unshare(0x10000000) == 0; os.write(enters, b'.')\n\
                         assert os.wait()[1] == 0; os.execvp(sys.argv[1], sys.argv[1:])";
 
-/// Defence: `reference::compared` compares the namespace's inode; the id maps equal the host's. If it returns early,
-/// the daemon starts.
+/// Defence: `reference::check_namespaces` compares the namespace's inode; the id maps equal the host's. If it returns
+/// early, the daemon starts.
 #[test]
 fn attack_17_a_user_namespace_with_an_identity_map_refuses_the_start() {
     let Some(node) = Node::start("attack_17_same_ids") else { return };
