@@ -25,6 +25,9 @@ use crate::readiness::Severity;
 use crate::time::Clock;
 
 /// The configuration in force.
+///
+/// INVARIANT: its state is replaced before the reason for it is given or cleared, so whoever is woken by a reason sees the
+/// state that it is about.
 #[derive(Debug)]
 pub(in crate::agent::reload) struct CurrentConfig {
     pub(in crate::agent::reload) files: ConfigFiles,
@@ -104,8 +107,8 @@ impl CurrentConfig {
         for problem in &problems {
             tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
         }
-        self.files.reason.block(Severity::Degraded, problems.join("\n"));
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
+        self.files.reason.block(Severity::Degraded, problems.join("\n"));
         ReloadReport { problems, ..ReloadReport::default() }
     }
 
@@ -117,9 +120,9 @@ impl CurrentConfig {
             ids.join(", ")
         );
         tracing::warn!(%detail, "configuration held back");
-        self.files.reason.block(Severity::Degraded, detail);
         let (state, refused) = (ReloadState::HeldBack, Some(refused));
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
+        self.files.reason.block(Severity::Degraded, detail);
     }
 
     /// Keeps what was accepted for a start with bad files. Without it the daemon serves all the same.
