@@ -6,10 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::ProcDirectory;
@@ -87,7 +89,7 @@ pub struct Known {
     pub facts: Vec<Fact>,
     /// What it saw and does not count, and why.
     pub withheld: Vec<Withheld>,
-    /// Resolves when it would answer otherwise; `None` where that cannot be.
+    /// Resolves when it would answer otherwise; `None` where that cannot be, or it could not find out and cannot tell.
     pub change: Option<Change>,
 }
 
@@ -144,8 +146,18 @@ impl Changes {
     }
 }
 
+/// After how long a source is asked again that could not find out and cannot tell when it can.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
 /// Resolves when a source would answer otherwise.
 pub struct Change(BoxFuture<'static, ()>);
+
+impl Change {
+    /// What stands for the change of a source that cannot tell when it can find out.
+    pub(in crate::attestation) fn in_a_while() -> Self {
+        Self(async { sleep(ASK_AGAIN).await }.boxed())
+    }
+}
 
 impl Future for Change {
     type Output = ();
