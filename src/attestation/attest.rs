@@ -230,5 +230,7 @@ fn record(known: Known, provider: Provider, evidence: &mut EvidenceSet) -> Optio
         evidence.withhold(withheld.kind, withheld.seen, withheld.because);
     }
     evidence.answered(provider, known.answer);
-    known.change
+    // Nobody else would ever wake a stream that holds too little because of a passing fault.
+    let could_not = matches!(known.answer, Answer::Undecided(_));
+    known.change.or_else(|| could_not.then(Change::in_a_while))
 }

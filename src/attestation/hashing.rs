@@ -447,6 +447,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_digest_of_an_unnamed_device_is_of_one_process_and_one_version_alone() {
+        let hashes = HashSource::default();
+        let device = libc::makedev(0, 40);
+        let program = |mtime| {
+            let mut program = Program::new(1, 4);
+            (program.identity.device, program.identity.mtime) = (device, mtime);
+            program
+        };
+        let pinned = PinnedProcess::example(ONE);
+        let ask_of = |pinned: &PinnedProcess, mtime| {
+            let program = program(mtime);
+            let (executable, directory): (_, Arc<dyn ProcDirectory>) = (program.identity, Arc::new(program));
+            hashes.ask(&Asked { pinned, directory: &directory, executable: &executable })
+        };
+        ask_of(&pinned, 1).change.expect("it is being read").await;
+        assert!(is_proven(&ask_of(&pinned, 1)));
+        assert_eq!(ask_of(&pinned, 2).answer, Answer::Pending, "another version");
+        assert_eq!(ask_of(&PinnedProcess::example(ONE), 1).answer, Answer::Pending, "another process");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(ask_of(&pinned, 1).answer, Answer::Pending, "a second later");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn after_a_caller_gave_up_its_principal_is_undecided_at_once() {
         let hashes = HashSource::default();
         let (program, release) = Program::with_blocked_file_system(1);

@@ -6,10 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::ProcDirectory;
@@ -89,7 +91,8 @@ pub struct Known {
     pub facts: Vec<Fact>,
     /// The facts that it found and that do not count, with the reason.
     pub withheld: Vec<Withheld>,
-    /// Resolves when the answer changes; `None` where it cannot change.
+    /// Resolves when the answer changes; `None` where it cannot change, or the source could not find out and cannot tell
+    /// when it can.
     pub change: Option<Change>,
 }
 
@@ -146,8 +149,18 @@ impl Changes {
     }
 }
 
+/// After how long a source is asked again that could not find out and cannot tell when it can.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
 /// A future that resolves when a source changes its answer.
 pub struct Change(BoxFuture<'static, ()>);
+
+impl Change {
+    /// What stands for the change of a source that cannot tell when it can find out.
+    pub(in crate::attestation) fn in_a_while() -> Self {
+        Self(async { sleep(ASK_AGAIN).await }.boxed())
+    }
+}
 
 impl Future for Change {
     type Output = ();

@@ -2,11 +2,20 @@
 //! product contract §5, rules 7 and 9).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bonafide::attestation::source::Asked;
 use bonafide::attestation::source::EvidenceSource;
-
+use bonafide::attestation::source::Known;
 use bonafide::audit::Event;
+use bonafide::evidence::Fact;
+use bonafide::evidence::Grade;
+use bonafide::evidence::Provider;
+use bonafide::evidence::Selector;
+use bonafide::evidence::Source;
+use bonafide::evidence::Undecided;
 use bonafide::registration::EntrySource;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -278,4 +287,32 @@ async fn a_token_is_of_no_other_default_identity_while_the_source_is_down() {
     drop(live);
     tokio::time::sleep(SECOND).await;
     assert_eq!(fetch("").await, Ok(PLAIN.to_owned()), "it has no default identity any more");
+}
+
+/// A source that could not find out, once, and does not say when it can.
+#[derive(Debug, Default)]
+struct FailsOnce(AtomicBool);
+
+impl EvidenceSource for FailsOnce {
+    fn provider(&self) -> Provider {
+        Provider::new("docker")
+    }
+
+    fn ask(&self, _: &Asked<'_>) -> Known {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            return Known::undecided(Undecided::OutOfDescriptors);
+        }
+        let selector = Selector::try_from("docker:label:app:web".to_owned()).unwrap();
+        Known::settled(vec![Fact { selector, grade: Grade::Claimed, source: Source::Runtime }], Vec::new())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_failed_once_is_asked_again_within_a_minute() {
+    let (_silent, entries) = server(&[("/plain", &["unix:uid:1000"]), ("/labelled", LABEL)]);
+    let node = TestNode::with_sources("", vec![Arc::new(FailsOnce::default())], vec![entries]);
+    let web = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
+    let mut stream = node.workload_later(&web);
+    assert_eq!(names(&stream.next().await), [PLAIN]);
+    assert_eq!(names(&stream.within(MINUTE).await.expect("an update")), [PLAIN, LABELLED]);
 }
