@@ -394,10 +394,11 @@ mod tests {
         }
     }
 
-    /// Returns after tasks that could start on a thread have started.
+    /// Returns after tasks that could start on a thread have started, and timers that were due have fired.
     async fn threads_have_run() {
         for _ in 0..20 {
             tokio::task::spawn_blocking(|| ()).await.unwrap();
+            tokio::task::yield_now().await;
         }
     }
 
