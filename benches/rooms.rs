@@ -1,4 +1,5 @@
-//! What single rooms take, each beside the machine's own limit taken in turns with it: `cargo bench --bench rooms`.
+//! Benchmarks of single modules, each interleaved with a benchmark of the machine's own limit: `cargo bench --bench
+//! rooms`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement fails by panicking")]
 
@@ -48,9 +49,9 @@ use crate::measure::report::percentile;
 
 const ROUNDS: usize = 5;
 const PER_ROUND: u32 = 2_000;
-/// One round more than is counted: the first one warms up.
+/// One round more than is counted: the first is a warm-up.
 const IN_ALL: u32 = (ROUNDS as u32 + 1) * PER_ROUND;
-/// Entries that share a uid, which is the rarest selector that they have.
+/// Entries that share a uid, the rarest of their selectors.
 const OF_ONE_USER: u32 = 100;
 
 fn main() {
@@ -68,7 +69,7 @@ fn main() {
     }
 }
 
-/// What each of the two takes on average: medians of rounds in which they take turns, after one to warm up.
+/// The time of each function: medians of interleaved rounds, after one warm-up round.
 fn in_turns(mut ours: impl FnMut(), mut limit: impl FnMut()) -> (f64, f64) {
     let (mut our_rounds, mut limit_rounds) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
@@ -102,7 +103,7 @@ impl Ourselves {
         }
     }
 
-    /// All of what the daemon does with an accepted connection until it can decide; the entry wants the path as well.
+    /// The whole attestation of an accepted connection; the entry has a path selector.
     fn attest(&self) -> Attested {
         let process = self.machine.peer(self.socket.as_fd()).expect("we live");
         let pinned = self.attestor.by_peer(Arc::new(process)).expect("we are ourselves");
@@ -110,7 +111,7 @@ impl Ourselves {
         self.attestor.attest(&pinned, &wants, self.entries.accounts()).expect("we are ourselves").proof
     }
 
-    /// A thousand times a second, as a busy node would, beside the bare reading of the same files.
+    /// Attests a thousand times a second, as on a busy node. The limit is a plain read of the same files.
     fn attestation(&self) -> [Figure; 2] {
         let (mut p50s, mut p99s, mut limits) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
@@ -146,7 +147,7 @@ fn read_the_same_files() {
     }
 }
 
-/// Among entries of this user, and of many others, that lack a group which all of them want.
+/// Decides among entries of this user and of many others, which all require a group that the caller lacks.
 fn matching(caller: &Attested, entries: u32) -> Figure {
     let selectors = |n: u32| [our_uid(n / OF_ONE_USER), "unix:gid:4294967294".to_owned()];
     let mut all: Vec<Entry> = (1..entries).map(|n| entry(n, &selectors(n))).collect();
@@ -178,13 +179,13 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     let permits = || -> Vec<Permit> {
         (0..IN_ALL).flat_map(|_| permits(decide(caller, &rulebook, DecisionId([0; 6]), now))).collect()
     };
-    let (whom, signer) = (Principal { uid: caller.peer().uid, cgroup: 0 }, raw::Signer::new());
+    let (principal, signer) = (Principal { uid: caller.peer().uid, cgroup: 0 }, raw::Signer::new());
 
     let mut left = permits();
     let (x509, key_and_signature) = in_turns(
         || {
-            let issuing = issuer.x509_svid(whom, left.pop().expect("one for each"));
-            black_box(issuing.now_or_never().expect("nobody else waits").expect("an SVID"));
+            let issuing = issuer.x509_svid(principal, left.pop().expect("one for each"));
+            black_box(issuing.now_or_never().expect("no other request is queued").expect("an SVID"));
         },
         || signer.key_and_signature(),
     );
@@ -192,8 +193,8 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     let (jwt, signature) = in_turns(
         || {
             let permit = left.pop().expect("one for each");
-            let issuing = issuer.jwt_svid(whom, permit, vec!["ledger".to_owned()]);
-            black_box(issuing.now_or_never().expect("nobody else waits").expect("an SVID"));
+            let issuing = issuer.jwt_svid(principal, permit, vec!["ledger".to_owned()]);
+            black_box(issuing.now_or_never().expect("no other request is queued").expect("an SVID"));
         },
         || signer.sign(),
     );

@@ -1,11 +1,11 @@
-//! A client that talks to one server, over mTLS: a request every 100 ms, a new connection every 20 requests.
+//! A client of one server, over mTLS: a request every 100 ms, a new connection every 20 requests.
 //!
 //! ```text
 //! SPIFFE_ENDPOINT_SOCKET=unix:///run/bonafide/workload.sock \
 //!     cargo run --example client -- 127.0.0.1:8443 spiffe://example.org/server 200
 //! ```
 //!
-//! It ends at the first request that fails; rotations and restarts of the daemon are no reason for one.
+//! It ends at the first request that fails. Rotations and restarts of the daemon make no request fail.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ async fn main() -> Outcome<()> {
     };
     let count: u32 = count.parse()?;
 
-    // Waits until the daemon has an identity for this process, and follows it from then on.
+    // Waits until the daemon issues an SVID to this process; the source then follows its rotations.
     let source = X509Source::new().await?;
     let (config, mut status) =
         mtls_client(source).authorize(authorizer::exact([server.as_str()])?).build_with_status()?;
@@ -41,7 +41,7 @@ async fn main() -> Outcome<()> {
     let requests: Vec<u32> = (1..=count).collect();
     for some in requests.chunks(20) {
         available(&mut status).await?;
-        // The server is known by its SPIFFE ID; the name of the host is not looked at.
+        // The authorizer checks the server's SPIFFE ID; the host name is not checked.
         let name = ServerName::try_from("server.invalid")?;
         let (stream, _) = connector.connect(name, TcpStream::connect(&address).await?).await?;
         let mut stream = BufReader::new(stream);
@@ -61,8 +61,7 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Waits out the moment after a rotation in which the new SVID has arrived and is not yet in the TLS configuration:
-/// a handshake made in it would fail.
+/// Waits until the newest SVID is in the TLS configuration: between its arrival and that moment a handshake would fail.
 async fn available(status: &mut TlsStatus) -> Outcome<()> {
     while !status.current().available {
         status.changed().await?;

@@ -1,4 +1,4 @@
-//! A service that greets one client, over mTLS. It knows nothing but where to ask for its identity:
+//! A service that greets one client, over mTLS. Its only identity configuration is the Workload API's address:
 //!
 //! ```text
 //! SPIFFE_ENDPOINT_SOCKET=unix:///run/bonafide/workload.sock \
@@ -33,7 +33,7 @@ async fn main() -> Outcome<()> {
         return Err("usage: server LISTEN_ADDRESS CLIENT_SPIFFE_ID".into());
     };
 
-    // Waits until the daemon has an identity for this process, and follows it from then on.
+    // Waits until the daemon issues an SVID to this process; the source then follows its rotations.
     let source = X509Source::new().await?;
     let (config, mut status) =
         mtls_server(source.clone()).authorize(authorizer::exact([client.as_str()])?).build_with_status()?;
@@ -53,8 +53,7 @@ async fn main() -> Outcome<()> {
     }
 }
 
-/// Waits out the moment after a rotation in which the new SVID has arrived and is not yet in the TLS configuration:
-/// a handshake made in it would fail.
+/// Waits until the newest SVID is in the TLS configuration: between its arrival and that moment a handshake would fail.
 async fn available(status: &mut TlsStatus) -> Outcome<()> {
     while !status.current().available {
         status.changed().await?;
@@ -62,7 +61,7 @@ async fn available(status: &mut TlsStatus) -> Outcome<()> {
     Ok(())
 }
 
-/// Answers every line with a greeting, until the client hangs up.
+/// Answers every line with a greeting, until the client closes the connection.
 async fn greet(acceptor: TlsAcceptor, stream: TcpStream) -> Outcome<()> {
     let (stream, peer) = acceptor.accept(stream).await?;
     let client = peer.spiffe_id().ok_or("the client has no SPIFFE ID")?;

@@ -1,5 +1,5 @@
-//! The attack catalogue, against the shipped binary. Each attack has its number, its honest counterpart in the same test,
-//! and the name of the function that is its defence.
+//! The attack catalogue, run against the shipped binary. Each test has the attack's number, an honest counterpart, and
+//! the name of the function that is the defence.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

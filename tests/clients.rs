@@ -1,4 +1,4 @@
-//! Real clients, unmodified, against the shipped daemon: crates, packages of PyPI, a module of Go, OpenSSL, a linter.
+//! Unmodified third-party clients against the shipped daemon: crates, PyPI packages, a Go module, OpenSSL, a linter.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! What goes wrong on this machine or comes in broken: damaged bytes, crashes, full disks.
+//! Faults of the node and of its input: damaged bytes, crashes, full disks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -6,7 +6,7 @@
 mod daemon;
 #[path = "fuzz/targets.rs"]
 mod fuzz_targets;
-#[path = "support/kernel.rs"]
+#[path = "support/kernel/mod.rs"]
 mod kernel;
 
 #[path = "faults/bad_input.rs"]

@@ -1,4 +1,4 @@
-//! What an operator relies on: commands and their exit codes, the reference configuration, the unit.
+//! The interface for operators: commands and their exit codes, reload, the reference configuration, the unit.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

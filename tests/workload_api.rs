@@ -8,7 +8,7 @@ mod asking;
 mod callers;
 #[path = "support/http2.rs"]
 mod http2;
-#[path = "support/kernel.rs"]
+#[path = "support/kernel/mod.rs"]
 mod kernel;
 #[path = "support/late_source.rs"]
 mod late_source;
@@ -16,17 +16,29 @@ mod late_source;
 mod node;
 #[path = "support/pipes.rs"]
 mod pipes;
+#[path = "support/remote_signer.rs"]
+mod remote_signer;
 #[path = "support/second_door.rs"]
 mod second_door;
 #[path = "support/server_entries.rs"]
 mod server_entries;
+#[path = "../src/durable/simulated_disk.rs"]
+mod simulated_disk;
+
+use bonafide::durable;
 
 #[path = "workload_api/answers.rs"]
 mod answers;
+#[path = "workload_api/over_time/bundles.rs"]
+mod bundles;
 #[path = "workload_api/calls.rs"]
 mod calls;
 #[path = "workload_api/over_time/clocks.rs"]
 mod clocks;
+#[path = "workload_api/over_time/connections.rs"]
+mod connections;
+#[path = "workload_api/over_time/containers.rs"]
+mod containers;
 #[path = "workload_api/door.rs"]
 mod door;
 #[path = "workload_api/over_time/endings.rs"]
@@ -43,8 +55,16 @@ mod hostile;
 mod in_flight;
 #[path = "workload_api/over_time/lifetime.rs"]
 mod lifetime;
+#[path = "workload_api/over_time/operator.rs"]
+mod operator;
+#[path = "workload_api/over_time/power_cuts.rs"]
+mod power_cuts;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
+#[path = "workload_api/over_time/reloads.rs"]
+mod reloads;
+#[path = "workload_api/over_time/remote_signer.rs"]
+mod remote_signer_over_time;
 #[path = "workload_api/over_time/second_door.rs"]
 mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]

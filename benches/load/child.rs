@@ -1,4 +1,4 @@
-//! What this program does as a process of its own: serve nothing, or fetch once and say how long it took.
+//! The roles of this program as a child process: an empty server, or a client that prints the time of its fetch.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -15,20 +15,20 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::client;
 
-/// The longest that a child lives, whatever becomes of its parent.
+/// The maximum life of a child, even if its parent dies.
 const LONGEST_LIFE: Duration = Duration::from_secs(600);
 
-/// What a child does.
+/// The role of a child.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Role {
     /// Serves a gRPC service that does nothing.
     EmptyServer,
-    /// Connects, calls the empty service, prints the nanoseconds it took.
+    /// Connects, calls the empty service, and prints the time in nanoseconds.
     EmptyCall,
-    /// Connects, fetches one X509-SVID, prints the nanoseconds it took.
+    /// Connects, fetches one X509-SVID, and prints the time in nanoseconds.
     FirstSvid,
-    /// Fetches X509-SVIDs on one new connection after the other; prints begin and length of each in
-    /// nanoseconds, or why there was none.
+    /// Fetches X509-SVIDs, each on a new connection; prints the start and the duration of each in nanoseconds, or the
+    /// error.
     Stranger,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn spawn(role: Role, socket: &Path) -> Child {
     command(role, socket).spawn().expect("this program can be started again")
 }
 
-/// The same, as another user; only root can.
+/// As [`spawn`], as another user; requires root.
 pub(crate) fn spawn_as(uid: u32, role: Role, socket: &Path) -> Child {
     command(role, socket).uid(uid).gid(uid).spawn().expect("another user may start this program")
 }
@@ -64,7 +64,7 @@ fn command(role: Role, socket: &Path) -> Command {
     command
 }
 
-/// The empty service in a process of its own, which ends with this value.
+/// The empty service in its own process, killed on drop.
 pub(crate) struct EmptyServer {
     pub(crate) process: Child,
     pub(crate) socket: PathBuf,
@@ -72,7 +72,7 @@ pub(crate) struct EmptyServer {
 }
 
 impl EmptyServer {
-    /// Returns once it has answered, with the time that this took.
+    /// Starts the service. Returns after its first response, with the time until then.
     pub(crate) async fn start() -> (Self, Duration) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("empty.sock");

@@ -1,5 +1,5 @@
-//! A client of the Workload API and of the empty service: the same library, the same steps, so that the difference is the
-//! server's.
+//! A client of the Workload API and of the empty service. Both use the same library and the same steps, so that the
+//! difference is the server's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(crate) async fn open_stream(channel: &Channel) -> Result<(X509svidResponse, 
     Ok((first, stream))
 }
 
-/// From nothing to the first X509-SVID in hand.
+/// The time from connect to the first X509-SVID.
 pub(crate) async fn first_svid(socket: &Path) -> Result<Duration, Box<dyn std::error::Error>> {
     let begin = Instant::now();
     let channel = connect(socket).await?;
@@ -38,7 +38,7 @@ pub(crate) async fn first_svid(socket: &Path) -> Result<Duration, Box<dyn std::e
     Ok(begin.elapsed())
 }
 
-/// From nothing to the answer of a service that does nothing.
+/// The time from connect to the response of the empty service.
 pub(crate) async fn first_empty_call(socket: &Path) -> Result<Duration, Box<dyn std::error::Error>> {
     let begin = Instant::now();
     empty_call(&connect(socket).await?).await?;

@@ -1,7 +1,7 @@
-//! Puts load on a Workload API socket and tells each figure beside the machine's own limit, taken in the same run.
+//! Puts load on a Workload API socket, and prints each figure beside the machine's own limit, measured in the same run.
 //!
-//! `cargo bench --bench load -- [SUBJECT]...` starts throw-away daemons; with `--socket` and `--pid` it measures whatever
-//! serves that socket, as far as that goes from outside. It talks to Unix sockets alone and stops by itself.
+//! `cargo bench --bench load -- [SUBJECT]...` starts temporary daemons. With `--socket` and `--pid` it measures the
+//! process that serves that socket, from outside. It connects to Unix sockets only, and stops by itself.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement fails by panicking")]
 
@@ -31,30 +31,30 @@ use crate::node::Target;
 /// Measures a Workload API socket beside the machine's own limits.
 #[derive(Debug, Parser)]
 struct Load {
-    /// What to measure; everything if nothing is named
+    /// The subjects to measure; all by default
     subjects: Vec<Subject>,
     /// One JSON object per figure
     #[arg(long)]
     json: bool,
-    /// Measure what serves this socket, and not a throw-away daemon
+    /// Measure the server of this socket instead of a temporary daemon
     #[arg(long, requires = "measured")]
     socket: Option<PathBuf>,
     /// The process that serves the socket
     #[arg(long, group = "measured")]
     pid: Option<u32>,
-    /// With --socket: a program that gives this user's entry a hint and a DNS name, its two arguments
+    /// With --socket: a program that sets the hint and the DNS name of this user's entry, its two arguments
     #[arg(long, requires = "socket")]
     change: Option<PathBuf>,
-    /// How many connections, with a stream each
+    /// The number of connections, with one stream each
     #[arg(long, default_value_t = 1_000)]
     connections: usize,
-    /// A figure is the median of so many rounds
+    /// The number of rounds; a figure is their median
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// What this process is to the one that started it
+    /// The role of a child process
     #[arg(long, group = "measured", hide = true)]
     role: Option<Role>,
-    /// Cargo says so
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -1,4 +1,4 @@
-//! What the kernel says of a process from outside: its processor time and its memory.
+//! The processor time and the memory of a process, from `/proc`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ impl Meter {
         Self { directory: PathBuf::from(format!("/proc/{pid}")) }
     }
 
-    /// Processor time of all its living threads, to the nanosecond (SPEC: proc_pid_schedstat(5), first field); the ticks
-    /// of `stat` are too coarse for a microsecond. A thread that ends takes its time with it, so it is read over short
-    /// spans of steady load.
+    /// The processor time of all live threads in nanoseconds (SPEC: proc_pid_schedstat(5), first field); the ticks of
+    /// `stat` are too coarse. The time of a thread that ends is lost, so the callers measure short spans of steady
+    /// load.
     pub(crate) fn processor_time(&self) -> Duration {
         let threads = fs::read_dir(self.directory.join("task")).expect("the measured process is gone");
         let nanos = threads.filter_map(|thread| {

@@ -1,4 +1,4 @@
-//! The daemon under load: a throw-away one of our own, or whatever already serves a socket.
+//! The daemon under load: a temporary one, or one that already serves a socket.
 
 use std::fs;
 use std::fs::File;
@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use crate::client;
 use crate::meters::Meter;
 
-/// The user of an entry that never changes; nobody else's.
+/// The uid of an entry that never changes.
 pub(crate) const STRANGER: u32 = 65_534;
 const BINARY: &str = env!("CARGO_BIN_EXE_bonafide");
 
-/// What is measured: a socket and the process that serves it.
+/// The target of a measurement: a socket and the process that serves it.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) socket: PathBuf,
@@ -35,20 +35,20 @@ impl Target {
     }
 }
 
-/// A daemon with a directory of its own. It ends with this value, and the directory with it.
+/// A daemon in its own directory. Drop kills it and removes the directory.
 pub(crate) struct Node {
     daemon: Child,
     directory: tempfile::TempDir,
 }
 
 impl Node {
-    /// Starts a daemon with as many entries, of which one is this user's, and waits until that is served.
+    /// Starts a daemon with this number of entries, one of them for this user, and waits until it serves this user.
     pub(crate) async fn start(entries: u32) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let at = directory.path();
         fs::set_permissions(at, fs::Permissions::from_mode(0o711)).expect("a directory of our own");
         fs::create_dir(at.join("entries.d")).expect("a folder");
-        fs::create_dir(at.join("log")).expect("a folder that nobody watches");
+        fs::create_dir(at.join("log")).expect("a folder that the daemon does not watch");
         fs::write(at.join("bonafide.toml"), configuration(at)).expect("a file");
         fs::write(at.join("entries.d/others.toml"), others(entries - 1)).expect("a file");
         fs::write(at.join("entries.d/load.toml"), our_entry("")).expect("a file");
@@ -61,12 +61,12 @@ impl Node {
         Target { socket: self.directory.path().join("workload.sock"), pid: self.daemon.id().expect("it is not reaped") }
     }
 
-    /// Ends the daemon by `signal`, starts it again, and tells how long it took from there to the first X509-SVID.
+    /// Ends the daemon by `signal`, starts it again, and returns the time until the first X509-SVID.
     pub(crate) async fn restart_by(&mut self, signal: Signal) -> Duration {
         kill(Pid::from_raw(self.target().pid as i32), signal).expect("the daemon runs");
         let killed = Instant::now();
         self.daemon.wait().await.expect("a child can be waited for");
-        // An orderly stop is none of the start; a killed daemon is away from the moment it is killed.
+        // The time of an orderly stop does not count; a killed daemon is away from the moment of the kill.
         let begin = if signal == Signal::SIGKILL { killed } else { Instant::now() };
         self.daemon = spawn_daemon(self.directory.path());
         self.first_svid_since(begin).await
@@ -84,7 +84,7 @@ impl Node {
         begin.elapsed()
     }
 
-    /// Writes the entry that all streams rest on anew, and has it read.
+    /// Rewrites the entry of all streams, and reloads.
     async fn change_entry(&self, lines: &str) {
         let entries = self.directory.path().join("entries.d");
         fs::write(entries.join(".load.toml"), our_entry(lines)).expect("a file");
@@ -98,11 +98,11 @@ impl Node {
     }
 }
 
-/// How the entry that all streams rest on is changed.
+/// The means of changing the entry of all streams.
 pub(crate) enum EntryChange<'a> {
     /// In the drop-in file of our own daemon.
     File(&'a Node),
-    /// By a program, which gets the hint and the DNS name that it shall have, and returns once it is done.
+    /// By a program with the new hint and DNS name as arguments, which exits once the change is made.
     Program(PathBuf),
 }
 
@@ -134,7 +134,7 @@ fn spawn_daemon(directory: &Path) -> Child {
         .expect("the daemon can be started")
 }
 
-/// The default limits, but the one for each caller: all load comes from one user.
+/// The default limits except `connections_per_caller`, because all load comes from one user.
 fn configuration(directory: &Path) -> String {
     let directory = directory.display();
     format!(
@@ -157,7 +157,7 @@ fn our_entry(lines: &str) -> String {
     format!("[[workload]]\nid = \"/load\"\nselectors = [\"unix:uid:{uid}\"]\n{lines}\n")
 }
 
-/// Entries of users that nobody is, and the stranger's.
+/// Entries for uids without processes, and the one for [`STRANGER`].
 fn others(count: u32) -> String {
     let entry = |n: u32| {
         let uid = 1_000_000 + n;

@@ -1,4 +1,4 @@
-//! What the two programs share: how a figure is told, and what the machine itself can do.
+//! Code that both benchmarks share: the output of a figure, and the machine's own limits.
 
 pub(crate) mod raw;
 pub(crate) mod report;

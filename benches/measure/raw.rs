@@ -1,4 +1,4 @@
-//! The machine's own limits in cryptography: what a credential costs at the least, with the same library.
+//! The machine's own limits in cryptography: the minimum cost of a credential with the same library.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// As many bytes as the signed part of an ordinary X509-SVID has.
+/// The size of the signed part of an ordinary X509-SVID.
 const MESSAGE: [u8; 420] = [7; 420];
 
 /// A key that only signs.
@@ -34,7 +34,7 @@ impl Signer {
     }
 }
 
-/// What one of `count` runs takes on average.
+/// The mean time of `count` runs.
 pub(crate) fn time_each(count: u32, mut work: impl FnMut()) -> Duration {
     let begin = Instant::now();
     for _ in 0..count {
@@ -43,7 +43,7 @@ pub(crate) fn time_each(count: u32, mut work: impl FnMut()) -> Duration {
     begin.elapsed() / count
 }
 
-/// What `count` keys and signatures take on all cores.
+/// The time of `count` keys and signatures on all cores.
 pub(crate) fn keys_and_signatures_on_all_cores(count: u32) -> Duration {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     let signer = Signer::new();

@@ -1,5 +1,4 @@
-//! What a figure is, and how it is told: ours, the machine's own limit beside it, what was promised, and whether it was
-//! kept.
+//! A figure and its output: the measured value, the machine's own limit, the promise, and whether it is met.
 
 use std::time::Duration;
 
@@ -12,14 +11,14 @@ pub(crate) struct Figure {
     pub(crate) promise: Promise,
 }
 
-/// What the README promises of a figure.
+/// The README's promise for a figure.
 #[derive(Clone, Copy)]
 pub(crate) enum Promise {
-    /// Nothing; it is shown to be seen.
+    /// No promise; the figure is for information.
     Nothing,
     /// At most this much, in the figure's unit.
     AtMost(f64),
-    /// At most so many times the machine's own limit.
+    /// At most this multiple of the machine's own limit.
     AtMostTimesTheLimit(f64),
     /// At least this share of the machine's own limit.
     AtLeastOfTheLimit(f64),
@@ -38,7 +37,7 @@ impl Figure {
         self.limit.map(|limit| self.ours / limit)
     }
 
-    /// `None` where nothing was promised.
+    /// `None` without a promise.
     fn is_met(&self) -> Option<bool> {
         match (self.promise, self.ratio()) {
             (Promise::AtMost(most), _) => Some(self.ours <= most),
@@ -57,7 +56,7 @@ impl Figure {
         }
     }
 
-    /// One line for people, or one JSON object for programs.
+    /// Prints one line of text, or one JSON object.
     pub(crate) fn print(&self, as_json: bool) {
         let verdict = self.is_met().map(|met| if met { "met" } else { "missed" });
         if as_json {

@@ -1,4 +1,4 @@
-//! What the daemon answers its operator.
+//! Answers the questions of the admin API.
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,9 +52,9 @@ pub(in crate::agent) struct AdminService {
     pub(in crate::agent) reloader: Arc<Reloader>,
     /// Who signs.
     pub(in crate::agent) authority: Arc<dyn Authority>,
-    /// What was written down.
+    /// The audit log.
     pub(in crate::agent) audit: Arc<dyn Sink>,
-    /// How the kernel lets callers be pinned.
+    /// The kernel level.
     pub(in crate::agent) level: Level,
     /// What is charged.
     pub(in crate::agent) budgets: Budgets,
@@ -92,7 +92,7 @@ impl Operations for Arc<AdminService> {
             uptime_seconds: self.started.elapsed().as_secs(),
             level: self.level,
             authority: AuthorityStatus {
-                kind: "embedded".to_owned(),
+                kind: self.authority.kind().to_owned(),
                 not_after: self.authority.not_after().map(seconds),
             },
             bundles: self.bundles(),

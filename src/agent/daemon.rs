@@ -1,4 +1,4 @@
-//! The daemon while it runs: its doors, its tasks, its signals, and the end of all of them.
+//! The running daemon: binds the doors, builds the node, follows signals, and waits for the end of all tasks.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -12,28 +12,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::config::Config;
 use crate::agent::config::sections::doors::Listen;
+use crate::agent::extra_doors::ExtraDoor;
+use crate::agent::extra_doors::OWNER_AND_GROUP;
 use crate::agent::node::Node;
 use crate::agent::prepared::NotRunning;
 use crate::agent::prepared::Prepared;
 use crate::agent::reload::ReloadTrigger;
-use crate::agent::watches::memory;
-use crate::agent::watches::readiness::tell_of_readiness;
-use crate::agent::watches::readiness::tell_systemd;
+use crate::agent::watches::memory::return_memory;
+use crate::agent::watches::readiness::notify_systemd;
+use crate::agent::watches::readiness::report_readiness;
 use crate::attestation::kernel::Process;
 use crate::endpoints::admin;
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::health;
-use crate::endpoints::http;
 use crate::endpoints::metrics;
 use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::transport::unix::UnixAcceptor;
 use crate::endpoints::workload_socket;
 use crate::evidence::Accounts;
+use crate::readiness::Readiness;
 use crate::readiness::Severity;
-
-/// The mode of the metrics socket: it tells nothing that a group of scrapers may not know.
-const OWNER_AND_GROUP: u32 = 0o660;
 
 /// Serves until a signal or a failure.
 pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning> {
@@ -42,13 +41,13 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let starting = readiness.register("starting");
     starting.block(Severity::NotReady, "the daemon is starting");
     let config = setup.active.config.clone();
-    let doors = Doors::bind(&config, &setup.active.accepted.accounts).await?;
+    let doors = Doors::bind(&config, &setup.active.accepted.accounts, &readiness).await?;
     setup.sockets = doors.status.clone();
     let routes = workload_socket::routes(&readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     let stop = setup.parts.stop.clone();
     let mut node = Node::build(setup);
-    node.spawn_until_stop(memory::give_back(node.budgets.clone()));
+    node.spawn_until_stop(return_memory(node.budgets.clone()));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });
     let identify =
         Arc::new(move |socket: BorrowedFd<'_>| linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>));
@@ -56,33 +55,34 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         .map_err(|why| refused("no descriptor is left", &why))?;
     node.serve(acceptor, routes);
     node.spawn_until_stop(admin::server::serve(doors.admin, doors.doorkeeper, node.operations.clone()));
-    if let Some(listener) = doors.health {
-        node.spawn_until_stop(health::serve(listener, readiness.clone()));
+    if let Some(door) = doors.health {
+        let readiness = readiness.clone();
+        node.spawn_until_stop(async move { health::serve(door.bound().await, readiness).await });
     }
-    if let Some(listener) = doors.metrics {
-        let mut registry = Registry::default();
+    if let Some(door) = doors.metrics {
+        let (mut registry, operations) = (Registry::default(), node.operations.clone());
         metrics.register(&mut registry);
-        node.spawn_until_stop(metrics::serve(listener, registry, node.operations.clone()));
+        node.spawn_until_stop(async move { metrics::serve(door.bound().await, registry, operations).await });
     }
     follow_signals(&mut node, stop)?;
     tracing::info!(trust_domain = %config.trust_domain, entries = config.entries.len(), "started");
     drop(starting);
-    node.spawn_until_stop(tell_of_readiness(readiness));
+    node.spawn_until_stop(report_readiness(readiness));
     Ok(node.run_until_stopped().await?)
 }
 
-/// Bound sockets that nobody is served at yet.
+/// Sockets that are bound and not served yet.
 struct Doors {
     workload: Listener,
     admin: Listener,
     doorkeeper: Doorkeeper,
-    health: Option<http::HttpListener>,
-    metrics: Option<http::HttpListener>,
+    health: Option<ExtraDoor>,
+    metrics: Option<ExtraDoor>,
     status: Vec<SocketStatus>,
 }
 
 impl Doors {
-    async fn bind(config: &Config, accounts: &Accounts) -> Result<Self, NotRunning> {
+    async fn bind(config: &Config, accounts: &Accounts, readiness: &Readiness) -> Result<Self, NotRunning> {
         let workload = Listener::bind(&config.workload_api.socket, config.workload_api.mode)?;
         let doorkeeper = Doorkeeper { own_uid: rustix::process::geteuid().as_raw(), group: config.admin_gid(accounts) };
         let admin = Listener::bind(&config.admin.socket, doorkeeper.mode())?;
@@ -90,26 +90,14 @@ impl Doors {
             unix_status("workload", &config.workload_api.socket, config.workload_api.mode),
             unix_status("admin", &config.admin.socket, doorkeeper.mode()),
         ];
-        let health = match config.health {
-            Some(address) => {
-                status.push(SocketStatus { door: "health".to_owned(), address: address.to_string(), mode: None });
-                let bound = http::HttpListener::loopback(address).await;
-                Some(bound.map_err(|why| refused("the health address could not be bound", &why))?)
-            }
-            None => None,
+        let mut extra = async |name: &'static str, place: Option<Listen>| {
+            let place = place?;
+            let mode = matches!(place, Listen::Unix(_)).then(|| format!("{OWNER_AND_GROUP:04o}"));
+            status.push(SocketStatus { door: name.to_owned(), address: place.to_string(), mode });
+            Some(ExtraDoor::open(name, place, readiness).await)
         };
-        let metrics = match &config.metrics {
-            Some(Listen::Loopback(address)) => {
-                status.push(SocketStatus { door: "metrics".to_owned(), address: address.to_string(), mode: None });
-                let bound = http::HttpListener::loopback(*address).await;
-                Some(bound.map_err(|why| refused("the metrics address could not be bound", &why))?)
-            }
-            Some(Listen::Unix(path)) => {
-                status.push(unix_status("metrics", path, OWNER_AND_GROUP));
-                Some(http::HttpListener::Unix(Listener::bind(path, OWNER_AND_GROUP)?))
-            }
-            None => None,
-        };
+        let health = extra("health", config.health.map(Listen::Loopback)).await;
+        let metrics = extra("metrics", config.metrics.clone()).await;
         Ok(Self { workload, admin, doorkeeper, health, metrics, status })
     }
 }
@@ -126,10 +114,10 @@ fn follow_signals(node: &mut Node, stop: CancellationToken) -> Result<(), NotRun
             _ = interrupt.recv() => {}
         }
         stop.cancel();
-        let told = tell_systemd("STOPPING=1".to_owned());
-        let _in_time = tokio::time::timeout(Duration::from_secs(1), told).await;
+        let notified = notify_systemd("STOPPING=1".to_owned());
+        let _in_time = tokio::time::timeout(Duration::from_secs(1), notified).await;
     });
-    // On its own: a name service that does not answer must not hold up the stop.
+    // A task of its own: a name service that does not answer must not hold up the stop.
     let reloader = node.reloader.clone();
     node.spawn_until_stop(async move {
         while hang_up.recv().await.is_some() {

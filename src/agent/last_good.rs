@@ -13,8 +13,8 @@ use crate::agent::config::sections::authority;
 use crate::durable::DataDir;
 use crate::durable::Name;
 
-/// Where the last accepted configuration is, by what can still be read of the files at `main`: the `data_dir` that they
-/// name, or the default. Nothing is ever made there on this word alone.
+/// The directory of the last accepted configuration: the `data_dir` in the main file, as far as that can be parsed, or the
+/// default. Nothing is created there.
 #[must_use]
 pub fn data_dir_of(main: &Path) -> PathBuf {
     let text = files::read_untrusted(main);

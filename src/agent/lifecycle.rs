@@ -1,4 +1,4 @@
-//! From "started" to "stopped": one signal, one deadline, and no task out of sight.
+//! Waits for the stop and for the end of every task, with one deadline.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ pub enum Fatal {
     /// A part panicked.
     #[error("a part of the daemon panicked: {0}; this is a bug: please report it with the log above")]
     Panicked(JoinError),
-    /// A door failed in a way that it cannot mend.
+    /// A door failed in a way that it cannot repair.
     #[error("a door of the daemon failed: {0}")]
     Door(String),
 }
 
-/// Waits for a stop or for the first part that ends, tells all others to stop, and gives them until the deadline.
+/// Waits for a stop or for the first part that ends, stops all others, and waits for them until the deadline.
 ///
 /// # Errors
 /// [`Fatal`] when a part ended although nobody asked.

@@ -4,9 +4,10 @@
 mod admin_service;
 pub mod config;
 mod daemon;
+mod extra_doors;
 pub mod last_good;
 pub mod lifecycle;
-mod limits;
+mod live_settings;
 pub mod node;
 mod prepared;
 pub mod reload;

@@ -1,5 +1,5 @@
-//! A node without the machine under it: what its callers share, and the tasks that keep it true. The daemon builds it on
-//! the kernel, a disk and sockets; a test builds the same on models of them.
+//! A node without its machine: the state that its callers share, and the tasks that keep it current. The daemon builds it
+//! on the kernel, a disk and sockets, a test on models of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,16 +16,18 @@ use crate::agent::config::file_entries::FileEntries;
 use crate::agent::lifecycle::Fatal;
 use crate::agent::lifecycle::GRACE;
 use crate::agent::lifecycle::run_until_stopped;
-use crate::agent::limits::limits;
+use crate::agent::live_settings::LiveSettings;
+use crate::agent::live_settings::limits;
 use crate::agent::reload::ActiveConfig;
 use crate::agent::reload::ConfigFiles;
 use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
 use crate::agent::reload::follow::follow_files;
 use crate::agent::rulebook_owner::RulebookOwner;
-use crate::agent::watches::authority::look;
+use crate::agent::watches::authority::check_authority;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
+use crate::audit::LogSettings;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
@@ -61,6 +63,8 @@ pub struct NodeSetup {
     pub entry_sources: Vec<Arc<dyn EntrySource>>,
     /// Why the node does not serve, or not as it should.
     pub readiness: Readiness,
+    /// How lines are written.
+    pub log: LogSettings,
     /// The doors that `status` lists.
     pub sockets: Vec<SocketStatus>,
     /// How many descriptors may be open: the default limits follow from it.
@@ -87,7 +91,7 @@ impl Node {
     /// authority, bundle files and configuration files. Needs a tokio runtime.
     #[must_use]
     pub fn build(setup: NodeSetup) -> Self {
-        let NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors } = setup;
+        let NodeSetup { parts, active, files, entry_sources, readiness, log, sockets, descriptors } = setup;
         let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
         let (authority, audit, level) = (parts.authority.clone(), parts.audit.clone(), parts.attestor.host().level());
         let partners = ForeignBundles::load(&active.federation(), readiness.clone());
@@ -99,8 +103,8 @@ impl Node {
         let entries = Arc::new(FileEntries::new(active.entries(ReloadTrigger::Asked)));
         let owner = Arc::new(RulebookOwner::new(node_state.clone(), entries, entry_sources, active.config.rules()));
         let are_followed = files.are_followed;
-        let reloader = Reloader::new(files, active, owner.clone(), clock.clone());
-        let reloader = Arc::new(reloader);
+        let settings = LiveSettings { log, budgets: budgets.clone(), descriptors };
+        let reloader = Arc::new(Reloader::new(files, active, owner.clone(), settings, clock.clone()));
         let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
             node_state: node_state.clone(),
             reloader: reloader.clone(),
@@ -130,7 +134,7 @@ impl Node {
         let state = node.node_state.clone();
         node.spawn_until_stop(async move { state.send_orders().await });
         let cannot_sign = readiness.register("authority");
-        look(&*authority, &*clock, &cannot_sign);
+        check_authority(&*authority, &*clock, &cannot_sign);
         node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
         node
     }
@@ -174,7 +178,7 @@ impl Node {
     }
 }
 
-/// Puts bundles in the place of those that are served, and wakes whom that concerns.
+/// Replaces the bundles that are served, and wakes the streams that see a difference.
 fn publisher(node_state: Arc<NodeState>) -> impl FnMut(Arc<Bundle>, &BTreeMap<TrustDomain, Arc<Bundle>>) {
     move |own, foreign| {
         let bundles = BundleSet::new(Some(&node_state.bundles()), own, foreign);

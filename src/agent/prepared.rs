@@ -1,4 +1,4 @@
-//! What the start hands to the daemon: what the machine gave before anything is served, or why there is nothing to serve.
+//! What the start hands to the daemon, and the errors of both.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::authority::NoAuthority;
 use crate::durable;
 use crate::endpoints::transport::listener::NotBound;
 
-/// What the machine gave, before anything is served.
+/// Everything that is open before the first socket is bound.
 pub(in crate::agent) struct Prepared {
     /// Everything that a node is built from.
     pub(in crate::agent) setup: NodeSetup,
@@ -36,7 +36,7 @@ pub(in crate::agent) enum NotRunning {
         /// Why the last accepted configuration does not take their place.
         instead: String,
     },
-    /// This machine does not let the daemon see the truth.
+    /// `/proc` on this machine does not show what the daemon needs.
     #[error(transparent)]
     UnsupportedHost(#[from] UnsupportedHost),
     /// The data directory cannot be used.
@@ -62,7 +62,7 @@ pub(in crate::agent) enum NotRunning {
 }
 
 impl NotRunning {
-    /// 1 where another daemon or the system is in the way, 2 where something has to be put right first.
+    /// 1 where another daemon or the system is in the way, 2 where the operator has to change something first.
     pub(in crate::agent) fn exit_code(&self) -> u8 {
         match self {
             Self::DataDir(durable::OpenDataDirError::Locked { .. })

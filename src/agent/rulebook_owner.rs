@@ -32,7 +32,7 @@ const FILES: usize = 0;
 
 /// Owns the rulebook.
 #[derive(Debug)]
-pub struct RulebookOwner {
+pub(in crate::agent) struct RulebookOwner {
     node_state: Arc<NodeState>,
     files: Arc<FileEntries>,
     /// The files first.
@@ -50,12 +50,12 @@ struct Inputs {
     rules: Rules,
 }
 
-/// What became of what a source said.
+/// What a change of a source has led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken {
-    /// It is in force, and so many streams were woken.
+pub(in crate::agent) enum Taken {
+    /// It is in force.
     InForce {
-        /// How many streams.
+        /// How many streams were woken.
         woken: usize,
     },
     /// It waits for the operator; what was in force before still is.
@@ -65,7 +65,7 @@ pub enum Taken {
 impl RulebookOwner {
     /// Puts the entries of `files` and of all other sources in force, under `rules`.
     #[must_use]
-    pub fn new(
+    pub(in crate::agent) fn new(
         node_state: Arc<NodeState>,
         files: Arc<FileEntries>,
         others: Vec<Arc<dyn EntrySource>>,
@@ -81,18 +81,18 @@ impl RulebookOwner {
     }
 
     /// Puts other entries of the files in force, with the rules that are written beside them.
-    pub fn replace_files(&self, entries: EntrySet, rules: Rules) -> Taken {
+    pub(in crate::agent) fn replace_files(&self, entries: EntrySet, rules: Rules) -> Taken {
         self.files.publish(entries);
         self.take(FILES, Some(rules))
     }
 
     /// The sources beside the files, for [`Self::follow`].
-    pub fn others(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(in crate::agent) fn others(&self) -> impl Iterator<Item = usize> + use<> {
         FILES + 1..self.sources.len()
     }
 
     /// Puts every change of a source in force until `stop`; of changes that come close together, the last.
-    pub async fn follow(self: Arc<Self>, source: usize, stop: CancellationToken) {
+    pub(in crate::agent) async fn follow(self: Arc<Self>, source: usize, stop: CancellationToken) {
         let Some(followed) = self.sources.get(source) else { return stop.cancelled().await };
         let mut entries = followed.entries();
         // RACE: what changed between `new` and this subscription was seen by neither, so everything counts as a change.
@@ -137,17 +137,17 @@ impl RulebookOwner {
     /// Puts what a source says now in force, and other rules where there are any.
     fn take(&self, source: usize, rules: Option<Rules>) -> Taken {
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((said, before)) = self.sources.get(source).zip(in_force.sets.get(source)) else {
+        let Some((followed, before)) = self.sources.get(source).zip(in_force.sets.get(source)) else {
             return Taken::InForce { woken: 0 };
         };
-        let said = said.entries().borrow().clone();
+        let latest = followed.entries().borrow().clone();
         let rules = rules.unwrap_or(in_force.rules);
-        if said.decides_as(before) && rules == in_force.rules {
+        if latest.decides_as(before) && rules == in_force.rules {
             return Taken::InForce { woken: 0 };
         }
-        let hold_back = said.hold_back;
+        let hold_back = latest.hold_back;
         let mut sets = in_force.sets.clone();
-        sets.splice(source..=source, [said]);
+        sets.splice(source..=source, [latest]);
         let inputs = Inputs { epoch: in_force.epoch + 1, sets, rules };
         let rulebook = inputs.rulebook();
         if hold_back == HoldBack::IfManyEnd

@@ -1,5 +1,5 @@
-//! The daemon on this machine: configuration, kernel, keys, sockets, and only then ready. Whatever stands in the way is
-//! said in three parts on standard error, and nothing is left half done.
+//! Starts the daemon on this machine: configuration, log, kernel, data directory, authority. An error has three parts, goes
+//! to standard error, and leaves nothing half done.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::config;
 use crate::agent::config::Config;
 use crate::agent::config::ConfigRefused;
-use crate::agent::config::sections::log::LogFormat;
 use crate::agent::daemon;
 use crate::agent::last_good;
 use crate::agent::node::NodeSetup;
@@ -21,10 +20,11 @@ use crate::agent::reload::ActiveConfig;
 use crate::agent::reload::ConfigFiles;
 use crate::attestation::Attestor;
 use crate::attestation::linux::Linux;
-use crate::audit;
 use crate::audit::Journal;
+use crate::audit::LogSettings;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
+use crate::audit::metrics::AuditMetrics;
 use crate::authority;
 use crate::authority::Authority;
 use crate::authority::AuthoritySettings;
@@ -75,7 +75,8 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let readiness = Readiness::default();
     let [not_on_disk, not_writable] = ["configuration", "data_dir"].map(|name| readiness.register(name));
     let (active, held) = configuration(options, &*clock, &not_on_disk)?;
-    let (journal, metrics) = log(&active.config, &clock)?;
+    let log = LogSettings::new(active.config.log.format, active.config.log.level);
+    let (journal, metrics) = open_log(&log, &clock)?;
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
         Some(data_dir) => data_dir,
@@ -101,7 +102,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
     let (entry_sources, sockets) = (Vec::new(), Vec::new());
-    let setup = NodeSetup { parts, active, files, entry_sources, readiness, sockets, descriptors };
+    let setup = NodeSetup { parts, active, files, entry_sources, readiness, log, sockets, descriptors };
     let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -121,13 +122,13 @@ fn serving_threads(cores: usize) -> usize {
     cores.div_ceil(4).clamp(1, 4)
 }
 
-/// The crypto library takes its first entropy from the jitter of the processor, for some 20 ms: by another thread, while
-/// the configuration is read. Whoever needs random bytes before it is done waits for it, as without it.
+/// The crypto library takes its first entropy from the jitter of the processor, which takes some 20 ms. Another thread does
+/// it while this one reads the configuration; a caller that needs random bytes sooner waits for it.
 fn gather_entropy() {
     std::thread::spawn(|| SystemRandomness.fill(&mut [0; 1]));
 }
 
-/// SECURITY: keys are in this memory. No core file is written of it, and no process of the same user may read it.
+/// SECURITY: keys are in this memory, so no core file is written and no process of the same user may read it.
 fn keep_secrets_in_memory() -> Result<(), NotRunning> {
     let refused = |what| move |why: rustix::io::Errno| NotRunning::System { what, why: why.to_string() };
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -137,8 +138,7 @@ fn keep_secrets_in_memory() -> Result<(), NotRunning> {
         .map_err(refused("core files could not be forbidden"))
 }
 
-/// The configuration of the files; or, where they are bad, the one that was last accepted, with the data directory that
-/// it was found in.
+/// The configuration of the files; where they are bad, the last accepted one with the data directory that holds it.
 fn configuration(
     options: &RunOptions,
     clock: &dyn Clock,
@@ -156,11 +156,11 @@ fn configuration(
     };
     let refused = |findings, instead: String| Err(NotRunning::Configuration { findings, instead });
     if options.strict {
-        return refused(findings, "--strict: the last accepted configuration is not used; mend the files".to_owned());
+        return refused(findings, "--strict: the last accepted configuration is not used; fix the files".to_owned());
     }
     let folder = last_good::data_dir_of(&options.config);
     if !folder.is_dir() {
-        return refused(findings, "no configuration was accepted before; mend the files and start again".to_owned());
+        return refused(findings, "no configuration was accepted before; fix the files and start again".to_owned());
     }
     let data_dir = match DataDir::open(&folder) {
         Err(locked @ durable::OpenDataDirError::Locked { .. }) => return Err(locked.into()),
@@ -175,24 +175,19 @@ fn configuration(
             let (state, refused) = (ReloadState::LastGood, Some(sources));
             Ok((ActiveConfig { config, accepted, state, accepted_at, refused }, Some(data_dir)))
         }
-        Ok(_) => refused(findings, "the last accepted configuration has another data_dir; mend the files".to_owned()),
-        Err(why) => refused(findings, format!("{why}; mend the files and start again")),
+        Ok(_) => refused(findings, "the last accepted configuration has another data_dir; fix the files".to_owned()),
+        Err(why) => refused(findings, format!("{why}; fix the files and start again")),
     }
 }
 
-fn log(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, audit::metrics::AuditMetrics), NotRunning> {
+fn open_log(settings: &LogSettings, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, AuditMetrics), NotRunning> {
     let refused = |why: String| NotRunning::System { what: "the log could not be opened", why };
-    let format = match config.log.format {
-        LogFormat::Text => audit::LineFormat::Text,
-        LogFormat::Json => audit::LineFormat::Json,
-    };
-    let metrics = audit::metrics::AuditMetrics::default();
+    let metrics = AuditMetrics::default();
     let lines = Lines::to_standard_output(metrics.dropped.clone()).map_err(|why| refused(why.to_string()))?;
     let lines = Arc::new(lines);
-    DaemonLog::new(lines.clone(), format, config.log.level, clock.clone())
-        .install()
-        .map_err(|why| refused(why.to_string()))?;
-    Ok((Arc::new(Journal::new(lines, format, metrics.clone())), metrics))
+    let log = DaemonLog::new(lines.clone(), settings.clone(), clock.clone());
+    log.install().map_err(|why| refused(why.to_string()))?;
+    Ok((Arc::new(Journal::new(lines, settings.clone(), metrics.clone())), metrics))
 }
 
 fn open_authority(

@@ -1,6 +1,5 @@
-//! From a pinned process to [`Attested`]. Everything of one attestation is read through one directory handle, and the image
-//! that was there at the accept must be there after the last fact. Sources beside the kernel are asked in between, and make
-//! nobody wait.
+//! From a pinned process to [`Attested`]. One attestation reads all facts through one directory handle, and requires
+//! the image of the accept. Sources besides the kernel are asked before the last liveness check, and never block.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -48,25 +47,25 @@ use crate::evidence::WithheldBecause;
 #[derive(Debug)]
 pub struct Attestor {
     host: Arc<dyn Host>,
-    /// In the order of their providers.
+    /// Sorted by provider.
     sources: Vec<Arc<dyn EvidenceSource>>,
     pinned: AtomicU64,
 }
 
-/// A proof, and when one of the sources behind it would say something else.
+/// A proof, and notifications for changes of the answers behind it.
 #[derive(Debug)]
 pub struct Attestation {
     /// The proof.
     pub proof: Attested,
-    /// Each resolves when a source would answer otherwise.
+    /// One per source that can change its answer; it resolves at the change.
     pub changes: Vec<Change>,
 }
 
-/// Which providers an entry could use beside what is known, but for those that were asked.
+/// The providers to ask next for this evidence: those without an answer whose facts an entry could use.
 type Wants<'a> = &'a dyn Fn(&EvidenceSet) -> Providers;
 
 impl Attestor {
-    /// Compares callers with `host`, and asks `further` sources beside the kernel, the path and the hash.
+    /// Attests against `host`, with the sources for path and hash and those in `further`.
     #[must_use]
     pub fn new(host: Arc<dyn Host>, further: Vec<Arc<dyn EvidenceSource>>) -> Self {
         let path: Arc<dyn EvidenceSource> = Arc::new(PathSource::new(Arc::clone(&host)));
@@ -76,7 +75,7 @@ impl Attestor {
         Self { host, sources, pinned: AtomicU64::new(0) }
     }
 
-    /// What callers are compared with.
+    /// The host that callers are compared with.
     #[must_use]
     pub fn host(&self) -> &dyn Host {
         &*self.host
@@ -84,11 +83,12 @@ impl Attestor {
 
     /// Pins the process behind a connection that was just accepted.
     ///
-    /// The image at the moment of `connect(2)` cannot be known: the kernel queues the connection, and the process may have
-    /// become another program before it was accepted.
+    /// The image at the time of `connect(2)` is unknown: the kernel queues the connection, and the process can `exec`
+    /// before the accept.
     ///
     /// # Errors
-    /// [`NotAttested`]: the connection is closed without a byte.
+    /// [`NotAttested`] when the process has exited, is outside the daemon's PID namespace, or cannot be checked. At the
+    /// level full also when its credentials have changed since the connect.
     pub fn by_peer(&self, process: Arc<dyn Process>) -> Result<PinnedProcess, NotAttested> {
         let peer = process.peer();
         if peer.pid == 0 {
@@ -105,19 +105,19 @@ impl Attestor {
         Ok(PinnedProcess { process, id, epoch, principal: Principal { uid: peer.uid, cgroup } })
     }
 
-    /// Pins the process that has this number now, for somebody who asks about another process.
+    /// Pins the process that has this PID now, for a connection that asks about another process.
     ///
     /// # Errors
-    /// [`NotAttested`]: there is no such process, or it cannot be pinned.
+    /// [`NotAttested`] when there is no such process, or as [`by_peer`](Self::by_peer).
     pub fn by_reference(&self, pid: u32) -> Result<PinnedProcess, NotAttested> {
         self.by_peer(self.host.numbered(pid)?)
     }
 
-    /// Collects what is known of a process: the kernel's facts, and what each source says that an entry could use. `wants`
-    /// is asked again after each answer; `accounts` are the names that entries use. Waits for nothing.
+    /// Collects the evidence about a process: the kernel's facts, and those of each source that an entry could use.
+    /// `wants` is called again after each round of answers; `accounts` are the names that entries use. Does not block.
     ///
     /// # Errors
-    /// [`NotAttested`]: the kernel's facts alone decide that. A source that cannot answer leaves its own facts open.
+    /// [`NotAttested`], by the kernel's facts alone. A source that cannot answer only leaves its own facts open.
     pub fn attest(
         &self,
         pinned: &PinnedProcess,
@@ -146,7 +146,8 @@ impl Attestor {
         let asked = Asked { pinned, directory: &directory, executable: &executable };
         let changes = self.ask_sources(&asked, wants, &mut evidence);
         if evidence.answer_of(&Provider::SHA256).is_some_and(|answer| answer == Answer::Settled) {
-            // Time has passed since the file was hashed: is the image still the one that runs?
+            // RACE: the file was hashed earlier. An `exec` before this check changes the image, and the process is
+            // refused. An exec after it is found by `unchanged`, before each message with a secret.
             pinned.same_image(&image(&*directory, epoch.cgroup)?.0)?;
         }
         process.alive()?;
@@ -157,10 +158,11 @@ impl Attestor {
         Ok(Attestation { proof, changes })
     }
 
-    /// Asks each provider that an entry could use, one after the other, until none is left that matters.
+    /// Asks providers in rounds, until `wants` names no more.
     fn ask_sources(&self, asked: &Asked<'_>, wants: Wants<'_>, evidence: &mut EvidenceSet) -> Vec<Change> {
         let mut changes = Vec::new();
-        // INVARIANT: every round answers for each provider that it found, so that there are at most as many as providers.
+        // INVARIANT: each round records an answer for every provider that it asks, so there are at most as many rounds
+        // as providers.
         loop {
             let wanted = wants(evidence);
             if wanted.is_empty() {
@@ -185,7 +187,7 @@ impl Attestor {
         changes
     }
 
-    /// Says to each of these providers that a caller has waited for it as long as it may.
+    /// Reports to each of these providers that a caller waited the longest allowed time for it.
     pub fn gave_up(&self, process: &PinnedProcess, providers: &Providers) {
         for source in self.sources.iter().filter(|source| providers.contains(&source.provider())) {
             source.gave_up(process);
@@ -198,8 +200,8 @@ impl Attestor {
         let Some(path) = self.host.anchored_cgroup(shown, id)? else {
             return Ok(CgroupPosition::NotAnchored { shown: Some(shown.to_owned()) });
         };
-        let group = cgroups.group(&path, self.host.manager_root()).map_err(|_| Contradiction::CgroupsDisagree)?;
-        Ok(CgroupPosition::Anchored { path, group })
+        let kind = cgroups.group(&path, self.host.manager_root()).map_err(|_| Contradiction::CgroupsDisagree)?;
+        Ok(CgroupPosition::Anchored { path, kind })
     }
 
     fn namespaces(&self, directory: &dyn ProcDirectory, epoch: &ImageEpoch) -> Result<HostNamespaces, NotAttested> {
@@ -214,11 +216,12 @@ impl Attestor {
     }
 }
 
-/// Providers of facts that a process can forge, or that belong to a container's image, where it is not on the host.
+/// Providers of facts that count only on the host. Elsewhere a process could forge them, or they belong to the image of
+/// a container.
 const ON_THE_HOST: [(Provider, SelectorKind); 2] =
     [(Provider::PATH, SelectorKind::UnixPath), (Provider::SHA256, SelectorKind::UnixSha256)];
 
-/// Adds what a source knows to the evidence.
+/// Adds the answer of a source to the evidence.
 fn record(known: Known, provider: Provider, evidence: &mut EvidenceSet) -> Option<Change> {
     for fact in known.facts {
         evidence.prove(fact.selector, fact.grade, fact.source);

@@ -1,4 +1,4 @@
-//! The proof that attestation ends in, and the two ways in which there is none.
+//! The proof that attestation returns, and the two kinds of failure: a denial, or undecided.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -10,44 +10,45 @@ use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::evidence::Undecided;
 
-/// What tells one program image from the next one in the same process: changes with every exec, and with every move to
-/// another user, mount or PID namespace.
+/// Identifies the program image of a process: it changes with every `exec`, and with every move to another user, mount
+/// or PID namespace.
 ///
-/// A changed ctime or link count is no new image: every package upgrade makes one.
+/// A changed ctime or link count is not a new image: every package upgrade changes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageEpoch {
     /// Device of the executable.
     pub device: u64,
     /// Inode of the executable.
     pub inode: u64,
-    /// Where the kernel put it, at random.
+    /// The addresses that the kernel chose at random.
     pub layout: MemoryLayout,
     /// Inodes of the user, mount and PID namespaces.
     pub namespaces: [u64; 3],
-    /// The cgroup it was in: not part of the image, but decided for all the same.
+    /// The cgroup. It is not part of the image, but a decision depends on it, too.
     pub cgroup: CgroupMark,
 }
 
-/// What tells one cgroup from another.
+/// Identifies the cgroup of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CgroupMark {
-    /// The id of a group in the unified hierarchy.
+    /// The id of the cgroup in the unified hierarchy.
     Unified(u64),
-    /// SHA-256 of the lines of all hierarchies.
+    /// SHA-256 of `/proc/PID/cgroup`, with the lines of all hierarchies.
     Lines([u8; 32]),
 }
 
 impl ImageEpoch {
-    /// Whether both are one image, wherever it was moved meanwhile.
+    /// Whether both are the same image, in whichever cgroup.
     #[must_use]
     pub fn is_same_image(&self, other: &Self) -> bool {
         Self { cgroup: other.cgroup, ..*self } == *other
     }
 }
 
-/// The caller was alive, and the same process with the same image, before *and after* its facts were read.
+/// The proof that a process was alive before *and after* its facts were read, and ran the image of the accept.
 ///
-/// Built only by attestation, from a pinned process: whoever holds one holds a proof.
+/// Only attestation creates it, from a pinned process. Path and digest are facts about the executable of
+/// [`Self::epoch`]; `PinnedProcess::unchanged` detects a later `exec`.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Attested {
@@ -58,25 +59,25 @@ pub struct Attested {
 }
 
 impl Attested {
-    /// With which credentials it connected.
+    /// The credentials of the process.
     #[must_use]
     pub fn peer(&self) -> Credentials {
         self.peer
     }
 
-    /// How it is pinned.
+    /// The level at which it is pinned.
     #[must_use]
     pub fn level(&self) -> Level {
         self.level
     }
 
-    /// Which image was running.
+    /// The image that was running.
     #[must_use]
     pub fn epoch(&self) -> ImageEpoch {
         self.epoch
     }
 
-    /// What is proven of it.
+    /// The evidence about it.
     #[must_use]
     pub fn evidence(&self) -> &EvidenceSet {
         &self.evidence
@@ -86,7 +87,7 @@ impl Attested {
 /// Why a process could not be attested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAttested {
-    /// A completed "no": something about the caller itself.
+    /// The check was completed, and refuses the caller.
     #[error(transparent)]
     No(#[from] Contradiction),
     /// The check could not be completed.
@@ -95,7 +96,7 @@ pub enum NotAttested {
 }
 
 impl From<Unanswered> for NotAttested {
-    /// A living process has each thing that attestation asks for, so that one without it is on its way out.
+    /// A live process has everything that attestation reads, so one without it is exiting.
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
             Unanswered::Gone | Unanswered::Absent => Self::No(Contradiction::ProcessGone),
@@ -104,39 +105,39 @@ impl From<Unanswered> for NotAttested {
     }
 }
 
-/// What about a caller makes it nobody.
+/// Why attestation refuses a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Contradiction {
-    /// It has exited, or its first thread has.
-    #[error("the process has gone")]
+    /// The process has exited, or its first thread has.
+    #[error("the process has exited")]
     ProcessGone,
-    /// It is outside our PID namespace, so nothing can be known of it.
+    /// The process is outside the daemon's PID namespace, so `/proc` does not show it.
     #[error("the process is outside the daemon's PID namespace")]
     OutsidePidNamespace,
     /// Socket, pidfd and `/proc` name different users or groups.
     #[error("the process changed its user or group after it connected; connect after dropping privileges")]
     CredentialsDisagree,
-    /// The process runs another program than when it connected.
+    /// The process has called `exec` since the accept.
     #[error("the process became another program after it connected")]
     ImageChanged,
-    /// It is in another cgroup than when it was decided what it gets.
+    /// The process is in another cgroup than at the time of the decision.
     #[error("the process was moved to another cgroup")]
     Moved,
-    /// A message came from another process than the one that connected.
+    /// A process other than the connected one wrote to the connection.
     #[error("another process wrote to the connection")]
     ForeignWriter,
-    /// A file of `/proc` has a form that the kernel does not write, or facts exclude each other.
+    /// A file of `/proc` has a form that the kernel does not write, or its facts contradict each other.
     #[error("the facts about the process contradict each other")]
     Malformed,
-    /// Its cgroup lines name different containers, pods or units, or a cgroup that was removed.
+    /// The cgroup lines name different containers, pods or units, or a removed cgroup.
     #[error("the process's cgroups contradict each other")]
     CgroupsDisagree,
 }
 
 #[cfg(test)]
 impl Attested {
-    /// A proof out of thin air, for tests of what proofs lead to.
+    /// A proof without a process, for tests of modules that take one.
     pub(crate) fn example(level: Level, evidence: EvidenceSet) -> Self {
         Self {
             peer: Credentials { pid: 4121, uid: 1000, gid: 1000 },

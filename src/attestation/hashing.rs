@@ -1,5 +1,5 @@
-//! The digest of a running executable: the first source of evidence that may take long. Digests are remembered by what
-//! the file's metadata was; what one principal may have read in a minute is bounded.
+//! The digest of a running executable: a source of evidence that may take long. Digests are cached by the metadata of
+//! the file. A budget limits the bytes that are read for one principal in a minute.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,43 +38,44 @@ use crate::evidence::Undecided;
 use crate::evidence::Withheld;
 use crate::evidence::WithheldBecause;
 
-/// Files of local file systems that are read at once.
+/// The most files that are read at the same time.
 const READERS: usize = 2;
-/// What one principal may have read in [`BUDGET_PERIOD`]; what is remembered costs nothing.
+/// The most bytes that are read for one principal in [`BUDGET_PERIOD`]. A cached digest costs nothing.
 const BUDGET: u64 = 1 << 30;
 const BUDGET_PERIOD: Duration = Duration::from_secs(60);
-/// Digests remembered, and principals whose budget is.
-const REMEMBERED: usize = 4096;
+/// The most cached digests. With as many budgets, expired ones are removed.
+const MAX_CACHED: usize = 4096;
 
-/// `unix:sha256`.
+/// The source of `unix:sha256`.
 #[derive(Debug, Default)]
 pub(super) struct HashSource {
     lookups: Lookups<(PinId, FileVersion), HashOutcome>,
-    shared: Arc<Shared>,
+    hasher: Arc<Hasher>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct Hasher {
+    cache: Mutex<HashCache>,
     readers: Readers,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HashCache {
     digests: BTreeMap<FileVersion, [u8; 32]>,
+    /// By principal: the start of its period, and the bytes read since.
     spent: BTreeMap<Principal, (Instant, u64)>,
 }
 
-/// What became of hashing.
+/// The result of hashing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HashOutcome {
     Proven([u8; 32]),
     Withheld(WithheldBecause),
-    /// The process runs another file by now, or none.
+    /// The process has exited or runs another file.
     Gone,
 }
 
-/// One version of a file's content: device, inode, size, change time, modification time.
+/// The version of a file: device, inode, size, ctime, mtime.
 type FileVersion = (u64, u64, u64, i128, i128);
 
 fn version_of(file: &FileIdentity) -> FileVersion {
@@ -93,11 +94,11 @@ impl EvidenceSource for HashSource {
             return known(HashOutcome::Withheld(because));
         }
         let cacheable = facts::digest_is_cacheable(principal.uid, &running);
-        if let Some(digest) = self.shared.state().digests.get(&version).filter(|_| cacheable) {
+        if let Some(digest) = self.hasher.cache().digests.get(&version).filter(|_| cacheable) {
             return known(HashOutcome::Proven(*digest));
         }
-        let (shared, directory) = (Arc::clone(&self.shared), Arc::clone(asked.directory()));
-        let work = move |wanted: &StillWanted| shared.hash(principal, &running, &*directory, wanted);
+        let (hasher, directory) = (Arc::clone(&self.hasher), Arc::clone(asked.directory()));
+        let work = move |wanted: &StillWanted| hasher.hash(principal, &running, &*directory, wanted);
         match self.lookups.look_up((asked.id(), version), principal, work) {
             Progress::Done(Ok(outcome)) => known(outcome),
             Progress::Done(Err(why)) => Known::undecided(why),
@@ -124,11 +125,11 @@ fn known(outcome: HashOutcome) -> Known {
     }
 }
 
-impl Shared {
-    /// Hashes on a thread that may hang.
+impl Hasher {
+    /// Hashes the executable. May block for ever.
     ///
-    /// SECURITY: the file system is asked what it is before the file is opened, for opening alone can wait for ever, and
-    /// before it takes a place among the readers, for asking can wait for ever, too.
+    /// SECURITY: the type of the file system is checked before the file is opened, because `open` can block for ever.
+    /// It is checked before a reader's place is taken, because `statfs` can block for ever, too.
     fn hash(
         &self,
         principal: Principal,
@@ -136,38 +137,39 @@ impl Shared {
         directory: &dyn ProcDirectory,
         wanted: &StillWanted,
     ) -> Result<HashOutcome, Undecided> {
-        let Some(file_system) = answered(directory.executable_file_system())? else { return Ok(HashOutcome::Gone) };
+        let Some(file_system) = unless_gone(directory.executable_file_system())? else { return Ok(HashOutcome::Gone) };
         if let Some(because) = facts::hash_withheld(principal.uid, running, file_system) {
             return Ok(HashOutcome::Withheld(because));
         }
-        // While it waited its turn, another process may have had the same file hashed.
+        // Another look-up may have hashed the same file while this one was queued.
         let cacheable = facts::digest_is_cacheable(principal.uid, running);
-        if let Some(digest) = self.state().digests.get(&version_of(running)).filter(|_| cacheable) {
+        if let Some(digest) = self.cache().digests.get(&version_of(running)).filter(|_| cacheable) {
             return Ok(HashOutcome::Proven(*digest));
         }
         self.spend(principal, running.size)?;
         let _reading = self.readers.enter()?;
         let digest = match digest_of(running, directory, wanted) {
-            // Who runs a file that others may not read has chosen it: that is a "no", and about the caller.
+            // The mode of the file is the caller's choice, not a fault of the daemon: withheld, not undecided.
             Err(Unanswered::Undecided(Undecided::NotPermitted)) => {
                 return Ok(HashOutcome::Withheld(WithheldBecause::NotReadable));
             }
-            read => answered(read)?,
+            read => unless_gone(read)?,
         };
         let Some(digest) = digest else { return Ok(HashOutcome::Gone) };
         if cacheable {
-            self.remember(running, digest);
+            self.insert_digest(running, digest);
         }
         Ok(HashOutcome::Proven(digest))
     }
 
+    /// Charges a read to the budget of a principal.
     fn spend(&self, principal: Principal, bytes: u64) -> Result<(), Undecided> {
         let now = Instant::now();
-        let mut state = self.state();
-        if state.spent.len() >= REMEMBERED {
-            state.spent.retain(|_, (since, _)| now.duration_since(*since) < BUDGET_PERIOD);
+        let mut cache = self.cache();
+        if cache.spent.len() >= MAX_CACHED {
+            cache.spent.retain(|_, (since, _)| now.duration_since(*since) < BUDGET_PERIOD);
         }
-        let (since, spent) = state.spent.entry(principal).or_insert((now, 0));
+        let (since, spent) = cache.spent.entry(principal).or_insert((now, 0));
         if now.duration_since(*since) >= BUDGET_PERIOD {
             (*since, *spent) = (now, 0);
         }
@@ -175,21 +177,21 @@ impl Shared {
         if *spent > BUDGET { Err(Undecided::Budget) } else { Ok(()) }
     }
 
-    fn remember(&self, file: &FileIdentity, digest: [u8; 32]) {
-        let digests = &mut self.state().digests;
-        if digests.len() >= REMEMBERED {
+    fn insert_digest(&self, file: &FileIdentity, digest: [u8; 32]) {
+        let digests = &mut self.cache().digests;
+        if digests.len() >= MAX_CACHED {
             digests.pop_first();
         }
         digests.insert(version_of(file), digest);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, HashCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What there is to know; `None` where the process has gone.
-fn answered<T>(answer: Result<T, Unanswered>) -> Result<Option<T>, Undecided> {
+/// `None` where the process has exited, or has no such thing.
+fn unless_gone<T>(answer: Result<T, Unanswered>) -> Result<Option<T>, Undecided> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(Unanswered::Gone | Unanswered::Absent) => Ok(None),
@@ -197,22 +199,24 @@ fn answered<T>(answer: Result<T, Unanswered>) -> Result<Option<T>, Undecided> {
     }
 }
 
-/// Threads that read files now, at most [`READERS`].
+/// The number of threads that read files, at most [`READERS`].
 #[derive(Debug, Default)]
 struct Readers {
     reading: Mutex<usize>,
-    left: Condvar,
+    released: Condvar,
 }
 
+/// A place among the readers, released on drop.
 struct Reading<'a>(&'a Readers);
 
 impl Readers {
-    /// Waits for a place, on a thread that serves nobody. Readers read local files alone, so places come free.
+    /// Waits for a place, at most [`LIMIT`]. Call it on a blocking thread only. Readers read local files only, so a
+    /// place is released sooner or later.
     fn enter(&self) -> Result<Reading<'_>, Undecided> {
         let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let full = |reading: &mut usize| *reading >= READERS;
         let (mut reading, waited) =
-            self.left.wait_timeout_while(reading, LIMIT, full).unwrap_or_else(PoisonError::into_inner);
+            self.released.wait_timeout_while(reading, LIMIT, full).unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             return Err(Undecided::TimedOut);
         }
@@ -224,11 +228,11 @@ impl Readers {
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         *self.0.reading.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.left.notify_one();
+        self.0.released.notify_one();
     }
 }
 
-/// Reads the executable, if it is still the one that was running.
+/// The digest of the executable; [`Unanswered::Gone`] where the process runs another file by now.
 fn digest_of(
     running: &FileIdentity,
     directory: &dyn ProcDirectory,
@@ -242,6 +246,7 @@ fn digest_of(
         .map_err(|error| Unanswered::from_errno(error.raw_os_error().unwrap_or(libc::ETIMEDOUT)))
 }
 
+/// Reads and hashes a file while `still_wanted`, up to [`facts::MAX_HASHED`] bytes.
 fn sha256(mut file: File, still_wanted: &dyn Fn() -> bool) -> std::io::Result<[u8; 32]> {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; 128 * 1024];
@@ -277,18 +282,18 @@ mod tests {
     const EXT4: i64 = 0xEF53;
     const THREADS: u32 = 16;
 
-    /// A program of root's on a local file system, which may hang until it is let go.
+    /// A program that root owns on a local file system. Its file system or its disk may block until it is released.
     struct Program {
         identity: FileIdentity,
         asked: Arc<Notify>,
-        asking: Hangs,
-        opening: Hangs,
+        asking: Block,
+        opening: Block,
     }
 
-    type Hangs = Option<Mutex<mpsc::Receiver<()>>>;
+    type Block = Option<Mutex<mpsc::Receiver<()>>>;
 
-    fn hang(here: &Hangs) {
-        let _let_go = here.as_ref().map(|hangs| hangs.lock().unwrap().recv());
+    fn wait_for(block: &Block) {
+        let _released = block.as_ref().map(|block| block.lock().unwrap().recv());
     }
 
     impl Program {
@@ -299,16 +304,16 @@ mod tests {
             Self { identity, asked: Arc::default(), asking: None, opening: None }
         }
 
-        /// One whose file system does not answer before the sender is dropped.
-        fn hanging(inode: u64) -> (Self, mpsc::Sender<()>) {
-            let (let_go, hangs) = mpsc::channel();
-            (Self { asking: Some(Mutex::new(hangs)), ..Self::new(inode, 4) }, let_go)
+        /// A program whose `statfs` blocks until the sender is dropped.
+        fn with_blocked_file_system(inode: u64) -> (Self, mpsc::Sender<()>) {
+            let (release, block) = mpsc::channel();
+            (Self { asking: Some(Mutex::new(block)), ..Self::new(inode, 4) }, release)
         }
 
-        /// One whose disk does not answer before the sender is dropped.
-        fn slow(inode: u64) -> (Self, mpsc::Sender<()>) {
-            let (program, let_go) = Self::hanging(inode);
-            (Self { asking: None, opening: program.asking, ..Self::new(inode, 4) }, let_go)
+        /// A program whose `open` blocks until the sender is dropped.
+        fn with_blocked_disk(inode: u64) -> (Self, mpsc::Sender<()>) {
+            let (program, release) = Self::with_blocked_file_system(inode);
+            (Self { asking: None, opening: program.asking, ..Self::new(inode, 4) }, release)
         }
     }
 
@@ -333,25 +338,25 @@ mod tests {
             if self.opening.is_none() {
                 self.asked.notify_one();
             }
-            hang(&self.asking);
+            wait_for(&self.asking);
             Ok(EXT4)
         }
 
         fn open_executable(&self) -> Result<Executable, Unanswered> {
             self.asked.notify_one();
-            hang(&self.opening);
+            wait_for(&self.opening);
             Ok(Executable { file: File::open("/dev/null").unwrap(), identity: self.identity })
         }
     }
 
-    /// One question.
+    /// Asks once.
     fn ask(hashes: &HashSource, principal: Principal, program: Program) -> Known {
         let (executable, directory): (_, Arc<dyn ProcDirectory>) = (program.identity, Arc::new(program));
         let pinned = PinnedProcess::example(principal);
         hashes.ask(&Asked { pinned: &pinned, directory: &directory, executable: &executable })
     }
 
-    /// Asks, and asks again at each change, until it is not pending any more.
+    /// Asks again at each change, until the answer is no longer pending.
     async fn outcome(hashes: &HashSource, principal: Principal, program: Program) -> Known {
         let (executable, directory): (_, Arc<dyn ProcDirectory>) = (program.identity, Arc::new(program));
         let pinned = PinnedProcess::example(principal);
@@ -375,8 +380,8 @@ mod tests {
         }
     }
 
-    /// What comes of this when the time limit passes after something else.
-    async fn beyond_the_limit<T>(after: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
+    /// The result of `work`, with the time limit passing after `after`.
+    async fn with_timeout_after<T>(after: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
         let pass = async {
             after.await;
             tokio::time::advance(LIMIT + Duration::from_millis(1)).await;
@@ -385,11 +390,11 @@ mod tests {
         tokio::select! {
             biased;
             result = work => result,
-            () = pass => panic!("it goes on waiting"),
+            () = pass => panic!("still waiting after the limit"),
         }
     }
 
-    /// Returns when whatever could begin on a thread has had its chance.
+    /// Returns after tasks that could start on a thread have started.
     async fn threads_have_run() {
         for _ in 0..20 {
             tokio::task::spawn_blocking(|| ()).await.unwrap();
@@ -397,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_beyond_the_size_limit_are_not_read_however_small_the_file_looked() {
+    fn a_file_that_grows_beyond_the_size_limit_is_not_read_further() {
         let reads = std::cell::Cell::new(0_u64);
         let at_most_twice_the_limit = || {
             reads.set(reads.get() + 1);
@@ -409,16 +414,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_nobody_waits_for_any_more_is_read_no_further() {
+    fn a_look_up_beyond_its_limit_stops_reading() {
         let endless = File::open("/dev/zero").unwrap();
         assert_eq!(sha256(endless, &|| false).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_would_prove_nothing_asks_no_file_system_and_costs_no_budget() {
+    async fn a_file_over_the_size_limit_is_withheld_without_a_look_up() {
         let hashes = HashSource::default();
         for _ in 0..3 {
-            let (mut program, _let_go) = Program::hanging(1);
+            let (mut program, _release) = Program::with_blocked_file_system(1);
             program.identity.size = facts::MAX_HASHED + 1;
             let at_once = ask(&hashes, ONE, program);
             assert_eq!(at_once.withheld[0].because, WithheldBecause::TooLarge);
@@ -427,18 +432,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_system_that_hangs_holds_up_its_own_caller_and_nobody_else() {
+    async fn a_blocked_file_system_delays_only_its_own_principal() {
         let hashes = HashSource::default();
-        let (program, let_go) = Program::hanging(1);
+        let (program, release) = Program::with_blocked_file_system(1);
         let asked = program.asked.clone();
-        let first = beyond_the_limit(asked.notified(), outcome(&hashes, ONE, program)).await;
+        let first = with_timeout_after(asked.notified(), outcome(&hashes, ONE, program)).await;
         assert_eq!(undecided(&first), Some(Undecided::TimedOut));
         let again = ask(&hashes, ONE, Program::new(2, 4));
-        assert_eq!(undecided(&again), Some(Undecided::TimedOut), "at once, for its place is still taken");
+        assert_eq!(undecided(&again), Some(Undecided::TimedOut), "at once, because its place is still taken");
         assert!(is_proven(&outcome(&hashes, OTHER, Program::new(3, 4)).await));
-        drop(let_go);
-        again.change.expect("it says when the file system answers").await;
-        assert!(is_proven(&outcome(&hashes, ONE, Program::new(2, 4)).await), "it has its place back");
+        drop(release);
+        again.change.expect("a notification for when the file system answers").await;
+        assert!(is_proven(&outcome(&hashes, ONE, Program::new(2, 4)).await), "its place is free again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -465,24 +470,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gave_up_waiting_makes_the_next_callers_undecided_at_once() {
+    async fn after_a_caller_gave_up_its_principal_is_undecided_at_once() {
         let hashes = HashSource::default();
-        let (program, let_go) = Program::hanging(1);
+        let (program, release) = Program::with_blocked_file_system(1);
         let asked = program.asked.clone();
         assert_eq!(ask(&hashes, ONE, program).answer, Answer::Pending);
         asked.notified().await;
         hashes.gave_up(&PinnedProcess::example(ONE));
         assert_eq!(undecided(&ask(&hashes, ONE, Program::new(2, 4))), Some(Undecided::TimedOut));
         assert_eq!(ask(&hashes, OTHER, Program::new(3, 4)).answer, Answer::Pending);
-        drop(let_go);
+        drop(release);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_third_file_is_read_once_one_of_two_has_been() {
+    async fn a_third_file_is_read_after_one_of_two_readers_has_finished() {
         let hashes = HashSource::default();
-        let (one, lets_one_go) = Program::slow(1);
-        let (other, lets_other_go) = Program::slow(2);
-        let (third, lets_third_go) = Program::slow(3);
+        let (one, release_one) = Program::with_blocked_disk(1);
+        let (other, release_other) = Program::with_blocked_disk(2);
+        let (third, release_third) = Program::with_blocked_disk(3);
         let asked = [&one, &other, &third].map(|program| program.asked.clone());
         let [first_asked, second_asked, third_asked] = asked;
         let two = async { tokio::join!(outcome(&hashes, ONE, one), outcome(&hashes, OTHER, other)) };
@@ -491,50 +496,53 @@ mod tests {
             second_asked.notified().await;
             let known = ask(&hashes, Principal { uid: 1002, ..ONE }, third);
             threads_have_run().await;
-            assert!(tokio::time::timeout(Duration::ZERO, third_asked.notified()).await.is_err(), "it has to wait");
-            drop((lets_one_go, lets_third_go));
+            assert!(
+                tokio::time::timeout(Duration::ZERO, third_asked.notified()).await.is_err(),
+                "the third reader must wait"
+            );
+            drop((release_one, release_third));
             known.change.unwrap().await;
             third_asked.notified().await;
-            drop(lets_other_go);
+            drop(release_other);
         };
         let ((first, second), ()) = tokio::join!(two, late);
         assert!(is_proven(&first) && is_proven(&second));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_every_thread_hangs_nobody_waits_beyond_the_limit() {
+    async fn with_every_thread_blocked_a_look_up_ends_at_its_limit() {
         let hashes = HashSource::default();
         let mut kept = Vec::new();
         for uid in 0..THREADS {
-            let (program, let_go) = Program::hanging(1);
+            let (program, release) = Program::with_blocked_file_system(1);
             let asked = program.asked.clone();
-            let hung = beyond_the_limit(asked.notified(), outcome(&hashes, Principal { uid, ..ONE }, program)).await;
+            let hung = with_timeout_after(asked.notified(), outcome(&hashes, Principal { uid, ..ONE }, program)).await;
             assert_eq!(undecided(&hung), Some(Undecided::TimedOut), "{uid}");
-            kept.push(let_go);
+            kept.push(release);
         }
-        let late = beyond_the_limit(threads_have_run(), outcome(&hashes, ONE, Program::new(2, 4))).await;
+        let late = with_timeout_after(threads_have_run(), outcome(&hashes, ONE, Program::new(2, 4))).await;
         assert_eq!(undecided(&late), Some(Undecided::TimedOut));
         kept.clear();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_more_callers_at_once_than_threads_each_is_answered() {
+    async fn more_principals_than_threads_are_all_answered() {
         let hashes = HashSource::default();
         let all = (0..3 * THREADS).map(|uid| outcome(&hashes, Principal { uid, ..ONE }, Program::new(1, 4)));
         assert!(join_all(all).await.iter().all(is_proven));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_one_principal_has_read_in_a_minute_is_bounded_but_for_what_is_remembered() {
+    async fn a_principal_is_undecided_beyond_its_budget_except_for_cached_files() {
         let hashes = HashSource::default();
         let large = |inode| Program::new(inode, 400 << 20);
         for inode in [1, 2, 1, 2, 1, 2] {
             assert!(is_proven(&outcome(&hashes, ONE, large(inode)).await), "{inode}");
         }
         assert_eq!(undecided(&outcome(&hashes, ONE, large(3)).await), Some(Undecided::Budget));
-        assert!(is_proven(&outcome(&hashes, OTHER, large(3)).await), "another's budget");
-        assert!(is_proven(&outcome(&hashes, ONE, large(3)).await), "remembered by now");
+        assert!(is_proven(&outcome(&hashes, OTHER, large(3)).await), "the budget of another principal");
+        assert!(is_proven(&outcome(&hashes, ONE, large(3)).await), "cached by now");
         tokio::time::advance(BUDGET_PERIOD).await;
-        assert!(is_proven(&outcome(&hashes, ONE, large(4)).await), "the next minute");
+        assert!(is_proven(&outcome(&hashes, ONE, large(4)).await), "in the next period");
     }
 }

@@ -1,5 +1,5 @@
-//! The kernel as attestation sees it: a handful of questions about one pinned process. `Linux` asks the real one; a test
-//! asks a model of one.
+//! The traits through which attestation asks the kernel about a process. The module `linux` implements them
+//! with system calls; tests implement them with a model of the kernel.
 
 use std::fmt;
 use std::path::Path;
@@ -14,29 +14,29 @@ use crate::evidence::Credentials;
 use crate::evidence::Level;
 use crate::evidence::Undecided;
 
-/// Why a question about a process has no answer.
+/// Why the kernel did not answer a question about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
-    /// The process has exited; there is nothing to know any more. A completed "no".
-    #[error("the process has gone")]
+    /// The process has exited.
+    #[error("the process has exited")]
     Gone,
-    /// This process never has such a thing (no executable, no cgroup line). A completed "no".
+    /// The process has no such thing: a kernel thread has no executable, a PID of 0 no process.
     #[error("the process has no such thing")]
     Absent,
-    /// The question could not be put.
+    /// The check could not be completed.
     #[error(transparent)]
     Undecided(#[from] Undecided),
 }
 
 impl Unanswered {
-    /// Sorts an error of the kernel: about the process, or a cause on our side.
+    /// `Gone` for an error of the kernel that means the process has exited, else undecided.
     #[must_use]
     pub fn from_errno(errno: i32) -> Self {
         Undecided::from_errno(errno).map_or(Self::Gone, Self::Undecided)
     }
 }
 
-/// Real, effective, saved and file-system ids of one kind.
+/// The real, effective, saved and file system ids of a process: all user ids, or all group ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ids {
     /// Real.
@@ -50,17 +50,17 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Whether all four are `id`.
+    /// Whether all four ids are `id`.
     #[must_use]
     pub const fn all_are(&self, id: u32) -> bool {
         self.real == id && self.effective == id && self.saved == id && self.fs == id
     }
 }
 
-/// What the pidfd itself says of a live process (`PIDFD_GET_INFO`, Linux 6.13).
+/// The facts that a pidfd reports for a live process (`PIDFD_GET_INFO`, Linux 6.13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PidfdFacts {
-    /// Process id in our PID namespace.
+    /// Process id in the daemon's PID namespace.
     pub pid: u32,
     /// User ids.
     pub uids: Ids,
@@ -70,7 +70,7 @@ pub struct PidfdFacts {
     pub cgroup: u64,
 }
 
-/// A file below `/proc/PID`, read whole through the one directory handle.
+/// A file below `/proc/PID`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProcFile {
     /// `status`
@@ -94,7 +94,7 @@ pub enum Namespace {
     Cgroup,
 }
 
-/// Which file an executable is, and what it looked like when it was asked for.
+/// The identity and metadata of a file (SPEC: statx(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
     /// Device number.
@@ -107,7 +107,7 @@ pub struct FileIdentity {
     pub ctime: i128,
     /// Modification time in nanoseconds since 1970.
     pub mtime: i128,
-    /// Names this file has; 0 once deleted.
+    /// Number of hard links; 0 once deleted.
     pub links: u64,
     /// Owner.
     pub uid: u32,
@@ -118,7 +118,7 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// Whether both are one file, whatever it looked like at either time.
+    /// Whether both are the same file, with the same or changed metadata.
     #[must_use]
     pub const fn is_same_file(&self, other: &Self) -> bool {
         self.device == other.device && self.inode == other.inode
@@ -131,41 +131,45 @@ impl FileIdentity {
     }
 }
 
-/// One process, held by a handle that never comes to mean another.
+/// A process, held by a handle that never refers to another process, even if its PID is reused.
 ///
 /// INVARIANT: between attestations an implementation keeps nothing open but the pidfd.
 pub trait Process: Send + Sync + fmt::Debug {
-    /// The credentials that the socket was connected with.
+    /// The credentials that the socket was connected with. For a process that was opened by PID, its effective ids at
+    /// that time.
     fn peer(&self) -> Credentials;
 
-    /// How this process is pinned.
+    /// The level at which this process is pinned.
     fn level(&self) -> Level;
 
-    /// Proves that the process is alive at this moment.
+    /// Checks that the process is alive now.
     ///
     /// # Errors
-    /// [`Unanswered::Gone`] once it has exited, reaped or not.
+    /// [`Unanswered::Gone`] once it has exited, even if it was not reaped.
     fn alive(&self) -> Result<(), Unanswered>;
 
-    /// What the pidfd says; `None` below [`Level::Full`].
+    /// The facts of the pidfd; `None` below [`Level::Full`].
     ///
     /// # Errors
     /// [`Unanswered`]
     fn pidfd_facts(&self) -> Result<Option<PidfdFacts>, Unanswered>;
 
-    /// Opens the process's directory in `/proc`, and proves then that the process is alive: so the directory is its own.
+    /// Opens the process's directory in `/proc`, and then checks that the process is alive.
+    ///
+    /// SECURITY: a PID is reused only after the process has exited, so a directory that was opened before the check
+    /// belongs to this process.
     ///
     /// # Errors
     /// [`Unanswered`]
     fn directory(&self) -> Result<Box<dyn ProcDirectory>, Unanswered>;
 
-    /// Resolves when the process has exited. One wait per process, however many streams it has.
+    /// Resolves when the process has exited. All callers share one registration of the pidfd.
     fn exited(&self) -> BoxFuture<'static, ()>;
 }
 
-/// An open `/proc/PID`: after the process's death every read fails, and never meets another process.
+/// An open `/proc/PID`. After the process has exited, every read fails; none returns data of another process.
 pub trait ProcDirectory: Send + Sync {
-    /// Reads a file, whole or its first 64 KiB and one byte more, by which a reader knows that it is too long.
+    /// Reads a file: whole, or its first 64 KiB and one byte, so that a parser refuses it as too long.
     ///
     /// # Errors
     /// [`Unanswered`]
@@ -177,7 +181,7 @@ pub trait ProcDirectory: Send + Sync {
     /// [`Unanswered`]
     fn namespace(&self, namespace: Namespace) -> Result<u64, Unanswered>;
 
-    /// The running executable.
+    /// The identity and metadata of the running executable.
     ///
     /// # Errors
     /// [`Unanswered::Absent`] for a kernel thread or a zombie.
@@ -189,13 +193,13 @@ pub trait ProcDirectory: Send + Sync {
     /// As [`ProcDirectory::executable`].
     fn executable_link(&self) -> Result<PathBuf, Unanswered>;
 
-    /// The `f_type` of the running executable's file system. May wait for that file system.
+    /// The `f_type` of the running executable's file system. May block on that file system.
     ///
     /// # Errors
     /// [`Unanswered`]
     fn executable_file_system(&self) -> Result<i64, Unanswered>;
 
-    /// Opens the running executable itself for hashing. May wait for its file system.
+    /// Opens the running executable for hashing. May block on its file system.
     ///
     /// # Errors
     /// [`Unanswered`]
@@ -207,61 +211,62 @@ pub trait ProcDirectory: Send + Sync {
 pub struct Executable {
     /// The file.
     pub file: std::fs::File,
-    /// Its identity, asked of the open file.
+    /// Its identity, read from the open file.
     pub identity: FileIdentity,
 }
 
-/// Whether a look-up may wait for a file system, which may never answer.
+/// Whether a look-up may block on a file system, which may never answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MayBlock {
-    /// Only what the kernel has at hand.
+    /// Only from the caches of the kernel.
     No,
-    /// As long as it takes: never on a thread that serves others.
+    /// Without limit: never call this on a thread that serves other callers.
     Yes,
 }
 
-/// What PID 1 sees at a path.
+/// The result of resolving a path from the root of PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtPath {
     /// This file.
     File(FileIdentity),
-    /// No file, or a symlink on the way.
+    /// There is no file, or the path leads through a symlink.
     Nothing,
-    /// The daemon may not search a directory on the way.
+    /// The daemon may not search a directory on the path.
     Closed,
 }
 
-/// The host that callers are compared with: PID 1's view, found once at start.
+/// The host that callers are compared with: the root and namespaces of PID 1, determined once at start.
 pub trait Host: Send + Sync + fmt::Debug {
-    /// The level this kernel gives.
+    /// The level that this kernel supports.
     fn level(&self) -> Level;
 
-    /// The process that has this number now, for somebody who asks about another process.
+    /// Opens the process that has this PID now. Which process had it when the request was made is not known.
     ///
     /// # Errors
     /// [`Unanswered`]
     fn numbered(&self, pid: u32) -> Result<Arc<dyn Process>, Unanswered>;
 
-    /// The inode of the reference namespace; `None` where the kernel does not say.
+    /// The inode of the host's namespace; `None` where it is unknown.
     fn namespace(&self, namespace: Namespace) -> Option<u64>;
 
-    /// What is at `path`, resolved from PID 1's root without symlinks or magic links.
+    /// The file at `path`, resolved from PID 1's root without symlinks or magic links.
     ///
     /// # Errors
-    /// [`Undecided`]; with [`MayBlock::No`] [`Undecided::TimedOut`] when it would have to wait.
+    /// [`Undecided`]; with [`MayBlock::No`] it is [`Undecided::TimedOut`] where the look-up would block.
     fn file_at(&self, path: &Path, may_block: MayBlock) -> Result<AtPath, Undecided>;
 
-    /// The absolute path from the root of the hierarchy for a path that `/proc/PID/cgroup` showed us. `cgroup` is the
-    /// caller's cgroup id, where the path is that of the unified hierarchy and the kernel says. `None` where the path cannot
-    /// be proven.
+    /// The path from the root of the hierarchy for a path that `/proc/PID/cgroup` showed. `cgroup` is the caller's
+    /// cgroup id, where the path is that of the unified hierarchy and the kernel reports an id. `None` where the path
+    /// cannot be proven.
     ///
     /// # Errors
     /// [`Undecided`]
     fn anchored_cgroup(&self, shown: &str, cgroup: Option<u64>) -> Result<Option<String>, Undecided>;
 
-    /// The path of the system manager's own root in the hierarchy, without a trailing `/`: empty on an ordinary machine.
+    /// The path of the system manager's own root in the hierarchy, without a trailing `/`. It is empty where systemd
+    /// runs at the root of the hierarchy.
     fn manager_root(&self) -> &str;
 
-    /// The inode of the nearest ancestor of this v2 cgroup that root owns; 0 where it is not known.
+    /// The inode of the nearest ancestor of this v2 cgroup that root owns; 0 where it is unknown.
     fn charged_cgroup(&self, shown: &str) -> u64;
 }

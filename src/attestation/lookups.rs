@@ -1,5 +1,5 @@
-//! Look-ups that may block for ever, kept away from everyone else: on few threads, one at a time for each principal, with
-//! a time limit. Whoever asks gets what is known at once, and hears when there is more.
+//! Look-ups that may block for ever: on a bounded number of threads, one at a time per principal, with a time limit. A
+//! caller gets the current progress at once, and a notification for its next change.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,27 +19,27 @@ use crate::evidence::Principal;
 use crate::evidence::Undecided;
 use crate::fairness::FairPool;
 
-/// Threads that may hang in a file system that does not answer.
+/// The most threads that may block in a file system.
 const THREADS: usize = 16;
-/// How long a look-up may take, its wait for a thread included.
+/// The time limit of a look-up, including its wait for a thread.
 pub(super) const LIMIT: Duration = Duration::from_secs(2);
-/// How long a result is handed out to those who ask for the same.
+/// How long a result is reused for the same key.
 const RESULT_TTL: Duration = Duration::from_secs(1);
 
-/// Look-ups of values `V` by what is looked up.
+/// Look-ups of values `V` by key `K`.
 #[derive(Debug)]
 pub(super) struct Lookups<K, V>(Arc<Shared<K, V>>);
 
 #[derive(Debug)]
 struct Shared<K, V> {
     pool: FairPool,
-    state: Mutex<State<K, V>>,
+    table: Mutex<LookupTable<K, V>>,
 }
 
 #[derive(Debug)]
-struct State<K, V> {
+struct LookupTable<K, V> {
     lookups: BTreeMap<K, Lookup<V>>,
-    /// For each principal the look-up that did not come back in time, and has not yet.
+    /// By principal, a running look-up that is late: beyond [`LIMIT`], or a caller gave up waiting for it.
     late: BTreeMap<Principal, K>,
 }
 
@@ -49,18 +49,18 @@ enum Lookup<V> {
     Done { result: Result<V, Undecided>, at: Instant },
 }
 
-/// What is known of a look-up.
+/// The progress of a look-up.
 #[derive(Debug)]
 pub(super) enum Progress<V> {
-    /// Its result.
+    /// It has ended, with this result.
     Done(Result<V, Undecided>),
-    /// It runs; the change is its end.
+    /// It is running; the change is its end, or that it is late.
     Running(Change),
-    /// One of the same principal has not come back in time. The change is its end.
+    /// Not started, because a look-up of the same principal is late. The change is that of the late one.
     Late(Change),
 }
 
-/// Tells a look-up on its thread whether somebody still waits for it.
+/// Tells a look-up on its thread whether it is still within [`LIMIT`].
 #[derive(Debug)]
 pub(super) struct StillWanted(std::sync::Weak<()>);
 
@@ -72,8 +72,8 @@ impl StillWanted {
 
 impl<K, V> Default for Lookups<K, V> {
     fn default() -> Self {
-        let state = State { lookups: BTreeMap::new(), late: BTreeMap::new() };
-        Self(Arc::new(Shared { pool: FairPool::new(THREADS, 1), state: Mutex::new(state) }))
+        let table = LookupTable { lookups: BTreeMap::new(), late: BTreeMap::new() };
+        Self(Arc::new(Shared { pool: FairPool::new(THREADS, 1), table: Mutex::new(table) }))
     }
 }
 
@@ -82,51 +82,53 @@ where
     K: Ord + Clone + fmt::Debug + Send + Sync + 'static,
     V: Clone + fmt::Debug + Send + Sync + 'static,
 {
-    /// The result for `key`, or its progress. Begins the look-up where none runs and no result is left.
+    /// The progress for `key`. Starts a look-up where none is running and no result can be reused.
     pub(super) fn look_up(
         &self,
         key: K,
         principal: Principal,
         work: impl FnOnce(&StillWanted) -> Result<V, Undecided> + Send + 'static,
     ) -> Progress<V> {
-        let mut state = self.0.state();
-        state.lookups.retain(|_, lookup| !matches!(lookup, Lookup::Done { at, .. } if at.elapsed() >= RESULT_TTL));
-        match state.lookups.get(&key) {
+        let mut table = self.0.table();
+        table.lookups.retain(|_, lookup| !matches!(lookup, Lookup::Done { at, .. } if at.elapsed() >= RESULT_TTL));
+        match table.lookups.get(&key) {
             Some(Lookup::Done { result, .. }) => return Progress::Done(result.clone()),
-            Some(Lookup::Running { changes, .. }) if !state.late.contains_key(&principal) => {
+            Some(Lookup::Running { changes, .. }) if !table.late.contains_key(&principal) => {
                 return Progress::Running(changes.next());
             }
             _ => {}
         }
-        if let Some(end) = state.late.get(&principal).and_then(|late| state.end_of(late)) {
+        if let Some(end) = table.late.get(&principal).and_then(|late| table.change_of(late)) {
             return Progress::Late(end);
         }
         let Ok(runtime) = Handle::try_current() else { return Progress::Done(Err(Undecided::Kernel)) };
         let changes = Changes::default();
         let end = changes.next();
-        state.lookups.insert(key.clone(), Lookup::Running { principal, changes });
-        drop(state);
+        table.lookups.insert(key.clone(), Lookup::Running { principal, changes });
+        drop(table);
         runtime.spawn(run(Arc::clone(&self.0), key, principal, work));
         Progress::Running(end)
     }
 
-    /// Says that somebody has waited for the look-ups of this principal as long as it may.
+    /// Marks a running look-up of this principal as late: a caller waited the longest allowed time for it.
     pub(super) fn gave_up(&self, principal: Principal) {
-        let mut state = self.0.state();
-        let running = state.lookups.iter().find_map(|(key, lookup)| match lookup {
+        let mut table = self.0.table();
+        let running = table.lookups.iter().find_map(|(key, lookup)| match lookup {
             Lookup::Running { principal: whose, .. } if *whose == principal => Some(key.clone()),
             _ => None,
         });
         if let Some(key) = running {
-            state.late.entry(principal).or_insert(key);
+            table.late.entry(principal).or_insert(key);
         }
     }
 }
 
-/// Looks up on a thread, and notes the result; at [`LIMIT`] that there is none, and the result when it comes after all.
+/// Runs a look-up on a thread and records its result. At [`LIMIT`] it marks the look-up as late, and still records a
+/// result that comes afterwards.
 ///
-/// SECURITY: a thread that a file system never lets go keeps its place and its principal's, and nothing else: a principal
-/// holds up itself, and everyone only from [`THREADS`] different groups of root's making.
+/// SECURITY: a thread that a file system blocks for ever keeps one place of the pool, and the only one of its
+/// principal. So a principal delays only itself. To delay others takes [`THREADS`] principals: different users, or
+/// cgroups that root made.
 async fn run<K, V>(
     shared: Arc<Shared<K, V>>,
     key: K,
@@ -136,43 +138,44 @@ async fn run<K, V>(
     K: Ord + Clone + fmt::Debug + Send + Sync + 'static,
     V: Clone + fmt::Debug + Send + Sync + 'static,
 {
-    let begun = Instant::now();
+    let started = Instant::now();
     let Ok(ticket) = timeout(LIMIT, shared.pool.enter(principal)).await else {
-        return shared.state().end(&key, principal, Err(Undecided::TimedOut));
+        return shared.table().finish(&key, principal, Err(Undecided::TimedOut));
     };
     let wanted = Arc::new(());
     let still_wanted = StillWanted(Arc::downgrade(&wanted));
     let mut thread = tokio::task::spawn_blocking(move || {
-        let _kept_to_the_end = ticket;
+        let _held_until_the_end = ticket;
         work(&still_wanted)
     });
-    let result = match timeout(LIMIT.saturating_sub(begun.elapsed()), &mut thread).await {
+    let result = match timeout(LIMIT.saturating_sub(started.elapsed()), &mut thread).await {
         Ok(result) => result,
         Err(_) => {
             drop(wanted);
-            shared.state().is_late(&key, principal);
+            shared.table().mark_late(&key, principal);
             thread.await
         }
     };
-    shared.state().end(&key, principal, result.unwrap_or(Err(Undecided::Kernel)));
+    shared.table().finish(&key, principal, result.unwrap_or(Err(Undecided::Kernel)));
 }
 
 impl<K, V> Shared<K, V> {
-    fn state(&self) -> MutexGuard<'_, State<K, V>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, LookupTable<K, V>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Ord + Clone, V> State<K, V> {
-    /// Notes that a look-up has not come back in time, and wakes those who wait for it.
-    fn is_late(&mut self, key: &K, principal: Principal) {
+impl<K: Ord + Clone, V> LookupTable<K, V> {
+    /// Marks a look-up as late, and notifies its waiters.
+    fn mark_late(&mut self, key: &K, principal: Principal) {
         self.late.insert(principal, key.clone());
         if let Some(Lookup::Running { changes, .. }) = self.lookups.get(key) {
             changes.happened();
         }
     }
 
-    fn end(&mut self, key: &K, principal: Principal, result: Result<V, Undecided>) {
+    /// Records the result of a look-up, and notifies its waiters.
+    fn finish(&mut self, key: &K, principal: Principal, result: Result<V, Undecided>) {
         if self.late.get(&principal) == Some(key) {
             self.late.remove(&principal);
         }
@@ -184,8 +187,8 @@ impl<K: Ord + Clone, V> State<K, V> {
         }
     }
 
-    /// The end of a look-up that runs.
-    fn end_of(&self, key: &K) -> Option<Change> {
+    /// The next change of a running look-up: late, or ended.
+    fn change_of(&self, key: &K) -> Option<Change> {
         match self.lookups.get(key) {
             Some(Lookup::Running { changes, .. }) => Some(changes.next()),
             _ => None,

@@ -1,9 +1,9 @@
-//! Who asks: from an accepted socket to [`Attested`], the proof that one process was alive and the same before and after
-//! its facts were read. Refuses to know what a fact entitles to.
+//! Attestation: from an accepted socket to [`Attested`], the proof that one process was alive before and after its
+//! facts were read. Does not know which identity a fact gives.
 //!
-//! [`kernel`] is the seam to the machine and [`linux`] the machine itself; [`host`] holds the pure parsers and rules for
-//! processes of the host; [`source`] is the seam to whatever else proves facts, of which the path and the hash are the
-//! first; [`attest`] puts them together.
+//! [`kernel`] has the traits for the kernel, and [`linux`] implements them. [`host`] has the pure parsers and rules for
+//! processes of the host. [`source`] has the trait for other sources of evidence; the path and the hash implement it.
+//! [`attest`] combines them.
 
 pub mod attest;
 pub mod attested;

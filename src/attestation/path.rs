@@ -1,4 +1,4 @@
-//! The executable's path, resolved from the root of PID 1: at once where the kernel has it at hand, else on a thread.
+//! The executable's path, resolved from the root of PID 1: at once where the kernel has it cached, else on a thread.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use crate::evidence::Source;
 use crate::evidence::Undecided;
 use crate::evidence::Withheld;
 
-/// `unix:path`.
+/// The source of `unix:path`.
 #[derive(Debug)]
 pub(super) struct PathSource {
     host: Arc<dyn Host>,
@@ -36,7 +36,7 @@ impl PathSource {
         Self { host, lookups: Lookups::default() }
     }
 
-    /// What is at the link of the running executable, or what is known of it so far.
+    /// The file that PID 1 has at this path, or the progress of the look-up.
     fn at_path(&self, asked: &Asked<'_>, link: &Path) -> Progress<AtPath> {
         match self.host.file_at(link, MayBlock::No) {
             Err(Undecided::TimedOut) => {

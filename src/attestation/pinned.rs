@@ -1,5 +1,5 @@
-//! A process behind a connection, held so that it never comes to mean another, and the checks that it still is the one that
-//! connected.
+//! A pinned process: its handle never refers to another process, even if the PID is reused. Checks that it still runs
+//! the same image with the same credentials.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ use crate::attestation::kernel::Process;
 use crate::evidence::Credentials;
 use crate::evidence::Principal;
 
-/// Tells a pinned process from every other one of this run, whatever its number comes to mean later.
+/// The id of a pinned process, unique in this run of the daemon even if the PID is reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PinId(pub(in crate::attestation) u64);
 
-/// A process, the image that it had when its connection was accepted, and whom its limits are charged to.
+/// A process, its image when it was pinned, and the principal that its limits are charged to.
 #[derive(Debug, Clone)]
 pub struct PinnedProcess {
     pub(in crate::attestation) process: Arc<dyn Process>,
@@ -41,29 +41,29 @@ impl PinnedProcess {
         &self.process
     }
 
-    /// Tells it from every other process that was pinned in this run.
+    /// The id of this pinned process.
     #[must_use]
     pub fn id(&self) -> PinId {
         self.id
     }
 
-    /// Whom its limits are charged to.
+    /// The principal that its limits are charged to.
     #[must_use]
     pub fn principal(&self) -> Principal {
         self.principal
     }
 
-    /// The image at the accept.
+    /// The image when it was pinned.
     #[must_use]
     pub fn epoch(&self) -> ImageEpoch {
         self.epoch
     }
 
-    /// Proves that the image which something was decided for is still running, with the credentials and in the cgroup of
-    /// then. Some 10 µs: asked before every message with a secret.
+    /// Checks that the process still runs the image of a decision, with the same credentials and in the same cgroup.
+    /// Called before every message with a secret; takes about 10 µs.
     ///
     /// # Errors
-    /// [`NotAttested`]
+    /// [`NotAttested`] when the process has exited, any of these has changed, or the check could not be completed.
     pub fn unchanged(&self, decided: ImageEpoch) -> Result<(), NotAttested> {
         let process = &*self.process;
         let directory = process.directory()?;
@@ -85,20 +85,21 @@ impl PinnedProcess {
         if mark == decided.cgroup { Ok(()) } else { Err(Contradiction::Moved.into()) }
     }
 
-    /// Checks the kernel's sender of a message that arrived on the connection.
+    /// Checks the sender that the kernel reports for a message on the connection.
     ///
     /// # Errors
-    /// [`Contradiction::ForeignWriter`]
+    /// [`Contradiction::ForeignWriter`] when another process wrote it.
     pub fn check_writer(&self, writer: Credentials) -> Result<(), NotAttested> {
         if writer == self.process.peer() { Ok(()) } else { Err(Contradiction::ForeignWriter.into()) }
     }
 
+    /// Checks that this is the image of the pinned process.
     pub(in crate::attestation) fn same_image(&self, now: &ImageEpoch) -> Result<(), Contradiction> {
         if now.is_same_image(&self.epoch) { Ok(()) } else { Err(Contradiction::ImageChanged) }
     }
 }
 
-/// What the pidfd says, which must agree with what the socket said when it was connected.
+/// The facts of the pidfd, which must agree with the peer credentials of the socket.
 pub(in crate::attestation) fn pidfd_facts(process: &dyn Process) -> Result<Option<PidfdFacts>, NotAttested> {
     let Some(facts) = process.pidfd_facts()? else { return Ok(None) };
     let peer = process.peer();
@@ -112,7 +113,8 @@ pub(in crate::attestation) fn pidfd_facts(process: &dyn Process) -> Result<Optio
     }
 }
 
-/// What `/proc` says must agree, too: it speaks of the first thread, the socket of the one that connected.
+/// Checks that `status`, which reports the first thread, agrees with the peer credentials, which are those of the
+/// thread that connected.
 pub(in crate::attestation) fn agree(peer: Credentials, status: &Status) -> Result<(), Contradiction> {
     if status.pid != peer.pid {
         return Err(Contradiction::Malformed);
@@ -126,7 +128,8 @@ pub(in crate::attestation) fn agree(peer: Credentials, status: &Status) -> Resul
 
 /// The image that runs now, and its file.
 ///
-/// RACE: an exec between `stat` and the link pairs the old addresses with the new file, which is the image of neither.
+/// RACE: an `exec` between the reads of `stat` and `exe` combines the old addresses with the new file. The result
+/// equals neither image, so the process is refused.
 pub(in crate::attestation) fn image(
     directory: &dyn ProcDirectory,
     cgroup: CgroupMark,
@@ -150,6 +153,7 @@ pub(in crate::attestation) fn image(
     Ok((epoch, executable))
 }
 
+/// The id of the cgroup where the kernel reports it for the deciding path, else a digest of all lines.
 pub(in crate::attestation) fn cgroup_mark(
     pidfd: Option<&PidfdFacts>,
     cgroups: &Cgroups<'_>,
@@ -169,7 +173,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 impl PinnedProcess {
-    /// A process of which nothing is known but whom it is charged to.
+    /// A process of this principal that answers no question.
     pub(in crate::attestation) fn example(principal: Principal) -> Self {
         use std::sync::atomic::AtomicU64;
         use std::sync::atomic::Ordering;
@@ -178,7 +182,7 @@ impl PinnedProcess {
         let id = PinId(NEXT.fetch_add(1, Ordering::Relaxed));
         let peer = Credentials { pid: 4121, uid: principal.uid, gid: principal.uid };
         let epoch = crate::attestation::Attested::example(crate::evidence::Level::Full, Default::default()).epoch();
-        Self { process: Arc::new(tests::Nothing(peer)), id, epoch, principal }
+        Self { process: Arc::new(tests::SilentProcess(peer)), id, epoch, principal }
     }
 }
 
@@ -192,9 +196,9 @@ mod tests {
 
     /// A process that answers no question.
     #[derive(Debug)]
-    pub(super) struct Nothing(pub(super) Credentials);
+    pub(super) struct SilentProcess(pub(super) Credentials);
 
-    impl Process for Nothing {
+    impl Process for SilentProcess {
         fn peer(&self) -> Credentials {
             self.0
         }

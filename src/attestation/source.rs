@@ -1,5 +1,5 @@
-//! Sources of evidence beside the kernel. A source is asked within an attestation and answers at once: what it knows, that
-//! it is still finding out, or that it could not. It says when its answer changes, so that nobody has to ask again.
+//! Sources of evidence besides the kernel. A source is asked during an attestation and answers at once: settled,
+//! pending or undecided. It notifies when its answer changes, so that callers need not poll.
 
 use std::fmt;
 use std::pin::Pin;
@@ -25,22 +25,24 @@ use crate::evidence::Provider;
 use crate::evidence::Undecided;
 use crate::evidence::Withheld;
 
-/// A provider of evidence beside the kernel.
+/// A provider of evidence besides the kernel.
 pub trait EvidenceSource: Send + Sync + fmt::Debug {
-    /// Its name, by which entries need it.
+    /// The provider that selectors name.
     fn provider(&self) -> Provider;
 
-    /// What it knows of a process. Never waits: where it does not know yet, it begins to find out.
+    /// Its facts about a process. Must not block: where the facts are not available yet, it starts the look-up and
+    /// answers pending.
     fn ask(&self, asked: &Asked<'_>) -> Known;
 
-    /// Says that a caller has waited for a pending answer about this process as long as it may. Until the source has an
-    /// answer, it is undecided at once for the next callers whom the same cause holds up.
+    /// Reports that a caller waited the longest allowed time for a pending answer about this process. Until the source
+    /// has an answer, it should answer undecided at once to callers that the same cause would delay. Does nothing by
+    /// default.
     fn gave_up(&self, process: &PinnedProcess) {
         let _ = process;
     }
 }
 
-/// The process that a source is asked about, within one attestation.
+/// The process that a source is asked about, during one attestation.
 pub struct Asked<'a> {
     pub(in crate::attestation) pinned: &'a PinnedProcess,
     pub(in crate::attestation) directory: &'a Arc<dyn ProcDirectory>,
@@ -54,13 +56,13 @@ impl Asked<'_> {
         self.pinned.process()
     }
 
-    /// Tells it from every other process that was pinned in this run.
+    /// The id of the pinned process.
     #[must_use]
     pub fn id(&self) -> PinId {
         self.pinned.id()
     }
 
-    /// Whom work for it is charged to.
+    /// The principal that work for it is charged to.
     #[must_use]
     pub fn principal(&self) -> Principal {
         self.pinned.principal()
@@ -79,43 +81,43 @@ impl Asked<'_> {
     }
 }
 
-/// What a source knows of one process.
+/// The answer of a source about one process.
 #[derive(Debug)]
 #[must_use]
 pub struct Known {
-    /// Whether that is all.
+    /// Whether the answer is complete.
     pub answer: Answer,
-    /// What it proves.
+    /// The facts that it proves.
     pub facts: Vec<Fact>,
-    /// What it saw and does not count, and why.
+    /// The facts that it found and that do not count, with the reason.
     pub withheld: Vec<Withheld>,
-    /// Resolves when it would answer otherwise; `None` where that cannot be, or it could not find out and cannot tell.
+    /// Resolves when the answer changes; `None` where it cannot, or the source could not find out and cannot tell when.
     pub change: Option<Change>,
 }
 
 impl Known {
-    /// All that the source has to say.
+    /// A complete answer.
     pub fn settled(facts: Vec<Fact>, withheld: Vec<Withheld>) -> Self {
         Self { answer: Answer::Settled, facts, withheld, change: None }
     }
 
-    /// It is finding out.
+    /// The look-up is still running; `change` is its end.
     pub fn pending(change: Change) -> Self {
         Self { answer: Answer::Pending, facts: Vec::new(), withheld: Vec::new(), change: Some(change) }
     }
 
-    /// It could not find out.
+    /// The look-up failed.
     pub fn undecided(why: Undecided) -> Self {
         Self { answer: Answer::Undecided(why), facts: Vec::new(), withheld: Vec::new(), change: None }
     }
 
-    /// Names the moment when it would answer otherwise.
+    /// Adds a notification for the next change of the answer.
     pub fn until(self, change: Change) -> Self {
         Self { change: Some(change), ..self }
     }
 }
 
-/// Where a source says that its answers about some processes have changed.
+/// Notifies waiters that a source has changed its answers about some processes.
 #[derive(Debug, Clone)]
 pub struct Changes(watch::Sender<()>);
 
@@ -126,34 +128,34 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// The next change. Take it before reading what may change, so that none is lost.
+    /// The next change. Call this before reading the state that may change, so that no change is missed.
     #[must_use]
     pub fn next(&self) -> Change {
         let mut changed = self.0.subscribe();
         Change(
             async move {
                 if changed.changed().await.is_err() {
-                    std::future::pending::<()>().await; // the source is gone, and says nothing any more
+                    std::future::pending::<()>().await; // the source was dropped: no more changes
                 }
             }
             .boxed(),
         )
     }
 
-    /// Says that the answers have changed.
+    /// Notifies all waiters.
     pub fn happened(&self) {
         self.0.send_replace(());
     }
 }
 
-/// After how long a source is asked again that could not find out and cannot tell when it can.
+/// After this time a source is asked again that could not find out and does not say when it can.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
-/// Resolves when a source would answer otherwise.
+/// A future that resolves when a source changes its answer.
 pub struct Change(BoxFuture<'static, ()>);
 
 impl Change {
-    /// What stands for the change of a source that cannot tell when it can find out.
+    /// The change of a source that could not find out and does not say when it can.
     pub(in crate::attestation) fn in_a_while() -> Self {
         Self(async { sleep(ASK_AGAIN).await }.boxed())
     }

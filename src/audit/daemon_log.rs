@@ -1,4 +1,4 @@
-//! The daemon's own log: `tracing` events as lines of the same form, on the same way out, as records.
+//! The daemon's log: `tracing` events as lines in the format and on the output of the audit records.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,40 +15,40 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::audit::line::Line;
-use crate::audit::line::LineFormat;
 use crate::audit::line::unix_seconds;
 use crate::audit::lines::Lines;
+use crate::audit::log_settings::LogSettings;
 use crate::time::Clock;
 
-/// Events at or above a level, as lines.
+/// A `tracing` layer that writes events at or above a level as lines.
 #[derive(Debug)]
 pub struct DaemonLog {
     lines: Arc<Lines>,
-    format: LineFormat,
-    level: Level,
+    settings: LogSettings,
     clock: Arc<dyn Clock>,
 }
 
 impl DaemonLog {
-    /// Writes events of `level` and above to `lines`.
+    /// Writes events to `lines` as `settings` say.
     #[must_use]
-    pub fn new(lines: Arc<Lines>, format: LineFormat, level: Level, clock: Arc<dyn Clock>) -> Self {
-        Self { lines, format, level, clock }
+    pub fn new(lines: Arc<Lines>, settings: LogSettings, clock: Arc<dyn Clock>) -> Self {
+        Self { lines, settings, clock }
     }
 
-    /// Makes this the log of the process.
+    /// Makes this the global `tracing` subscriber.
     ///
     /// # Errors
-    /// When the process has one already.
+    /// When the process already has one.
     pub fn install(self) -> Result<(), SetGlobalDefaultError> {
         tracing::subscriber::set_global_default(tracing_subscriber::registry().with(self))
     }
 
-    /// SECURITY: libraries below us log headers and frames of peers at their lower levels, and as warnings what any peer can
-    /// repeat hundreds of times a second (a PING answer that nobody asked for, with its bytes); of them only errors pass.
+    /// SECURITY: libraries log headers and frames of peers at low levels. They log as a warning what any peer can
+    /// repeat hundreds of times a second, for example an unsolicited PING ACK with its bytes. So only their errors are
+    /// logged.
     fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
         let own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
-        *metadata.level() <= if own { self.level } else { Level::ERROR }
+        *metadata.level() <= if own { self.settings.level() } else { Level::ERROR }
     }
 }
 
@@ -60,7 +60,7 @@ impl<S: Subscriber> Layer<S> for DaemonLog {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let at = unix_seconds(self.clock.now());
         let word = event.metadata().level().as_str().to_ascii_lowercase();
-        let mut line = Line::new(self.format, at, "level", &word);
+        let mut line = Line::new(self.settings.format(), at, "level", &word);
         event.record(&mut Fields(&mut line));
         line.text("target", event.metadata().target());
         self.lines.write(line.finish().as_bytes());
@@ -99,12 +99,17 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
+    use crate::audit::line::LineFormat;
     use crate::time::SystemClock;
 
     fn logged(format: LineFormat, level: Level, events: impl FnOnce()) -> String {
+        logged_as(&LogSettings::new(format, level), events)
+    }
+
+    fn logged_as(settings: &LogSettings, events: impl FnOnce()) -> String {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let lines = Arc::new(Lines::to(writer, Counter::default()).unwrap());
-        let log = DaemonLog::new(lines, format, level, Arc::new(SystemClock));
+        let log = DaemonLog::new(lines, settings.clone(), Arc::new(SystemClock));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), events);
         let mut text = String::new();
         File::from(reader).read_to_string(&mut text).unwrap();
@@ -112,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_of_json_whatever_it_holds() {
+    fn an_event_with_control_characters_is_one_line_of_json() {
         let text = logged(LineFormat::Json, Level::INFO, || {
             tracing::info!(path = "/a\nb", count = 3_u64, "said \u{1b}[31m {}", "red");
         });
@@ -123,12 +128,28 @@ mod tests {
     }
 
     #[test]
-    fn of_the_libraries_below_only_errors_pass_however_low_the_level() {
+    fn libraries_log_only_errors_even_at_level_trace() {
         let text = logged(LineFormat::Text, Level::TRACE, || {
             tracing::trace!("own");
             tracing::warn!(target: "h2::codec", "headers of a peer");
             tracing::error!(target: "h2::codec", "trouble");
         });
         assert!(text.contains("own") && text.contains("trouble") && !text.contains("headers"), "{text}");
+    }
+
+    #[test]
+    fn a_changed_level_and_format_count_from_the_next_line_on() {
+        let settings = LogSettings::default();
+        let text = logged_as(&settings, || {
+            for at in 0..3 {
+                tracing::debug!("hidden or seen {at}");
+                match at {
+                    0 => settings.set(LineFormat::Json, Level::DEBUG),
+                    _ => settings.set(LineFormat::Text, Level::INFO),
+                }
+            }
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.starts_with('{') && text.contains("hidden or seen 1"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Records on their way to standard output: counted, limited per caller, one line each.
+//! The journal: counts records, limits the rate of refusals, and writes each record as one line.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -15,39 +15,41 @@ use crate::audit::last_hour::LastHour;
 use crate::audit::line::Line;
 use crate::audit::line::LineFormat;
 use crate::audit::lines::Lines;
+use crate::audit::log_settings::LogSettings;
 use crate::audit::metrics::AuditMetrics;
 use crate::audit::metrics::Rule;
 use crate::audit::metrics::UndecidedLabel;
 use crate::audit::rate_limit::RateLimit;
 
-/// How often callers that fell silent are looked for.
-const LOOK_FOR_SUPPRESSED: Duration = Duration::from_secs(5);
+/// How often suppressed records are written that no later record has counted.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The sink of a running daemon.
+/// The sink of the daemon: records as lines on standard output.
 #[derive(Debug)]
 pub struct Journal {
     lines: Arc<Lines>,
-    format: LineFormat,
+    settings: LogSettings,
     metrics: AuditMetrics,
     refusals: Mutex<(RateLimit, LastHour)>,
 }
 
 impl Journal {
-    /// Writes records to `lines` in `format`, and counts them in `metrics`.
+    /// Writes records to `lines` as `settings` say, and counts them in `metrics`.
     #[must_use]
-    pub fn new(lines: Arc<Lines>, format: LineFormat, metrics: AuditMetrics) -> Self {
-        Self { lines, format, metrics, refusals: Mutex::default() }
+    pub fn new(lines: Arc<Lines>, settings: LogSettings, metrics: AuditMetrics) -> Self {
+        Self { lines, settings, metrics, refusals: Mutex::default() }
     }
 
-    /// Tells of suppressed records whose caller fell silent; runs until it is dropped.
+    /// Writes suppressed records that no later record has counted, every few seconds. Runs until it is dropped.
     pub async fn flush_suppressed(&self) {
         loop {
-            tokio::time::sleep(LOOK_FOR_SUPPRESSED).await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
             self.release(false);
         }
     }
 
-    /// Tells of everything still suppressed and waits for the reader, at most for `limit`: the last act of the daemon.
+    /// Writes all suppressed records and waits until the output has accepted every line, at most for `limit`. To be
+    /// called last, at the end of the daemon.
     pub fn close(&self, limit: Duration) {
         self.release(true);
         self.lines.drain(limit);
@@ -63,20 +65,20 @@ impl Journal {
     }
 
     fn write(&self, record: &Record) {
-        self.lines.write(line(record, self.format).as_bytes());
+        self.lines.write(format_line(record, self.settings.format()).as_bytes());
     }
 
-    /// The record, if it is to be written now.
+    /// Counts a refusal. Returns the record to write now, if any.
     fn admit_refusal(&self, record: Record) -> Option<Record> {
         let now = Instant::now();
-        let why = record.reason.clone().unwrap_or_default();
+        let reason = record.reason.clone().unwrap_or_default();
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if record.event == Event::Denied {
             refusals.1.count(now, |minute| minute.denials += 1);
-            self.metrics.denied.get_or_create(&Rule { rule: why }).inc();
+            self.metrics.denied.get_or_create(&Rule { rule: reason }).inc();
         } else {
-            refusals.1.count(now, |minute| *minute.undecided.entry(why.clone()).or_default() += 1);
-            self.metrics.undecided.get_or_create(&UndecidedLabel { cause: why }).inc();
+            refusals.1.count(now, |minute| *minute.undecided.entry(reason.clone()).or_default() += 1);
+            self.metrics.undecided.get_or_create(&UndecidedLabel { cause: reason }).inc();
         }
         let admitted = refusals.0.admit(record, now);
         if let Some(suppressed) = admitted.as_ref().and_then(|record| record.suppressed) {
@@ -110,8 +112,8 @@ impl Sink for Journal {
     }
 }
 
-/// `record` as one line, the fields in the order of their declaration.
-fn line(record: &Record, format: LineFormat) -> String {
+/// The record as one line.
+fn format_line(record: &Record, format: LineFormat) -> String {
     let mut line = Line::new(format, record.time, "event", record.event.as_str());
     if let Some(issuance) = &record.issuance {
         line.whole("issuance", issuance);
@@ -160,7 +162,8 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let metrics = AuditMetrics::default();
         let lines = Arc::new(Lines::to(writer, metrics.dropped.clone()).unwrap());
-        (Journal::new(lines, format, metrics.clone()), metrics, reader.into())
+        let settings = LogSettings::new(format, tracing::Level::INFO);
+        (Journal::new(lines, settings, metrics.clone()), metrics, reader.into())
     }
 
     fn read_all(journal: Journal, mut reader: File) -> String {
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_line_names_what_and_whom() {
+    fn a_text_line_has_every_field_of_its_record() {
         let (journal, _, reader) = journal(LineFormat::Text);
         journal.record(full(Event::Issued));
         assert_eq!(
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_never_suppressed_and_its_record_is_out_when_record_returns() {
+    fn the_record_of_a_credential_is_written_when_record_returns() {
         let (journal, metrics, mut reader) = journal(LineFormat::Text);
         for _ in 0..100 {
             journal.record(full(Event::Issued));
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refusals_are_counted_by_their_word_and_told_exactly() {
+    async fn refusals_are_counted_exactly_by_their_reason() {
         let (journal, metrics, reader) = journal(LineFormat::Json);
         for _ in 0..500 {
             journal.record(Record { reason: Some("no_entry".to_owned()), ..record(Event::Denied, 1000) });

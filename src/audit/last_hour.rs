@@ -1,4 +1,4 @@
-//! What was refused in the last sixty minutes, for `status`.
+//! The number of refusals in the last sixty minutes, for `status`.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -9,27 +9,27 @@ use tokio::time::Instant;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Refusals of the last hour.
+/// The refusals of the last hour.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RefusalCounts {
-    /// Completed "no"s.
+    /// Denials.
     pub denials: u64,
     /// Checks that could not be completed, by cause.
     pub undecided: BTreeMap<String, u64>,
 }
 
-/// A count per minute, the newest last.
+/// One count per minute, the newest last.
 #[derive(Debug, Default)]
 pub(in crate::audit) struct LastHour {
     minutes: VecDeque<(Instant, RefusalCounts)>,
 }
 
 impl LastHour {
-    /// Counts what happens `now`.
+    /// Counts a refusal at `now`.
     pub(in crate::audit) fn count(&mut self, now: Instant, count: impl FnOnce(&mut RefusalCounts)) {
         let begun = self.minutes.back().is_some_and(|(begun, _)| now.saturating_duration_since(*begun) < MINUTE);
         if !begun {
-            self.forget(now);
+            self.expire(now);
             self.minutes.push_back((now, RefusalCounts::default()));
         }
         if let Some((_, newest)) = self.minutes.back_mut() {
@@ -37,9 +37,9 @@ impl LastHour {
         }
     }
 
-    /// The sum.
+    /// The sum over the last hour.
     pub(in crate::audit) fn sum(&mut self, now: Instant) -> RefusalCounts {
-        self.forget(now);
+        self.expire(now);
         let mut sum = RefusalCounts::default();
         for (_, minute) in &self.minutes {
             sum.denials += minute.denials;
@@ -50,7 +50,7 @@ impl LastHour {
         sum
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn expire(&mut self, now: Instant) {
         while self.minutes.front().is_some_and(|(begun, _)| now.saturating_duration_since(*begun) >= HOUR) {
             self.minutes.pop_front();
         }

@@ -1,4 +1,5 @@
-//! One line of text or JSON, field by field. Whatever a field holds, the line stays one line of printable ASCII.
+//! Builds one line of text or JSON, field by field. For any value of a field, the result is one line of printable
+//! ASCII.
 
 use std::fmt::Display;
 use std::fmt::Write;
@@ -10,10 +11,10 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-/// The most bytes of a free text; SPIFFE IDs and serials have limits of their own.
+/// The most bytes of a free text. SPIFFE IDs and serials are limited by their own grammar.
 const MAX_TEXT: usize = 256;
 
-/// `[log] format`
+/// The format of the log: `[log] format`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LineFormat {
@@ -24,7 +25,7 @@ pub enum LineFormat {
     Json,
 }
 
-/// A line that is being put together.
+/// A line under construction.
 #[derive(Debug)]
 pub(in crate::audit) struct Line {
     format: LineFormat,
@@ -32,8 +33,8 @@ pub(in crate::audit) struct Line {
 }
 
 impl Line {
-    /// A line about something that happened at `at`, in seconds since 1970; `word` is the value of `key`, and comes bare
-    /// in text.
+    /// A line with the time `at`, in seconds since 1970, and `word` as the value of `key`. The text format writes
+    /// `word` without its key.
     pub(in crate::audit) fn new(format: LineFormat, at: f64, key: &str, word: &str) -> Self {
         let mut line = Self { format, text: String::with_capacity(256) };
         match format {
@@ -58,7 +59,7 @@ impl Line {
         if value.len() <= MAX_TEXT {
             return self.whole(key, value);
         }
-        // One of any four neighbouring bytes begins a character.
+        // UTF-8: among any four consecutive positions, at least one is a character boundary.
         let beginning = (MAX_TEXT - 3..=MAX_TEXT).rev().find_map(|cut| value.get(..cut)).unwrap_or_default();
         self.whole(key, &format!("{beginning}..."));
     }
@@ -82,7 +83,7 @@ impl Line {
         let _infallible = write!(self.text, "{value}");
     }
 
-    /// A time, as RFC 3339 has it.
+    /// A time in the format of RFC 3339.
     pub(in crate::audit) fn time(&mut self, key: &str, at: f64) {
         self.whole(key, &rfc3339(at));
     }
@@ -109,12 +110,12 @@ impl Line {
     }
 }
 
-/// `at` as seconds since 1970, for a time that has them.
+/// Seconds since 1970; 0 for an earlier time.
 pub(in crate::audit) fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// With three digits of the second, so that the lines of a log have one length.
+/// RFC 3339 with three digits after the second, so that all times in a log have one length.
 fn rfc3339(at: f64) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -126,9 +127,9 @@ fn rfc3339(at: f64) -> String {
         .unwrap_or_else(|| format!("{at:.3}"))
 }
 
-/// SECURITY: an argument, a path or an audience with a newline, an escape sequence or a mark that turns the direction of
-/// text would forge a line or rewrite the screen that shows it. Everything but printable ASCII leaves as `\uXXXX`, in
-/// UTF-16 as JSON has it.
+/// SECURITY: a path or an audience with a newline could forge a line. One with an escape sequence or a bidirectional
+/// control character could change what a terminal shows. So all but printable ASCII is written as `\uXXXX` in UTF-16,
+/// as in JSON.
 fn push_escaped(out: &mut String, text: &str) {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
         return out.push_str(text);
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_leaves_its_field() {
+    fn a_hostile_text_stays_in_its_field() {
         let hostile = [
             "a\nissued pid=1",
             "\r\u{1b}[2J",
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_at_256_bytes_and_says_so() {
+    fn a_text_over_256_bytes_is_truncated_and_marked() {
         let mut line = Line::new(LineFormat::Text, 0.0, "event", "denied");
         line.text("detail", &"ä".repeat(1000));
         assert_eq!(line.finish().matches("\\u00e4").count(), 128);

@@ -1,5 +1,5 @@
-//! Lines to standard output that never wait. A line is in the kernel's hands when [`Lines::write`] returns, unless the
-//! reader is behind; then it queues, and what the bounded queue cannot hold is dropped and counted.
+//! Non-blocking output of lines. When [`Lines::write`] returns, the kernel has the line, unless the reader is slow.
+//! Then the line is queued, and when the bounded queue is full, lines are dropped and counted.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,13 +25,13 @@ use rustix::io::Errno;
 use rustix::io::retry_on_intr;
 use rustix::net::SendFlags;
 
-/// The most bytes that wait for a slow reader.
+/// The most bytes that are queued for a slow reader.
 const MAX_QUEUED: usize = 1 << 20;
 
-/// A pipe that polls writable has room for a page, and takes so much without waiting.
+/// A pipe that polls writable accepts a page without blocking.
 const ONE_PAGE: usize = 4096;
 
-/// Standard output, one line at a time. Dropping it ends its thread; what is queued then is lost.
+/// A writer of lines to standard output. Dropping it ends its thread and discards queued lines.
 #[derive(Debug)]
 pub struct Lines {
     shared: Arc<Shared>,
@@ -49,35 +49,35 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// How much of the first line has been taken.
-    taken: usize,
-    /// A line was left torn; the next one begins with the newline that it lacks.
+    /// How many bytes of the first line were written.
+    written: usize,
+    /// The last line was dropped after a part of it was written; a newline must precede the next line.
     torn: bool,
     closed: bool,
 }
 
-/// A file descriptor, and how to write to it without waiting. `O_NONBLOCK` is never set on the descriptor itself: it
-/// would bind everyone who shares it, such as the shell on the same terminal.
+/// A file descriptor, and how to write to it without blocking. `O_NONBLOCK` is never set on the descriptor itself: the
+/// flag would affect every process that shares the open file description, such as the shell on the same terminal.
 #[derive(Debug)]
 enum Output {
-    /// `MSG_DONTWAIT` with each line; what a service manager's journal hands us.
+    /// A socket, written to with `MSG_DONTWAIT`. systemd passes one that leads to its journal.
     Socket(OwnedFd),
-    /// A file description of our own, non-blocking; or a regular file, which takes a line or refuses it.
+    /// An open file description of our own, with `O_NONBLOCK`; or a regular file, whose writes never wait for a reader.
     OwnDescription(OwnedFd),
-    /// A pipe or terminal that may not be opened again: asked first, given a page at a time.
-    AskFirst(OwnedFd),
+    /// A pipe or terminal that cannot be opened again: polled before each write of at most a page.
+    PollFirst(OwnedFd),
 }
 
 impl Lines {
-    /// Starts the writer, with its thread, on standard output.
+    /// Starts the writer and its thread on standard output.
     ///
     /// # Errors
-    /// When standard output is closed, or there is no thread left.
+    /// When standard output is closed, or no thread can be started.
     pub fn to_standard_output(dropped: Counter) -> io::Result<Self> {
         Self::to(io::stdout().as_fd().try_clone_to_owned()?, dropped)
     }
 
-    /// Starts the writer, with its thread, on `fd`; `dropped` counts the lines that are lost.
+    /// Starts the writer and its thread on `fd`; `dropped` counts the lines that are lost.
     ///
     /// # Errors
     /// As [`Lines::to_standard_output`].
@@ -85,11 +85,11 @@ impl Lines {
         let shared =
             Arc::new(Shared { output: Output::new(fd)?, queue: Mutex::default(), changed: Condvar::new(), dropped });
         let in_thread = Arc::clone(&shared);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || in_thread.empty_the_queue_until_closed())?;
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || in_thread.write_until_closed())?;
         Ok(Self { shared })
     }
 
-    /// Writes `line`, which ends with a newline. On return standard output has taken it, or is not taking lines.
+    /// Writes `line`, which ends with a newline. On return the output has accepted it, or accepts none at present.
     pub fn write(&self, line: &[u8]) {
         let mut queue = self.shared.queue();
         if queue.bytes + line.len() > MAX_QUEUED {
@@ -105,11 +105,11 @@ impl Lines {
         }
     }
 
-    /// Waits until all lines are taken, for at most `limit`: the last act before the process ends.
+    /// Waits until all lines are written, at most for `limit`. To be called last, before the process ends.
     pub fn drain(&self, limit: Duration) {
         let queue = self.shared.queue();
-        let emptied = self.shared.changed.wait_timeout_while(queue, limit, |queue| !queue.lines.is_empty());
-        drop(emptied);
+        let drained = self.shared.changed.wait_timeout_while(queue, limit, |queue| !queue.lines.is_empty());
+        drop(drained);
     }
 }
 
@@ -125,19 +125,19 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands over what the output takes now. Holds the lock throughout, which is never for long: no call here waits.
+    /// Writes what the output accepts now. Holds the lock throughout, but not for long: no call here blocks.
     fn write_queued(&self, queue: &mut Queue) {
         if queue.torn && self.output.write(b"\n") == Ok(1) {
             queue.torn = false;
         }
         while let Some(line) = queue.lines.front() {
-            match self.output.write(line.get(queue.taken..).unwrap_or_default()) {
-                Ok(some) if queue.taken + some == line.len() => queue.pop(),
-                Ok(some) => queue.taken += some,
+            match self.output.write(line.get(queue.written..).unwrap_or_default()) {
+                Ok(some) if queue.written + some == line.len() => queue.pop(),
+                Ok(some) => queue.written += some,
                 Err(Errno::AGAIN) => return,
-                // The reader has gone, or the disk is full: this line is lost, and no later one waits for it.
+                // The reader has exited, or the disk is full: this line is lost and does not block later ones.
                 Err(_) => {
-                    queue.torn |= queue.taken > 0;
+                    queue.torn |= queue.written > 0;
                     queue.pop();
                     self.dropped.inc();
                 }
@@ -145,7 +145,7 @@ impl Shared {
         }
     }
 
-    fn empty_the_queue_until_closed(&self) {
+    fn write_until_closed(&self) {
         loop {
             let queue = self.queue();
             let idle = |queue: &mut Queue| queue.lines.is_empty() && !queue.closed;
@@ -169,7 +169,7 @@ impl Queue {
     }
 
     fn pop(&mut self) {
-        self.taken = 0;
+        self.written = 0;
         self.bytes -= self.lines.pop_front().map_or(0, |line| line.len());
     }
 }
@@ -182,7 +182,7 @@ impl Output {
             _ => {
                 let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-                rustix::fs::open(name, flags, Mode::empty()).map_or(Self::AskFirst(fd), Self::OwnDescription)
+                rustix::fs::open(name, flags, Mode::empty()).map_or(Self::PollFirst(fd), Self::OwnDescription)
             }
         })
     }
@@ -193,7 +193,7 @@ impl Output {
                 retry_on_intr(|| rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
             }
             Self::OwnDescription(fd) => retry_on_intr(|| rustix::io::write(fd, bytes)),
-            Self::AskFirst(fd) => {
+            Self::PollFirst(fd) => {
                 let now = Timespec { tv_sec: 0, tv_nsec: 0 };
                 if retry_on_intr(|| poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&now)))? == 0 {
                     return Err(Errno::AGAIN);
@@ -204,12 +204,13 @@ impl Output {
         }
     }
 
-    /// Waits; woken by room, or by an error that the next write will meet.
+    /// Waits until a write can make progress or return an error; at most a second, so that the caller can check
+    /// `closed`.
     fn wait_until_writable(&self) {
-        let (Self::Socket(fd) | Self::OwnDescription(fd) | Self::AskFirst(fd)) = self;
+        let (Self::Socket(fd) | Self::OwnDescription(fd) | Self::PollFirst(fd)) = self;
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        // Whatever came of it, the loop looks again: at the queue, at `closed`, and at the output.
-        let _looked_at_again = poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&second));
+        // The result does not matter: the loop checks the queue, `closed` and the output again.
+        let _checked_again = poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&second));
     }
 }
 
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stopped_holds_nobody_up_and_every_line_is_read_or_counted() {
+    fn with_a_stopped_reader_every_line_is_read_later_or_counted() {
         let (reader, writer) = pipe();
         let dropped = Counter::default();
         let lines = Lines::to(writer, dropped.clone()).unwrap();
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_survived_and_counted() {
+    fn lines_after_the_reader_exited_are_counted_as_dropped() {
         let (reader, writer) = pipe();
         drop(reader);
         let dropped = Counter::default();
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_written_to_without_waiting() {
+    fn a_write_to_a_full_socket_does_not_block() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let dropped = Counter::default();
         let lines = Lines::to(ours.into(), dropped.clone()).unwrap();
@@ -282,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_may_not_be_opened_again_is_asked_first() {
+    fn a_pipe_that_cannot_be_opened_again_is_polled_before_a_write() {
         let (reader, writer) = pipe();
-        let output = Output::AskFirst(writer);
+        let output = Output::PollFirst(writer);
         while output.write(&[b'x'; 3000]).is_ok() {}
         assert_eq!(output.write(b"x"), Err(Errno::AGAIN));
         drop(reader);

@@ -1,33 +1,33 @@
-//! What is counted of records and lines. Labels are words of ours, never of a caller's.
+//! Counters of records and lines. SECURITY: a label is always one of the daemon's own words, never text from a caller.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Counters of this room. Clones count together.
+/// The counters of the audit module. Clones share their counts.
 #[derive(Debug, Clone, Default)]
 pub struct AuditMetrics {
-    /// Credentials that were handed over.
+    /// Credentials that were issued.
     pub issued: Counter,
     /// Denials by rule.
     pub denied: Family<Rule, Counter>,
     /// Undecided checks by cause.
     pub undecided: Family<UndecidedLabel, Counter>,
-    /// Refusals that were counted in another record instead of written.
+    /// Refusals that were counted in another record instead of being written.
     pub suppressed: Counter,
-    /// Lines that standard output did not take.
+    /// Lines that standard output did not accept.
     pub dropped: Counter,
 }
 
-/// The rule that said no.
+/// The label of a denial: its rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Rule {
     /// Its stable word.
     pub rule: String,
 }
 
-/// Why a check could not be completed.
+/// The label of an undecided check: its cause.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct UndecidedLabel {
     /// Its stable word.
@@ -35,16 +35,16 @@ pub struct UndecidedLabel {
 }
 
 impl AuditMetrics {
-    /// Puts the counters up for export.
+    /// Registers the counters for export.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("bonafide_issued", "Credentials handed over", self.issued.clone());
+        registry.register("bonafide_issued", "Credentials issued", self.issued.clone());
         registry.register("bonafide_denied", "Denials by rule", self.denied.clone());
         registry.register("bonafide_undecided", "Checks that could not be completed, by cause", self.undecided.clone());
-        let suppressed = "Refusals that were counted in another record instead of written";
+        let suppressed = "Refusals that were counted in another record instead of being written";
         registry.register("bonafide_suppressed_records", suppressed, self.suppressed.clone());
         registry.register(
             "bonafide_dropped_log_lines",
-            "Lines that standard output did not take",
+            "Lines that standard output did not accept",
             self.dropped.clone(),
         );
     }

@@ -91,8 +91,9 @@ impl DataDir {
         Ok(Self::over(path, Box::new(Disk::open(path)?)))
     }
 
-    /// A data directory over any file layer.
-    pub(crate) fn over(path: &Path, files: Box<dyn Files>) -> Self {
+    /// A data directory over any file layer, which nobody else may use meanwhile.
+    #[must_use]
+    pub fn over(path: &Path, files: Box<dyn Files>) -> Self {
         Self { path: path.to_owned(), files, writing: Mutex::new(()) }
     }
 

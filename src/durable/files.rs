@@ -1,4 +1,5 @@
-//! The few operations on files, so that a test can stop between any two of them, and how opening and reading fail.
+//! The few operations on files, and how opening and reading fail: the seam at which a model of a disk loses power
+//! between any two of them.
 
 use std::fmt;
 use std::io;
@@ -82,7 +83,7 @@ pub enum Unreadable {
 }
 
 /// The files of one directory. Names are constants of the program: nothing that came from outside becomes one.
-pub(crate) trait Files: Send + Sync + fmt::Debug {
+pub trait Files: Send + Sync + fmt::Debug {
     /// The whole of a file; `None` where there is none.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Unreadable>;
 
@@ -100,7 +101,7 @@ pub(crate) trait Files: Send + Sync + fmt::Debug {
 }
 
 /// A file that is being written.
-pub(crate) trait NewFile {
+pub trait NewFile {
     /// Appends all of `bytes`.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 

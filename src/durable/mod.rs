@@ -13,6 +13,8 @@ pub use data_dir::DataDir;
 pub use data_dir::LoadError;
 pub use data_dir::Name;
 pub use data_dir::StoreError;
+pub use files::Files;
+pub use files::NewFile;
 pub use files::OpenDataDirError;
 pub use files::Unreadable;
 pub use journal::Damage;

@@ -1,4 +1,7 @@
-//! A disk that loses power: at a chosen step, and then with a chosen part of what was not yet synced.
+//! A disk that loses power: at a chosen step, and then with a chosen part of what was not yet synced. Integration tests
+//! include this file too, below a `use bonafide::durable` of their own.
+
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,9 +9,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 
-use crate::durable::files::Files;
-use crate::durable::files::NewFile;
-use crate::durable::files::Unreadable;
+use crate::durable::Files;
+use crate::durable::NewFile;
+use crate::durable::Unreadable;
 
 /// What becomes of the bytes and names that were not synced when the power fails. A real file system may do any of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,12 @@ impl SimulatedDisk {
         platter.steps = 0;
         platter.trouble = None;
         Self(Arc::new(Mutex::new(platter)))
+    }
+
+    /// Whether the power has failed as it was expected to.
+    pub(crate) fn power_has_failed(&self) -> bool {
+        let platter = self.platter();
+        matches!(platter.trouble, Some(Trouble::PowerFailsAt(at)) if platter.steps > at)
     }
 
     /// Puts bytes where they must not be, as a bad cable would.

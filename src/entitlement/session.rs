@@ -23,6 +23,7 @@ use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::NodeState;
 use crate::identity::SpiffeId;
 use crate::issuance::Issuance;
+use crate::issuance::IssuanceId;
 use crate::issuance::IssueError;
 use crate::issuance::IssuedX509Svid;
 use crate::policy::DecisionId;
@@ -125,16 +126,20 @@ impl SessionSubject {
         }
     }
 
-    /// Issues for one permit of the decision of `trace`, and writes it down before anything of it can leave.
+    /// Issues for one permit of the decision of `trace`, and writes it down before anything of it can leave. What comes back
+    /// unchanged, because it is one of `held`, is not handed over again.
     pub(in crate::entitlement) async fn issue_x509(
         &self,
         permit: Permit,
         trace: &Trace,
+        held: &[IssuanceId],
     ) -> Result<IssuedX509Svid, NotIssued> {
         match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit).await {
             Ok(issued) => {
-                let event = if issued.first { Event::Issued } else { Event::Delivered };
-                self.record(event, &issued.issuance, trace, None);
+                if !held.contains(&issued.issuance.id) {
+                    let event = if issued.first { Event::Issued } else { Event::Delivered };
+                    self.record(event, &issued.issuance, trace, None);
+                }
                 Ok(issued)
             }
             Err(why) => Err(self.not_issued(&why)),

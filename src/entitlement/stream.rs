@@ -195,7 +195,8 @@ impl Driver {
     async fn issue(&mut self, permits: Vec<Permit>) -> StreamEvent {
         let Some(DecisionBasis { trace, .. }) = self.basis.clone() else { return StreamEvent::Woken };
         let (subject, trace) = (Arc::clone(&self.subject), &*trace);
-        let issue = async |permit: Permit| (permit.grant().id.clone(), subject.issue_x509(permit, trace).await);
+        let held: Vec<_> = self.state.svids().iter().map(|held| held.issuance.id).collect();
+        let issue = async |permit: Permit| (permit.grant().id.clone(), subject.issue_x509(permit, trace, &held).await);
         // All at once: a signer on the network then gets them in one batch.
         let mut answers: FuturesUnordered<_> = permits.into_iter().map(issue).collect();
         while let Some((id, result)) = answers.next().await {

@@ -1,4 +1,4 @@
-//! The names of users and groups that entries use, as they were when the configuration was loaded.
+//! The user and group names that entries use, as resolved when their source was loaded.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// Names by id. An id can have several names, and a name that no entry uses is not here: nothing on the request path ever
-/// asks the system's name service.
+/// Names by id. An id can have several names. Only names that an entry uses are listed, so the request path never calls
+/// the system's name service (NSS).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
     /// User names by uid.
@@ -18,22 +18,22 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// All of them together.
+    /// Merges accounts; for a name in several of them the first one's id counts.
     ///
-    /// SECURITY: a name has one id, that of the first who knows it. Two look-ups at different times could otherwise give
-    /// the former owner's id beside the present one's.
+    /// SECURITY: two look-ups at different times can resolve a name to two ids. With both, the entry would also match
+    /// the former owner of the name.
     #[must_use]
     pub fn joined<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Self {
         Self { users: joined(all.clone().map(|one| &one.users)), groups: joined(all.map(|one| &one.groups)) }
     }
 
-    /// The names of a user, none where no entry uses one.
+    /// The names of a user; empty where no entry uses one.
     #[must_use]
     pub fn user_names(&self, uid: u32) -> &[Arc<str>] {
         self.users.get(&uid).map_or(&[], Vec::as_slice)
     }
 
-    /// The names of a group, none where no entry uses one.
+    /// The names of a group; empty where no entry uses one.
     #[must_use]
     pub fn group_names(&self, gid: u32) -> &[Arc<str>] {
         self.groups.get(&gid).map_or(&[], Vec::as_slice)
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_the_id_that_the_first_gives_it() {
+    fn a_name_in_two_sources_keeps_the_id_of_the_first() {
         let of = |users: &[(u32, &str)]| Accounts {
             users: users.iter().map(|(uid, name)| (*uid, vec![Arc::from(*name)])).collect(),
             ..Accounts::default()

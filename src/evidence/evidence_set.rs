@@ -1,4 +1,4 @@
-//! Facts about one process, with where each came from and how much it proves.
+//! Facts about one process, each with its source and its grade.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -8,17 +8,17 @@ use crate::evidence::provider::Provider;
 use crate::evidence::selector::Selector;
 use crate::evidence::selector::SelectorKind;
 
-/// How much a fact proves, by who vouches for it.
+/// How much a fact proves: the authority that vouches for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
-    /// The kernel said so.
+    /// The kernel.
     Kernel,
-    /// A root-owned daemon said so.
+    /// A daemon that runs as root, such as a container runtime.
     Runtime,
-    /// A signed statement from outside said so.
+    /// A signed statement from another machine.
     Remote,
-    /// Whoever started the workload chose it.
+    /// The user who started the workload: chosen, not proven.
     Claimed,
 }
 
@@ -26,7 +26,7 @@ pub enum Grade {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// The socket's credentials, the pidfd's and `/proc/PID/status`, which agree.
+    /// The credentials of the socket, the pidfd and `/proc/PID/status`, which must agree.
     Credentials,
     /// `/proc/PID/status`.
     Status,
@@ -38,7 +38,7 @@ pub enum Source {
     Cgroup,
     /// The namespaces of the process.
     Namespaces,
-    /// A daemon of root's that runs workloads.
+    /// A daemon that runs workloads as root.
     Runtime,
 }
 
@@ -53,11 +53,11 @@ pub struct Fact {
     pub source: Source,
 }
 
-/// Why facts of a kind are missing although the process may well have them.
+/// Why facts of a kind do not count, although the process may have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum WithheldBecause {
-    /// No entry could use the fact, so it was not looked for.
+    /// No entry could use the fact, so no provider was asked for it.
     #[error("no entry could use it")]
     NotWanted,
     /// The process is not in the host's user namespace, where it could forge this fact.
@@ -66,7 +66,7 @@ pub enum WithheldBecause {
     /// The path, resolved from PID 1's root, is not the running file.
     #[error("this path on the host is not the file that is running")]
     PathIsAnotherFile,
-    /// A directory on the path is closed to the daemon, so that nothing is known of what the host has there.
+    /// The daemon may not search a directory on the path, so it cannot tell which file the host has there.
     #[error(
         "the daemon may not search a directory on this path; let others search it (chmod o+x), or put the program \
          elsewhere"
@@ -78,25 +78,25 @@ pub enum WithheldBecause {
     /// The running file never had a name (memfd).
     #[error("the running file never had a name")]
     Anonymous,
-    /// The executable's file system is not local, so it can show us other bytes than it runs.
-    #[error("the file is on a file system that can show other bytes than it runs")]
+    /// The file system can return other bytes than the kernel runs: for example NFS, FUSE, overlay, a loop device.
+    #[error("the file is on a file system that can return other bytes than the kernel runs")]
     ForeignFileSystem,
-    /// The caller's user owns the file or can write to it through some layer.
+    /// The caller's user owns the file, or its mode lets a group or all others write to it.
     #[error("the caller's own user could change the file")]
     WritableByCaller,
-    /// The file is closed to the daemon.
+    /// The daemon may not read the file.
     #[error("the daemon may not read the file; let others read it (chmod o+r)")]
     NotReadable,
     /// The file is larger than the limit for hashing.
     #[error("the file is larger than the limit for hashing")]
     TooLarge,
-    /// The kernel's level of proof here is `reduced`, where a path or hash proves too little.
+    /// The kernel level is `reduced`, at which a path or hash proves too little.
     #[error("at the kernel level \"reduced\" this counts only for entries that accept it")]
     ReducedLevel,
-    /// No attestor is configured that could prove such facts.
+    /// No attestor for such facts is configured.
     #[error("no attestor is configured for it")]
     NoAttestor,
-    /// The process is in a container, and no attestor for it is configured.
+    /// The process is in a container, and no attestor for containers is configured.
     #[error("in a container; no attestor is configured")]
     Container,
     /// The cgroup names no unit of the system manager.
@@ -108,7 +108,7 @@ pub enum WithheldBecause {
     /// Not in the host's user, PID and cgroup namespaces.
     #[error("not in the host's own namespaces")]
     NotHostNamespaces,
-    /// The text has characters that no selector may have.
+    /// The text has characters that a selector must not have.
     #[error("the text is not printable")]
     NotPrintable,
 }
@@ -118,18 +118,18 @@ pub enum WithheldBecause {
 pub struct Withheld {
     /// The kind.
     pub kind: SelectorKind,
-    /// What was seen and did not count, where there was something to see.
+    /// The value that was found and does not count; `None` where there is none to show.
     pub seen: Option<String>,
     /// Why it does not count.
     pub because: WithheldBecause,
 }
 
-/// Everything known of one process: sorted, without repeats.
+/// All evidence about one process: sorted, without duplicates.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidenceSet {
     facts: Vec<Fact>,
     withheld: Vec<Withheld>,
-    /// The providers that were asked, but the kernel.
+    /// By provider, without the kernel. A provider that is not listed was not asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     answers: Vec<(Provider, Answer)>,
 }
@@ -150,7 +150,7 @@ impl EvidenceSet {
         }
     }
 
-    /// Records what became of a question to a provider. A later answer takes the place of an earlier one.
+    /// Records the answer of a provider. It replaces an earlier answer.
     pub fn answered(&mut self, provider: Provider, answer: Answer) {
         match self.answers.binary_search_by(|(known, _)| known.cmp(&provider)) {
             Ok(at) => {
@@ -162,7 +162,7 @@ impl EvidenceSet {
         }
     }
 
-    /// What became of the question to a provider; `None` where it was not asked.
+    /// The answer of a provider; `None` where it was not asked. The kernel has always answered.
     #[must_use]
     pub fn answer_of(&self, provider: &Provider) -> Option<Answer> {
         if *provider == Provider::KERNEL {
@@ -175,13 +175,13 @@ impl EvidenceSet {
             .map(|(_, answer)| *answer)
     }
 
-    /// The providers that were asked, in order, but the kernel.
+    /// The answers, sorted by provider, without the kernel.
     #[must_use]
     pub fn answers(&self) -> &[(Provider, Answer)] {
         &self.answers
     }
 
-    /// Whether some provider may still prove something.
+    /// Whether an answer is open: pending or undecided.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.answers.iter().any(|(_, answer)| answer.is_open())
@@ -193,13 +193,13 @@ impl EvidenceSet {
         self.facts.binary_search_by(|fact| fact.selector.cmp(selector)).is_ok()
     }
 
-    /// The proven facts, in order.
+    /// The proven facts, sorted by selector.
     #[must_use]
     pub fn facts(&self) -> &[Fact] {
         &self.facts
     }
 
-    /// The kinds that were withheld, in order.
+    /// The kinds that were withheld, sorted.
     #[must_use]
     pub fn withheld(&self) -> &[Withheld] {
         &self.withheld
@@ -214,7 +214,7 @@ impl EvidenceSet {
 
 #[cfg(test)]
 impl EvidenceSet {
-    /// What the kernel proves, and other providers where a selector is theirs: they have answered then.
+    /// These selectors as proven facts; the provider of each has settled.
     pub(crate) fn example(selectors: &[&str]) -> Self {
         let mut evidence = Self::default();
         for text in selectors {

@@ -1,5 +1,5 @@
-//! What is known of a process: facts with their source and grade, facts that were withheld and why, and providers that
-//! have not answered. Knows nothing of how a fact is found or what it entitles to.
+//! Evidence about a process: facts with source and grade, facts that were withheld and why, and providers whose answer
+//! is open. Does not know how a fact is found or which identity it gives.
 
 pub mod accounts;
 pub mod evidence_set;

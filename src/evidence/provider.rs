@@ -1,4 +1,4 @@
-//! Who is asked for facts, and what became of the question.
+//! The providers of facts, and the state of their answers.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,17 +9,17 @@ use serde::Serialize;
 
 use crate::evidence::undecided::Undecided;
 
-/// A provider of facts, by its name. The kernel's own facts are read at each attestation; every other provider is asked
-/// only where an entry could use what it says, and may be slow, down or wrong without harm to the others.
+/// The name of a provider of facts. The kernel's facts are read at each attestation; every other provider is asked only
+/// where an entry could use its facts. A provider that is slow or down leaves only its own facts open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Provider(Cow<'static, str>);
 
-/// Several providers, in their order.
+/// A set of providers, sorted by name.
 pub type Providers = BTreeSet<Provider>;
 
 impl Provider {
-    /// The kernel: credentials, namespaces and cgroup, read before anything else.
+    /// The kernel: credentials, namespaces and cgroup, read before any other provider is asked.
     pub const KERNEL: Self = Self::new("kernel");
     /// The executable's path, resolved from the root of PID 1.
     pub const PATH: Self = Self::new("path");
@@ -32,7 +32,7 @@ impl Provider {
         Self(Cow::Borrowed(name))
     }
 
-    /// The provider of the selectors whose type is not known to this version, by that type.
+    /// The provider for a selector type that this version does not know; it has the name of the type.
     #[must_use]
     pub fn of_type(kind: &str) -> Self {
         Self(Cow::Owned(kind.to_owned()))
@@ -45,20 +45,20 @@ impl fmt::Display for Provider {
     }
 }
 
-/// What became of a question to a provider.
+/// The state of a provider's answer about one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// It has said all that it has to say: what it did not prove is not so.
+    /// The answer is complete: a fact that the provider did not prove does not hold.
     Settled,
-    /// It is still finding out, and will say when it knows.
+    /// The provider is still working, and notifies when it has an answer.
     Pending,
-    /// It could not find out.
+    /// The provider could not complete the check.
     Undecided(Undecided),
 }
 
 impl Answer {
-    /// Whether facts may still come.
+    /// Whether facts may still follow: pending or undecided.
     #[must_use]
     pub const fn is_open(self) -> bool {
         !matches!(self, Self::Settled)

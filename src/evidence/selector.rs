@@ -1,4 +1,4 @@
-//! The text form of a fact, `type:value`, as typed values.
+//! Selectors: typed values for facts, with the text form `type:value`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,16 +10,16 @@ use serde::Serialize;
 
 use crate::evidence::provider::Provider;
 
-/// The most bytes a selector's text may have: a cgroup path may reach 4,096.
+/// The most bytes of a selector's text: a path of 4,096 bytes (`PATH_MAX`) and its type.
 pub const MAX_SELECTOR: usize = MAX_PATH + 64;
 
 /// The most bytes of a path, as the kernel counts them (`PATH_MAX`).
 const MAX_PATH: usize = 4096;
 
-/// One fact about a workload that an entry can ask for.
+/// One fact about a workload that an entry can require.
 ///
-/// Values are typed, and two selectors are equal only when kind and value are: no comparison ever splits or joins text
-/// at colons. `FromStr` reads what a configuration may write, `TryFrom<String>` whatever `Display` wrote.
+/// Values are typed, and two selectors are equal only when kind and value are equal: no comparison splits or joins text
+/// at colons. `FromStr` accepts only the kinds that this version can prove; `TryFrom<String>` also keeps unknown types.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Selector {
@@ -49,9 +49,9 @@ pub enum Selector {
     Host,
     /// `TYPE:VALUE` of a type that this version does not know, as a server of entries sent it. Equal only to itself.
     Other {
-        /// What stands before the first colon.
+        /// The text before the first colon.
         kind: Arc<str>,
-        /// What stands behind it.
+        /// The text after it.
         value: Arc<str>,
     },
 }
@@ -93,61 +93,61 @@ pub enum InvalidSelector {
     /// No colon, or nothing before it.
     #[error("has no kind; write kind:value, for example \"unix:uid:1000\"")]
     NoKind,
-    /// The kind is not one of ours.
+    /// This version does not know the kind.
     #[error("has the unknown kind {kind:?}{}", .nearest.map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
     UnknownKind {
-        /// What stands before the value.
+        /// The text before the value.
         kind: String,
-        /// The nearest kind there is, where one is near.
+        /// The most similar known kind, at most three edits away.
         nearest: Option<&'static str>,
     },
-    /// A kind of the contract whose attestor does not exist yet.
+    /// A known kind whose attestor this version does not have.
     #[error("needs an attestor that this version does not have: {kind:?}")]
     NotBuiltYet {
         /// The kind.
         kind: String,
     },
-    /// The value is not of the kind's form.
+    /// The value does not have the form that the kind needs.
     #[error("{why}")]
     Value {
         /// Byte offset of the value.
         at: usize,
-        /// What the form is.
+        /// The form that the kind needs.
         why: &'static str,
     },
     /// More than [`MAX_SELECTOR`] bytes.
     #[error("has {bytes} bytes; at most {MAX_SELECTOR} are allowed")]
     TooLong {
-        /// How many it has.
+        /// The length of the text.
         bytes: usize,
     },
 }
 
-/// Kinds of the contract that no part of this version can prove.
+/// Kinds of the product contract that this version cannot prove.
 const NOT_BUILT_YET: [&str; 6] = ["docker", "k8s", "cri", "node", "systemd:user-unit", "systemd:fragment_path"];
 
-/// All that this version knows of a kind.
+/// The properties of one kind.
 struct KindRow {
     kind: SelectorKind,
     /// The text before the value, without its colon.
     name: &'static str,
-    /// Reads the value; the error says what its form is.
-    read: fn(&str) -> Result<Selector, &'static str>,
-    /// Whether such a fact alone tells a workload from the others on its node (SPEC: product contract §4). A cgroup is
-    /// strong by its value.
+    /// Parses the value; the error names the form that it needs.
+    parse: fn(&str) -> Result<Selector, &'static str>,
+    /// Whether such a fact alone tells a workload from the others on its node (SPEC: product contract §4). For a cgroup
+    /// the value counts, too: see [`Selector::is_strong`].
     strong: bool,
-    /// Who proves it.
+    /// The provider that proves it.
     provider: Provider,
 }
 
 const fn row(
     kind: SelectorKind,
     name: &'static str,
-    read: fn(&str) -> Result<Selector, &'static str>,
+    parse: fn(&str) -> Result<Selector, &'static str>,
     strong: bool,
     provider: Provider,
 ) -> KindRow {
-    KindRow { kind, name, read, strong, provider }
+    KindRow { kind, name, parse, strong, provider }
 }
 
 /// Every kind that this version can prove, in the order of [`Selector`].
@@ -211,7 +211,7 @@ impl Selector {
         }
     }
 
-    /// What stands behind the type and its colon.
+    /// The text after the kind and its colon.
     #[must_use]
     pub fn value(&self) -> Cow<'_, str> {
         match self {
@@ -229,7 +229,7 @@ impl Selector {
         }
     }
 
-    /// Who proves such facts. For a type that this version does not know it is the provider of that type's name.
+    /// The provider of such facts. For an unknown type it has the name of that type.
     #[must_use]
     pub fn provider(&self) -> Provider {
         match self {
@@ -238,13 +238,13 @@ impl Selector {
         }
     }
 
-    /// `unix:path:` for a path as the kernel shows it; `None` when no selector may have that text.
+    /// `unix:path:` for a path as the kernel shows it; `None` where a selector must not have that text.
     #[must_use]
     pub fn path(path: &str) -> Option<Self> {
         (path.len() <= MAX_PATH).then(|| executable_path(path).ok()).flatten()
     }
 
-    /// `cgroup:` for a path from the root of the hierarchy; `None` when no selector may have that text.
+    /// `cgroup:` for a path from the root of the hierarchy; `None` where a selector must not have that text.
     #[must_use]
     pub fn cgroup(path: &str) -> Option<Self> {
         (path.len() <= MAX_PATH).then(|| cgroup_path(path).ok()).flatten()
@@ -279,25 +279,25 @@ impl FromStr for Selector {
         if text.len() > MAX_SELECTOR {
             return Err(InvalidSelector::TooLong { bytes: text.len() });
         }
-        match known(text) {
-            Some((row, value)) => read(row, text, value),
-            None => Err(unknown(text)),
+        match split_known_kind(text) {
+            Some((row, value)) => parse_value(row, text, value),
+            None => Err(unknown_kind(text)),
         }
     }
 }
 
-/// The kind that a text begins with, and the value behind it.
-fn known(text: &str) -> Option<(&'static KindRow, &str)> {
+/// The known kind that a text begins with, and the value after it.
+fn split_known_kind(text: &str) -> Option<(&'static KindRow, &str)> {
     KINDS.iter().find_map(|row| Some((row, text.strip_prefix(row.name)?.strip_prefix(':')?)))
 }
 
-fn read(row: &KindRow, text: &str, value: &str) -> Result<Selector, InvalidSelector> {
+fn parse_value(row: &KindRow, text: &str, value: &str) -> Result<Selector, InvalidSelector> {
     let at = text.len() - value.len();
-    (row.read)(value).map_err(|why| InvalidSelector::Value { at, why })
+    (row.parse)(value).map_err(|why| InvalidSelector::Value { at, why })
 }
 
-/// Why a text begins with no kind that this version can prove.
-fn unknown(text: &str) -> InvalidSelector {
+/// The error for a text that begins with no known kind.
+fn unknown_kind(text: &str) -> InvalidSelector {
     let Some((first, rest)) = text.split_once(':').filter(|(first, _)| !first.is_empty()) else {
         return InvalidSelector::NoKind;
     };
@@ -317,16 +317,16 @@ fn unknown(text: &str) -> InvalidSelector {
     InvalidSelector::UnknownKind { kind, nearest }
 }
 
-/// A decimal number in its one canonical spelling; `u32::MAX` is the kernel's "no id".
+/// A decimal number without leading zeros or a sign; `u32::MAX` is the kernel's "no id".
 fn number(text: &str) -> Result<u32, &'static str> {
     let number = text.parse::<u32>().ok().filter(|number| *number != u32::MAX && number.to_string() == text);
-    number.ok_or("wants a number from 0 to 4294967294")
+    number.ok_or("needs a number from 0 to 4294967294")
 }
 
 fn name(text: &str) -> Result<Arc<str>, &'static str> {
     let plain = !text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/');
     let is_name = !text.is_empty() && text.len() <= 256 && plain;
-    if is_name { Ok(text.into()) } else { Err("wants a name of printable characters") }
+    if is_name { Ok(text.into()) } else { Err("needs a name of printable characters without spaces or \"/\"") }
 }
 
 fn executable_path(text: &str) -> Result<Selector, &'static str> {
@@ -334,19 +334,19 @@ fn executable_path(text: &str) -> Result<Selector, &'static str> {
     if fits {
         Ok(Selector::UnixPath(text.into()))
     } else {
-        Err("wants an absolute path without \"//\", \".\" or \"..\"")
+        Err("needs an absolute path without \"//\", \".\" or \"..\"")
     }
 }
 
 fn sha256(text: &str) -> Result<Selector, &'static str> {
-    lower_hex(text).map(Selector::UnixSha256).ok_or("wants 64 lower-case hexadecimal digits")
+    lower_hex(text).map(Selector::UnixSha256).ok_or("needs 64 lower-case hexadecimal digits")
 }
 
 fn slice(text: &str) -> Result<Selector, &'static str> {
     if text.ends_with(".slice") {
         name(text).map(Selector::SystemdSlice)
     } else {
-        Err("wants a name that ends in .slice")
+        Err("needs a name that ends in .slice")
     }
 }
 
@@ -355,7 +355,7 @@ fn cgroup_path(text: &str) -> Result<Selector, &'static str> {
     if fits {
         Ok(Selector::Cgroup(text.into()))
     } else {
-        Err("wants a path from the root, for example \"cgroup:/team/web\"")
+        Err("needs a path from the root, for example \"cgroup:/team/web\"")
     }
 }
 
@@ -386,14 +386,13 @@ fn lower_hex(text: &str) -> Option<[u8; 32]> {
 impl TryFrom<String> for Selector {
     type Error = InvalidSelector;
 
-    /// Reads what a server or an earlier [`Display`](fmt::Display) wrote: a type that this version does not know is kept as
-    /// it is.
+    /// Parses a selector from a server, or one that [`Display`](fmt::Display) wrote. An unknown type is kept unchanged.
     fn try_from(text: String) -> Result<Self, InvalidSelector> {
         if text.len() > MAX_SELECTOR {
             return Err(InvalidSelector::TooLong { bytes: text.len() });
         }
-        if let Some((row, value)) = known(&text) {
-            return read(row, &text, value);
+        if let Some((row, value)) = split_known_kind(&text) {
+            return parse_value(row, &text, value);
         }
         let (kind, value) = text.split_once(':').filter(|(kind, _)| !kind.is_empty()).ok_or(InvalidSelector::NoKind)?;
         Ok(Self::Other { kind: kind.into(), value: value.into() })
@@ -411,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_stands_at_its_own_place_in_the_table() {
+    fn every_kind_is_at_its_own_index_of_the_table() {
         for (at, row) in KINDS.iter().enumerate() {
             assert_eq!(row.kind as usize, at, "{}", row.name);
         }
@@ -419,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_is_not_known_is_kept_as_it_was_sent() {
+    fn an_unknown_type_is_kept_as_it_was_sent() {
         for text in ["docker:label:com.example.app:web", "k8s:ns:", "systemd:fragment_path:/etc/a.service", "x: y"] {
             let selector = Selector::try_from(text.to_owned()).unwrap();
             assert_eq!(selector.to_string(), text);

@@ -1,4 +1,4 @@
-//! A pool of places, with a queue per principal before it.
+//! A pool of places with one queue per principal in front of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tokio::sync::Semaphore;
 
 use crate::evidence::Principal;
 
-/// Places that principals share: each principal has a queue of its own, and of each only so many stand in the queue of the
-/// pool or hold a place. Both queues are first come, first served.
+/// Places that principals share. Each principal has its own queue; at most `per_principal` of its requests hold a place
+/// or wait in the pool's queue. Both queues are first in, first out.
 ///
-/// SECURITY: a principal with a thousand requests delays another one by at most the requests of its own that may be in the
-/// pool at once. Where that number is below the number of places, it delays nobody.
+/// SECURITY: a principal with a thousand requests delays another one by at most `per_principal` requests. If that
+/// number is below the number of places, one principal alone delays no other.
 #[derive(Debug)]
 pub struct FairPool {
     shared: Arc<Shared>,
@@ -27,8 +27,8 @@ struct Shared {
     queues: Mutex<HashMap<Principal, Arc<Semaphore>>>,
 }
 
-/// A place in the pool, given back when this is dropped. It borrows nothing, so that a thread can keep it for longer than
-/// the caller waits.
+/// A place in the pool, released on drop. It borrows nothing, so a thread can hold it after the caller has stopped
+/// waiting.
 #[derive(Debug)]
 #[must_use]
 pub struct Ticket {
@@ -38,7 +38,7 @@ pub struct Ticket {
     reached: Reached,
 }
 
-/// How far a request has come.
+/// The stage that a request has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reached {
     Queue,
@@ -47,7 +47,7 @@ enum Reached {
 }
 
 impl FairPool {
-    /// A pool of `places`, of which one principal may take or wait for `per_principal` at once. At least one of each.
+    /// A pool of `places`, of which one principal may hold or wait for `per_principal` at once. Zero counts as one.
     #[must_use]
     pub fn new(places: usize, per_principal: usize) -> Self {
         let shared = Shared {
@@ -58,11 +58,11 @@ impl FairPool {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Waits for a place that is charged to `principal`. Dropping the wait leaves both queues.
+    /// Waits for a place that is charged to `principal`. Dropping the future leaves both queues.
     pub async fn enter(&self, principal: Principal) -> Ticket {
         let mut ticket = Ticket::queued(&self.shared, principal);
-        // INVARIANT: neither semaphore is ever closed, so that waiting cannot fail. `forget` moves the permit into
-        // `reached`, from where the drop gives it back.
+        // INVARIANT: neither semaphore is ever closed, so `acquire` cannot fail. After `forget`, `reached` stands for
+        // the permit, and the drop of the ticket releases it.
         if let Ok(admitted) = ticket.queue.acquire().await {
             admitted.forget();
             ticket.reached = Reached::Pool;
@@ -97,8 +97,8 @@ impl Drop for Ticket {
         if self.reached != Reached::Queue {
             self.queue.add_permits(1);
         }
-        // RACE: tickets are made and dropped under this lock. Two owners (the table and this ticket) means that nobody else
-        // is in the queue, and nobody can enter it before it is removed.
+        // RACE: tickets are created and dropped under this lock. Two owners (the map and this ticket) mean that no
+        // other ticket uses the queue, and none can start to before the queue is removed.
         let mut queues = self.shared.queues();
         if Arc::strong_count(&self.queue) == 2 {
             queues.remove(&self.principal);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_principal_leaves_places_to_others() {
+    async fn a_principal_cannot_take_every_place() {
         let pool = FairPool::new(3, 2);
         let (first, _second) = (pool.enter(principal(1)).await, pool.enter(principal(1)).await);
         assert!(pool.enter(principal(1)).now_or_never().is_none());
@@ -131,28 +131,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_only_place_goes_to_a_stranger_before_the_second_of_a_crowd() {
+    async fn another_principal_gets_the_only_place_before_a_thousand_requests() {
         let pool = FairPool::new(1, 1);
         let busy = pool.enter(principal(1)).await;
         let mut crowd: Vec<_> = (0..1000).map(|_| Box::pin(pool.enter(principal(1)))).collect();
         for one in &mut crowd {
             assert!(one.now_or_never().is_none());
         }
-        let mut stranger = Box::pin(pool.enter(principal(2)));
-        assert!((&mut stranger).now_or_never().is_none());
+        let mut other = Box::pin(pool.enter(principal(2)));
+        assert!((&mut other).now_or_never().is_none());
         drop(busy);
-        assert!(stranger.now_or_never().is_some());
+        assert!(other.now_or_never().is_some());
     }
 
     #[tokio::test]
-    async fn a_dropped_wait_blocks_nobody_and_leaves_nothing_behind() {
+    async fn a_dropped_request_releases_its_queue_and_its_place() {
         let pool = FairPool::new(1, 1);
         let busy = pool.enter(principal(1)).await;
         let mut own = Box::pin(pool.enter(principal(1)));
-        let mut stranger = Box::pin(pool.enter(principal(2)));
+        let mut other = Box::pin(pool.enter(principal(2)));
         assert!((&mut own).now_or_never().is_none());
-        assert!((&mut stranger).now_or_never().is_none());
-        drop((own, stranger));
+        assert!((&mut other).now_or_never().is_none());
+        drop((own, other));
         drop(busy);
         assert!(pool.shared.queues().is_empty());
         assert!(pool.enter(principal(1)).now_or_never().is_some());
@@ -160,24 +160,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_keeps_its_place_after_the_caller_has_given_up() {
+    async fn a_thread_keeps_its_place_after_the_caller_stops_waiting() {
         let pool = FairPool::new(2, 1);
         let ticket = pool.enter(principal(1)).await;
-        let (let_go, hangs) = mpsc::channel::<()>();
+        let (release, blocked) = mpsc::channel::<()>();
         let thread = tokio::task::spawn_blocking(move || {
-            let _kept_to_the_end = ticket;
-            hangs.recv()
+            let _held_until_the_end = ticket;
+            blocked.recv()
         });
         assert!(pool.enter(principal(1)).now_or_never().is_none());
         assert!(pool.enter(principal(2)).now_or_never().is_some());
-        let_go.send(()).unwrap();
+        release.send(()).unwrap();
         thread.await.unwrap().unwrap();
         assert!(pool.enter(principal(1)).now_or_never().is_some());
     }
 
     proptest! {
         #[test]
-        fn no_place_is_lost_and_none_is_idle_while_somebody_may_have_it(
+        fn no_place_is_lost_and_none_is_idle_while_a_request_may_take_it(
             places in 1_usize..4, per_principal in 1_usize..4, steps in prop::collection::vec((0_u32..3, 0_u8..3), 0..60),
         ) {
             let pool = FairPool::new(places, per_principal);
@@ -189,7 +189,7 @@ mod tests {
                     1 => drop(held.pop_front()),
                     _ => drop(waiting.pop_back()),
                 }
-                // Twice: the first turn may admit a request to the pool only after another was polled.
+                // Twice: the first pass may admit a request to the pool only after another one was polled.
                 for _ in 0..2 {
                     waiting.retain_mut(|(uid, wait)| match wait.as_mut().now_or_never() {
                         Some(ticket) => { held.push_back((*uid, ticket)); false }

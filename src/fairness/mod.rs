@@ -1,4 +1,4 @@
-//! Whose turn it is: a pool of places that principals share fairly. Refuses to know what a place is used for.
+//! Fair queueing: a pool of places that principals share. Does not know what a place is used for.
 
 pub mod fair_pool;
 

@@ -1,4 +1,4 @@
-//! Reading one bundle file.
+//! Reads a bundle file.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -14,21 +14,21 @@ use crate::identity::bundle::Ignored;
 use crate::identity::bundle::MAX_BUNDLE;
 use crate::identity::bundle::NotABundle;
 
-/// Why a file gives no bundle.
+/// Why a bundle file is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum UnusableFile {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
     /// A directory, a pipe or a device.
     #[error("it is not a regular file")]
     NotAFile,
-    /// It was read, and holds no bundle.
+    /// The content is not a bundle.
     #[error("{0}")]
     NotABundle(#[from] NotABundle),
 }
 
-/// Reads the bundle of a relationship, and what of it was ignored.
+/// Reads the bundle of a relationship. Returns also the parts that were ignored.
 ///
 /// # Errors
 /// [`UnusableFile`]
@@ -38,13 +38,13 @@ pub fn read_bundle_file(settings: &FederationSettings) -> Result<(Bundle, Vec<Ig
 }
 
 fn read_regular_file(path: &Path) -> Result<Vec<u8>, UnusableFile> {
-    // Without waiting: opening a pipe would block until somebody writes to it.
+    // O_NONBLOCK: without it, opening a FIFO blocks until another process opens it for writing.
     let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(UnusableFile::NotAFile);
     }
-    // One byte over the limit is enough for the parser to refuse it.
+    // With one byte over the limit, the parser refuses the file as too large.
     let mut bytes = Vec::new();
     file.take(MAX_BUNDLE as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -65,13 +65,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_of_a_bounded_size_is_read() {
+    fn only_a_regular_file_within_the_size_limit_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("partner.json");
-        assert!(matches!(read(&path), Err(UnusableFile::Unreadable(_))), "it is not there");
+        assert!(matches!(read(&path), Err(UnusableFile::Unreadable(_))), "no such file");
         assert!(matches!(read(folder.path()), Err(UnusableFile::NotAFile)));
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        assert!(matches!(read(&path), Err(UnusableFile::NotAFile)), "and a pipe does not make it wait");
+        assert!(matches!(read(&path), Err(UnusableFile::NotAFile)), "opening a FIFO must not block");
         fs::remove_file(&path).unwrap();
         fs::write(&path, format!("{{\"keys\":[]{}}}", " ".repeat(MAX_BUNDLE))).unwrap();
         let too_large = NotABundle::Json(InvalidJson::TooLarge { limit: MAX_BUNDLE });

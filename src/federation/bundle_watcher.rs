@@ -1,4 +1,4 @@
-//! Keeps foreign bundles as their files say: reads all of them once, then each again when it changes.
+//! Publishes the foreign bundles: reads every file at the start, and each again when it changes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::readiness::Readiness;
 use crate::readiness::Reason;
 use crate::readiness::Severity;
 
-/// The bundles of foreign trust domains, published as one map. A trust domain without a usable bundle is not in it.
+/// The bundles of foreign trust domains, published as one map. A trust domain without a usable bundle is left out.
 #[derive(Debug)]
 pub struct ForeignBundles {
     relationships: Vec<Relationship>,
@@ -27,36 +27,37 @@ pub struct ForeignBundles {
 }
 
 impl ForeignBundles {
-    /// Reads every file once. A bad one stands in nobody's way: it is said in `readiness` and in the log.
+    /// Reads every file once. An unusable file does not affect the others: it is reported in `readiness` and in the
+    /// log.
     #[must_use]
     pub fn load(settings: &[FederationSettings], readiness: Readiness) -> Self {
         let files = FileWatch::new(Vec::new());
         let published = watch::Sender::new(Arc::default());
         let reason = readiness.register("federation");
         let mut bundles = Self { relationships: Vec::new(), files, published, reason };
-        bundles.follow(settings);
+        bundles.apply(settings);
         bundles
     }
 
-    /// The bundles now, and a wait for their change. Nobody is woken by a file that says what it said before.
+    /// The current bundles and their changes. A file that is read again without a change wakes no receiver.
     #[must_use]
     pub fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
         self.published.subscribe()
     }
 
-    /// What is wrong with files now, in the order of the settings.
+    /// The current problems of the files, in the order of the settings.
     #[must_use]
     pub fn problems(&self) -> Vec<&BundleProblem> {
         self.relationships.iter().filter_map(|relationship| relationship.problem.as_ref()).collect()
     }
 
-    /// Reads each file again when it changes, and follows `settings`, until `stop`.
+    /// Reads each file again when it changes, and applies each change of `settings`, until `stop`.
     pub async fn watch_files(
         mut self,
         mut settings: watch::Receiver<Arc<[FederationSettings]>>,
         stop: CancellationToken,
     ) {
-        // What was set between `load` and now counts, too.
+        // The settings may have changed between `load` and now.
         settings.mark_changed();
         loop {
             tokio::select! {
@@ -64,15 +65,15 @@ impl ForeignBundles {
                 () = stop.cancelled() => return,
                 Ok(()) = settings.changed() => {
                     let settings = Arc::clone(&settings.borrow_and_update());
-                    self.follow(&settings);
+                    self.apply(&settings);
                 }
                 changed = self.files.changed(), if !self.relationships.is_empty() => self.read_again(&changed),
             }
         }
     }
 
-    /// Keeps what stays, drops what is gone and reads what is new.
-    fn follow(&mut self, settings: &[FederationSettings]) {
+    /// Keeps unchanged relationships, drops removed ones, and reads the files of new or changed ones.
+    fn apply(&mut self, settings: &[FederationSettings]) {
         self.files.watch_instead(settings.iter().map(|one| Watched::File(one.bundle_file.clone())).collect());
         let mut before = std::mem::take(&mut self.relationships);
         for settings in settings {
@@ -115,10 +116,10 @@ impl ForeignBundles {
     }
 }
 
-/// Reads the file of a relationship, and logs what is new in the outcome.
+/// Reads the file of a relationship. Logs problems, ignored parts and bundles only where they are new.
 fn read(relationship: &mut Relationship) {
     let before = (relationship.bundle.clone(), relationship.problem.clone(), relationship.ignored.clone());
-    relationship.take(read_bundle_file(&relationship.settings));
+    relationship.update(read_bundle_file(&relationship.settings));
     let FederationSettings { trust_domain, bundle_file } = &relationship.settings;
     let file = bundle_file.display();
     match &relationship.problem {
@@ -126,11 +127,11 @@ fn read(relationship: &mut Relationship) {
         _ => {}
     }
     for ignored in relationship.ignored.iter().filter(|new| new.why.is_a_fault() && !before.2.contains(new)) {
-        tracing::warn!(%trust_domain, %file, "a part of the bundle is not in use: {ignored}");
+        tracing::warn!(%trust_domain, %file, "part of the bundle ignored: {ignored}");
     }
     if let Some(bundle) = relationship.bundle.as_ref().filter(|bundle| before.0.as_ref() != Some(bundle)) {
         let (roots, keys) = (bundle.x509_authorities.len(), bundle.jwt_authorities.len());
-        tracing::info!(%trust_domain, %file, roots, keys, sequence = bundle.sequence, "bundle in use");
+        tracing::info!(%trust_domain, %file, roots, keys, sequence = bundle.sequence, "bundle loaded");
     }
 }
 
@@ -146,8 +147,8 @@ mod tests {
 
     use super::*;
 
-    /// A node that federates with what is in its folder, and the task that watches it.
-    struct Node {
+    /// A task that watches the bundle files of a folder.
+    struct WatchedFolder {
         folder: TempDir,
         readiness: Readiness,
         bundles: watch::Receiver<Arc<Bundles>>,
@@ -156,7 +157,7 @@ mod tests {
         task: JoinHandle<()>,
     }
 
-    impl Node {
+    impl WatchedFolder {
         fn start(files: &[(&str, &str)]) -> Self {
             let folder = tempfile::tempdir().unwrap();
             for (name, text) in files {
@@ -167,9 +168,9 @@ mod tests {
                 files.iter().map(|(name, _)| settings_of(&folder, name)).collect();
             let foreign = ForeignBundles::load(&settings, readiness.clone());
             let bundles = foreign.bundles();
-            let (settings, follow) = watch::channel(settings);
+            let (settings, applied) = watch::channel(settings);
             let stop = CancellationToken::new();
-            let task = tokio::spawn(foreign.watch_files(follow, stop.clone()));
+            let task = tokio::spawn(foreign.watch_files(applied, stop.clone()));
             Self { folder, readiness, bundles, settings, stop, task }
         }
 
@@ -191,11 +192,11 @@ mod tests {
         /// Waits until the problems contain `text`, or until there are none.
         async fn problems_contain(&self, text: Option<&str>) {
             let mut reasons = self.readiness.watch();
-            let said = reasons.wait_for(|reasons| match text {
+            let reported = reasons.wait_for(|reasons| match text {
                 Some(text) => reasons.iter().any(|reason| reason.detail.contains(text)),
                 None => reasons.is_empty(),
             });
-            timeout(Duration::from_secs(5), said).await.expect("it is said").unwrap();
+            timeout(Duration::from_secs(5), reported).await.expect("reported within five seconds").unwrap();
         }
     }
 
@@ -208,68 +209,68 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bad_file_at_the_start_stands_in_nobodys_way_and_is_taken_once_it_is_right() {
-        let mut node = Node::start(&[("good.test", &bundle(1)), ("bad.test", "{")]);
-        assert_eq!((node.sequence("good.test"), node.sequence("bad.test")), (Some(1), None));
-        assert!(node.readiness.is_ready());
-        node.problems_contain(Some("bad.test")).await;
-        node.replace("bad.test", &bundle(2));
-        node.changed().await;
-        assert_eq!((node.sequence("good.test"), node.sequence("bad.test")), (Some(1), Some(2)));
-        node.problems_contain(None).await;
+    async fn an_unusable_file_at_the_start_is_loaded_once_it_is_fixed() {
+        let mut watched = WatchedFolder::start(&[("good.test", &bundle(1)), ("bad.test", "{")]);
+        assert_eq!((watched.sequence("good.test"), watched.sequence("bad.test")), (Some(1), None));
+        assert!(watched.readiness.is_ready());
+        watched.problems_contain(Some("bad.test")).await;
+        watched.replace("bad.test", &bundle(2));
+        watched.changed().await;
+        assert_eq!((watched.sequence("good.test"), watched.sequence("bad.test")), (Some(1), Some(2)));
+        watched.problems_contain(None).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_served_within_a_second_and_written_in_place_or_replaced() {
-        let mut node = Node::start(&[("partner.test", &bundle(1))]);
+    async fn a_file_that_is_replaced_or_rewritten_is_published_within_a_second() {
+        let mut watched = WatchedFolder::start(&[("partner.test", &bundle(1))]);
         let begun = Instant::now();
-        node.replace("partner.test", &bundle(2));
-        node.changed().await;
-        assert_eq!(node.sequence("partner.test"), Some(2));
-        fs::write(node.folder.path().join("partner.test"), bundle(3)).unwrap();
-        node.changed().await;
-        assert_eq!(node.sequence("partner.test"), Some(3));
+        watched.replace("partner.test", &bundle(2));
+        watched.changed().await;
+        assert_eq!(watched.sequence("partner.test"), Some(2));
+        fs::write(watched.folder.path().join("partner.test"), bundle(3)).unwrap();
+        watched.changed().await;
+        assert_eq!(watched.sequence("partner.test"), Some(3));
         assert!(begun.elapsed() < Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_good_bundle_is_kept_when_its_file_goes_bad_old_or_away() {
-        let node = Node::start(&[("partner.test", &bundle(7))]);
-        let path = node.folder.path().join("partner.test");
-        for (spoil, said) in [
-            (&(|| node.replace("partner.test", "{\"keys\":")) as &dyn Fn(), "not JSON"),
-            (&|| node.replace("partner.test", &bundle(6)), "spiffe_sequence is 6"),
+    async fn the_last_usable_bundle_stays_when_its_file_is_invalid_old_or_removed() {
+        let watched = WatchedFolder::start(&[("partner.test", &bundle(7))]);
+        let path = watched.folder.path().join("partner.test");
+        for (damage, problem) in [
+            (&(|| watched.replace("partner.test", "{\"keys\":")) as &dyn Fn(), "not JSON"),
+            (&|| watched.replace("partner.test", &bundle(6)), "spiffe_sequence is 6"),
             (&|| fs::remove_file(&path).unwrap(), "cannot be read"),
         ] {
-            spoil();
-            node.problems_contain(Some(said)).await;
-            assert_eq!(node.sequence("partner.test"), Some(7), "{said}");
+            damage();
+            watched.problems_contain(Some(problem)).await;
+            assert_eq!(watched.sequence("partner.test"), Some(7), "{problem}");
         }
-        node.replace("partner.test", &bundle(7));
-        node.problems_contain(None).await;
-        assert!(!node.bundles.has_changed().unwrap(), "nobody was woken by any of it");
+        watched.replace("partner.test", &bundle(7));
+        watched.problems_contain(None).await;
+        assert!(!watched.bundles.has_changed().unwrap(), "no receiver was woken");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn relationships_come_and_go_with_the_settings() {
-        let mut node = Node::start(&[("a.test", &bundle(1)), ("b.test", "bad")]);
-        fs::write(node.folder.path().join("c.test"), bundle(3)).unwrap();
-        node.settings.send_replace(["a.test", "c.test"].map(|name| settings_of(&node.folder, name)).into());
-        node.changed().await;
-        assert_eq!((node.sequence("a.test"), node.sequence("c.test")), (Some(1), Some(3)));
-        node.problems_contain(None).await;
-        node.replace("c.test", &bundle(4));
-        node.changed().await;
-        assert_eq!(node.sequence("c.test"), Some(4));
-        node.settings.send_replace([settings_of(&node.folder, "c.test")].into());
-        node.changed().await;
-        assert_eq!((node.sequence("a.test"), node.sequence("c.test")), (None, Some(4)));
+    async fn relationships_are_added_and_removed_with_the_settings() {
+        let mut watched = WatchedFolder::start(&[("a.test", &bundle(1)), ("b.test", "bad")]);
+        fs::write(watched.folder.path().join("c.test"), bundle(3)).unwrap();
+        watched.settings.send_replace(["a.test", "c.test"].map(|name| settings_of(&watched.folder, name)).into());
+        watched.changed().await;
+        assert_eq!((watched.sequence("a.test"), watched.sequence("c.test")), (Some(1), Some(3)));
+        watched.problems_contain(None).await;
+        watched.replace("c.test", &bundle(4));
+        watched.changed().await;
+        assert_eq!(watched.sequence("c.test"), Some(4));
+        watched.settings.send_replace([settings_of(&watched.folder, "c.test")].into());
+        watched.changed().await;
+        assert_eq!((watched.sequence("a.test"), watched.sequence("c.test")), (None, Some(4)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_watch_ends_when_it_is_told_to() {
-        let node = Node::start(&[]);
-        node.stop.cancel();
-        timeout(Duration::from_secs(1), node.task).await.expect("it ends").unwrap();
+    async fn the_watch_ends_when_it_is_stopped() {
+        let watched = WatchedFolder::start(&[]);
+        watched.stop.cancel();
+        timeout(Duration::from_secs(1), watched.task).await.expect("it ends").unwrap();
     }
 }

@@ -1,5 +1,7 @@
-//! Whom else this node believes: the bundles of foreign trust domains, from files that are read again when they change.
-//! Refuses to know which workload sees which of them, and never lets one trust domain's keys vouch for another.
+//! Federation: the bundles of foreign trust domains, from files that are read again when they change. Does not know
+//! which workload sees which bundle.
+//!
+//! SECURITY: the keys of a bundle count only for the trust domain that the operator configured for its file.
 
 mod bundle_file;
 mod bundle_watcher;
@@ -14,11 +16,11 @@ pub use foreign_bundles::BundleProblem;
 
 use crate::identity::TrustDomain;
 
-/// One relationship: a foreign trust domain, and where its bundle lies.
+/// One federation relationship: a foreign trust domain and the file of its bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FederationSettings {
-    /// Whom. The name is the operator's; nothing in the file can change it.
+    /// The foreign trust domain. It comes from the configuration; the content of the file cannot change it.
     pub trust_domain: TrustDomain,
-    /// A SPIFFE bundle or PEM certificates.
+    /// The file: a SPIFFE bundle document or PEM certificates.
     pub bundle_file: PathBuf,
 }

@@ -131,7 +131,11 @@ impl Issuer {
     /// Hands out nothing by entries that have changed while it was signed.
     fn unless_stale<T>(&self, issued: Result<T, IssueError>, permit: &Permit) -> Result<T, IssueError> {
         let issued = issued.and_then(|issued| self.context.check(permit).map(|()| issued));
-        issued.inspect_err(|_| self.metrics().count_failed())
+        issued.inspect_err(|why| {
+            if !matches!(why, IssueError::StalePermit) {
+                self.metrics().count_failed();
+            }
+        })
     }
 
     async fn sign_here(&self, principal: Principal, permit: &Permit) -> Result<SignedSvid, IssueError> {

@@ -1,4 +1,5 @@
-//! Whom a new set of entries concerns, found from what was recorded of each live caller, without asking the kernel again.
+//! The callers that a new rulebook affects, computed from the recorded trace of each live caller without a new
+//! attestation.
 
 use crate::evidence::Accounts;
 use crate::evidence::EvidenceSet;
@@ -14,29 +15,29 @@ use crate::policy::decide::verdict;
 use crate::policy::rulebook::Rulebook;
 use crate::registration::EntryIndex;
 
-/// A change that was merely seen on disk, and would end so many identities that it waits for the operator's word.
+/// A change that was detected on disk and is not applied, because it would end too many live identities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldBack {
-    /// The SPIFFE IDs that would end, sorted, once for each holder.
+    /// The SPIFFE IDs that would end, sorted; one item for each caller that has it.
     pub ending: Vec<SpiffeId>,
-    /// How many identities are live.
+    /// The number of live identities.
     pub live: usize,
 }
 
-/// Whether a caller has to be attested and decided again under `new`: it would get another outcome, or `new` could use a
-/// fact about it that nobody has looked for. A caller whom the change does not concern must not be woken.
+/// Whether a caller must be attested again for `new`: its verdict differs, or `new` wants a fact that was not read.
+/// A caller that is not affected must not be woken.
 #[must_use]
 pub fn is_affected(trace: &Trace, old: &Rulebook, new: &Rulebook) -> bool {
     let evidence = with_account_names_of(&trace.evidence, new.entries());
     !new.entries().wants(&evidence).is_empty() || {
         let after = verdict(trace.level, &evidence, new);
-        !same(&redecide(trace, old), &after)
+        !is_equivalent(&redecide(trace, old), &after)
     }
 }
 
-/// Holds a change back when it would end more than 10 % of the live identities, and at least two. A file cut in half
-/// between two tables is valid TOML. `live` has one trace for each caller; what only a new attestation can tell counts
-/// as going on.
+/// Holds a change back when it would end more than 10 % of the live identities, and at least two. A file that was
+/// truncated between two tables is valid TOML. `live` has one trace per caller. Identities of a caller that must be
+/// attested again do not count as ended.
 #[must_use]
 pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, new: &Rulebook) -> Option<HeldBack> {
     let mut held = HeldBack { ending: Vec::new(), live: 0 };
@@ -54,7 +55,7 @@ pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, 
     (held.ending.len() >= 2 && held.ending.len() * 10 > held.live).then_some(held)
 }
 
-/// The evidence with the account names of another index: names are looked up for an index, not for a process.
+/// The evidence with the account names of `index`: names belong to an index, and ids to a process.
 fn with_account_names_of(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
     let mut renamed = EvidenceSet::default();
     for withheld in evidence.withheld() {
@@ -91,8 +92,8 @@ fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
     }
 }
 
-/// Whether a caller would notice no difference.
-fn same(before: &Verdict, after: &Verdict) -> bool {
+/// Whether both verdicts are the same for the caller.
+fn is_equivalent(before: &Verdict, after: &Verdict) -> bool {
     let alike = |a: &Grant, b: &Grant| a.id == b.id && a.hint == b.hint && a.entry.grants_the_same_as(&b.entry);
     before.grants.len() == after.grants.len()
         && before.grants.iter().zip(&after.grants).all(|(a, b)| alike(a, b))
@@ -115,7 +116,7 @@ mod tests {
     use crate::registration::Entry;
     use crate::registration::entry::Origin;
 
-    /// The trace of a process of `uid` whose path nobody wanted, decided by `rulebook`.
+    /// The trace of a process of `uid` whose path was not read, decided by `rulebook`.
     fn caller(uid: u32, rulebook: &Rulebook) -> Trace {
         let mut evidence = EvidenceSet::default();
         evidence.prove(Selector::UnixUid(uid), Grade::Kernel, Source::Credentials);
@@ -127,7 +128,7 @@ mod tests {
         vec![Entry::example(0, "/web", &["unix:uid:1"]), Entry::example(1, "/db", &["unix:uid:2"])]
     }
 
-    fn concerned(change: impl Fn(&mut Vec<Entry>)) -> [bool; 2] {
+    fn affected(change: impl Fn(&mut Vec<Entry>)) -> [bool; 2] {
         let old = Rulebook::example(web_and_db());
         let mut entries = web_and_db();
         change(&mut entries);
@@ -136,18 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn a_change_concerns_those_whose_identity_it_changes_and_nobody_else() {
-        assert_eq!(concerned(|_| {}), [false, false]);
-        assert_eq!(concerned(|entries| entries[0].hint = Some("x".to_owned())), [true, false]);
-        assert_eq!(concerned(|entries| entries[0].terms.dns = vec!["web.internal".to_owned()]), [true, false]);
-        assert_eq!(concerned(|entries| drop(entries.remove(1))), [false, true]);
-        assert_eq!(concerned(|entries| entries.push(Entry::example(2, "/more", &["unix:uid:2"]))), [false, true]);
-        assert_eq!(concerned(|entries| entries.push(Entry::example(2, "/more", &["unix:uid:3"]))), [false, false]);
+    fn a_change_affects_only_callers_whose_identity_it_changes() {
+        assert_eq!(affected(|_| {}), [false, false]);
+        assert_eq!(affected(|entries| entries[0].hint = Some("x".to_owned())), [true, false]);
+        assert_eq!(affected(|entries| entries[0].terms.dns = vec!["web.internal".to_owned()]), [true, false]);
+        assert_eq!(affected(|entries| drop(entries.remove(1))), [false, true]);
+        assert_eq!(affected(|entries| entries.push(Entry::example(2, "/more", &["unix:uid:2"]))), [false, true]);
+        assert_eq!(affected(|entries| entries.push(Entry::example(2, "/more", &["unix:uid:3"]))), [false, false]);
     }
 
     #[test]
-    fn moving_an_entry_to_another_line_concerns_nobody() {
-        let moved = concerned(|entries| {
+    fn moving_an_entry_to_another_line_affects_no_caller() {
+        let moved = affected(|entries| {
             entries[0].origin = Origin::File { file: "moved.toml".into(), line: 99 };
             entries[0].order.place = 7;
         });
@@ -155,15 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_could_use_a_fact_nobody_looked_for_concerns_those_who_might_have_it() {
+    fn an_entry_that_wants_an_unread_fact_affects_callers_that_may_have_it() {
         let wants_path = |entries: &mut Vec<Entry>| {
             entries.push(Entry::example(2, "/path", &["unix:uid:2", "unix:path:/usr/bin/db"]));
         };
-        assert_eq!(concerned(wants_path), [false, true]);
+        assert_eq!(affected(wants_path), [false, true]);
     }
 
     #[test]
-    fn a_user_name_that_came_into_use_concerns_its_user() {
+    fn an_entry_with_a_new_user_name_affects_that_user() {
         let old = Rulebook::example(web_and_db());
         let mut entries = web_and_db();
         entries.push(Entry::example(2, "/named", &["unix:user:db"]));
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_ends_more_than_a_tenth_and_at_least_two_is_held_back() {
+    fn a_change_that_ends_two_identities_and_over_a_tenth_is_held_back() {
         assert_eq!(held(1, 1), None);
         assert_eq!(held(5, 1), None);
         assert_eq!(held(20, 2), None);

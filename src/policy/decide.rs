@@ -1,4 +1,4 @@
-//! The one decision.
+//! The decision: evidence, entries and rules in; permits, a denial or awaited providers out.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::policy::rulebook::Rulebook;
 use crate::registration::Entry;
 use crate::registration::entry::Origin;
 
-/// How many entries that did not match a trace keeps. One is kept for every live stream, so it stays small; `explain`
-/// shows all of them.
+/// The most entries without a match that a trace keeps. Every live stream keeps a trace, so it must stay small;
+/// `explain` compares all entries.
 pub(in crate::policy) const MAX_MISSES: usize = 32;
 
-/// Leave to issue one identity to one process, by one rulebook. Not `Clone`: it is used up.
+/// The permission to issue one identity to one process under one rulebook. Not `Clone`: the issuer consumes it.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -34,14 +34,14 @@ pub struct Permit {
     decision: DecisionId,
 }
 
-/// One identity that a verdict gives: what a [`Permit`] says, without the power to issue.
+/// One granted identity: the content of a [`Permit`], without the permission to issue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The SPIFFE ID.
     pub id: SpiffeId,
-    /// The entry that gives it.
+    /// The entry that grants it.
     pub entry: Arc<Entry>,
-    /// The hint to serve it with: none where an earlier identity of the same process has it.
+    /// The hint; `None` where an earlier identity of the same process has the same one.
     pub hint: Option<String>,
 }
 
@@ -50,88 +50,87 @@ pub struct Grant {
 pub struct OpenGrant {
     /// The SPIFFE ID.
     pub id: SpiffeId,
-    /// The providers whose facts its entry lacks; never empty.
+    /// The open providers whose facts its entry lacks; never empty.
     pub awaits: Providers,
-    /// How many of the grants come before it; 0: it would be the default identity.
+    /// The number of grants that precede it; with 0 it would be the default identity.
     pub place: usize,
 }
 
-/// Why a caller gets nothing: a completed "no".
+/// Why a caller is denied: the check was completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Denial {
-    /// No entry's selectors all hold.
+    /// No entry matches: of each, at least one selector does not hold, or the entry was set aside.
     #[error("no entry matches")]
     NoEntry,
-    /// The process is pinned less firmly than `[attest] minimum` demands.
+    /// The process is pinned at a lower level than `[attest] minimum`.
     #[error("the process is pinned at a lower kernel level than [attest] minimum demands")]
     BelowMinimum,
-    /// The caller is not who it was, or not anyone.
+    /// Attestation refused the caller.
     #[error(transparent)]
     NotAttested(Contradiction),
-    /// It has identities, but not the one it asked for.
-    #[error("it is not entitled to the SPIFFE ID that it asked for")]
+    /// The caller has identities, but not the requested one.
+    #[error("it is not entitled to the SPIFFE ID that it requested")]
     NotThatId,
-    /// It asked for a token for an audience that its entry does not list.
+    /// The caller requested a token for an audience that its entry does not list.
     #[error("its entry does not list the audience {audience:?}")]
     Audience {
-        /// The audience it asked for.
+        /// The requested audience.
         audience: String,
     },
 }
 
-/// What was decided, and why.
+/// A decision and its reasons.
 #[derive(Debug)]
 pub struct Decision {
-    /// Its name.
+    /// Its id, for audit records and `explain`.
     pub id: DecisionId,
-    /// What it came to.
+    /// The result.
     pub outcome: Outcome,
-    /// The identities that may still come, in the order of their entries.
+    /// The identities that open providers could still add, in the order of their entries.
     pub open: Vec<OpenGrant>,
-    /// How it came about.
+    /// Its inputs, and the entries that were compared.
     pub trace: Trace,
 }
 
-/// What a decision came to.
+/// The result of a decision.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Default identity first; never empty.
+    /// The permits, default identity first; never empty.
     Permits(Vec<Permit>),
-    /// A completed "no".
+    /// The caller is denied.
     Denied(Denial),
-    /// Nothing is permitted yet, and what these providers have not said could change that.
+    /// Nothing is permitted yet, and facts of these open providers could change that.
     Awaiting(Providers),
 }
 
-/// What some evidence comes to under some rulebook, without the power to issue.
+/// The result for some evidence under some rulebook, without the permission to issue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// What is granted, default identity first.
+    /// The granted identities, default identity first.
     pub grants: Vec<Grant>,
-    /// What may still be granted, in the order of the entries.
+    /// The identities that open providers could still add, in the order of the entries.
     pub open: Vec<OpenGrant>,
-    /// Why nothing is granted and nothing open.
+    /// Why nothing is granted and nothing is open.
     pub denial: Option<Denial>,
 }
 
-/// Everything a decision rested on: enough to decide again and come to the same verdict.
+/// The inputs of a decision, recorded: deciding again by the same rulebook gives the same verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
-    /// Whom it was about.
+    /// The credentials of the process.
     pub peer: Credentials,
-    /// How it was pinned.
+    /// The level at which the process was pinned.
     pub level: Level,
-    /// What was proven of it.
+    /// The evidence about the process.
     pub evidence: EvidenceSet,
-    /// When it was decided.
+    /// The time of the decision.
     pub at: SystemTime,
-    /// The epoch of the rulebook that it was decided by.
+    /// The epoch of the rulebook.
     pub rulebook_epoch: u64,
-    /// How many entries were compared.
+    /// The number of entries that were compared.
     pub looked_at: usize,
-    /// The entries that were compared, because their rarest selector holds, in order: all that match, and the first
-    /// 32 of the others.
+    /// The compared entries, in order: all that match, and the first 32 of the others.
     pub considered: Vec<Considered>,
 }
 
@@ -140,28 +139,27 @@ pub struct Trace {
 pub struct Considered {
     /// Its SPIFFE ID.
     pub id: String,
-    /// Where it was written.
+    /// The origin of the entry.
     pub origin: Origin,
-    /// What it lacks; empty when it matches.
+    /// The selectors that do not hold.
     pub lacking: Vec<Selector>,
-    /// Why it does not count although nothing lacks.
+    /// Why the entry was set aside although all of its selectors hold.
     pub refused: Option<SetAside>,
 }
 
-/// Why an entry does not count although all of its selectors hold.
+/// Why an entry was set aside although all of its selectors hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum SetAside {
-    /// At the reduced level the executable may have been another one when the socket was connected.
-    #[error("it rests on a path or hash, which at the kernel level \"reduced\" counts only with accept_weak = true")]
+    /// At the reduced level the process may have run another executable when it connected.
+    #[error("it depends on a path or hash, which at the kernel level \"reduced\" counts only with accept_weak = true")]
     ReducedLevel,
-    /// One process has at most one SVID for a SPIFFE ID.
+    /// An earlier entry grants the SPIFFE ID; a process gets at most one SVID for it.
     #[error("an earlier entry already gives this SPIFFE ID")]
     SameIdEarlier,
 }
 
-/// Decides what the caller gets. Whoever calls it needs a proof of who that is, and gets permits that hold for that
-/// process, under this rulebook, and no longer.
+/// Decides which identities an attested process gets. The permits are valid for that process and this rulebook only.
 #[must_use]
 pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: SystemTime) -> Decision {
     let candidates = rulebook.entries().candidates(caller.evidence());
@@ -185,25 +183,25 @@ pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: Syste
     Decision { id, outcome, open, trace }
 }
 
-/// Decides again on recorded evidence. By the same rulebook the verdict is the same as then.
+/// Decides again on recorded evidence. With the same rulebook the verdict is the same.
 #[must_use]
 pub fn redecide(trace: &Trace, rulebook: &Rulebook) -> Verdict {
     verdict(trace.level, &trace.evidence, rulebook)
 }
 
-/// The verdict on some evidence.
+/// The verdict for some evidence.
 pub(in crate::policy) fn verdict(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook) -> Verdict {
     let compared = compare(level, evidence, &rulebook.entries().candidates(evidence), 0);
     conclude(level, evidence, rulebook, compared.grants)
 }
 
+/// The result of comparing entries with evidence.
 pub(in crate::policy) struct Compared {
     grants: Vec<Grant>,
     pub(in crate::policy) considered: Vec<Considered>,
 }
 
-/// Compares each of `candidates`, in order, with the evidence, and keeps the first `max_misses` of those that do not
-/// match.
+/// Compares `candidates` with the evidence, in order. Records all matches, and the first `max_misses` of the others.
 pub(in crate::policy) fn compare(
     level: Level,
     evidence: &EvidenceSet,
@@ -221,7 +219,7 @@ pub(in crate::policy) fn compare(
             compared.refused = Some(SetAside::SameIdEarlier);
         }
         if compared.matches() {
-            // SPEC: Workload API §5.2.1: hints are unique in a response. The first identity keeps its hint.
+            // SPEC: Workload API §5.2.1: hints are unique in a response. The first identity keeps the hint.
             let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
             grants.push(Grant { id: entry.id.clone(), entry: Arc::clone(entry), hint });
         } else {
@@ -234,20 +232,20 @@ pub(in crate::policy) fn compare(
     Compared { grants, considered }
 }
 
-/// What one entry lacks for this evidence, by itself.
+/// Compares one entry with the evidence, regardless of other entries.
 fn compare_one(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considered {
     let lacking: Vec<Selector> = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).cloned().collect();
     let refused = (lacking.is_empty() && is_too_weak(entry, level)).then_some(SetAside::ReducedLevel);
     Considered { id: entry.id.to_string(), origin: entry.origin.clone(), lacking, refused }
 }
 
-/// SECURITY: below Linux 6.5 the pidfd is opened by number after the accept, and an exec in between gives the caller the
-/// path and the hash of another program, not its user.
+/// SECURITY: below Linux 6.5 the pidfd is opened by PID after the accept. By an exec before that, a caller can get the
+/// path and the hash of another program, but not its user.
 fn is_too_weak(entry: &Entry, level: Level) -> bool {
     level == Level::Reduced && entry.rests_on_executable() && !entry.accept_weak
 }
 
-/// The verdict, once it is known which entries match.
+/// The verdict for the grants of the matching entries.
 fn conclude(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants: Vec<Grant>) -> Verdict {
     if level < rulebook.rules().minimum {
         return Verdict { denial: Some(Denial::BelowMinimum), ..Verdict::default() };
@@ -257,7 +255,7 @@ fn conclude(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants: V
     Verdict { grants, open, denial }
 }
 
-/// The identities that providers without an answer could still add, each once, by its first entry.
+/// The identities that open providers could still add; each once, by its first entry.
 fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants: &[Grant]) -> Vec<OpenGrant> {
     let mut open: Vec<OpenGrant> = Vec::new();
     for candidate in rulebook.entries().open(evidence) {
@@ -273,7 +271,7 @@ fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants
 }
 
 impl Considered {
-    /// Whether the entry gives its identity.
+    /// Whether the entry matches and was not set aside.
     #[must_use]
     pub fn matches(&self) -> bool {
         self.lacking.is_empty() && self.refused.is_none()
@@ -281,19 +279,19 @@ impl Considered {
 }
 
 impl Permit {
-    /// What it permits, without the power to issue.
+    /// The granted identity.
     #[must_use]
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
 
-    /// The epoch of the rulebook that it was decided by.
+    /// The epoch of the rulebook of the decision.
     #[must_use]
     pub fn rulebook_epoch(&self) -> u64 {
         self.rulebook_epoch
     }
 
-    /// The decision that it is a part of.
+    /// The id of the decision.
     #[must_use]
     pub fn decision(&self) -> DecisionId {
         self.decision
@@ -301,9 +299,11 @@ impl Permit {
 }
 
 impl Decision {
-    /// The pending providers that a first answer waits for (SPEC: product contract §5, rule 7): those that could give the
-    /// default identity, or any where nothing is permitted. Of a request for one identity, those that could give it where
-    /// it is not permitted yet. Providers that could not find out are never waited for.
+    /// The pending providers that a first answer waits for (SPEC: product contract §5, rule 7).
+    ///
+    /// Without `wanted` they are those that could change the default identity; where nothing is permitted, all count.
+    /// With `wanted` they are those that could add this identity, if it is not permitted yet. A first answer never waits
+    /// for an undecided provider.
     #[must_use]
     pub fn worth_waiting_for(&self, wanted: Option<&SpiffeId>) -> Providers {
         let permitted = |id: &SpiffeId| match &self.outcome {
@@ -322,7 +322,7 @@ impl Decision {
 
 #[cfg(test)]
 impl Outcome {
-    /// The permits of an outcome that has some.
+    /// The permits; panics for any other outcome.
     pub(crate) fn into_permits(self) -> Vec<Permit> {
         match self {
             Self::Permits(permits) => permits,
@@ -332,7 +332,7 @@ impl Outcome {
 }
 
 impl Verdict {
-    /// Whether the identity is granted, or may still be.
+    /// Whether the identity is granted or open.
     #[must_use]
     pub fn may_give(&self, id: &SpiffeId) -> bool {
         self.grants.iter().any(|grant| grant.id == *id) || self.open.iter().any(|open| open.id == *id)
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_whom_no_entry_fits_is_denied_and_the_trace_says_what_was_lacking() {
+    fn the_trace_of_a_denial_has_the_lacking_selectors_of_its_candidates() {
         let entries = [Entry::example(0, "/web", &["unix:uid:1", "unix:gid:2"])];
         let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
         let rarest_holds = decided(&caller(Level::Full, &["unix:gid:2"]), &entries);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_reduced_level_a_path_or_hash_counts_only_for_an_entry_that_accepts_it() {
+    fn at_the_reduced_level_a_path_or_hash_needs_an_entry_that_accepts_it() {
         let path = "unix:path:/usr/bin/web";
         let sha256 = format!("unix:sha256:{}", "ab".repeat(32));
         let mut entries = vec![
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_anything_below_the_minimum_level() {
+    fn a_caller_below_the_minimum_level_is_denied() {
         let entries = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1"])]);
         let rulebook = Rulebook::new(1, entries, Rules { minimum: Level::Pinned, wait: std::time::Duration::ZERO });
         let denied = decide(&caller(Level::Reduced, &["unix:uid:1"]), &rulebook, ID, NOW);
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_entry_of_a_hint_keeps_it_and_the_next_is_served_without() {
+    fn only_the_first_of_two_identities_with_one_hint_keeps_it() {
         let mut entries = vec![
             Entry::example(0, "/a", &["unix:uid:1"]),
             Entry::example(1, "/b", &["unix:uid:1"]),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn two_entries_of_one_spiffe_id_give_one_identity_on_the_terms_of_the_first() {
+    fn two_entries_with_one_spiffe_id_give_one_identity_by_the_first() {
         let mut entries =
             vec![Entry::example(0, "/a", &["unix:uid:1"]), Entry::example(1, "/a", &["unix:uid:1", "unix:gid:1"])];
         entries[0].hint = Some("first".to_owned());
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_keeps_every_match_and_few_misses_and_counts_all() {
+    fn a_trace_keeps_all_matches_and_a_bounded_number_of_misses() {
         let mut entries: Vec<Entry> = (0..1000)
             .map(|n| Entry::example(n, &format!("/e{n}"), &["unix:uid:1", "unix:gid:1", "unix:supplementary_gid:1"]))
             .collect();
@@ -474,7 +474,7 @@ mod tests {
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
-    /// Selectors from so small a world that random entries and random evidence often meet.
+    /// Selectors from few values, so that random entries often match random evidence.
     fn selectors() -> impl Strategy<Value = Vec<Selector>> {
         let selector = prop_oneof![
             (0..3u32).prop_map(Selector::UnixUid),
@@ -500,7 +500,7 @@ mod tests {
         })
     }
 
-    /// What the contract says, without an index: every entry is asked.
+    /// The grants by the product contract, without an index: every entry is compared.
     fn naive(level: Level, evidence: &EvidenceSet, entries: &[Entry]) -> Vec<(String, Option<String>)> {
         let mut entries = entries.to_vec();
         entries.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.order.cmp(&b.order)));
@@ -530,13 +530,13 @@ mod tests {
         let (mut open, mut before) = (Vec::new(), BTreeSet::new());
         for entry in entries {
             let mut lacking = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).peekable();
-            let may_come = |selector: &Selector| evidence.answer_of(&selector.provider()).is_some_and(Answer::is_open);
+            let is_open = |selector: &Selector| evidence.answer_of(&selector.provider()).is_some_and(Answer::is_open);
             let counts = level != Level::Reduced || entry.accept_weak || !entry.rests_on_executable();
             let id = entry.id.to_string();
             let known = open.contains(&id) || granted.iter().take(before.len() + 1).any(|(granted, _)| *granted == id);
             if lacking.peek().is_none() && counts && !entry.selectors.is_empty() {
                 before.insert(id);
-            } else if lacking.peek().is_some() && lacking.all(may_come) && counts && !known {
+            } else if lacking.peek().is_some() && lacking.all(is_open) && counts && !known {
                 open.push(id);
             }
         }
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_answer_waits_for_what_is_pending_and_could_come_first() {
+    fn a_first_answer_waits_only_for_pending_facts_of_its_default_identity() {
         let with_label = |order, path, priority| {
             let mut entry = Entry::example(order, path, &["unix:uid:1"]);
             entry.selectors.push(Selector::try_from("docker:label:app:web".to_owned()).unwrap());
@@ -591,7 +591,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_index_decides_as_asking_every_entry_would(
+        fn the_index_gives_the_verdict_of_comparing_every_entry(
             entries in entries(),
             held in selectors(),
             level in prop_oneof![Just(Level::Reduced), Just(Level::Pinned), Just(Level::Full)],

@@ -1,9 +1,9 @@
-//! The name of a decision.
+//! The id of a decision.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of one decision: random, and says nothing by itself. `Display` gives `d-7f31c2a90b4e`.
+/// The id of one decision: a random number without meaning. `Display` writes `d-7f31c2a90b4e`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DecisionId(pub [u8; 6]);
 
@@ -14,9 +14,9 @@ impl fmt::Display for DecisionId {
     }
 }
 
-/// Not the name of a decision.
+/// The text is not a decision id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the name of a decision is d- and twelve hexadecimal digits, for example d-7f31c2a90b4e")]
+#[error("the id of a decision is d- and twelve hexadecimal digits, for example d-7f31c2a90b4e")]
 pub struct NotADecisionId;
 
 impl FromStr for DecisionId {
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_reads_back_and_nothing_else_is_one() {
+    fn only_what_display_writes_parses_as_a_decision_id() {
         let id = DecisionId([0x7f, 0x31, 0xc2, 0xa9, 0x0b, 0x4e]);
         assert_eq!(id.to_string(), "d-7f31c2a90b4e");
         assert_eq!(id.to_string().parse(), Ok(id));

@@ -1,4 +1,5 @@
-//! Why a process gets what it gets: every entry with what it lacks, the nearest miss, and the entry that would fit.
+//! The explanation of a decision for `bonafide explain`: each entry with the selectors that it lacks, the nearest miss,
+//! and an entry that would match.
 
 use std::cmp::Reverse;
 
@@ -12,28 +13,29 @@ use crate::policy::decide::Considered;
 use crate::policy::decide::compare;
 use crate::policy::rulebook::Rulebook;
 
-/// How many entries are shown with what they lack.
+/// The most entries that an explanation lists.
 pub(in crate::policy) const MAX_SHOWN: usize = 200;
 
-/// Every entry compared with a process, and an entry that would match it.
+/// The comparison of every entry with a process, and an entry that would match it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// How many entries there are.
+    /// The number of all entries.
     pub entries: usize,
-    /// All of them, nearest first: those that match, then those that lack least; at most [`MAX_SHOWN`].
+    /// The entries, those that match first, then by the number of lacking selectors; at most 200.
     pub considered: Vec<Considered>,
-    /// The entry that does not match and lacks least.
+    /// The entry that does not match and lacks the fewest selectors.
     pub nearest_miss: Option<Considered>,
-    /// A `[[workload]]` that would match exactly this process.
+    /// A `[[workload]]` that would match this process.
     pub suggestion: String,
 }
 
-/// Looks at every entry, which deciding never does: this answers a person.
+/// Compares every entry, unlike [`decide`](crate::policy::decide()), whose cost must not grow with the entries.
 #[must_use]
 pub fn explain(evidence: &EvidenceSet, level: Level, rulebook: &Rulebook) -> Explanation {
     let all: Vec<_> = rulebook.entries().entries().iter().collect();
     let considered = compare(level, evidence, &all, usize::MAX).considered;
-    // Of those that lack equally much, the one of which more holds is nearer; among equals the order of the entries stays.
+    // Among entries that lack equally many selectors, more selectors in all mean more that hold. The sort is stable, so
+    // equals keep the order of the entries.
     let mut considered: Vec<_> = considered.into_iter().zip(&all).collect();
     considered.sort_by_key(|(one, entry)| (!one.matches(), one.lacking.len(), Reverse(entry.selectors.len())));
     let mut considered: Vec<_> = considered.into_iter().map(|(one, _)| one).collect();
@@ -42,7 +44,7 @@ pub fn explain(evidence: &EvidenceSet, level: Level, rulebook: &Rulebook) -> Exp
     Explanation { entries: all.len(), considered, nearest_miss, suggestion: suggestion(evidence, level) }
 }
 
-/// An entry of the facts that last as long as the workload and tell it from others: its unit, its user, its program.
+/// An entry from the facts that stay the same over restarts and tell the workload from others: unit, user, program.
 fn suggestion(evidence: &EvidenceSet, level: Level) -> String {
     let unit = evidence.facts().iter().any(|fact| matches!(fact.selector, Selector::SystemdId(_)));
     let lasting = |selector: &&Selector| match selector {
@@ -58,7 +60,7 @@ fn suggestion(evidence: &EvidenceSet, level: Level) -> String {
     format!("[[workload]]\nid = {}\nselectors = [{}]\n", quoted(&id), selectors.join(", "))
 }
 
-/// A path segment that an operator would choose: the unit's name, the program's, or the user's number.
+/// A path segment for the SPIFFE ID: the name of the unit, else of the program, else the uid.
 fn name(selectors: &[&Selector]) -> String {
     let named = selectors.iter().filter_map(|selector| match selector {
         Selector::SystemdId(unit) => Some((0, unit.rsplit_once('.').map_or(&**unit, |(name, _)| name).to_owned())),
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_set_aside_is_a_miss_with_its_reason() {
+    fn an_entry_that_was_set_aside_is_a_miss_with_its_reason() {
         let entries = vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])];
         let explanation = explained(Level::Reduced, &["unix:uid:1", "unix:path:/usr/bin/web"], entries);
         assert_eq!(explanation.nearest_miss.unwrap().refused, Some(SetAside::ReducedLevel));
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_suggestion_says_host_where_no_unit_does_and_no_path_that_would_not_count() {
+    fn the_suggestion_has_host_without_a_unit_and_no_path_at_reduced() {
         let facts = ["unix:uid:0", "unix:path:/usr/bin/web", "host:true"];
         let suggestion = explained(Level::Reduced, &facts, Vec::new()).suggestion;
         assert_eq!(suggestion, "[[workload]]\nid = \"/uid-0\"\nselectors = [\"unix:uid:0\", \"host:true\"]\n");

@@ -1,5 +1,5 @@
-//! Who gets what: [`decide()`] is a pure function of what is proven, the entries, the rules and the time,
-//! and always says why. A [`Permit`] can come from nowhere else.
+//! Policy: [`decide()`] is a pure function of the evidence, the entries, the rules and the time, and returns a trace of
+//! its reasons. Only it creates a [`Permit`].
 
 mod changes;
 mod decide;

@@ -1,24 +1,24 @@
-//! What every decision is made by: the entries and the rules, in one value that is swapped whole and has one epoch.
+//! The input of every decision besides the evidence: entries and rules, in one value that is replaced as a whole and
+//! has one epoch.
 //!
-//! A permit, the issuer and the check before a secret's first byte compare the same number, so a change of any part
-//! of a rulebook makes what was decided by the former one stale. A further part, such as what `revoke` blocks, belongs
-//! here and nowhere else.
+//! A permit, the issuer and the check before a secret's first byte compare this epoch. So a change of any part makes
+//! every earlier decision stale. Any further input, such as blocks by `revoke`, belongs here.
 
 use std::time::Duration;
 
 use crate::evidence::Level;
 use crate::registration::EntryIndex;
 
-/// What the operator decided for all entries together.
+/// The rules that apply to all entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// The kernel level below which nobody gets anything.
+    /// The kernel level below which every caller is denied.
     pub minimum: Level,
-    /// How long a first answer waits for evidence that is pending.
+    /// How long a first answer waits for pending evidence.
     pub wait: Duration,
 }
 
-/// The entries and rules in force together.
+/// The entries and rules of one epoch.
 #[derive(Debug)]
 pub struct Rulebook {
     epoch: u64,
@@ -27,25 +27,25 @@ pub struct Rulebook {
 }
 
 impl Rulebook {
-    /// A rulebook. `epoch` is a number that no other rulebook of this run has.
+    /// A rulebook. `epoch` must differ from that of every other rulebook of this run.
     #[must_use]
     pub fn new(epoch: u64, entries: EntryIndex, rules: Rules) -> Self {
         Self { epoch, entries, rules }
     }
 
-    /// Tells this rulebook from every other one of this run.
+    /// The epoch, which no other rulebook of this run has.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// The entries, with the accounts behind the names that they use.
+    /// The entries, with the accounts for the names that they use.
     #[must_use]
     pub fn entries(&self) -> &EntryIndex {
         &self.entries
     }
 
-    /// The rules beyond entries.
+    /// The rules for all entries.
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
@@ -54,7 +54,7 @@ impl Rulebook {
 
 #[cfg(test)]
 impl Rulebook {
-    /// A rulebook of epoch 1 in which every kernel level counts.
+    /// A rulebook of epoch 1 that accepts every kernel level.
     pub(crate) fn example(entries: Vec<crate::registration::Entry>) -> Self {
         Self::new(1, EntryIndex::new(entries), Rules { minimum: Level::Reduced, wait: Duration::from_secs(5) })
     }

@@ -1,14 +1,14 @@
-//! Which permits a request for tokens may use.
+//! The permits that a request for JWT-SVIDs may use.
 
 use crate::identity::SpiffeId;
 use crate::policy::decide::Denial;
 use crate::policy::decide::Permit;
 
-/// Keeps the permits that may be used for tokens for all of `audiences`: that of `id` alone, or all where no identity is
-/// asked for by name.
+/// Keeps the permits for `id`, or for every SPIFFE ID without one, whose entry allows all of `audiences`.
 ///
 /// # Errors
-/// [`Denial::NotThatId`] when none is for `id`; [`Denial::Audience`] when none lists every audience.
+/// [`Denial::NotThatId`] when no permit is for `id`; [`Denial::Audience`] when no entry of a permit for it allows every
+/// audience.
 pub fn permits_for_tokens(
     mut permits: Vec<Permit>,
     id: Option<&SpiffeId>,
@@ -53,7 +53,7 @@ mod tests {
     use crate::policy::rulebook::Rulebook;
     use crate::registration::Entry;
 
-    /// Permits for `/open` (any audience) and `/ledger` (only `ledger`).
+    /// Permits for `/open` (any audience) and `/ledger` (only the audience `ledger`).
     fn permits() -> Vec<Permit> {
         let mut entries =
             vec![Entry::example(0, "/open", &["unix:uid:1"]), Entry::example(1, "/ledger", &["unix:uid:1"])];
@@ -72,21 +72,21 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_without_a_list_may_ask_for_any_audience_and_one_with_a_list_only_for_those() {
+    fn an_entry_allows_the_audiences_that_it_lists_and_without_a_list_any() {
         assert_eq!(asked(None, &["ledger"]).unwrap(), ["/open", "/ledger"]);
         assert_eq!(asked(None, &["mail"]).unwrap(), ["/open"]);
         assert_eq!(asked(None, &["ledger", "mail"]).unwrap(), ["/open"]);
     }
 
     #[test]
-    fn an_audience_that_the_named_identity_does_not_list_is_denied_by_name() {
+    fn the_denial_names_an_audience_that_the_requested_entry_does_not_list() {
         let denied = asked(Some("spiffe://example.org/ledger"), &["ledger", "mail"]);
         assert_eq!(denied, Err(Denial::Audience { audience: "mail".to_owned() }));
         assert_eq!(asked(Some("spiffe://example.org/ledger"), &["ledger"]).unwrap(), ["/ledger"]);
     }
 
     #[test]
-    fn an_identity_that_the_caller_does_not_have_is_denied_whatever_the_audience() {
+    fn a_request_for_an_identity_without_a_permit_is_denied() {
         assert_eq!(asked(Some("spiffe://example.org/admin"), &["ledger"]), Err(Denial::NotThatId));
     }
 }

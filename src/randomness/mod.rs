@@ -1,5 +1,5 @@
-//! Random bytes for serials, token ids, denial ids and jitter. A trait, so that a whole agent can be replayed from a
-//! seed. Key generation does not pass here: it draws from the crypto library alone, which no test can seed.
+//! Random bytes for serials, token ids, decision ids and jitter. A trait, so that a test can replay a whole agent from
+//! a seed. Key generation does not use it: keys come from the crypto library's generator, which no test can seed.
 
 use aws_lc_rs::rand::SecureRandom;
 
@@ -8,16 +8,16 @@ pub trait Randomness: Send + Sync + std::fmt::Debug {
     /// Fills `bytes`.
     ///
     /// # Errors
-    /// [`NoRandomness`] when the kernel cannot give any; nothing may be issued then.
+    /// [`NoRandomness`] when the kernel returns none; then nothing may be issued.
     fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness>;
 }
 
-/// The operating system could not give random bytes.
+/// The kernel returned no random bytes.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the kernel gave no random bytes")]
 pub struct NoRandomness;
 
-/// Random bytes fit for keys, from the crypto library's generator, which the kernel seeds.
+/// Cryptographically secure random bytes, from the crypto library's generator, which the kernel seeds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemRandomness;
 
@@ -27,7 +27,7 @@ impl Randomness for SystemRandomness {
     }
 }
 
-/// A number in `0.0 ..= 1.0`, evenly spread: what jitter is drawn with.
+/// A uniformly distributed number in `0.0 ..= 1.0`, for jitter.
 ///
 /// # Errors
 /// [`NoRandomness`], as [`Randomness::fill`].

@@ -1,4 +1,4 @@
-//! One entry.
+//! A registration entry.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -13,24 +13,24 @@ use crate::evidence::Selector;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
 
-/// The place of an entry among all of one priority: first by source, then by the source's own order.
+/// The position of an entry among those of equal priority: by source, then by the source's own order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryOrder {
-    /// The place of the source: 0 for the configuration's files, more for a server.
+    /// The position of the source: 0 for the configuration files, above 0 for a server.
     pub source: u16,
-    /// The place within the source; in files: files in order, tables in order.
+    /// The position within the source. Configuration files count in load order, and tables in the order of the file.
     pub place: u32,
 }
 
 impl EntryOrder {
-    /// A place in the configuration's files.
+    /// A position in the configuration files.
     #[must_use]
     pub const fn in_files(place: u32) -> Self {
         Self { source: 0, place }
     }
 }
 
-/// Where an entry comes from. `Display` is what a record and a screen show: `FILE:LINE`, or `SERVER#ID`.
+/// Where an entry comes from. `Display`, for audit records and the CLI, writes `FILE:LINE` or `SERVER#ID`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Origin {
@@ -43,15 +43,15 @@ pub enum Origin {
     },
     /// A server that registers entries.
     Server {
-        /// The server, by the name that its operator gave it.
+        /// The name that the operator gave the server.
         server: String,
-        /// The server's own id of the entry.
+        /// The entry's id on the server.
         entry: String,
     },
 }
 
 impl Origin {
-    /// The file and the line, where it was written in one.
+    /// The file and the line of an entry from a file.
     #[must_use]
     pub fn file_and_line(&self) -> Option<(&Path, u32)> {
         match self {
@@ -70,56 +70,58 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What an entry's SVIDs look like.
+/// The terms of an entry's SVIDs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Terms {
     /// Lifetime of an X509-SVID, from its issue.
     pub x509_ttl: Duration,
     /// Lifetime of a JWT-SVID, from its issue.
     pub jwt_ttl: Duration,
-    /// DNS names beside the SPIFFE ID.
+    /// DNS names of the X509-SVID, besides the SPIFFE ID.
     pub dns: Vec<String>,
-    /// The audiences it may ask tokens for; `None` for any.
+    /// The audiences that JWT-SVIDs may be requested for; `None` for any.
     pub audiences: Option<Vec<String>>,
 }
 
 /// A registration entry: a process that satisfies every selector gets this SPIFFE ID on these terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Whom it is for.
+    /// The SPIFFE ID that the entry gives.
     pub id: SpiffeId,
-    /// What must hold, all of it. INVARIANT: sorted, without repeats, never empty: an empty list would match everyone.
+    /// The selectors that must all hold. INVARIANT: sorted, without duplicates, never empty: an empty list would match
+    /// every process.
     pub selectors: Vec<Selector>,
-    /// On which terms.
+    /// The terms of its SVIDs.
     pub terms: Terms,
     /// Foreign trust domains whose bundles this workload sees, sorted.
     pub federates_with: Vec<TrustDomain>,
     /// The operator's hint for choosing among several identities, at most 1,024 bytes.
     pub hint: Option<String>,
-    /// Larger comes first; then order.
+    /// A larger priority comes first; among equals `order` decides.
     pub priority: i64,
-    /// Whether the operator accepted that nothing strong tells this workload from its neighbours.
+    /// Whether the operator accepts that no strong selector tells this workload from the others on its node.
     pub accept_weak: bool,
-    /// Its place among the others.
+    /// Its position among entries of equal priority.
     pub order: EntryOrder,
-    /// Where it was written.
+    /// The file and line, or the server and id, that it comes from.
     pub origin: Origin,
 }
 
 impl Entry {
-    /// Its place among all entries: larger priority first, then order.
+    /// The sort key among all entries: larger priority first, then order.
     #[must_use]
     pub fn rank(&self) -> (Reverse<i64>, EntryOrder) {
         (Reverse(self.priority), self.order)
     }
 
-    /// Whether both entries give the same identity on the same terms, wherever they are written.
+    /// Whether both entries give the same identity on the same terms. Selectors, hint, priority and origin do not
+    /// count.
     #[must_use]
     pub fn grants_the_same_as(&self, other: &Self) -> bool {
         self.id == other.id && self.terms == other.terms && self.federates_with == other.federates_with
     }
 
-    /// Whether it rests on what the executable is: its path or its hash.
+    /// Whether the entry depends on the executable: on its path or its hash.
     #[must_use]
     pub fn rests_on_executable(&self) -> bool {
         self.selectors.iter().any(|selector| matches!(selector, Selector::UnixPath(_) | Selector::UnixSha256(_)))
@@ -128,7 +130,7 @@ impl Entry {
 
 #[cfg(test)]
 impl Entry {
-    /// An entry of the trust domain `example.org` on ordinary terms.
+    /// An entry of the trust domain `example.org` with default terms.
     pub(crate) fn example(order: u32, path: &str, selectors: &[&str]) -> Self {
         let mut selectors: Vec<Selector> = selectors.iter().map(|text| text.parse().unwrap()).collect();
         selectors.sort();

@@ -1,6 +1,8 @@
-//! The index over all entries: which of them can a set of evidence satisfy, which providers could matter, and what could
-//! they still change? Each entry is filed under the rarest of its selectors, so that a look-up grows with the candidates
-//! and not with the entries. Knows nothing of who asks or of what an entry is worth.
+//! The index over all entries. For a set of evidence it returns the candidates, the providers to ask next, and the
+//! entries that open providers could still make match.
+//!
+//! Each entry is indexed under its rarest selector, so the cost of a look-up grows with the candidates and not with the
+//! entries. Does not know the caller, and does not decide.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -16,81 +18,81 @@ use crate::evidence::Selector;
 use crate::identity::TrustDomain;
 use crate::registration::entry::Entry;
 
-/// All entries in force, and the account names that they use: one value, swapped whole, so that names and entries are
-/// never of two configurations.
+/// All active entries and the account names that they use. Both are replaced together, as one value, so they never come
+/// from two configurations.
 #[derive(Debug, Default)]
 pub struct EntryIndex {
     /// INVARIANT: larger priority first, then order.
     entries: Vec<Arc<Entry>>,
-    /// Places in `entries`, ascending, by each entry's rarest selector.
+    /// Positions in `entries`, ascending, by each entry's rarest selector.
     by_rarest: HashMap<Selector, Vec<u32>>,
-    groups: Groups,
+    groups: KernelGroups,
     federated: BTreeSet<TrustDomain>,
     accounts: Accounts,
 }
 
-/// The entries that need facts of other providers beside those of the kernel.
+/// The entries that need facts of providers other than the kernel, grouped by their kernel selectors.
 #[derive(Debug, Default)]
-struct Groups {
-    all: Vec<Group>,
-    /// Places in `all` by the rarest of the group's kernel selectors.
+struct KernelGroups {
+    all: Vec<KernelGroup>,
+    /// Positions in `all`, by the rarest of the group's kernel selectors.
     by_rarest: HashMap<Selector, Vec<u32>>,
-    /// Places in `all` of those that need nothing of the kernel.
+    /// Positions in `all` of the groups without kernel selectors.
     unconditional: Vec<u32>,
 }
 
-/// Entries with the same kernel selectors. A thousand paths of one user are one group: asking which providers matter must
-/// not take longer the more paths there are.
+/// Entries with the same kernel selectors. A thousand paths of one user are one group, so the cost of
+/// [`EntryIndex::wants`] does not grow with the paths.
 #[derive(Debug)]
-struct Group {
+struct KernelGroup {
     kernel: Vec<Selector>,
-    /// Places of entries by the first provider that they need.
+    /// Positions of entries, by the first provider, other than the kernel, that they need.
     by_provider: BTreeMap<Provider, Vec<u32>>,
-    /// Places of entries by their first selector of that provider.
+    /// Positions of entries, by their first selector of that provider.
     by_selector: HashMap<Selector, Vec<u32>>,
 }
 
-/// An entry that a provider which has not answered could still make match.
+/// An entry that open providers, pending or undecided, could still make match.
 #[derive(Debug, Clone)]
 pub struct OpenEntry<'a> {
     /// The entry.
     pub entry: &'a Arc<Entry>,
-    /// The providers without an answer whose facts it lacks; never empty.
+    /// The open providers whose facts the entry lacks; never empty.
     pub awaits: Providers,
 }
 
-/// What an entry that needs more than kernel facts lacks for some evidence.
+/// What an entry lacks, as far as the answers of the providers show.
 enum Lacks {
     /// Nothing.
     Nothing,
-    /// Something that an answer has ruled out.
+    /// A fact of a provider that has settled: the entry cannot match.
     Refuted,
-    /// First of all a fact of a provider that was not asked.
+    /// Only facts of providers that were not asked; this is the first of them.
     Unasked(Provider),
-    /// Facts of providers without an answer, and of none that has one.
+    /// Facts of these open providers, and possibly of some that were not asked.
     Open(Providers),
 }
 
 impl EntryIndex {
-    /// Puts entries in order and files them.
+    /// Sorts and indexes the entries.
     #[must_use]
     pub fn new<E: Into<Arc<Entry>>>(entries: Vec<E>) -> Self {
         let mut entries: Vec<Arc<Entry>> = entries.into_iter().map(E::into).collect();
         entries.sort_by_key(|entry| entry.rank());
         let frequencies = Frequencies::of(&entries);
         let mut by_rarest: HashMap<Selector, Vec<u32>> = HashMap::new();
-        for (place, entry) in (0..).zip(&entries) {
-            // INVARIANT: an entry without selectors is filed nowhere, so it can never match.
+        for (position, entry) in (0..).zip(&entries) {
+            // INVARIANT: an entry without selectors is not indexed, so it can never match.
             if let Some(rarest) = frequencies.rarest(&entry.selectors) {
-                by_rarest.entry(rarest.clone()).or_default().push(place);
+                by_rarest.entry(rarest.clone()).or_default().push(position);
             }
         }
-        let groups = Groups::of(&entries, &frequencies);
+        let groups = KernelGroups::of(&entries, &frequencies);
         let federated = entries.iter().flat_map(|entry| entry.federates_with.iter().cloned()).collect();
         Self { by_rarest, groups, federated, accounts: Accounts::default(), entries }
     }
 
-    /// Adds the accounts behind the user and group names that these entries use.
+    /// Adds the accounts for the user and group names that these entries use.
     #[must_use]
     pub fn with_accounts(mut self, accounts: Accounts) -> Self {
         self.accounts = accounts;
@@ -103,38 +105,39 @@ impl EntryIndex {
         &self.entries
     }
 
-    /// The accounts behind the user and group names that these entries use.
+    /// The accounts for the user and group names that these entries use.
     #[must_use]
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
 
-    /// The foreign trust domains that some entry federates with.
+    /// The foreign trust domains that at least one entry federates with.
     #[must_use]
     pub fn federated(&self) -> &BTreeSet<TrustDomain> {
         &self.federated
     }
 
-    /// The entries whose rarest selector holds, in order: a superset of those that match. No other entry is looked at.
+    /// The entries whose rarest selector holds, in order: a superset of those that match. No other entry is compared.
     #[must_use]
     pub fn candidates(&self, evidence: &EvidenceSet) -> Vec<&Arc<Entry>> {
-        let mut places: Vec<u32> =
+        let mut positions: Vec<u32> =
             evidence.facts().iter().filter_map(|fact| self.by_rarest.get(&fact.selector)).flatten().copied().collect();
-        places.sort_unstable();
-        places.into_iter().filter_map(|place| self.entries.get(place as usize)).collect()
+        positions.sort_unstable();
+        positions.into_iter().filter_map(|position| self.entries.get(position as usize)).collect()
     }
 
-    /// The providers that were not asked yet, and whose facts could make an entry match whose other selectors all hold.
+    /// The providers to ask next: not asked yet, and the next one of an entry whose kernel selectors all hold.
     ///
-    /// An entry asks its providers one after the other: while the path is not known, no file is hashed beside it. So ask
-    /// again after each answer.
+    /// The providers of an entry are asked one after the other: a file is hashed only after the path beside it has been
+    /// proven. So call this again after each answer. An entry is compared only after its first provider has proven its
+    /// first selector; until then that provider is wanted, whatever the entry lacks of the others.
     #[must_use]
     pub fn wants(&self, evidence: &EvidenceSet) -> Providers {
         let mut wanted = Providers::new();
-        for group in self.groups.that_hold(evidence) {
+        for group in self.groups.satisfied_by(evidence) {
             let unasked = |provider: &&Provider| evidence.answer_of(provider).is_none();
             wanted.extend(group.by_provider.keys().filter(unasked).cloned());
-            for entry in self.entries_at(group.beside(evidence)) {
+            for entry in self.entries_at(group.first_proven(evidence)) {
                 if let Lacks::Unasked(provider) = lacks(entry, evidence) {
                     wanted.insert(provider);
                 }
@@ -143,31 +146,32 @@ impl EntryIndex {
         wanted
     }
 
-    /// The entries, in order, that providers without an answer could still make match. Looks at no more entries than have
-    /// the same kernel selectors, and at none while every provider has answered.
+    /// The entries, in order, that open providers could still make match. Compares only entries whose kernel selectors
+    /// all hold, and none where every provider has settled.
     #[must_use]
     pub fn open(&self, evidence: &EvidenceSet) -> Vec<OpenEntry<'_>> {
         if !evidence.is_open() {
             return Vec::new();
         }
-        let mut places = BTreeSet::new();
-        for group in self.groups.that_hold(evidence) {
+        let mut positions = BTreeSet::new();
+        for group in self.groups.satisfied_by(evidence) {
             let open = |provider: &Provider| evidence.answer_of(provider).is_none_or(Answer::is_open);
-            places.extend(group.by_provider.iter().filter(|(provider, _)| open(provider)).flat_map(|(_, at)| at));
-            places.extend(group.beside(evidence));
+            positions.extend(group.by_provider.iter().filter(|(provider, _)| open(provider)).flat_map(|(_, at)| at));
+            positions.extend(group.first_proven(evidence));
         }
-        let open = self.entries_at(places.iter()).filter_map(|entry| match lacks(entry, evidence) {
+        let open = self.entries_at(positions.iter()).filter_map(|entry| match lacks(entry, evidence) {
             Lacks::Open(awaits) => Some(OpenEntry { entry, awaits }),
             _ => None,
         });
         open.collect()
     }
 
-    fn entries_at<'a>(&self, places: impl Iterator<Item = &'a u32>) -> impl Iterator<Item = &Arc<Entry>> {
-        places.filter_map(|place| self.entries.get(*place as usize))
+    fn entries_at<'a>(&self, positions: impl Iterator<Item = &'a u32>) -> impl Iterator<Item = &Arc<Entry>> {
+        positions.filter_map(|position| self.entries.get(*position as usize))
     }
 }
 
+/// What an entry lacks for this evidence.
 fn lacks(entry: &Entry, evidence: &EvidenceSet) -> Lacks {
     let mut awaits = Providers::new();
     let mut unasked = None;
@@ -187,18 +191,19 @@ fn lacks(entry: &Entry, evidence: &EvidenceSet) -> Lacks {
     }
 }
 
-impl Groups {
+impl KernelGroups {
     fn of(entries: &[Arc<Entry>], frequencies: &Frequencies<'_>) -> Self {
         let mut groups = Self::default();
-        let mut places: HashMap<Vec<&Selector>, usize> = HashMap::new();
+        let mut positions: HashMap<Vec<&Selector>, usize> = HashMap::new();
         for (at, entry) in (0..).zip(entries) {
-            let others = entry.selectors.iter().map(|selector| (selector.provider(), selector));
-            let Some((provider, first)) = others.filter(|(provider, _)| *provider != Provider::KERNEL).min() else {
+            let by_provider = entry.selectors.iter().map(|selector| (selector.provider(), selector));
+            let Some((provider, first)) = by_provider.filter(|(provider, _)| *provider != Provider::KERNEL).min()
+            else {
                 continue;
             };
             let kernel = entry.selectors.iter().filter(|selector| selector.provider() == Provider::KERNEL).collect();
-            let place = *places.entry(kernel).or_insert_with_key(|kernel| groups.add(kernel, frequencies));
-            let Some(group) = groups.all.get_mut(place) else { continue };
+            let position = *positions.entry(kernel).or_insert_with_key(|kernel| groups.add(kernel, frequencies));
+            let Some(group) = groups.all.get_mut(position) else { continue };
             group.by_provider.entry(provider).or_default().push(at);
             group.by_selector.entry(first.clone()).or_default().push(at);
         }
@@ -207,28 +212,28 @@ impl Groups {
 
     fn add(&mut self, kernel: &[&Selector], frequencies: &Frequencies<'_>) -> usize {
         let kernel: Vec<Selector> = kernel.iter().map(|selector| (*selector).clone()).collect();
-        let place = self.all.len();
-        let files = match frequencies.rarest(&kernel) {
+        let position = self.all.len();
+        let positions = match frequencies.rarest(&kernel) {
             Some(rarest) => self.by_rarest.entry(rarest.clone()).or_default(),
             None => &mut self.unconditional,
         };
-        files.extend(u32::try_from(place));
-        self.all.push(Group { kernel, by_provider: BTreeMap::new(), by_selector: HashMap::new() });
-        place
+        positions.extend(u32::try_from(position));
+        self.all.push(KernelGroup { kernel, by_provider: BTreeMap::new(), by_selector: HashMap::new() });
+        position
     }
 
     /// The groups whose kernel selectors all hold.
-    fn that_hold(&self, evidence: &EvidenceSet) -> impl Iterator<Item = &Group> {
+    fn satisfied_by(&self, evidence: &EvidenceSet) -> impl Iterator<Item = &KernelGroup> {
         let conditional = evidence.facts().iter().filter_map(|fact| self.by_rarest.get(&fact.selector)).flatten();
-        let places = self.unconditional.iter().chain(conditional);
-        let groups = places.filter_map(|place| self.all.get(*place as usize));
+        let positions = self.unconditional.iter().chain(conditional);
+        let groups = positions.filter_map(|position| self.all.get(*position as usize));
         groups.filter(|group| group.kernel.iter().all(|selector| evidence.holds(selector)))
     }
 }
 
-impl Group {
-    /// The places of the entries whose first provider has proven the first of their selectors.
-    fn beside(&self, evidence: &EvidenceSet) -> impl Iterator<Item = &u32> {
+impl KernelGroup {
+    /// The positions of entries whose first provider has proven their first selector.
+    fn first_proven(&self, evidence: &EvidenceSet) -> impl Iterator<Item = &u32> {
         evidence.facts().iter().filter_map(|fact| self.by_selector.get(&fact.selector)).flatten()
     }
 }
@@ -245,7 +250,8 @@ impl<'a> Frequencies<'a> {
         Self(count)
     }
 
-    /// The selector that the fewest entries have; among equals the first, so that the same entries give the same index.
+    /// The selector that the fewest entries have. Among equals it is the smallest, so the same entries give the same
+    /// index.
     fn rarest<'s>(&self, selectors: &'s [Selector]) -> Option<&'s Selector> {
         selectors.iter().min_by_key(|selector| (self.0.get(selector), *selector))
     }
@@ -271,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_among_a_hundred_thousand_entries_looks_at_no_more_than_share_its_rarest_selector() {
+    fn only_entries_whose_rarest_selector_holds_are_candidates() {
         let entries = (0..100_000)
             .map(|n| {
                 let service = format!("systemd:id:service-{}.service", n / 100);
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_come_by_priority_and_then_in_the_order_of_the_files() {
+    fn candidates_are_sorted_by_priority_and_then_by_their_order() {
         let mut entries = vec![
             Entry::example(0, "/first", &["unix:uid:7"]),
             Entry::example(1, "/second", &["unix:gid:7"]),
@@ -301,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_without_selectors_is_nobodys_candidate() {
+    fn an_entry_without_selectors_is_never_a_candidate() {
         let index = EntryIndex::new(vec![Entry::example(0, "/everyone", &[])]);
         assert!(index.candidates(&evidence(&["unix:uid:0", "host:true"])).is_empty());
         assert_eq!(index.wants(&evidence(&["unix:uid:0"])), Providers::new());
     }
 
     #[test]
-    fn a_path_is_wanted_only_by_an_entry_that_lacks_nothing_else() {
+    fn a_path_is_wanted_only_where_the_kernel_selectors_of_its_entry_hold() {
         let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])]);
         assert_eq!(index.wants(&evidence(&["unix:uid:1"])), providers(["path"]));
         assert_eq!(index.wants(&evidence(&["unix:uid:2"])), Providers::new());
@@ -316,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_beside_a_path_is_wanted_once_that_path_holds() {
+    fn a_hash_is_wanted_only_after_the_path_of_its_entry_is_proven() {
         let sha256 = format!("unix:sha256:{}", "ab".repeat(32));
         let entries = vec![
             Entry::example(0, "/both", &["unix:uid:1", "unix:path:/usr/bin/web", &sha256]),
@@ -330,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_has_answered_or_was_asked_is_not_wanted_again() {
+    fn a_provider_with_an_answer_is_not_wanted_again() {
         let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])]);
         let mut caller = evidence(&["unix:uid:1"]);
         caller.withhold(SelectorKind::UnixPath, None, WithheldBecause::NotWanted);
@@ -342,20 +348,20 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_only_a_path_wants_it_of_everybody() {
+    fn an_entry_with_only_a_path_wants_the_path_of_every_process() {
         let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:path:/usr/bin/web"])]);
         assert_eq!(index.wants(&evidence(&["unix:uid:1"])), providers(["path"]));
     }
 
     #[test]
-    fn a_hundred_thousand_paths_of_one_user_are_one_question() {
+    fn a_hundred_thousand_paths_of_one_user_are_one_group() {
         let entries = (0..100_000)
             .map(|n| Entry::example(n, &format!("/e{n}"), &["unix:uid:1", &format!("unix:path:/opt/{n}")]))
             .collect();
         let index = EntryIndex::new(entries);
         assert_eq!(index.groups.all.len(), 1);
         assert_eq!(index.wants(&evidence(&["unix:uid:1"])), providers(["path"]));
-        assert_eq!(index.groups.all[0].beside(&evidence(&["unix:uid:1", "unix:path:/opt/7"])).count(), 1);
+        assert_eq!(index.groups.all[0].first_proven(&evidence(&["unix:uid:1", "unix:path:/opt/7"])).count(), 1);
     }
 
     fn open(index: &EntryIndex, evidence: &EvidenceSet) -> Vec<(String, Providers)> {
@@ -363,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_open_while_all_that_it_lacks_may_still_come() {
+    fn an_entry_is_open_while_only_facts_of_open_providers_lack() {
         let label = |order, path, selectors: &[&str]| {
             let mut entry = Entry::example(order, path, &[]);
             entry.selectors = selectors.iter().map(|text| Selector::try_from((*text).to_owned()).unwrap()).collect();

@@ -1,5 +1,5 @@
-//! Entries: which selectors give which SPIFFE ID on which terms, and the index that finds the entries that a set of
-//! evidence satisfies. Knows a source of entries by its trait alone.
+//! Registration entries: which selectors give which SPIFFE ID on which terms, and the index that finds entries for a
+//! set of evidence. Knows a source of entries only as a trait.
 
 pub mod entry;
 pub mod entry_index;

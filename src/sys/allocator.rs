@@ -1,21 +1,23 @@
-//! Gives memory back to the system, and takes no more of it than is used.
+//! Settings of the C allocator that keep resident memory small.
 
-/// Has large buffers allocated in pages of their own. The HTTP/2 engine gives every connection buffers of 4, 8 and 16 KiB,
-/// of which a connection that waits has used a few hundred bytes: cut from a common heap they lie in memory that was used
-/// before and is resident; alone, each costs the one page that it touched, and is gone when the connection is. To be called
-/// before there are threads; nothing where the allocator is not glibc's.
+/// Makes the allocator place buffers of 4 KiB and more in mappings of their own (`M_MMAP_THRESHOLD`).
+///
+/// The HTTP/2 library allocates buffers of 4, 8 and 16 KiB per connection, of which an idle connection has used a few
+/// hundred bytes. On the heap they lie in pages that are already resident. In a mapping of its own, a buffer costs only
+/// the pages that it has touched, and `free` returns them. Call it before the first thread starts; without glibc it
+/// does nothing.
 pub fn keep_large_buffers_apart() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: `mallopt` changes two numbers of the allocator under its own lock (mallopt(3)); one that it refuses, it
-    // leaves as it was.
+    // SAFETY: `mallopt` changes two parameters of the allocator under its own lock (mallopt(3)), and leaves a parameter
+    // unchanged when it refuses the value.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 4096);
-        libc::mallopt(libc::M_MMAP_MAX, 32_768); // the system's own limit on mappings is 65,530
+        libc::mallopt(libc::M_MMAP_MAX, 32_768); // Linux allows 65,530 mappings (vm.max_map_count)
     }
 }
 
-/// Returns free pages of the C allocator's heaps to the system: what a burst of connections leaves behind otherwise stays
-/// with the daemon. Takes some milliseconds; nothing where the allocator is not glibc's.
+/// Returns free pages of the C allocator's heaps to the kernel; otherwise they stay resident after a burst of
+/// connections. Takes some milliseconds; without glibc it does nothing.
 pub fn return_free_pages() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `malloc_trim` takes the allocator's own locks, touches free chunks only, and is safe in every thread

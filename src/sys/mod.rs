@@ -1,6 +1,7 @@
-//! System calls that no crate wraps: the only room where `unsafe` is allowed, each block with its argument.
+//! System and C library calls that no crate wraps: the only module that may use `unsafe`, each block with a SAFETY
+//! comment.
 
-#![allow(unsafe_code, reason = "the one room for it")]
+#![allow(unsafe_code, reason = "the only module that may use it")]
 
 pub mod allocator;
 pub mod passed_descriptors;

@@ -1,4 +1,4 @@
-//! Refuses file descriptors that a peer wants to pass.
+//! `SO_PASSRIGHTS`: refusing file descriptors that a peer sends (`SCM_RIGHTS`).
 
 use std::ffi::c_int;
 use std::io;
@@ -8,11 +8,11 @@ use std::os::fd::BorrowedFd;
 /// `SO_PASSRIGHTS` (Linux 6.16, `asm-generic/socket.h`).
 const SO_PASSRIGHTS: c_int = 83;
 
-/// Makes the kernel refuse descriptors that are sent to this Unix socket, with `EPERM` for the sender. Sockets accepted
-/// from a listener inherit it.
+/// Makes the kernel refuse descriptors sent to this Unix socket; the sender gets `EPERM`. Sockets accepted from a
+/// listener inherit the setting.
 ///
 /// # Errors
-/// `ENOPROTOOPT` below Linux 6.16; the reader then has to close what arrives.
+/// `ENOPROTOOPT` below Linux 6.16; there the reader must close the descriptors that it receives.
 pub fn refuse(socket: BorrowedFd<'_>) -> io::Result<()> {
     let off: c_int = 0;
     let size = libc::socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! `SO_PEERGROUPS`: the supplementary groups a socket was connected with (SPEC: unix(7), Linux 4.13).
+//! `SO_PEERGROUPS`: the supplementary groups of a socket's peer (SPEC: unix(7), Linux 4.13).
 
 use std::io;
 use std::mem::size_of;
@@ -10,7 +10,7 @@ use libc::socklen_t;
 /// The supplementary groups that the peer of a connected Unix socket had when it connected.
 ///
 /// # Errors
-/// What `getsockopt` says; `ENODATA` where the peer left no credentials.
+/// The error of `getsockopt`; `ENODATA` where the socket has no peer credentials.
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 64];
     loop {
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_groups_of_a_peer_are_its_own() {
+    fn the_groups_of_a_peer_are_those_of_its_process() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut own: Vec<u32> = nix::unistd::getgroups().unwrap().into_iter().map(nix::unistd::Gid::as_raw).collect();
         let mut seen = peer_groups(ours.as_fd()).unwrap();

@@ -1,4 +1,4 @@
-//! `PIDFD_GET_INFO`: what a pidfd says of its process.
+//! `PIDFD_GET_INFO`: the ids and the cgroup of a pidfd's process.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,7 +16,7 @@ pub struct PidfdInfo {
     mask: u64,
     /// Id of the cgroup in the v2 hierarchy: the inode of its directory.
     pub cgroup: u64,
-    /// Process id in our PID namespace.
+    /// Process id in the daemon's PID namespace.
     pub pid: u32,
     tgid: u32,
     ppid: u32,
@@ -43,15 +43,16 @@ const _: () = assert!(size_of::<PidfdInfo>() == 64, "the kernel tells versions o
 
 const PIDFD_GET_INFO: ioctl::Opcode = ioctl::opcode::read_write::<PidfdInfo>(0xFF, 11);
 
-/// Asks a pidfd for the process id, all user and group ids and the cgroup of its process (Linux 6.13).
+/// The process id, all user and group ids and the cgroup of a pidfd's process (Linux 6.13).
 ///
 /// # Errors
-/// `ENOTTY` or `EINVAL` where the kernel is older; `ESRCH` once the process has been reaped; `EREMOTE` for a process
-/// outside our PID namespace.
+/// `ENOTTY` or `EINVAL` on an older kernel; `ESRCH` after the process was reaped; `EREMOTE` for a process outside the
+/// daemon's PID namespace.
 pub fn info(pidfd: BorrowedFd<'_>) -> io::Result<PidfdInfo> {
     let mut info = PidfdInfo { mask: WITH_PID | WITH_CREDENTIALS | WITH_CGROUP, ..PidfdInfo::default() };
-    // SAFETY: the opcode carries the size of `PidfdInfo`, and the kernel reads and writes that many bytes at most, all of
-    // them inside the structure; every bit pattern is a valid `PidfdInfo`. Any other kind of descriptor answers an error.
+    // SAFETY: the opcode carries the size of `PidfdInfo`, and the kernel reads and writes that many bytes at most, all
+    // of them inside the structure; every bit pattern is a valid `PidfdInfo`. Any other kind of descriptor returns an
+    // error.
     unsafe { ioctl::ioctl(pidfd, ioctl::Updater::<PIDFD_GET_INFO, _>::new(&mut info))? };
     let all = WITH_PID | WITH_CREDENTIALS | WITH_CGROUP;
     if info.mask & all == all { Ok(info) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }

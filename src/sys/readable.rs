@@ -6,13 +6,14 @@ use std::os::fd::BorrowedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Waits until `fd` can be read without blocking. Registers it anew for each wait, so what was there before is noticed.
+/// Waits until `fd` can be read without blocking. Each wait registers it anew, so data that is already there completes
+/// it.
 ///
 /// # Errors
-/// What `epoll` answers, for example that this kind of descriptor cannot be waited for.
+/// The error of `epoll_ctl`, for example `EPERM` for a kind of descriptor that cannot be waited for.
 pub async fn readable(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: a `BorrowedFd` is open, and neither closed nor replaced, for as long as it is borrowed; the registration is
-    // dropped before this future, and the future before the borrow.
+    // SAFETY: a `BorrowedFd` is open, and neither closed nor replaced, for as long as it is borrowed; the registration
+    // is dropped before this future, and the future before the borrow.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
     registered.readable().await.map(drop)
 }

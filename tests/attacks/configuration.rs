@@ -1,4 +1,5 @@
-//! Attacks by files: configurations that are too wide, too large, not ours or not whole, and keys that others may read.
+//! Attacks by files: configurations that match too much, are too large, foreign or truncated, and keys that others can
+//! read.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,16 +17,16 @@ use crate::asking::asking;
 use crate::daemon::Daemon;
 use crate::requests::client;
 use crate::requests::x509;
-use crate::transport::PATIENCE;
+use crate::transport::TIMEOUT;
 use crate::transport::is_served;
 use crate::transport::me;
 use crate::transport::one_more;
 use crate::transport::refuses;
 
-/// Defences: `read_selectors`, which wants some, and `check_strength`, which wants one that tells this workload apart.
-/// With the first returning early the second refuses; with the second, the daemon serves every process.
+/// Defences: `read_selectors` requires a selector; `check_strength` requires one that distinguishes the workload.
+/// If the first returns early, the second refuses. If the second does, the daemon serves every process.
 #[test]
-fn attack_87_an_entry_for_everybody_refuses_the_start() {
+fn attack_87_an_entry_that_matches_every_process_refuses_the_start() {
     for selectors in ["", "\"host:true\"", "\"unix:path:/bin/sh\"", "\"cgroup:/\"", "\"systemd:slice:system.slice\""] {
         let ended = Daemon::end_behind(&[], &format!("[[workload]]\nid = \"/all\"\nselectors = [{selectors}]\n"));
         refuses(&ended, "bonafide.toml:");
@@ -34,8 +35,8 @@ fn attack_87_an_entry_for_everybody_refuses_the_start() {
     is_served(&Daemon::start(&me()));
 }
 
-/// Defence: `Selector::from_str`, which reads one text in one way. With a selector for what it cannot read the daemon
-/// serves.
+/// Defence: `Selector::from_str` accepts one spelling of each selector. If it accepted unknown text, the daemon would
+/// start.
 #[test]
 fn attack_88_an_ambiguous_selector_refuses_the_start() {
     for selector in [
@@ -67,17 +68,17 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What the daemon keeps.
+/// The files in the data directory.
 fn kept(daemon: &Daemon) -> Vec<PathBuf> {
     fs::read_dir(daemon.folder().join("data")).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
-/// Defences: `Disk::create` and `make_directory`, which set the mode whatever the umask; `Disk::open` and `Disk::read`,
-/// which refuse what is wider. With the first leaving it to the umask the daemon refuses its own directory; with the
-/// second returning early it serves from keys that others can read.
+/// Defences: `Disk::create` and `make_directory` set the mode and ignore the umask; `Disk::open` and `Disk::read`
+/// refuse a wider mode. If the first two follow the umask, the daemon refuses its own directory. If the last two return
+/// early, it serves from keys that others can read.
 #[test]
-fn attack_126_keys_are_their_owner_s_alone_or_refused() {
-    const TEST: &str = "attack_126_keys_are_their_owner_s_alone_or_refused";
+fn attack_126_key_files_that_others_can_read_refuse_the_start() {
+    const TEST: &str = "attack_126_key_files_that_others_can_read_refuse_the_start";
     let mut daemon = Daemon::start_behind(&["/bin/sh", "-c", "umask 000; exec \"$@\"", "sh"], &me());
     is_served(&daemon);
     let data = daemon.folder().join("data");
@@ -108,11 +109,11 @@ fn attack_126_keys_are_their_owner_s_alone_or_refused() {
     assert!(backup("0").unwrap().status.success());
 }
 
-/// Defences: `syntax::parse` with its depth, `files::read_at_most`, and `Reader`, which knows every key, its type and
-/// its range. What is included may not include: there is no loop to be in. Without the limit the 8 MiB are taken;
-/// without the depth the parser's own refuses; without the limit on entries each of the 100,001 is complained of.
+/// Defences: the depth limit of `syntax::parse`, `files::read_at_most`, and `Reader`, which checks each key's name,
+/// type and range. An included file cannot include another, so there is no loop. Without the size limit the 8 MiB are
+/// accepted; without the depth limit the TOML parser's own applies; without the entry limit there are 100,001 problems.
 #[test]
-fn attack_138_a_configuration_made_to_exhaust_its_reader_is_refused_at_once_and_the_one_before_stays() {
+fn attack_138_an_exhausting_configuration_is_refused_within_ten_seconds() {
     let daemon = Daemon::start(&me());
     let whole = fs::read_to_string(daemon.configuration()).unwrap();
     let nested = |open: &str, close: &str| format!("x = {}{}\n", open.repeat(100_000), close.repeat(100_000));
@@ -134,9 +135,9 @@ fn attack_138_a_configuration_made_to_exhaust_its_reader_is_refused_at_once_and_
         fs::write(daemon.configuration(), &bomb).unwrap();
         let begun = Instant::now();
         let reloaded = daemon.ask(&["reload"]);
-        let said = String::from_utf8_lossy(&reloaded.stderr) + String::from_utf8_lossy(&reloaded.stdout);
-        assert_eq!(reloaded.status.code(), Some(2), "{because}: {said}");
-        assert!(said.contains(because), "{because}: {said}");
+        let printed = String::from_utf8_lossy(&reloaded.stderr) + String::from_utf8_lossy(&reloaded.stdout);
+        assert_eq!(reloaded.status.code(), Some(2), "{because}: {printed}");
+        assert!(printed.contains(because), "{because}: {printed}");
         assert!(begun.elapsed() < Duration::from_secs(10), "{because}: {:?}", begun.elapsed());
         is_served(&daemon);
     }
@@ -145,11 +146,11 @@ fn attack_138_a_configuration_made_to_exhaust_its_reader_is_refused_at_once_and_
     is_served(&daemon);
 }
 
-/// Defence: `files::read_one`, which judges the open file by `trust`, and every directory above its name. With `trust`
-/// returning early the file of mode 0666 is taken.
+/// Defence: `files::read_one` calls `trust` on the open file and on every directory above its name. If `trust` returns
+/// early, the file of mode 0666 is accepted.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_139_a_configuration_that_others_could_have_written_is_not_read() {
-    const TEST: &str = "attack_139_a_configuration_that_others_could_have_written_is_not_read";
+async fn attack_139_a_configuration_that_others_can_write_is_not_loaded() {
+    const TEST: &str = "attack_139_a_configuration_that_others_can_write_is_not_loaded";
     let daemon = Daemon::start(&me());
     let (file, whole) = (daemon.configuration(), fs::read_to_string(daemon.configuration()).unwrap());
     let evil = format!("{whole}{}", me().replace("/me", "/evil"));
@@ -161,8 +162,8 @@ async fn attack_139_a_configuration_that_others_could_have_written_is_not_read()
     };
     let refused = async |because: &str| {
         let reloaded = daemon.ask(&["reload"]);
-        let said = String::from_utf8_lossy(&reloaded.stderr) + String::from_utf8_lossy(&reloaded.stdout);
-        assert!(reloaded.status.code() == Some(2) && said.contains(because), "{because}: {said}");
+        let printed = String::from_utf8_lossy(&reloaded.stderr) + String::from_utf8_lossy(&reloaded.stdout);
+        assert!(reloaded.status.code() == Some(2) && printed.contains(because), "{because}: {printed}");
         let given = x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids;
         assert!(given.iter().all(|svid| !svid.spiffe_id.ends_with("/evil")), "{because}");
         fresh();
@@ -193,14 +194,14 @@ async fn attack_139_a_configuration_that_others_could_have_written_is_not_read()
     }
     assert!(daemon.ask(&["reload"]).status.success());
     let given = x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids;
-    assert_eq!(given.len(), 2, "the same text in a file that nobody else could write is in force");
+    assert_eq!(given.len(), 2, "the same text in a file that only its owner can write is not applied");
 }
 
-/// Defences: `syntax::parse`, for a text that ends in the middle of a table; `Reloader::hold_back`, for one that ends
-/// between two. With the first taking what it could read, what the cut table lacks still refuses it; with the second
-/// returning early, what is left of the file is in force at once.
+/// Defences: `syntax::parse` for a file that ends inside a table; `Reloader::hold_back` for one that ends between two.
+/// If the first accepts a partial file, the reader still refuses it for its missing keys. If the second returns early,
+/// the truncated file is applied at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_140_a_half_written_configuration_is_never_in_force() {
+async fn attack_140_a_half_written_configuration_is_never_applied() {
     let daemon = Daemon::start(&["/a", "/b", "/c"].map(|id| me().replace("/me", id)).concat());
     let whole = fs::read_to_string(daemon.configuration()).unwrap();
     let mut stream = client(&daemon).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
@@ -209,22 +210,22 @@ async fn attack_140_a_half_written_configuration_is_never_in_force() {
     for end in (last + 3..whole.len() - 3).step_by(7) {
         fs::write(daemon.configuration(), &whole[..end]).unwrap();
         let reloaded = daemon.ask(&["reload"]);
-        assert!(!reloaded.status.success(), "{:?} was taken", &whole[last..end]);
+        assert!(!reloaded.status.success(), "{:?} was accepted", &whole[last..end]);
     }
     let first_only = &whole[..whole.find("[[workload]]\nid = \"/b\"").unwrap()];
     fs::write(daemon.configuration(), first_only).unwrap();
     let begun = Instant::now();
     while !String::from_utf8_lossy(&daemon.ask(&["status"]).stdout).contains("held back") {
-        assert!(begun.elapsed() < PATIENCE, "nobody saw the change");
+        assert!(begun.elapsed() < TIMEOUT, "status does not report the change");
     }
     assert_eq!(x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids.len(), 3);
     assert!(daemon.ask(&["reload"]).status.success());
-    assert_eq!(x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids.len(), 1, "asked for, it is in force");
+    assert_eq!(x509(&daemon, asking(X509svidRequest {})).await.unwrap().svids.len(), 1, "the reload did not apply it");
 }
 
-/// Defence: `Name`, the only names that `DataDir` knows: none comes from outside, and no early return can make one.
+/// Defence: `Name`, the closed list of file names in `DataDir`. No input becomes a name, so there is no check to skip.
 #[test]
-fn attack_141_no_name_in_the_configuration_names_a_file() {
+fn attack_141_no_configured_name_becomes_a_file_name() {
     let entry = "[[workload]]\nid = \"/..hidden/x\"\nselectors = [\"unix:uid:4242\"]\nhint = \"../../hidden\"\n";
     let daemon = Daemon::start(&(me() + entry + "audiences = [\"../hidden\"]\n"));
     is_served(&daemon);

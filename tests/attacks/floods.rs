@@ -1,4 +1,4 @@
-//! Floods: more connections, streams and unread answers than one caller may have, against the shipped daemon.
+//! Floods against the shipped daemon: more connections, streams and unread responses than one caller may have.
 
 use std::collections::HashSet;
 use std::fs;
@@ -24,28 +24,28 @@ use crate::node::HONEST;
 use crate::node::Node;
 use crate::requests::asked_first;
 use crate::requests::client;
-use crate::transport::PATIENCE;
+use crate::transport::TIMEOUT;
 use crate::transport::answer_to;
 use crate::transport::is_served;
 use crate::transport::me;
 
-/// Room for thousands of connections, here and, by inheritance, in the daemon.
+/// Raises the descriptor limit of this process, which the daemon inherits.
 fn raise_descriptors() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
-/// As many connections of ours that say this and never read; those that the daemon has cut already are among them.
+/// Opens connections that send these bytes and never read. The daemon may have closed some of them already.
 fn flood(daemon: &Daemon, connections: usize, says: &[u8]) -> Vec<UnixStream> {
     let connect = |_| {
         let mut client = UnixStream::connect(daemon.socket()).unwrap();
-        let _ = client.write_all(says); // the daemon may have cut already
+        let _ = client.write_all(says); // the daemon may have closed already
         client
     };
     (0..connections).map(connect).collect()
 }
 
-/// Processor time that the daemon has used.
+/// The processor time that the daemon has used.
 fn used(daemon: &Daemon) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
     let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
@@ -53,14 +53,14 @@ fn used(daemon: &Daemon) -> Duration {
     Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
 }
 
-/// The daemon's memory in KiB.
+/// The daemon's resident memory in KiB.
 fn resident(daemon: &Daemon) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Waits until the status counts this many X.509-SVIDs in workloads' hands.
+/// Waits until `status` counts this many live X509-SVIDs.
 fn until_live(daemon: &Daemon, count: u64) {
     let begun = Instant::now();
     loop {
@@ -69,19 +69,18 @@ fn until_live(daemon: &Daemon, count: u64) {
         if live.unwrap() >= count {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE * 3, "{live:?} of {count}");
+        assert!(begun.elapsed() < TIMEOUT * 3, "{live:?} of {count}");
     }
 }
 
-/// Defences: `Budgets::connection` and `ConnectionCharge::charge_to`, by which one user has half of the door at most.
-/// With one of them returning early the other holds; with both, the other user gets nothing. Latency is not looked at
-/// here.
+/// Defences: `Budgets::connection` and `ConnectionCharge::charge_to` give one user at most half of the connections.
+/// If one returns early, the other holds. If both do, the other user gets nothing. Latency is not measured here.
 #[test]
-fn attack_71_beside_two_thousand_connections_of_one_user_another_is_served() {
+fn attack_71_two_thousand_connections_of_one_user_keep_no_other_out() {
     raise_descriptors();
     let less_than_the_flood_takes = ["/bin/sh", "-c", "ulimit -n 4000; exec \"$@\"", "sh"];
     let Some(node) = Node::start_behind(
-        "attack_71_beside_two_thousand_connections_of_one_user_another_is_served",
+        "attack_71_two_thousand_connections_of_one_user_keep_no_other_out",
         &less_than_the_flood_takes,
         "",
     ) else {
@@ -97,19 +96,19 @@ fn attack_71_beside_two_thousand_connections_of_one_user_another_is_served() {
 fn recovers(daemon: &Daemon) {
     let begun = Instant::now();
     while !daemon.ask(&["fetch", "x509"]).status.success() {
-        assert!(begun.elapsed() < PATIENCE, "it does not recover");
+        assert!(begun.elapsed() < TIMEOUT, "the daemon does not recover");
     }
 }
 
 fn is_turned_away(daemon: &Daemon) {
     let answered = answer_to(&daemon.socket(), &[hello(), request(1, None, &[])].concat());
-    assert!(!answered.windows(9).any(|bytes| bytes == b"spiffe://"), "a newcomer found a descriptor");
+    assert!(!answered.windows(9).any(|bytes| bytes == b"spiffe://"), "a new connection got a descriptor");
 }
 
-/// Defence: `Limits::most_connections`, which keeps descriptors back, so that whoever is connected can be looked at
-/// again while operators ask what is going on. With no such limit the operator waits until another operator is cut.
+/// Defence: `Limits::most_connections` reserves descriptors for the attestation of open connections and for the admin
+/// socket. Without that limit an operator waits until the connection of another operator is closed.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_72_connections_never_take_the_descriptors_by_which_a_stream_goes_on() {
+async fn attack_72_connections_leave_descriptors_for_streams_and_operators() {
     let few = ["/bin/sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];
     let limits = "[limits]\nconnections = 1000\nconnections_per_caller = 1000\nfirst_request = \"1m\"\n";
     let daemon = Daemon::start_behind(&few, &format!("{limits}{}", me()));
@@ -120,23 +119,23 @@ async fn attack_72_connections_never_take_the_descriptors_by_which_a_stream_goes
     let operators: Vec<_> = (0..8).map(|_| UnixStream::connect(daemon.admin_socket()).unwrap()).collect();
     let begun = Instant::now();
     assert!(daemon.ask(&["status"]).status.success());
-    assert!(begun.elapsed() < PATIENCE, "the daemon waits for a descriptor");
-    let renewed = tokio::time::timeout(PATIENCE, stream.message()).await.expect("a renewal").unwrap().unwrap();
+    assert!(begun.elapsed() < TIMEOUT, "status waited for a descriptor");
+    let renewed = tokio::time::timeout(TIMEOUT, stream.message()).await.expect("a renewal").unwrap().unwrap();
     assert_eq!(renewed.svids.len(), 1);
     drop((flooded, operators));
     recovers(&daemon);
 }
 
-/// Defences: `UnixAcceptor::turn_one_away`, so that nobody waits for ever in a queue that everybody shares, and
-/// `accept::accept`, whose pause keeps the loop from spinning. With the first returning early a newcomer's connection stays open
-/// unanswered; with the second, the loop takes all the processor time that it can get.
+/// Defences: `UnixAcceptor::turn_one_away` closes a connection that would wait in the backlog; `accept::accept` pauses
+/// after an error. If the first returns early, a new connection stays open without an answer. If the second does, the
+/// loop spins.
 #[test]
-fn attack_72_where_accepting_fails_newcomers_are_turned_away_and_nothing_spins() {
+fn attack_72_a_daemon_out_of_descriptors_closes_newcomers_and_rests() {
     let daemon = Daemon::start(&me());
     is_served(&daemon);
     let Ok(open) = fs::read_dir(format!("/proc/{}/fd", daemon.pid())) else {
         return eprintln!(
-            "skipped: attack_72_where_accepting_fails_newcomers_are_turned_away_and_nothing_spins: the daemon is closed to all but root"
+            "skipped: attack_72_a_daemon_out_of_descriptors_closes_newcomers_and_rests: the daemon is closed to all but root"
         );
     };
     let open: HashSet<u64> = open.map(|open| open.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
@@ -157,30 +156,30 @@ fn attack_72_where_accepting_fails_newcomers_are_turned_away_and_nothing_spins()
     recovers(&daemon);
 }
 
-/// Defence: `connection::engine`, by its limits on open streams and on those that it has to refuse. With no limit on
-/// open ones all ten thousand are taken.
+/// Defence: `connection::engine` limits the open streams and the refused ones. Without the limit on open streams all
+/// ten thousand are accepted.
 #[test]
-fn attack_74_of_ten_thousand_streams_no_more_than_a_hundred_are_open() {
+fn attack_74_a_connection_has_at_most_a_hundred_open_streams() {
     let daemon = Daemon::start(&me());
     let mut client = UnixStream::connect(daemon.socket()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     let streams: Vec<u8> = (0..10_000).flat_map(|number| request(2 * number + 1, None, &[])).collect();
     let mut ours = client.try_clone().unwrap();
     let writer = std::thread::spawn(move || ours.write_all(&[hello(), streams].concat()));
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer); // a reset is an end, too
-    assert!(writer.join().unwrap().is_err(), "all ten thousand were taken");
-    assert!(answer.windows(6).any(|setting| setting == [0, 3, 0, 0, 0, 100]), "the limit is announced");
+    assert!(writer.join().unwrap().is_err(), "all ten thousand streams were accepted");
+    assert!(answer.windows(6).any(|setting| setting == [0, 3, 0, 0, 0, 100]), "the limit is not announced");
     let id = b"spiffe://example.org/me";
     let given = answer.windows(id.len()).filter(|bytes| bytes == id).count();
-    assert!(given <= 2 * 100, "each update says the id twice, and {given} were seen");
+    assert!(given <= 2 * 100, "each update has the SPIFFE ID twice, and {given} arrived");
     is_served(&daemon);
 }
 
-/// Defence: `stream::updates`, which makes an update when it is asked for one, and so keeps the latest and never a
-/// queue. With every update made at once and queued, 30 MiB are held after ten of them. Latency is not looked at here.
+/// Defence: `stream::updates` makes an update when the connection asks for one, and so keeps no queue. If updates are
+/// made at once and queued, the daemon holds 30 MiB after ten of them. Latency is not measured here.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_75_two_thousand_callers_that_never_read_cost_one_update_each() {
+async fn attack_75_callers_that_never_read_cost_one_update_each() {
     const READERS: usize = 2000;
     raise_descriptors();
     let limits = "[limits]\nconnections = 4000\nconnections_per_caller = 4000\n[svid]\nx509_ttl = \"30m\"\n";
@@ -204,12 +203,12 @@ async fn attack_75_two_thousand_callers_that_never_read_cost_one_update_each() {
     is_served(&daemon);
 }
 
-/// Defence: `DaemonLog::lets_through`. With the engine's warnings passing, each of these frames is a line of the log.
+/// Defence: `DaemonLog::lets_through`. If it passes the HTTP/2 library's warnings, each of these frames is a log line.
 #[test]
-fn attack_79_no_frame_of_a_peer_is_a_line_of_the_log() {
+fn attack_79_no_http2_frame_of_a_client_writes_a_log_line() {
     let daemon = Daemon::start(&me());
     let answers_to_nothing = frame(PING, 1, 0, b"any text").repeat(400);
-    assert_eq!(asked_first(&daemon, &answers_to_nothing), 3, "the honest request after them is answered");
+    assert_eq!(asked_first(&daemon, &answers_to_nothing), 3, "the honest request after them was not answered first");
     let log = daemon.log();
     assert!(log.contains("issued") && !log.contains("PING"), "{log}");
 }

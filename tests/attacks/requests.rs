@@ -1,4 +1,4 @@
-//! Requests that ask for more than they may, or cost more than they should, over the shipped daemon's socket.
+//! Requests for another's identity, and requests that are too expensive, over the shipped daemon's socket.
 
 use std::fs;
 use std::io::IoSlice;
@@ -32,7 +32,7 @@ use crate::http2::PREFACE;
 use crate::http2::hello;
 use crate::http2::request;
 use crate::http2::request_with;
-use crate::transport::PATIENCE;
+use crate::transport::TIMEOUT;
 use crate::transport::is_served;
 use crate::transport::me;
 use crate::transport::refuses;
@@ -42,23 +42,23 @@ pub(crate) async fn client(daemon: &Daemon) -> SpiffeWorkloadApiClient<Channel> 
     SpiffeWorkloadApiClient::new(endpoint.connect().await.unwrap())
 }
 
-/// The first answer to a request for X.509 SVIDs.
+/// The first response to a FetchX509SVID request.
 pub(crate) async fn x509(daemon: &Daemon, request: Request<X509svidRequest>) -> Result<X509svidResponse, Status> {
     let mut stream = client(daemon).await.fetch_x509svid(request).await?.into_inner();
     stream.message().await.map(Option::unwrap)
 }
 
-/// The tokens for `audience` and `id`, which may be none in particular.
+/// The JWT-SVIDs for `audience` and `id`; an empty `id` selects all.
 pub(crate) async fn tokens(daemon: &Daemon, audience: Vec<String>, id: &str) -> Result<Vec<[String; 2]>, Status> {
     let request = asking(JwtsvidRequest { audience, spiffe_id: id.to_owned() });
     let response = client(daemon).await.fetch_jwtsvid(request).await?;
     Ok(response.into_inner().svids.into_iter().map(|svid| [svid.spiffe_id, svid.svid]).collect())
 }
 
-/// On which stream the first data comes, when `attack` is said on stream 1 and an honest request on stream 3.
+/// The stream of the first DATA frame, when `attack` is sent on stream 1 and an honest request on stream 3.
 pub(crate) fn asked_first(daemon: &Daemon, attack: &[u8]) -> u32 {
     let mut client = UnixStream::connect(daemon.socket()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     client.write_all(&[&hello(), attack, &request(3, None, &[])].concat()).unwrap();
     loop {
         let mut header = [0; FRAME_HEADER];
@@ -71,15 +71,15 @@ pub(crate) fn asked_first(daemon: &Daemon, attack: &[u8]) -> u32 {
     }
 }
 
-/// Defences: `routes`, by `MAX_REQUEST`, without which the four MiB are decoded before they are refused;
-/// `JwtQuestion::try_from`, without which there is a token for nine audiences; `AuthorityFilter::begin` and the
-/// engine's header list, of which one is enough, and without both 64 KiB of metadata are served; prost's own depth,
-/// which cannot be switched off.
+/// Defences: `routes` applies `MAX_REQUEST`; without it the four MiB are decoded before they are refused.
+/// `JwtQuestion::try_from` limits the audiences; without it there is a token for nine. `AuthorityFilter::begin` and the
+/// HTTP/2 library's header list limit are each enough; without both 64 KiB of metadata are served. The recursion limit
+/// of prost cannot be switched off.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_80_messages_and_metadata_that_are_too_large_or_too_deep_are_refused() {
+async fn attack_80_too_large_or_too_deep_messages_and_metadata_are_refused() {
     let daemon = Daemon::start(&me());
     let four_mebibytes = tokens(&daemon, vec!["a".repeat(200); (4 << 20) / 200], "").await;
-    assert_eq!(four_mebibytes.unwrap_err().code(), Code::OutOfRange, "before anything is decoded");
+    assert_eq!(four_mebibytes.unwrap_err().code(), Code::OutOfRange, "the message was decoded");
     let nine = tokens(&daemon, vec!["a".to_owned(); 9], "").await.unwrap_err();
     assert_eq!(nine.code(), Code::InvalidArgument);
     let mut bomb = asking(X509svidRequest {});
@@ -87,20 +87,19 @@ async fn attack_80_messages_and_metadata_that_are_too_large_or_too_deep_are_refu
     assert!(x509(&daemon, bomb).await.is_err());
     let groups_in_groups = [0x0b; 10_000];
     let answered = asked_first(&daemon, &request_with(1, None, &[], &groups_in_groups));
-    assert_eq!(answered, 3, "the stream of a message ten thousand deep was answered");
+    assert_eq!(answered, 3, "a message of ten thousand nested groups was answered");
     is_served(&daemon);
 }
 
-/// Defences: `passed_descriptors::refuse`, by which Linux 6.16 and later refuse the sender, and
-/// `passcred::CredentialsOnly`. With the first returning early the second holds; with room for them, too, 2,500 descriptors
-/// arrive.
+/// Defences: `passed_descriptors::refuse` makes Linux 6.16 and later refuse the `sendmsg`; `passcred::CredentialsOnly`
+/// has no room for descriptors. If the first returns early, the second holds. If both fail, 2,500 descriptors arrive.
 #[test]
-fn attack_81_descriptors_sent_along_never_reach_the_daemon() {
+fn attack_81_descriptors_passed_as_scm_rights_never_reach_the_daemon() {
     let daemon = Daemon::start(&me());
     let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map(Iterator::count);
     let Ok(before) = open() else {
         return eprintln!(
-            "skipped: attack_81_descriptors_sent_along_never_reach_the_daemon: the daemon is closed to all but root"
+            "skipped: attack_81_descriptors_passed_as_scm_rights_never_reach_the_daemon: the daemon is closed to all but root"
         );
     };
     let senders: Vec<_> = (0..10).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
@@ -115,7 +114,8 @@ fn attack_81_descriptors_sent_along_never_reach_the_daemon() {
     assert!(after < before + 100, "{after} descriptors, {before} before");
 }
 
-/// Defence: no `accept_compressed` anywhere, and no decompressor in the binary: there is nothing to switch off.
+/// Defence: no service calls `accept_compressed`, and the binary contains no decompressor, so there is no check to
+/// skip.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_82_a_compressed_request_is_unimplemented() {
     let daemon = Daemon::start(&me());
@@ -125,8 +125,8 @@ async fn attack_82_a_compressed_request_is_unimplemented() {
     x509(&daemon, asking(X509svidRequest {})).await.unwrap();
 }
 
-/// Defence: `permits_for_tokens`, to which the id asked for is a filter. Without the filter whoever asks for another's
-/// identity gets a token for its own.
+/// Defence: `permits_for_tokens` filters the permits by the requested SPIFFE ID. Without the filter the caller gets a
+/// token for its own identity.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_85_asking_for_the_identity_of_another_gives_none() {
     let other = "[[workload]]\nid = \"/other\"\nselectors = [\"unix:uid:41000\"]\n";
@@ -142,8 +142,8 @@ async fn attack_85_asking_for_the_identity_of_another_gives_none() {
     }
 }
 
-/// Defence: `SpiffeId::from_str`, which decodes nothing. With any path passing, each is an id that nobody holds, and is
-/// denied as one: nothing reads it as `/me`.
+/// Defence: `SpiffeId::from_str` decodes nothing. If it accepts any path, each id is one without an entry and is
+/// denied; no code reads it as `/me`.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_86_another_spelling_of_an_id_is_no_id() {
     let daemon = Daemon::start(&me());
@@ -161,10 +161,10 @@ async fn attack_86_another_spelling_of_an_id_is_no_id() {
     tokens(&daemon, vec!["ledger".to_owned()], "spiffe://example.org/me").await.unwrap();
 }
 
-/// Defence: `policy::decide`, which gives a hint once and in the order of the entries. Without it two SVIDs are called
+/// Defence: `policy::decide` gives each hint once, to the first entry in order. Without it two SVIDs have the hint
 /// "internal".
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names() {
+async fn attack_89_a_hint_that_two_entries_share_names_the_first_svid() {
     let uid = nix::unistd::getuid();
     let entry =
         |id, hint| format!("[[workload]]\nid = \"/{id}\"\nselectors = [\"unix:uid:{uid}\"]\nhint = \"{hint}\"\n");
@@ -176,15 +176,15 @@ async fn attack_89_two_entries_with_one_hint_cannot_change_which_svid_it_names()
     }
 }
 
-/// Defences: `LeafWriter`, which knows one form, and `LintingKey::sign`, which reads every certificate with another's
-/// parser before it signs. With a writer that says `CA:TRUE` nobody gets anything; with the lint returning early, too,
-/// the leaf is an authority.
+/// Defences: `LeafWriter` writes one form of certificate; `LintingKey::sign` parses each certificate with another
+/// library before it signs. If the writer sets `CA:TRUE`, no SVID is issued. If the lint returns early, too, the leaf
+/// is a CA.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_97_a_leaf_is_no_authority_and_has_one_spiffe_id() {
     let daemon = Daemon::start(&format!("{}dns = [\"db.example.org\"]\n", me()));
     let given = x509(&daemon, asking(X509svidRequest {})).await.unwrap();
     let (rest, leaf) = X509Certificate::from_der(&given.svids[0].x509_svid).unwrap();
-    assert!(rest.is_empty(), "more than the leaf");
+    assert!(rest.is_empty(), "the chain is longer than the leaf");
     let constraints = leaf.basic_constraints().unwrap().unwrap();
     assert!(constraints.critical && !constraints.value.ca);
     let usage = leaf.key_usage().unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! Tokens that lie, through ValidateJWTSVID on the shipped daemon's socket. They are signed with the key of a foreign trust
-//! domain that the caller federates with, so that nothing but the lie is wrong with them.
+//! Forged tokens, through ValidateJWTSVID on the shipped daemon's socket. They are signed with the key of a federated
+//! trust domain, so that the forged part is their only fault.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::requests::client;
 use crate::requests::tokens;
 use crate::transport::me;
 
-/// A daemon whose caller federates with `partner.test`, of which this is the key.
+/// A daemon whose caller federates with `partner.test`, and the key of that trust domain.
 struct Federation {
     daemon: Daemon,
     partner: EcdsaKeyPair,
@@ -50,7 +50,7 @@ impl Federation {
         Self { daemon: Daemon::start(&tables), partner, _folder: folder }
     }
 
-    /// Signs any two texts as header and claims.
+    /// Signs two texts as header and claims.
     fn signed(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", encoded(header), encoded(claims));
         let signature = self.partner.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
@@ -103,10 +103,10 @@ fn claims() -> Value {
     json!({"sub": "spiffe://partner.test/web", "aud": ["ledger"], "exp": (now + Duration::from_secs(300)).as_secs()})
 }
 
-/// Defences: `Header::choose` and `PublicKey::verifies`, which take the algorithm from the key. With both leaving it to
-/// the header, "none" over a true signature is valid; with `verifies` returning early, a token without a signature is.
+/// Defences: `Header::choose` and `PublicKey::verifies` take the algorithm from the key. If both take it from the
+/// header, "none" over a true signature is valid. If `verifies` returns early, a token without a signature is valid.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_92_neither_no_signature_nor_another_algorithm_is_a_proof() {
+async fn attack_92_a_token_unsigned_or_of_another_algorithm_is_refused() {
     let node = Federation::start();
     let (honest, claims) = (node.honest(), encoded(claims().to_string()));
     let mut lies = vec![format!("{}.", honest.rsplit_once('.').unwrap().0)];
@@ -121,9 +121,9 @@ async fn attack_92_neither_no_signature_nor_another_algorithm_is_a_proof() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defences: `Header::read`, which knows three header names, and `Header::choose`, to which a key id is the name of a
-/// key in the bundle. With the first taking any name a token with its own `jwk` is valid; with the second taking the
-/// first key, one with the id "../../k" is.
+/// Defences: `Header::read` accepts three header names; `Header::choose` compares the `kid` with the keys of the
+/// bundle. If the first accepts any name, a token with its own `jwk` is valid. If the second takes the first key, a
+/// token with the `kid` "../../k" is valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_93_a_header_that_brings_or_names_its_own_key_is_refused() {
     let node = Federation::start();
@@ -140,11 +140,11 @@ async fn attack_93_a_header_that_brings_or_names_its_own_key_is_refused() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defences: `check_times`, `check_audience` and `json::object`. With the first returning early a token without `exp`
-/// is valid, with the second one without `aud`, and with the last taking a name twice, one with two `exp`. With `time`
-/// reading what is no number as the end of time, an `exp` that is a text is believed.
+/// Defences: `check_times`, `check_audience` and `json::object`. If the first returns early, a token without `exp` is
+/// valid; if the second does, one without `aud`; if the last accepts a name twice, one with two `exp`. If `time` reads
+/// any other type as the end of time, a string as `exp` is valid.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_94_claims_of_another_type_twice_or_missing_are_refused() {
+async fn attack_94_a_claim_mistyped_repeated_or_missing_is_refused() {
     let node = Federation::start();
     let mut lies: Vec<_> = ["exp", "aud", "sub"].into_iter().map(|name| node.without_claim(name)).collect();
     for late in
@@ -165,10 +165,10 @@ async fn attack_94_claims_of_another_type_twice_or_missing_are_refused() {
     node.believes_none_but_the_honest(&lies).await;
 }
 
-/// Defence: `VisibleBundles::bundle_of`, by which the bundle is that of the subject's own trust domain, and of no other. With it
-/// falling back on the partner's a token of the partner's for `unknown.test` is valid.
+/// Defence: `VisibleBundles::bundle_of` returns the bundle of the subject's trust domain and no other. If it falls back
+/// to the partner's bundle, a token of the partner for `unknown.test` is valid.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_95_one_trust_domain_s_key_proves_nothing_of_another() {
+async fn attack_95_a_key_of_one_trust_domain_validates_no_token_of_another() {
     let node = Federation::start();
     let own = &tokens(&node.daemon, vec!["ledger".to_owned()], "").await.unwrap()[0][1];
     assert_eq!(node.validate(own).await.unwrap(), "spiffe://example.org/me");

@@ -1,4 +1,4 @@
-//! Attacks on the workload socket's name, and by clients that speak something else, too slowly, or nothing.
+//! Attacks on the workload socket's path, and by clients of another protocol, slow clients and silent ones.
 
 use std::collections::HashSet;
 use std::fs;
@@ -36,8 +36,8 @@ use crate::http2::request;
 use crate::requests::client;
 use crate::requests::x509;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// What `timeout` exits with.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+/// The exit code of timeout(1) when the time is up.
 const STILL_RUNNING: i32 = 124;
 const LYING_RECVMSG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/lying_recvmsg.c");
 
@@ -46,14 +46,14 @@ pub(crate) fn me() -> String {
     format!("[[workload]]\nid = \"/me\"\nselectors = [\"unix:uid:{uid}\"]\n")
 }
 
-/// The honest caller: the daemon's own client, which asks as any other.
+/// Asserts that an honest caller, `bonafide fetch`, gets an SVID.
 pub(crate) fn is_served(daemon: &Daemon) {
     let fetched = daemon.ask(&["fetch", "x509"]);
     assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
 }
 
-/// Starts one more daemon with this configuration of `daemon`'s, but with data and an admin socket of its own. It is
-/// expected to end at once.
+/// Starts a second daemon with this configuration of `daemon`, but its own data directory and admin socket. It must end
+/// at once.
 pub(crate) fn one_more(daemon: &Daemon, configuration: &str) -> Output {
     let file = daemon.folder().join("one_more.toml");
     fs::write(&file, configuration.replace("admin.sock", "other.sock").replace("/data\"", "/other\"")).unwrap();
@@ -61,22 +61,22 @@ pub(crate) fn one_more(daemon: &Daemon, configuration: &str) -> Output {
     Command::new("timeout").args(["10", program, "run", "--config"]).arg(file).output().unwrap()
 }
 
-/// The program ended, and said why, however its lines were broken.
+/// Asserts that the program failed with this message, wherever its lines are broken.
 pub(crate) fn refuses(output: &Output, because: &str) {
-    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}: {said}", output.status);
-    let unwrapped = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(unwrapped.contains(because), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}: {printed}", output.status);
+    let unwrapped = printed.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(unwrapped.contains(because), "{printed}");
 }
 
-/// Says `bytes` and reads until the daemon closes the connection.
+/// Sends `bytes` and reads until the daemon closes the connection.
 pub(crate) fn answer_to(socket: &Path, bytes: &[u8]) -> Vec<u8> {
     let mut client = UnixStream::connect(socket).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    let _ = client.write_all(bytes); // the daemon may have cut already
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let _ = client.write_all(bytes); // the daemon may have closed already
     let (begun, mut answer) = (Instant::now(), Vec::new());
     let mut part = [0; 4096];
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < TIMEOUT {
         match client.read(&mut part) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Ok(0) | Err(_) => return answer, // a reset is an end, too
@@ -90,10 +90,10 @@ fn configuration(daemon: &Daemon) -> String {
     fs::read_to_string(daemon.configuration()).unwrap()
 }
 
-/// Defence: `listener::check_name`. With it returning early the file is replaced and the daemon serves.
+/// Defence: `listener::check_name`. If it returns early, the daemon replaces the file and serves.
 #[test]
-fn attack_63_whatever_squats_on_the_name_stays_what_it_is_and_refuses_the_start() {
-    const TEST: &str = "attack_63_whatever_squats_on_the_name_stays_what_it_is_and_refuses_the_start";
+fn attack_63_a_foreign_file_at_the_socket_path_stays_and_refuses_start() {
+    const TEST: &str = "attack_63_a_foreign_file_at_the_socket_path_stays_and_refuses_start";
     let mut daemon = Daemon::start(&me());
     daemon.kill();
     let (name, elsewhere) = (daemon.socket(), daemon.folder().join("elsewhere"));
@@ -125,9 +125,9 @@ fn attack_63_whatever_squats_on_the_name_stays_what_it_is_and_refuses_the_start(
     is_served(&daemon);
 }
 
-/// Defence: `listener::open_parents`, which opens each directory below the one before it and follows no link;
-/// `listener::check_directory` judges what is open. With plain opens the daemon serves behind the link; with the second
-/// returning early, in a directory of mode 0777.
+/// Defences: `listener::open_parents` opens each directory below the one before and follows no symlink;
+/// `listener::check_directory` checks the open directory. If the first follows links, the daemon serves behind one. If
+/// the second returns early, it serves in a directory of mode 0777.
 #[test]
 fn attack_64_a_symlinked_or_writable_directory_refuses_the_start() {
     let mut daemon = Daemon::start(&me());
@@ -149,12 +149,12 @@ fn attack_64_a_symlinked_or_writable_directory_refuses_the_start() {
     is_served(&daemon);
 }
 
-/// Defences as above. The attacker owns a directory beside ours, as anybody may in `/tmp`, and swaps it for a link to
-/// one that would pass. With plain opens a start takes the link, and with no judgement the other's directory: both
-/// serve.
+/// Defences as above. The attacker owns a directory, as any user may in `/tmp`, and swaps it with a symlink to a
+/// directory that would pass. If `open_parents` follows links, a start takes the symlink. If `check_directory` returns
+/// early, a start takes the attacker's directory. Both serve.
 #[test]
-fn attack_64_a_directory_that_is_swapped_for_a_symlink_and_back_never_gets_the_socket() {
-    const TEST: &str = "attack_64_a_directory_that_is_swapped_for_a_symlink_and_back_never_gets_the_socket";
+fn attack_64_a_directory_swapped_with_a_symlink_never_gets_the_socket() {
+    const TEST: &str = "attack_64_a_directory_swapped_with_a_symlink_never_gets_the_socket";
     let mut daemon = Daemon::start(&me());
     daemon.kill();
     let [theirs, link, target] = ["theirs", "link", "target"].map(|name| daemon.folder().join(name));
@@ -185,9 +185,9 @@ fn attack_64_a_directory_that_is_swapped_for_a_symlink_and_back_never_gets_the_s
     is_served(&daemon);
 }
 
-/// Defence: `listener::probe`. With it answering "refused" the second daemon takes the first one's clients.
+/// Defence: `listener::probe`. If it returns "refused", the second daemon takes over the clients of the first.
 #[test]
-fn attack_65_a_second_daemon_is_refused_and_a_dead_one_s_socket_is_taken_over() {
+fn attack_65_a_second_daemon_is_refused_and_a_stale_socket_is_replaced() {
     let mut daemon = Daemon::start(&me());
     refuses(&one_more(&daemon, &configuration(&daemon)), "another daemon listens");
     is_served(&daemon);
@@ -195,7 +195,7 @@ fn attack_65_a_second_daemon_is_refused_and_a_dead_one_s_socket_is_taken_over() 
     is_served(&daemon);
 }
 
-/// The inodes of the sockets that the daemon has open; `None` where only root may look.
+/// The inodes of the daemon's open sockets; `None` where only root can read them.
 fn sockets_of(daemon: &Daemon, test: &str) -> Option<HashSet<String>> {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", daemon.pid())) else {
         eprintln!("skipped: {test}: the running daemon: it is closed to all but root");
@@ -206,7 +206,7 @@ fn sockets_of(daemon: &Daemon, test: &str) -> Option<HashSet<String>> {
     Some(links.filter_map(|link| inode(&link.to_string_lossy())).collect())
 }
 
-/// The lines of a table of sockets, in words.
+/// The fields of each line of a socket table in `/proc/PID/net`.
 fn table(daemon: &Daemon, name: &str) -> Vec<Vec<String>> {
     let table = fs::read_to_string(format!("/proc/{}/net/{name}", daemon.pid())).unwrap_or_default();
     table.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
@@ -219,9 +219,8 @@ fn no_socket_can_be_named(daemon: &Daemon, names: &[&str]) {
     }
 }
 
-/// Defences: `socket_name`, where the configuration is read, and `listener::check_path` behind it. With the first
-/// returning early the second refuses in other words; with both, a socket `.@bonafide` is left in the working
-/// directory.
+/// Defences: `socket_name` in the configuration reader, and `listener::check_path` behind it. If the first returns
+/// early, the second refuses with another message. If both do, a socket `.@bonafide` appears in the working directory.
 #[test]
 fn attack_67_no_abstract_socket_is_offered() {
     let daemon = Daemon::start(&me());
@@ -235,7 +234,7 @@ fn attack_67_no_abstract_socket_is_offered() {
     assert!(paths.iter().all(|path| path.starts_with('/')), "{paths:?}");
 }
 
-/// Defences as for attack 67. With both returning early the daemon tries to bind a file with the address as its name.
+/// Defences as for attack 67. If both return early, the daemon tries to bind a file whose name is the address.
 #[test]
 fn attack_70_no_tcp_is_offered() {
     let daemon = Daemon::start(&me());
@@ -248,11 +247,11 @@ fn attack_70_no_tcp_is_offered() {
     }
 }
 
-/// Defences: `connection::engine`, which speaks HTTP/2 alone, `AuthorityFilter::preface` before it (with that one
-/// letting everything by, the engine still refuses), and `require_security_header`: with it returning early, a request
+/// Defences: `connection::engine` speaks HTTP/2 only, and `AuthorityFilter::preface` checks the preface before it. If
+/// the filter accepts everything, the engine still refuses. `require_security_header`: if it returns early, a request
 /// without the header gets an SVID.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_69_a_tricked_http_client_learns_nothing() {
+async fn attack_69_http_1_tls_and_a_missing_security_header_get_no_svid() {
     let daemon = Daemon::start(&me());
     let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     for other in [&b"POST /SpiffeWorkloadAPI/FetchX509SVID HTTP/1.1\r\nHost: x\r\n\r\n"[..], tls] {
@@ -269,19 +268,19 @@ async fn attack_69_a_tricked_http_client_learns_nothing() {
     x509(&daemon, asking(X509svidRequest {})).await.unwrap();
 }
 
-/// How long a connection is kept that says `at_once`, and then a byte of `dripping` now and then.
+/// How long the daemon keeps a connection that sends `at_once`, and then single bytes of `dripping`.
 fn kept(daemon: &Daemon, at_once: &[u8], dripping: &[u8]) -> Duration {
     let mut client = UnixStream::connect(daemon.socket()).unwrap();
     client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let begun = Instant::now();
     client.write_all(at_once).unwrap();
     let mut dripping = dripping.iter().cycle();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < TIMEOUT {
         match client.read(&mut [0; 4096]) {
             Ok(1..) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let drop = dripping.next().map_or(&[][..], std::slice::from_ref);
-                let _ = client.write_all(drop); // the daemon may have cut meanwhile
+                let _ = client.write_all(drop); // the daemon may have closed meanwhile
             }
             Ok(0) | Err(_) => return begun.elapsed(),
         }
@@ -289,10 +288,10 @@ fn kept(daemon: &Daemon, at_once: &[u8], dripping: &[u8]) -> Duration {
     panic!("the connection stays open");
 }
 
-/// Defence: `activity::idle_timeout`. In five seconds a request must have come, whatever else did. With it waiting
-/// for ever, every one of these connections stays open.
+/// Defence: `activity::idle_timeout`. A request must arrive within five seconds, whatever other frames do. If the
+/// timeout never fires, each of these connections stays open.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() {
+async fn attack_73_a_connection_without_a_request_is_closed_after_five_seconds() {
     let daemon = Daemon::start(&format!("[limits]\nidle = \"1s\"\n{}", me()));
     let endless_block = [&hello()[..], &frame(kind::HEADERS, 0, 1, &[0; 8000])[..9]].concat();
     let given_up = frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]);
@@ -312,7 +311,7 @@ async fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() 
             let daemon = &daemon;
             scope.spawn(move || {
                 let kept = kept(daemon, at_once, dripping);
-                assert!(kept >= least, "closed after {kept:?}, before its time");
+                assert!(kept >= least, "closed after {kept:?}, before the timeout of {least:?}");
             });
         }
     });
@@ -321,9 +320,9 @@ async fn attack_73_a_client_that_never_asks_is_closed_within_its_five_seconds() 
     }
 }
 
-/// Defences: `accept::accept`, which gives each connection a task of its own, and `accept::report`, which goes on when
-/// one has panicked. The panic is real: a library in the daemon's process has `recvmsg` lie. With `report` passing it
-/// on the daemon ends.
+/// Defences: `accept::accept` spawns a task for each connection; `accept::report` continues after a panic of one. The
+/// panic is real: a preloaded library returns a wrong result from `recvmsg`. If `report` propagates the panic, the
+/// daemon ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_84_a_panic_ends_its_own_connection_and_nothing_else() {
     let folder = tempfile::TempDir::with_prefix("bonafide-").unwrap();
@@ -340,8 +339,8 @@ async fn attack_84_a_panic_ends_its_own_connection_and_nothing_else() {
     }
     let begun = Instant::now();
     while daemon.log().matches("a connection's task panicked").count() < more_than_there_may_be_at_once {
-        assert!(begun.elapsed() < PATIENCE, "nobody was told of all panics");
+        assert!(begun.elapsed() < TIMEOUT, "the log lacks some of the panics");
     }
-    stream.message().await.expect("the other's stream goes on").unwrap();
+    stream.message().await.expect("the stream of another connection continues").unwrap();
     is_served(&daemon);
 }

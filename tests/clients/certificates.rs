@@ -1,4 +1,4 @@
-//! Certificates before two judges that are not ours: `openssl verify -x509_strict`, and the linter pkilint.
+//! Certificates under two independent checkers: `openssl verify -x509_strict`, and the linter pkilint.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::tools::entry;
 use crate::tools::python;
 use crate::tools::succeeded;
 
-/// A daemon that has written an SVID and its authority to `svid.pem` and `authority.pem` in its folder.
+/// A daemon, with an SVID and its CA certificate in `svid.pem` and `authority.pem` in its directory.
 async fn certified() -> Daemon {
     let node = Daemon::start(&entry("/rust", &std::env::current_exe().unwrap()));
     let client = WorkloadApiClient::connect_to(node.address()).await.unwrap();
@@ -50,13 +50,13 @@ async fn pkilint_finds_nothing_wrong_with_an_svid_and_its_authority() {
     assert_eq!(lint(&python, &chain, &["authority.pem", "svid.pem"], node.folder()), "");
 }
 
-/// What the linter found, warnings and worse.
+/// The linter's findings, warnings and errors.
 fn lint(python: &Path, linter: &[&str; 2], files: &[&str], folder: &Path) -> String {
     let mut command = Command::new(python);
     command.args(["-m", &format!("pkilint.bin.{}", linter[0]), linter[1], "-s", "WARNING"]);
     let output = command.args(files).current_dir(folder).output().unwrap();
     let found = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    // The linter's library for URIs knows no scheme but those of the web.
+    // The linter's URI library accepts web schemes only.
     let unknown_scheme = "pkix.invalid_uri_syntax (ERROR): Invalid URI syntax: \"spiffe://";
     let findings = found.lines().filter(|line| line.starts_with("    ") && !line.contains(unknown_scheme));
     findings.map(str::trim).collect::<Vec<_>>().join("\n")

@@ -1,4 +1,4 @@
-//! `bonafide demo` tells the truth: it succeeds only when every step really happened.
+//! `bonafide demo` succeeds only if every step really happened.
 
 use std::fs;
 use std::fs::Permissions;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 /// A directory for temporary files.
 fn place() -> TempDir {
     let place = TempDir::with_prefix("bonafide-").unwrap();
-    // Under root the services run as other users, who must be able to pass.
+    // Under root the services run as other users, who must be able to enter the directory.
     fs::set_permissions(place.path(), Permissions::from_mode(0o711)).unwrap();
     place
 }
@@ -38,7 +38,7 @@ fn left_in(place: &TempDir) -> Vec<PathBuf> {
     fs::read_dir(place.path()).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
-/// Runs the demo, which must leave no file behind, however it ends.
+/// Runs the demo, and asserts that it leaves no file.
 fn demo(flags: &[&str]) -> Output {
     let place = place();
     let output = demo_in(place.path()).args(flags).output().unwrap();
@@ -46,7 +46,7 @@ fn demo(flags: &[&str]) -> Output {
     output
 }
 
-/// A demo whose services talk: its process and its story.
+/// A demo whose services have connected: its process and its output.
 fn begun_in(place: &TempDir) -> (Child, BufReader<ChildStdout>) {
     let mut demo = demo_in(place.path()).stdout(Stdio::piped()).spawn().unwrap();
     let mut story = BufReader::new(demo.stdout.take().unwrap());
@@ -58,7 +58,7 @@ fn begun_in(place: &TempDir) -> (Child, BufReader<ChildStdout>) {
     (demo, story)
 }
 
-/// The processes that run from a place, or were told of it.
+/// The processes whose command line contains this directory.
 fn processes_of(place: &TempDir) -> Vec<i32> {
     let named = |pid: &i32| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -73,14 +73,14 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn the_demo_succeeds_and_shows_what_the_daemon_says_of_the_impostor() {
+fn the_demo_succeeds_and_shows_why_the_impostor_is_denied() {
     let output = demo(&[]);
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     let story = text(&output.stdout);
-    for told in
+    for expected in
         ["had its SVID", "they talk mTLS", "sees a new serial of the", "no identity issued (d-", "no entry matches"]
     {
-        assert!(story.contains(told), "{told:?} is not in:\n{story}");
+        assert!(story.contains(expected), "{expected:?} is not in:\n{story}");
     }
     assert_eq!(text(&output.stderr), "");
 }
@@ -101,7 +101,7 @@ fn the_demo_fails_when_nothing_rotates() {
 }
 
 #[test]
-fn nothing_outlives_a_demo_that_is_killed() {
+fn a_killed_demo_leaves_neither_processes_nor_files() {
     let place = place();
     let (mut demo, _story) = begun_in(&place);
     assert!(processes_of(&place).len() >= 3, "the daemon and two services");
@@ -114,10 +114,10 @@ fn nothing_outlives_a_demo_that_is_killed() {
 }
 
 #[test]
-fn what_a_demo_left_that_was_killed_with_its_daemon_is_removed_by_the_next() {
+fn the_next_demo_removes_the_files_of_one_killed_with_its_daemon() {
     let place = place();
     let (mut demo, _story) = begun_in(&place);
-    // So that it sees nothing of what happens to the others.
+    // Stops the demo, so that it does not clean up after its processes.
     kill(Pid::from_raw(i32::try_from(demo.id()).unwrap()), Signal::SIGSTOP).unwrap();
     for pid in processes_of(&place) {
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -135,7 +135,7 @@ fn what_a_demo_left_that_was_killed_with_its_daemon_is_removed_by_the_next() {
 }
 
 #[test]
-fn where_there_is_no_place_for_it_the_demo_says_so_and_leaves_nothing() {
+fn a_demo_without_a_usable_tmpdir_names_the_cause_and_leaves_no_file() {
     let place = place();
     let long = place.path().join("x".repeat(90));
     fs::create_dir(&long).unwrap();
@@ -148,9 +148,9 @@ fn where_there_is_no_place_for_it_the_demo_says_so_and_leaves_nothing() {
         (place.path().join("nowhere"), "No such file or directory"),
     ] {
         let output = demo_in(&folder).output().unwrap();
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(why) && said.contains("\n  next: TMPDIR="), "{said}");
+        let printed = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{printed}");
+        assert!(printed.contains(why) && printed.contains("\n  next: TMPDIR="), "{printed}");
         assert!(fs::read_dir(&folder).into_iter().flatten().next().is_none(), "the demo left something");
     }
 }

@@ -7,8 +7,8 @@ use crate::tools::succeeded;
 use crate::tools::workload;
 
 #[test]
-fn go_spiffe_gets_all_that_the_api_has_and_sees_a_rotation() {
-    let Some(program) = go_workload("go_spiffe_gets_all_that_the_api_has_and_sees_a_rotation") else { return };
+fn go_spiffe_calls_the_whole_api_and_sees_a_rotation() {
+    let Some(program) = go_workload("go_spiffe_calls_the_whole_api_and_sees_a_rotation") else { return };
     let node = Daemon::start(&entry("/go", program));
     let seen = succeeded(&workload(&node, program).arg("probe").output().unwrap());
     let id = "spiffe://example.org/go";

@@ -19,8 +19,8 @@ fn run(test: &str, program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 #[test]
-fn py_spiffe_gets_all_that_the_api_has_and_sees_a_rotation() {
-    let test = "py_spiffe_gets_all_that_the_api_has_and_sees_a_rotation";
+fn py_spiffe_calls_the_whole_api_and_sees_a_rotation() {
+    let test = "py_spiffe_calls_the_whole_api_and_sees_a_rotation";
     let Some(seen) = run(test, "workload.py", &["probe"]) else { return };
     let id = "spiffe://example.org/python";
     assert_eq!(seen, format!("x509 {id}\njwt {id}\nrotated {id}\n"));
@@ -54,8 +54,8 @@ fn py_spiffe_keeps_its_identity_beside_partners_with_one_kind_of_key() {
 }
 
 #[test]
-fn pyjwt_takes_our_tokens_for_ordinary_ones() {
-    let Some(seen) = run("pyjwt_takes_our_tokens_for_ordinary_ones", "workload.py", &["token", "ledger"]) else {
+fn pyjwt_verifies_a_jwt_svid() {
+    let Some(seen) = run("pyjwt_verifies_a_jwt_svid", "workload.py", &["token", "ledger"]) else {
         return;
     };
     let token: Value = serde_json::from_str(&seen).unwrap();
@@ -65,7 +65,7 @@ fn pyjwt_takes_our_tokens_for_ordinary_ones() {
 }
 
 #[test]
-fn hostile_requests_are_refused_and_hurt_nobody() {
-    let Some(seen) = run("hostile_requests_are_refused_and_hurt_nobody", "hostile.py", &[]) else { return };
+fn hostile_requests_are_refused_and_disturb_no_other_client() {
+    let Some(seen) = run("hostile_requests_are_refused_and_disturb_no_other_client", "hostile.py", &[]) else { return };
     assert!(seen.lines().count() > 20, "{seen}");
 }

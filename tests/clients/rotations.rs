@@ -18,13 +18,13 @@ use crate::tools::python;
 use crate::tools::script;
 use crate::tools::workload;
 
-const TEST: &str = "services_in_three_languages_talk_mtls_through_ten_rotations_and_a_kill_of_the_daemon";
-/// At 100 ms each, longer than eleven lives of an SVID that is renewed after half of its 10 s.
+const TEST: &str = "services_keep_mtls_through_ten_rotations_and_a_killed_daemon";
+/// At 100 ms each, these take longer than eleven renewals of an SVID that is renewed after half of its 10 s.
 const REQUESTS: usize = 640;
-/// The answer after which the daemon is killed.
+/// The number of answers after which the daemon is killed.
 const KILLED_AFTER: usize = 240;
 
-/// A program that can play both parts, under one SPIFFE ID each.
+/// The server and the client program of a language, each with its SPIFFE ID path.
 struct Language {
     server: (&'static str, PathBuf),
     client: (&'static str, PathBuf),
@@ -45,14 +45,14 @@ impl Language {
     }
 }
 
-/// A client that talks to a server of its own.
+/// A client with its own server.
 struct Conversation {
     name: String,
     server: Child,
-    server_said: JoinHandle<Vec<String>>,
+    server_printed: JoinHandle<Vec<String>>,
     client: Child,
     answers: BufReader<std::process::ChildStdout>,
-    heard: Vec<String>,
+    lines: Vec<String>,
 }
 
 impl Drop for Conversation {
@@ -70,11 +70,11 @@ impl Conversation {
             true => command.args(["127.0.0.1:0", &client_id]),
             false => command.args(&server.script).args(["server", &client_id]),
         };
-        let (serving, mut said) = start(&mut command);
+        let (serving, mut printed) = start(&mut command);
         let mut first = String::new();
-        said.read_line(&mut first).unwrap();
+        printed.read_line(&mut first).unwrap();
         let address = first.trim().rsplit_once("listens on ").expect("an address").1.to_owned();
-        let server_said = thread::spawn(move || said.lines().map_while(Result::ok).collect());
+        let server_printed = thread::spawn(move || printed.lines().map_while(Result::ok).collect());
 
         let mut command = workload(node, &client.client.1);
         let requests = REQUESTS.to_string();
@@ -84,43 +84,43 @@ impl Conversation {
         };
         let (asking, answers) = start(&mut command);
         let name = format!("{client_id} -> {server_id}");
-        Self { name, server: serving, server_said, client: asking, answers, heard: Vec::new() }
+        Self { name, server: serving, server_printed, client: asking, answers, lines: Vec::new() }
     }
 
-    /// Waits until so many requests have been answered, or the client has ended.
-    fn hear(&mut self, answers: usize) {
-        while self.heard.len() < answers {
+    /// Waits until this number of requests has been answered, or the client has ended.
+    fn read_answers(&mut self, answers: usize) {
+        while self.lines.len() < answers {
             let mut line = String::new();
             if self.answers.read_line(&mut line).unwrap() == 0 {
                 return;
             }
-            self.heard.push(line);
+            self.lines.push(line);
         }
     }
 
     fn end(mut self) {
-        self.hear(usize::MAX);
+        self.read_answers(usize::MAX);
         let ended = self.client.wait().unwrap();
-        assert!(ended.success(), "{}: {ended} after {} answers", self.name, self.heard.len());
-        assert_eq!(self.heard.len(), REQUESTS, "{}", self.name);
+        assert!(ended.success(), "{}: {ended} after {} answers", self.name, self.lines.len());
+        assert_eq!(self.lines.len(), REQUESTS, "{}", self.name);
         assert_eq!(self.server.try_wait().unwrap(), None, "{}: the server has ended", self.name);
         self.server.kill().unwrap();
-        let server_said = std::mem::replace(&mut self.server_said, thread::spawn(Vec::new)).join().unwrap();
-        assert!(server_said.is_empty(), "{}: a handshake failed: {server_said:?}", self.name);
+        let server_printed = std::mem::replace(&mut self.server_printed, thread::spawn(Vec::new)).join().unwrap();
+        assert!(server_printed.is_empty(), "{}: a handshake failed: {server_printed:?}", self.name);
         let serials: BTreeSet<_> =
-            self.heard.iter().filter_map(|line| line.split("serial ").nth(1)?.split(": ").next()).collect();
+            self.lines.iter().filter_map(|line| line.split("serial ").nth(1)?.split(": ").next()).collect();
         assert!(serials.len() > 10, "{}: the server saw only {} serials of the client", self.name, serials.len());
     }
 }
 
 fn start(command: &mut Command) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let said = BufReader::new(child.stdout.take().unwrap());
-    (child, said)
+    let printed = BufReader::new(child.stdout.take().unwrap());
+    (child, printed)
 }
 
 #[test]
-fn services_in_three_languages_talk_mtls_through_ten_rotations_and_a_kill_of_the_daemon() {
+fn services_keep_mtls_through_ten_rotations_and_a_killed_daemon() {
     let rust = Language::rust();
     let python = python(TEST).map(|program| Language::one_program("/python", program, Some(script("workload.py"))));
     let go = go_workload(TEST).map(|program| Language::one_program("/go", program.to_owned(), None));
@@ -135,7 +135,7 @@ fn services_in_three_languages_talk_mtls_through_ten_rotations_and_a_kill_of_the
         conversations.push(Conversation::begin(&node, other, &rust));
     }
     for conversation in &mut conversations {
-        conversation.hear(KILLED_AFTER);
+        conversation.read_answers(KILLED_AFTER);
     }
     node.kill_and_restart();
     for conversation in conversations {

@@ -61,7 +61,7 @@ async fn the_spiffe_crate_gets_a_token_that_it_and_the_daemon_verify() {
 }
 
 #[tokio::test]
-async fn the_spiffe_crate_is_told_no_identity_issued() {
+async fn the_spiffe_crate_reads_a_denial_as_no_identity_issued() {
     let node = Daemon::start(&entry("/somebody-else", "/bin/true".as_ref()));
     let client = WorkloadApiClient::connect_to(node.address()).await.unwrap();
     let error = client.fetch_x509_svid().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The programs that play the workloads, and the entries that give them identities.
+//! The programs that run as workloads, and their entries.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,18 +12,18 @@ use std::sync::OnceLock;
 
 use crate::daemon::Daemon;
 
-/// A `[[workload]]` for whoever runs the program at `path` as this user.
+/// A `[[workload]]` for processes of this user that run the program at `path`.
 pub(crate) fn entry(id: &str, path: &Path) -> String {
     let path = fs::canonicalize(path).unwrap();
     let uid = rustix::process::getuid().as_raw();
-    // A path proves little at the level "reduced"; these tests are about clients, and run there, too.
+    // At the level "reduced" a path counts only with accept_weak; these tests run there, too.
     format!(
         "[[workload]]\nid = {id:?}\nselectors = [\"unix:uid:{uid}\", {:?}]\naccept_weak = true\n",
         format!("unix:path:{}", path.display())
     )
 }
 
-/// The Python of an environment that holds spiffe, spiffe-tls, PyJWT and pkilint: `BONAFIDE_TEST_PYTHON`.
+/// The Python of an environment with spiffe, spiffe-tls, PyJWT and pkilint: `BONAFIDE_TEST_PYTHON`.
 pub(crate) fn python(test: &str) -> Option<PathBuf> {
     let python = std::env::var_os("BONAFIDE_TEST_PYTHON").map(PathBuf::from);
     if python.is_none() {
@@ -32,7 +32,7 @@ pub(crate) fn python(test: &str) -> Option<PathBuf> {
     python
 }
 
-/// The workload on go-spiffe, built once.
+/// The go-spiffe workload, built once.
 pub(crate) fn go_workload(test: &str) -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
@@ -49,7 +49,7 @@ pub(crate) fn go_workload(test: &str) -> Option<&'static Path> {
         };
         let there = go(&["mod".as_ref(), "download".as_ref()]).is_ok_and(|output| output.status.success());
         there.then(|| {
-            // Git tells Go nothing about a checkout that belongs to somebody else, and Go then builds nothing.
+            // Git refuses to read a checkout of another owner, and `go build` then fails to stamp the version.
             let flags = ["build", "-mod=readonly", "-buildvcs=false", "-o"].map(OsStr::new);
             succeeded(&go(&[&flags[..], &[workload.as_ref(), ".".as_ref()]].concat()).unwrap());
             workload
@@ -88,7 +88,7 @@ pub(crate) fn succeeded(output: &Output) -> String {
     out
 }
 
-/// Says loudly that a test did not happen: past the capture of the test harness.
+/// Reports a skipped test on standard error directly, which the test harness does not capture.
 pub(crate) fn skipped(test: &str, reason: &str) {
     let line = format!("skipped: {test}: {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();

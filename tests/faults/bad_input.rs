@@ -1,4 +1,4 @@
-//! Bad input to the shipped daemon: where it is wrong, what is wrong and what to do are said, and nothing is lost.
+//! Bad input to the shipped daemon: the error has the place, the cause and the remedy, and no identity is lost.
 
 use std::fs;
 use std::fs::Permissions;
@@ -24,19 +24,19 @@ fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
-/// What it said, on one line.
-fn said(output: &Output) -> String {
-    let said = String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).unwrap();
-    said.split_whitespace().collect::<Vec<_>>().join(" ")
+/// Its output on one line.
+fn printed(output: &Output) -> String {
+    let printed = String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).unwrap();
+    printed.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Starts a daemon that must not serve.
+/// Runs a daemon that must end before it serves.
 fn run(configuration: &Path) -> Output {
     let words = ["20", env!("CARGO_BIN_EXE_bonafide"), "run", "--config"];
     Command::new("timeout").args(words).arg(configuration).output().unwrap()
 }
 
-/// The configuration of a daemon, once it serves, and a copy of it for a first start in other places.
+/// A copy of the configuration of a daemon that serves, for a first start with other paths.
 fn copied(daemon: &Daemon, from: &str, to: &str) -> PathBuf {
     let text = fs::read_to_string(daemon.configuration()).unwrap();
     assert!(text.contains(from));
@@ -45,7 +45,7 @@ fn copied(daemon: &Daemon, from: &str, to: &str) -> PathBuf {
     copy
 }
 
-/// Texts that take the place of a good one, and what is said about each: where, what, and what to do.
+/// Bad replacements for a good configuration, each with its expected error: place, cause and remedy.
 fn bad_texts(good: &str) -> Vec<(String, &'static str)> {
     let with = |from: &str, to: &str| good.replace(from, to);
     let more = |text: &str| format!("{good}{text}");
@@ -60,7 +60,7 @@ fn bad_texts(good: &str) -> Vec<(String, &'static str)> {
             with("/us", "/u s"),
             ":14:9: id is \"/u s\": the path has ' ' at byte 2; only a-z A-Z 0-9 . - _ and / are allowed",
         ),
-        (with("host:true", "unix:uid:x"), "selector \"unix:uid:x\" wants a number from 0 to 4294967294"),
+        (with("host:true", "unix:uid:x"), "selector \"unix:uid:x\" needs a number from 0 to 4294967294"),
         (with("host:true", "unix:pid:1"), "has the unknown kind \"unix:pid\"; did you mean \"unix:gid\"?"),
         (until("selectors"), ":13:1: an entry without selectors would match every process; add selectors = "),
         (
@@ -71,14 +71,15 @@ fn bad_texts(good: &str) -> Vec<(String, &'static str)> {
             with("ttl = \"10s\"\nj", "ttl = \"2h\"\nj"),
             "and ca_ttl is \"1h\"; write at most \"30m\", or a longer ca_ttl",
         ),
-        (with("ttl = \"10s\"\nj", "ttl = \"9s\"\nj"), ":11:12: x509_ttl is \"9s\"; the shortest SVID lives 10s"),
+        (with("ttl = \"10s\"\nj", "ttl = \"9s\"\nj"), ":11:12: x509_ttl is \"9s\"; must be at least 10s"),
         (with("host:true", "unix:user:x-nobody"), "there is no user \"x-nobody\" on this machine; create it, or write"),
         (with("\"embedded\"", "\"spire\""), ":7:8: kind is \"spire\", which this version does not have yet; write"),
         (more("[node.aws]\n"), ":16:2: cloud evidence, [node.*], is not in this version yet; remove it"),
     ]
 }
 
-/// Asks everyone who reads configurations: nobody takes it, each says why, and the daemon serves what it served.
+/// Asserts that `config check`, `reload` and `run` refuse the file with this error, and that the running daemon still
+/// serves.
 fn is_refused_everywhere(daemon: &Daemon, expected: &str) {
     let file = daemon.configuration();
     let checked = daemon.ask(&["config", "check", file.to_str().unwrap()]);
@@ -90,16 +91,16 @@ fn is_refused_everywhere(daemon: &Daemon, expected: &str) {
         run(&copy)
     });
     for output in [checked, reloaded, started.unwrap_or_else(|_| run(&file))] {
-        let said = said(&output);
-        assert_eq!(code(&output), 2, "{expected}: {said}");
-        assert!(said.contains(expected), "{expected:?} is not in {said}");
+        let printed = printed(&output);
+        assert_eq!(code(&output), 2, "{expected}: {printed}");
+        assert!(printed.contains(expected), "{expected:?} is not in {printed}");
     }
-    assert!(!daemon.folder().join("fresh").exists(), "something was made");
+    assert!(!daemon.folder().join("fresh").exists(), "the refused start made a data directory");
     assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0, "{expected}: an identity was lost");
 }
 
 #[test]
-fn every_bad_configuration_is_refused_by_check_reload_and_run_and_costs_nobody_an_identity() {
+fn check_reload_and_run_refuse_every_bad_configuration() {
     let daemon = Daemon::start(&entry());
     let file = daemon.configuration();
     let good = fs::read_to_string(&file).unwrap();
@@ -116,8 +117,8 @@ fn every_bad_configuration_is_refused_by_check_reload_and_run_and_costs_nobody_a
     is_refused_everywhere(&daemon, "is not a regular file; put one in its place");
     fs::remove_dir(&file).unwrap();
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let waits_for_nobody = run(&file);
-    assert_eq!(code(&waits_for_nobody), 2, "{waits_for_nobody:?}");
+    let run_with_a_fifo = run(&file);
+    assert_eq!(code(&run_with_a_fifo), 2, "{run_with_a_fifo:?}");
     fs::remove_file(&file).unwrap();
     is_refused_everywhere(&daemon, "cannot be read: No such file or directory (os error 2); write it, or give");
     fs::write(&file, good).unwrap();
@@ -125,9 +126,9 @@ fn every_bad_configuration_is_refused_by_check_reload_and_run_and_costs_nobody_a
 }
 
 #[test]
-fn a_configuration_that_its_reader_may_not_read_says_so() {
+fn an_unreadable_configuration_is_refused_with_the_cause() {
     if !geteuid().is_root() {
-        eprintln!("skipped: a_configuration_that_its_reader_may_not_read_says_so: only root can become other users");
+        eprintln!("skipped: an_unreadable_configuration_is_refused_with_the_cause: only root can become other users");
         return;
     }
     let folder = TempDir::with_prefix("bonafide-").unwrap();
@@ -139,14 +140,14 @@ fn a_configuration_that_its_reader_may_not_read_says_so() {
     for command in [&["config", "check"][..], &["run", "--config"]] {
         let stranger = ["--reuid=41000", "--regid=41000", "--clear-groups"];
         let output = Command::new("setpriv").args(stranger).arg(&program).args(command).arg(&file).output().unwrap();
-        let said = said(&output);
-        assert_eq!(code(&output), 2, "{said}");
-        assert!(said.contains("Permission denied (os error 13); let the user who runs this read it"), "{said}");
+        let printed = printed(&output);
+        assert_eq!(code(&output), 2, "{printed}");
+        assert!(printed.contains("Permission denied (os error 13); let the user who runs this read it"), "{printed}");
     }
 }
 
 #[test]
-fn a_socket_in_a_place_that_others_could_take_or_have_taken_is_refused_and_nothing_there_is_touched() {
+fn a_socket_in_an_unsafe_or_occupied_place_is_refused() {
     let daemon = Daemon::start(&entry());
     let at = |name: &str| daemon.folder().join(name);
     fs::create_dir(at("real")).unwrap();
@@ -162,9 +163,9 @@ fn a_socket_in_a_place_that_others_could_take_or_have_taken_is_refused_and_nothi
         ("run/agent", 1, "run/agent/workload.sock\"; stop it, or give this one another socket"),
     ] {
         let output = run(&copied(&daemon, "run/agent/", &format!("{place}/")));
-        let said = said(&output);
-        assert_eq!(code(&output), exit, "{place}: {said}");
-        assert!(said.contains(expected), "{expected:?} is not in {said}");
+        let printed = printed(&output);
+        assert_eq!(code(&output), exit, "{place}: {printed}");
+        assert!(printed.contains(expected), "{expected:?} is not in {printed}");
         assert!(!at(place).join("admin.sock").exists() || place == "run/agent", "{place}: a socket was left");
     }
     assert_eq!(fs::read_to_string(at("taken/workload.sock")).unwrap(), "a file of somebody else");

@@ -1,4 +1,4 @@
-//! Bad configurations: each is refused with every problem in it, and none does more harm than that.
+//! Bad configurations: each is refused with every problem in it, and none makes the reader panic.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ use bonafide::agent::config::problem::Findings;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-/// A corpus in one text: `== name`, a configuration, `--`, and exactly what an operator reads about it.
+/// The corpus: for each case `== name`, a configuration, `--`, and the exact messages for the operator.
 const CORPUS: &str = include_str!("configurations.txt");
 
 /// Every key of the contract that this version has.
@@ -89,7 +89,7 @@ fn in_words(result: &Result<Config, Findings>) -> String {
 }
 
 #[test]
-fn every_bad_configuration_is_refused_with_exactly_these_words() {
+fn every_bad_configuration_gets_exactly_the_messages_of_the_corpus() {
     let mut actual = String::new();
     for case in CORPUS.split("== ").skip(1) {
         let (name, rest) = case.split_once('\n').unwrap();
@@ -119,7 +119,7 @@ fn every_key_that_this_version_has_is_read() {
 }
 
 #[test]
-fn one_line_is_a_configuration() {
+fn a_configuration_of_one_line_has_the_defaults() {
     let config = read(&[("b.toml", "trust_domain = \"example.org\"\n")]).unwrap();
     assert_eq!(config.workload_api.mode, 0o666);
     assert_eq!(config.authority.ca_ttl.as_secs(), 168 * 3600);
@@ -128,7 +128,7 @@ fn one_line_is_a_configuration() {
 }
 
 #[test]
-fn a_configuration_cut_off_anywhere_is_refused_or_means_less_and_never_panics() {
+fn a_truncated_configuration_is_refused_or_means_less() {
     for end in 0..WHOLE.len() {
         let Ok(cut) = read(&[("b.toml", &WHOLE[..end])]) else { continue };
         assert!(cut.entries.len() <= 1);
@@ -186,23 +186,23 @@ fn an_included_file_adds_entries_and_federation_and_nothing_else() {
 }
 
 #[test]
-fn only_what_a_running_daemon_cannot_change_needs_a_restart() {
+fn only_settings_that_are_fixed_at_the_start_need_a_restart() {
     let old = read(&[("b.toml", WHOLE)]).unwrap();
     let with = |from: &str, to: &str| read(&[("b.toml", &WHOLE.replace(from, to))]).unwrap();
     assert_eq!(old.restart_needed(&with("example.org", "example.net")), ["trust_domain"]);
     assert_eq!(old.restart_needed(&with("168h", "100h")), ["authority"]);
     assert_eq!(old.restart_needed(&with("workload.sock", "w.sock")), ["workload_api"]);
     assert_eq!(old.restart_needed(&with("admin.sock", "a.sock")), ["admin"]);
-    assert_eq!(old.restart_needed(&with("idle = \"2m\"", "idle = \"3m\"")), ["limits"]);
     assert_eq!(old.restart_needed(&with("8090", "8091")), ["health"]);
     assert_eq!(old.restart_needed(&with("metrics.sock", "m.sock")), ["metrics"]);
-    assert_eq!(old.restart_needed(&with("level = \"debug\"", "level = \"info\"")), ["log"]);
     assert!(old.restart_needed(&with("x509_ttl = \"30m\"", "x509_ttl = \"20m\"")).is_empty());
     assert!(old.restart_needed(&with("minimum = \"pinned\"", "minimum = \"full\"")).is_empty());
+    assert!(old.restart_needed(&with("idle = \"2m\"", "idle = \"3m\"")).is_empty());
+    assert!(old.restart_needed(&with("level = \"debug\"", "level = \"info\"")).is_empty());
     assert!(old.restart_needed(&with("wait = \"7s\"", "wait = \"0s\"")).is_empty());
 }
 
-/// A directory that only its owner may write, with a main file that says `text`.
+/// A directory that only its owner can write, with a main file of this text.
 fn folder(text: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let main = folder.path().join("bonafide.toml");
@@ -215,7 +215,7 @@ fn write(file: &Path, text: &str, mode: u32) {
     fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What `load` says, with the directory's name taken out.
+/// The messages of `load`, without the directory's name.
 fn loaded(folder: &TempDir, main: &Path) -> String {
     let words = load(main).map_or_else(|findings| findings.to_string(), |_| "accepted".to_owned());
     words.replace(&format!("{}/", folder.path().display()), "")
@@ -228,7 +228,7 @@ fn entry(id: &str) -> String {
 }
 
 #[test]
-fn included_files_come_by_name_and_an_editor_s_own_files_are_passed_over() {
+fn included_files_are_read_in_name_order_without_editor_files() {
     let (folder, main) = folder(MAIN);
     let entries = folder.path().join("entries.d");
     fs::create_dir(&entries).unwrap();
@@ -242,7 +242,7 @@ fn included_files_come_by_name_and_an_editor_s_own_files_are_passed_over() {
 }
 
 #[test]
-fn an_include_without_a_match_is_none_and_a_named_file_must_be_there() {
+fn an_include_pattern_may_match_nothing_and_a_named_file_must_exist() {
     let (folder, main) = folder(MAIN);
     assert_eq!(loaded(&folder, &main), "accepted");
     fs::write(&main, "include = [\"more.toml\"]\ntrust_domain = \"example.org\"\n").unwrap();
@@ -253,7 +253,7 @@ fn an_include_without_a_match_is_none_and_a_named_file_must_be_there() {
 }
 
 #[test]
-fn a_missing_configuration_is_named() {
+fn a_missing_configuration_is_refused_with_its_name() {
     let (folder, main) = folder(MAIN);
     fs::remove_file(&main).unwrap();
     assert_eq!(
@@ -290,12 +290,12 @@ fn a_directory_above_that_others_can_write_is_refused() {
     write(&main, MAIN, 0o644);
     assert_eq!(loaded(&folder, &main), "accepted");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let said = loaded(&folder, &main);
-    assert!(said.ends_with("above it can be written by everybody (mode 0777): chmod o-w"), "{said}");
+    let printed = loaded(&folder, &main);
+    assert!(printed.ends_with("above it can be written by everybody (mode 0777): chmod o-w"), "{printed}");
 }
 
 #[test]
-fn a_link_is_judged_by_the_file_that_it_leads_to() {
+fn a_symlink_is_judged_by_its_target() {
     let (folder, main) = folder(MAIN);
     let target = folder.path().join("real.toml");
     fs::rename(&main, &target).unwrap();
@@ -317,7 +317,7 @@ fn a_file_of_another_user_is_refused() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_at_once() {
+fn a_fifo_or_directory_as_configuration_is_refused_at_once() {
     let (folder, main) = folder(MAIN);
     fs::remove_file(&main).unwrap();
     nix::unistd::mkfifo(&main, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -328,7 +328,7 @@ fn what_is_no_file_is_refused_at_once() {
 }
 
 #[test]
-fn eight_mebibytes_are_the_limit_for_all_files_together() {
+fn files_of_more_than_eight_mebibytes_together_are_refused() {
     let (folder, main) = folder(MAIN);
     fs::create_dir(folder.path().join("entries.d")).unwrap();
     let half = "# padding\n".repeat((4 << 20) / 10);
@@ -362,7 +362,7 @@ fn an_unknown_user_or_group_is_refused_with_its_place() {
 }
 
 #[test]
-fn what_was_accepted_can_be_kept_and_means_the_same_later() {
+fn a_stored_configuration_means_the_same_when_it_is_read_again() {
     let (_folder, main) = folder(&WHOLE.replace("example.org", "kept.example"));
     let (config, accepted) = load(&main).unwrap();
     fs::remove_file(&main).unwrap();
@@ -394,7 +394,7 @@ fn config_check_prints_every_problem_and_exits_2() {
         "bonafide.toml:4:11: jwt_ttl is \"1m\": under 5m a short outage of the signer ends identities (warning)\n\
          bonafide.toml:1:16: trust_domain is \"Acme\": the trust domain has a capital letter 'A' at byte 0; write it in \
          lower case\n\
-         bonafide.toml:3:12: x509_ttl is \"5s\"; the shortest SVID lives 10s\n\
+         bonafide.toml:3:12: x509_ttl is \"5s\"; must be at least 10s\n\
          bonafide.toml: 2 problems; the daemon would not take it\n"
     );
     assert_eq!(output.status.code(), Some(2));
@@ -421,7 +421,7 @@ fn config_check_of_a_good_file_exits_0() {
 }
 
 #[test]
-fn config_check_reads_bundle_files_and_warns_of_those_the_daemon_would_start_without() {
+fn config_check_warns_of_a_bundle_file_that_cannot_be_read() {
     let federation = "[[federation]]\ntrust_domain = \"b.example\"\nbundle_file = \"b.json\"\n";
     let (folder, main) = folder(&format!("{MAIN}{federation}"));
     let output = config_check(&[main.to_str().unwrap()]);

@@ -1,4 +1,4 @@
-//! What a fuzzer once fed to a parser, fed to it again.
+//! Replays the fuzzers' corpus against the parsers.
 
 use std::fs;
 use std::path::Path;
@@ -7,11 +7,11 @@ use crate::fuzz_targets::TARGETS;
 use crate::fuzz_targets::run;
 
 #[test]
-fn every_input_of_the_corpus_keeps_its_oracle() {
+fn every_input_of_the_corpus_satisfies_its_oracle() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
     for (name, _) in TARGETS {
         let inputs: Vec<_> = fs::read_dir(corpus.join(name)).unwrap().map(|input| input.unwrap().path()).collect();
-        assert!(inputs.len() > 2, "{name} has hardly a corpus: {inputs:?}");
+        assert!(inputs.len() > 2, "{name} has too few inputs: {inputs:?}");
         for input in inputs {
             run(name, &fs::read(&input).unwrap());
         }

@@ -1,5 +1,5 @@
-//! The data directory of the shipped daemon: killed at random moments, full, read-only, damaged, foreign, too wide, and
-//! already in use.
+//! The data directory of the shipped daemon: killed at random moments, full, read-only, damaged, of another owner, with
+//! a wide mode, and already in use.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,9 +19,9 @@ use x509_parser::prelude::FromDer;
 use crate::daemon::Daemon;
 
 const KILLS: u32 = 200;
-/// How many kills one data directory goes through before a new one takes its place.
+/// Kills per data directory before it is replaced.
 const KILLS_PER_AUTHORITY: u32 = 8;
-/// From the start of a daemon, a kill falls somewhere in this: before its state is made, while it is, and after.
+/// A kill falls into this time after the start of a daemon: before, during or after the first write of its state.
 const MOMENTS: Duration = Duration::from_millis(120);
 
 fn entry() -> String {
@@ -36,7 +36,7 @@ fn state_file(daemon: &Daemon) -> PathBuf {
     data(daemon).join("authority.state")
 }
 
-/// The stored state between its two header lines and its checksum; `None` before it was made.
+/// The stored state between its two header lines and its checksum; `None` before the first write.
 fn state(daemon: &Daemon) -> Option<serde_json::Value> {
     let text = fs::read_to_string(state_file(daemon)).ok()?;
     let payload = text.splitn(3, '\n').nth(2).unwrap();
@@ -48,7 +48,7 @@ fn active_keys(state: &serde_json::Value, kind: &str) -> usize {
     state[kind].as_array().unwrap().iter().filter(|key| key["stage"] == "active").count()
 }
 
-/// A leaf, and the roots that are published beside it.
+/// An SVID's leaf, and the roots of the bundle beside it.
 async fn fetch(daemon: &Daemon) -> (Vec<u8>, Vec<Vec<u8>>) {
     let client = WorkloadApiClient::connect_to(daemon.address()).await.unwrap();
     let context = client.fetch_x509_context().await.unwrap();
@@ -71,7 +71,7 @@ fn random_moment() -> Duration {
     MOMENTS.mul_f64(f64::from(byte[0]) / 255.0)
 }
 
-/// Starts a daemon that must not serve. What it exited with, and what it said.
+/// Runs a daemon that must end before it serves. Returns its exit code and its output.
 fn refusal(daemon: &Daemon, configuration: &Path) -> (Option<i32>, String) {
     let limit_in_seconds = "5";
     let output = Command::new("timeout")
@@ -80,11 +80,11 @@ fn refusal(daemon: &Daemon, configuration: &Path) -> (Option<i32>, String) {
         .current_dir(daemon.folder())
         .output()
         .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(printed).unwrap())
 }
 
-/// Faults F1 to F3, for real. The moments are random, so each run tries others; the file layer's own tests try all steps.
+/// The moments are random, so each run tries others; the unit tests of the file layer try every step.
 #[tokio::test]
 async fn two_hundred_kills_at_random_moments_lose_no_authority_and_no_identity() {
     let mut daemon = Daemon::start(&entry());
@@ -97,7 +97,7 @@ async fn two_hundred_kills_at_random_moments_lose_no_authority_and_no_identity()
             (kept, handed_out) = (None, Vec::new());
         }
         daemon.begin_restart();
-        // The moment is what this test is about; nothing is waited for.
+        // A random delay before the kill; the test does not wait for an event here.
         std::thread::sleep(random_moment());
         daemon.kill();
         if let Some(state) = state(&daemon) {
@@ -117,7 +117,7 @@ async fn two_hundred_kills_at_random_moments_lose_no_authority_and_no_identity()
 }
 
 #[test]
-fn damaged_state_is_refused_with_exit_code_2_and_the_command_that_repairs_it() {
+fn damaged_state_is_refused_with_exit_code_2_and_a_repair_command() {
     let mut daemon = Daemon::start(&entry());
     daemon.kill();
     let file = state_file(&daemon);
@@ -126,24 +126,24 @@ fn damaged_state_is_refused_with_exit_code_2_and_the_command_that_repairs_it() {
     flipped[good.len() / 2] ^= 1;
     for bad in [&flipped, &good[..good.len() / 2], &[]] {
         fs::write(&file, bad).unwrap();
-        let (code, said) = refusal(&daemon, &daemon.configuration());
-        assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains(&format!("mv {0} {0}.damaged", file.display())), "{said}");
-        assert_eq!(fs::read(&file).unwrap(), bad, "damaged state is evidence, and stays");
+        let (code, printed) = refusal(&daemon, &daemon.configuration());
+        assert_eq!(code, Some(2), "{printed}");
+        assert!(printed.contains(&format!("mv {0} {0}.damaged", file.display())), "{printed}");
+        assert_eq!(fs::read(&file).unwrap(), bad, "the damaged state was changed");
     }
     fs::write(&file, good).unwrap();
     daemon.restart();
 }
 
 #[test]
-fn what_is_wider_than_its_owner_is_refused_with_exit_code_2_and_the_command_that_narrows_it() {
+fn data_that_others_can_read_is_refused_with_exit_code_2_and_a_chmod() {
     let mut daemon = Daemon::start(&entry());
     daemon.kill();
     for (path, wide, right) in [(data(&daemon), 0o755, 0o700), (state_file(&daemon), 0o640, 0o600)] {
         fs::set_permissions(&path, fs::Permissions::from_mode(wide)).unwrap();
-        let (code, said) = refusal(&daemon, &daemon.configuration());
-        assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains(&format!("chmod 0{right:o} {}", path.display())), "{said}");
+        let (code, printed) = refusal(&daemon, &daemon.configuration());
+        assert_eq!(code, Some(2), "{printed}");
+        assert!(printed.contains(&format!("chmod 0{right:o} {}", path.display())), "{printed}");
         fs::set_permissions(&path, fs::Permissions::from_mode(right)).unwrap();
     }
     daemon.restart();
@@ -158,9 +158,9 @@ fn a_directory_of_another_user_is_refused_with_exit_code_2() {
     let mut daemon = Daemon::start(&entry());
     daemon.kill();
     chown(data(&daemon), Some(41_000), None).unwrap();
-    let (code, said) = refusal(&daemon, &daemon.configuration());
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("belongs to uid 41000"), "{said}");
+    let (code, printed) = refusal(&daemon, &daemon.configuration());
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(printed.contains("belongs to uid 41000"), "{printed}");
 }
 
 #[test]
@@ -169,30 +169,30 @@ fn state_of_another_trust_domain_is_refused_with_exit_code_2() {
     daemon.kill();
     let text = fs::read_to_string(daemon.configuration()).unwrap();
     fs::write(daemon.configuration(), text.replace("\"example.org\"", "\"other.test\"")).unwrap();
-    let (code, said) = refusal(&daemon, &daemon.configuration());
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("example.org") && said.contains("other.test"), "{said}");
+    let (code, printed) = refusal(&daemon, &daemon.configuration());
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(printed.contains("example.org") && printed.contains("other.test"), "{printed}");
 }
 
-/// Fault F39. The other daemon has sockets of its own: the data alone is what it may not have.
+/// The other daemon has its own sockets, so only the data directory is shared.
 #[tokio::test]
-async fn a_second_daemon_on_the_same_data_is_refused_with_exit_code_1_and_the_first_serves_on() {
+async fn a_second_daemon_on_the_same_data_is_refused_with_exit_code_1() {
     let daemon = Daemon::start(&entry());
     let text = fs::read_to_string(daemon.configuration()).unwrap();
     let second = daemon.folder().join("second.toml");
     fs::write(&second, text.replace("run/agent/", "run/second/")).unwrap();
-    let (code, said) = refusal(&daemon, &second);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&format!("process {}", daemon.pid())), "{said}");
+    let (code, printed) = refusal(&daemon, &second);
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains(&format!("process {}", daemon.pid())), "{printed}");
     let (leaf, roots) = fetch(&daemon).await;
     assert!(verifies(&leaf, &roots));
 }
 
-/// A small file system of its own at the data directory, gone when dropped.
+/// A small tmpfs mounted on the data directory, unmounted on drop.
 struct Mounted(PathBuf);
 
 impl Mounted {
-    /// Takes along the state that is there.
+    /// Copies the existing state into the new file system.
     fn over(directory: &Path) -> Option<Self> {
         let state = fs::read(directory.join("authority.state")).ok();
         if !mount(&["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs"], directory) {
@@ -217,15 +217,15 @@ fn mount(options: &[&str], at: &Path) -> bool {
     Command::new("mount").args(options).arg(at).output().is_ok_and(|output| output.status.success())
 }
 
-/// Faults F5 and F6: a directory that takes nothing more stands in the way of nothing but a rotation.
+/// A data directory that takes no writes prevents a rotation and nothing else.
 #[tokio::test]
-async fn a_full_and_a_read_only_directory_with_good_state_serve_and_say_that_they_are_degraded() {
+async fn a_daemon_whose_data_directory_takes_no_writes_serves_degraded() {
     let mut daemon = Daemon::start(&entry());
     let (before, _) = fetch(&daemon).await;
     daemon.kill();
     let Some(_mounted) = Mounted::over(&data(&daemon)) else {
         eprintln!(
-            "skipped: a_full_and_a_read_only_directory_with_good_state_serve_and_say_that_they_are_degraded: \
+            "skipped: a_daemon_whose_data_directory_takes_no_writes_serves_degraded: \
              needs root and mount(8)"
         );
         return;
@@ -239,33 +239,36 @@ async fn a_full_and_a_read_only_directory_with_good_state_serve_and_say_that_the
 
     fs::remove_file(data(&daemon).join("filler")).unwrap();
     assert!(mount(&["-o", "remount,ro"], &data(&daemon)));
-    let said_before = daemon.log().len();
+    let log_before = daemon.log().len();
     daemon.restart();
     let (_, roots) = fetch(&daemon).await;
     assert!(verifies(&before, &roots));
-    assert!(daemon.log()[said_before..].contains("takes no writes"), "{}", daemon.log());
+    assert!(daemon.log()[log_before..].contains("takes no writes"), "{}", daemon.log());
     daemon.kill();
 }
 
-/// Without keys there is nothing to serve with, and keys that are not kept would be lost at the next start.
+/// Without keys the daemon cannot serve, and keys that are not stored would be lost at the next start.
 #[test]
-fn a_first_start_on_a_full_or_read_only_directory_is_refused_with_exit_code_2_and_says_to_make_room() {
+fn a_first_start_on_a_full_or_read_only_directory_is_refused() {
     let mut daemon = Daemon::start(&entry());
     daemon.kill();
     fs::remove_file(state_file(&daemon)).unwrap();
     let Some(_mounted) = Mounted::over(&data(&daemon)) else {
         eprintln!(
-            "skipped: a_first_start_on_a_full_or_read_only_directory_is_refused_with_exit_code_2_and_says_to_make_room: \
+            "skipped: a_first_start_on_a_full_or_read_only_directory_is_refused: \
              needs root and mount(8)"
         );
         return;
     };
     let _filled_up = fs::write(data(&daemon).join("filler"), vec![0; 1 << 20]);
     for why in ["No space left on device", "Read-only file system"] {
-        let (code, said) = refusal(&daemon, &daemon.configuration());
-        assert_eq!(code, Some(2), "{said}");
+        let (code, printed) = refusal(&daemon, &daemon.configuration());
+        assert_eq!(code, Some(2), "{printed}");
         let expected = format!("{} cannot be written: {why}", state_file(&daemon).display());
-        assert!(said.contains(&expected) && said.contains("make room, or make the directory writable"), "{said}");
+        assert!(
+            printed.contains(&expected) && printed.contains("make room, or make the directory writable"),
+            "{printed}"
+        );
         assert!(mount(&["-o", "remount,ro"], &data(&daemon)));
     }
 }

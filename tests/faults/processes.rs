@@ -1,4 +1,6 @@
-//! Processes that change under our eyes, and a kernel that has no answer: on a model of one.
+//! Processes that change during attestation, and system calls that fail, on a model of the kernel.
+
+use std::path::Path;
 
 use bonafide::attestation::Attestation;
 use bonafide::attestation::Attested;
@@ -6,6 +8,9 @@ use bonafide::attestation::Attestor;
 use bonafide::attestation::Contradiction;
 use bonafide::attestation::NotAttested;
 use bonafide::attestation::PinnedProcess;
+use bonafide::attestation::kernel::AtPath;
+use bonafide::attestation::kernel::MayBlock;
+use bonafide::attestation::kernel::Namespace;
 use bonafide::evidence::Accounts;
 use bonafide::evidence::Answer;
 use bonafide::evidence::EvidenceSet;
@@ -20,6 +25,7 @@ use futures_util::future::select_all;
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
+use crate::kernel::faults::Question;
 
 const LEVELS: [Level; 3] = [Level::Reduced, Level::Pinned, Level::Full];
 
@@ -51,7 +57,7 @@ impl Node {
     }
 }
 
-/// The providers of the executable's facts that were not asked yet.
+/// The providers of the executable's facts that have no answer yet.
 fn everything(evidence: &EvidenceSet) -> Providers {
     let all = [Provider::PATH, Provider::SHA256];
     all.into_iter().filter(|provider| evidence.answer_of(provider).is_none()).collect()
@@ -87,11 +93,13 @@ async fn a_unit_of_the_host_has_every_fact_at_every_level() {
 }
 
 #[tokio::test]
-async fn every_change_of_a_process_is_noticed_before_the_next_secret_leaves() {
+async fn every_change_of_a_process_is_detected_before_the_next_secret() {
     type Change = fn(&FakePid);
-    let changes: [(Change, Contradiction); 5] = [
+    let changes: [(Change, Contradiction); 7] = [
         (|web| web.exec("/usr/bin/other"), Contradiction::ImageChanged),
         (|web| web.exec("/usr/bin/web"), Contradiction::ImageChanged),
+        (|web| web.unshare(Namespace::User), Contradiction::ImageChanged),
+        (|web| web.unshare(Namespace::Mount), Contradiction::ImageChanged),
         (|web| web.setuid(0), Contradiction::CredentialsDisagree),
         (|web| web.move_to("/system.slice/other.service"), Contradiction::Moved),
         (FakePid::exit, Contradiction::ProcessGone),
@@ -108,7 +116,7 @@ async fn every_change_of_a_process_is_noticed_before_the_next_secret_leaves() {
 }
 
 #[tokio::test]
-async fn a_process_that_was_moved_is_attested_where_it_is_now() {
+async fn a_process_moved_to_another_cgroup_is_attested_there() {
     let node = Node::at(Level::Full);
     let (web, pinned) = node.web();
     web.move_to("/system.slice/other.service");
@@ -118,18 +126,36 @@ async fn a_process_that_was_moved_is_attested_where_it_is_now() {
 }
 
 #[tokio::test]
-async fn the_next_owner_of_a_number_inherits_nothing() {
+async fn a_process_that_gave_up_groups_or_namespaces_is_attested_as_it_is_now() {
+    type Change = fn(&FakePid);
+    let changes: [(Change, &str); 2] = [
+        (|web| web.setgroups(&[]), "unix:supplementary_gid:1000"),
+        (|web| web.unshare(Namespace::Cgroup), "host:true"),
+    ];
+    for (change, lost) in changes {
+        let node = Node::at(Level::Full);
+        let (web, pinned) = node.web();
+        let before = texts(&node.attest(&pinned).await.unwrap());
+        change(&web);
+        let after = texts(&node.attest(&pinned).await.unwrap());
+        let kept = before.iter().filter(|text| *text != lost).cloned().collect::<Vec<_>>();
+        assert_eq!((before.len(), after), (kept.len() + 1, kept));
+    }
+}
+
+#[tokio::test]
+async fn a_process_with_a_reused_pid_gets_nothing_of_its_predecessor() {
     let node = Node::at(Level::Full);
     let (web, pinned) = node.web();
     web.exit();
-    let heir = node.kernel.reuse(&web, FakeProcess { uid: 0, ..FakeProcess::default() });
+    let successor = node.kernel.reuse(&web, FakeProcess { uid: 0, ..FakeProcess::default() });
     assert_eq!(node.attest(&pinned).await.unwrap_err(), NotAttested::No(Contradiction::ProcessGone));
-    let honest = node.attestor.by_peer(node.kernel.connect(&heir)).unwrap();
+    let honest = node.attestor.by_peer(node.kernel.connect(&successor)).unwrap();
     assert!(texts(&node.attest(&honest).await.unwrap()).contains(&"unix:uid:0".to_owned()));
 }
 
 #[tokio::test]
-async fn a_cause_on_our_side_is_never_a_no() {
+async fn a_failure_of_the_node_is_undecided_and_never_a_denial() {
     for cause in [Undecided::OutOfDescriptors, Undecided::OutOfMemory, Undecided::TimedOut, Undecided::NotPermitted] {
         let node = Node::at(Level::Full);
         let (web, pinned) = node.web();
@@ -145,21 +171,53 @@ async fn a_cause_on_our_side_is_never_a_no() {
 }
 
 #[tokio::test]
-async fn a_package_upgrade_takes_the_path_away_and_nothing_else() {
+async fn a_fault_of_one_process_is_no_fault_of_another() {
+    let node = Node::at(Level::Full);
+    let ((web, pinned), (_, neighbour)) = (node.web(), node.web());
+    for question in [Question::Pidfd, Question::Proc, Question::Namespaces, Question::Executable] {
+        web.fail_at(question, Undecided::OutOfMemory);
+        let undecided = NotAttested::Undecided(Undecided::OutOfMemory);
+        assert_eq!(node.attest(&pinned).await.unwrap_err(), undecided, "{question:?}");
+        assert!(node.attest(&neighbour).await.is_ok(), "{question:?}");
+        node.kernel.heal();
+        assert!(node.attest(&pinned).await.is_ok());
+    }
+}
+
+#[test]
+fn a_path_look_up_that_hangs_blocks_the_thread_that_lets_it() {
+    let kernel = FakeKernel::new();
+    let web = kernel.spawn(FakeProcess::default());
+    kernel.spawn(FakeProcess { exe: "/usr/bin/db", ..FakeProcess::default() });
+    let hang = web.hang(Question::AtPath);
+    let (host, path) = (kernel.host(), Path::new("/usr/bin/web"));
+    assert_eq!(host.file_at(path, MayBlock::No), Err(Undecided::TimedOut));
+    assert!(matches!(host.file_at(Path::new("/usr/bin/db"), MayBlock::No), Ok(AtPath::File(_))));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| host.file_at(path, MayBlock::Yes));
+        assert!(!waiting.is_finished() && kernel.connect(&web).alive().is_ok());
+        drop(hang);
+        assert!(matches!(waiting.join().unwrap(), Ok(AtPath::File(_))));
+    });
+    assert!(matches!(host.file_at(path, MayBlock::No), Ok(AtPath::File(_))));
+}
+
+#[tokio::test]
+async fn a_package_upgrade_withholds_the_path_and_nothing_else() {
     let node = Node::at(Level::Full);
     let (_, pinned) = node.web();
     let before = node.attest(&pinned).await.unwrap();
     node.kernel.replace("/usr/bin/web", b"the next version");
-    assert_eq!(pinned.unchanged(before.epoch()), Ok(()), "the same image still runs");
+    assert_eq!(pinned.unchanged(before.epoch()), Ok(()), "the process no longer counts as the same image");
     let after = node.attest(&pinned).await.unwrap();
     let because = after.evidence().withheld().iter().map(|withheld| withheld.because).collect::<Vec<_>>();
     assert_eq!(because, [WithheldBecause::Deleted]);
 }
 
 #[tokio::test]
-async fn a_user_namespace_of_its_own_costs_a_process_what_it_could_forge_there() {
+async fn a_caller_in_a_user_namespace_has_no_path_hash_or_host_fact() {
     let node = Node::at(Level::Full);
-    let rootless = node.kernel.spawn(FakeProcess { own_user_namespace: true, ..FakeProcess::default() });
+    let rootless = node.kernel.spawn(FakeProcess { own_namespaces: vec![Namespace::User], ..FakeProcess::default() });
     let pinned = node.attestor.by_peer(node.kernel.connect(&rootless)).unwrap();
     let texts = texts(&node.attest(&pinned).await.unwrap());
     assert!(texts.contains(&"systemd:id:web.service".to_owned()));
@@ -168,7 +226,7 @@ async fn a_user_namespace_of_its_own_costs_a_process_what_it_could_forge_there()
 }
 
 #[test]
-fn only_who_connected_may_write() {
+fn only_the_process_that_connected_may_write() {
     let node = Node::at(Level::Full);
     let (web, pinned) = node.web();
     let other = node.kernel.spawn(FakeProcess::default());

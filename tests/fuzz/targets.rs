@@ -1,5 +1,5 @@
-//! One plain function per parser of what comes from outside. Each holds an oracle: what must be true of the answer,
-//! whatever the input was. Shared by the fuzzers and by the replay of their corpus.
+//! One function per parser of external input. Each has an oracle: a property of the result that holds for every input.
+//! The fuzzers and the replay of their corpus share them.
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use bonafide::agent::config::Config;
 use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
+use bonafide::attestation::host::cgroup::CgroupKind;
 use bonafide::attestation::host::cgroup::Cgroups;
-use bonafide::attestation::host::cgroup::Group;
 use bonafide::attestation::host::stat::Stat;
 use bonafide::attestation::host::status::Status;
 use bonafide::endpoints::transport::http2::authority_filter::AuthorityFilter;
@@ -33,14 +33,14 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("spiffe_id", spiffe_id),
 ];
 
-/// Hands `input` to the target called `name`.
+/// Runs the target called `name` on `input`.
 pub(crate) fn run(name: &str, input: &[u8]) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target of this name");
     target(input);
 }
 
-/// How the input is cut makes no difference, what has passed once passes again unchanged, and nothing grows beyond what
-/// Huffman coding can hide.
+/// The output does not depend on the chunks, filtered output passes again unchanged, and it grows by at most the ratio
+/// of Huffman coding.
 fn authority_filter(input: &[u8]) {
     let Some((cut, bytes)) = input.split_first() else { return };
     let whole = filtered(&[bytes]);
@@ -57,7 +57,7 @@ fn filtered(pieces: &[&[u8]]) -> Result<Vec<u8>, Violation> {
     Ok(output)
 }
 
-/// Exactly the SPIFFE IDs of a naive reading of the standard are accepted, and nothing is changed on the way.
+/// The parser accepts exactly the SPIFFE IDs of a naive reading of the standard, and changes none.
 fn spiffe_id(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let parsed = text.parse::<SpiffeId>();
@@ -83,7 +83,7 @@ fn is_spiffe_id(text: &str) -> bool {
     scheme && name && path && text.len() <= 2048
 }
 
-/// An accepted selector has one spelling, and holds no character that could forge a line of a log.
+/// An accepted selector has one spelling, and no character that could forge a log line.
 fn selector(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let Ok(selector) = text.parse::<Selector>() else { return };
@@ -97,7 +97,7 @@ const STATUS: &str =
 const STAT: &str = " S 1 4711 4711 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 2 3 4 5 6 140721111 0 0 0 0 0 0 0 0 0 17 1 0 0 \
                     0 0 0 8 9 10 11 12 13 14 0\n";
 
-/// As a whole file: what is read stands in a line of its own. As the name that a process gives itself: it changes nothing.
+/// As a whole file: the uids come from a line of their own. As a process name: it changes no field.
 fn proc_status(input: &[u8]) {
     if let Ok(status) = Status::parse(input) {
         let uids = status.uids;
@@ -121,8 +121,7 @@ fn without_zeros(digits: &[u8]) -> &[u8] {
     &digits[zeros.min(digits.len().saturating_sub(1))..]
 }
 
-/// As a whole file: it is read or refused. As the name that a process gives itself, where nothing is escaped: it changes
-/// nothing.
+/// As a whole file: it is read or refused. As a process name, which `stat` does not escape: it changes no field.
 fn proc_stat(input: &[u8]) {
     let _any_bytes = Stat::parse(input);
     if input.len() < 1024 {
@@ -132,8 +131,7 @@ fn proc_stat(input: &[u8]) {
     }
 }
 
-/// As a whole file: the path that decides is that of a line. As what a service makes below itself: it is never another
-/// service.
+/// As a whole file: the deciding path is that of a line. As a cgroup below a service: it is never another service.
 fn cgroup(input: &[u8]) {
     if let Ok(lines) = Cgroups::parse(input)
         && let Some((path, _)) = lines.deciding()
@@ -143,14 +141,14 @@ fn cgroup(input: &[u8]) {
         let _any_verdict = lines.group(path, "");
     }
     let below = String::from_utf8_lossy(input);
-    match Group::of(&format!("/system.slice/web.service/{below}"), "") {
-        Group::Unit { id, slice } => assert_eq!((&*id, &*slice), ("web.service", "system.slice")),
-        Group::Container { .. } => {}
-        Group::Plain => panic!("a service left its unit by {below:?}"),
+    match CgroupKind::of(&format!("/system.slice/web.service/{below}"), "") {
+        CgroupKind::Unit { id, slice } => assert_eq!((&*id, &*slice), ("web.service", "system.slice")),
+        CgroupKind::Container { .. } => {}
+        CgroupKind::Plain => panic!("a service left its unit by {below:?}"),
     }
 }
 
-/// What was read means the same when it is written and read again, and then nothing of it is unusable.
+/// A bundle equals itself after it is written and read again, and then no key in it is ignored.
 fn bundle(input: &[u8]) {
     let trust_domain = || "example.org".parse().expect("a trust domain");
     let Ok((bundle, _)) = Bundle::from_document(trust_domain(), input) else { return };
@@ -160,7 +158,7 @@ fn bundle(input: &[u8]) {
     assert!(ignored.is_empty(), "{ignored:?}");
 }
 
-/// A configuration is accepted with entries that can be held to, or refused with every problem at a place that exists.
+/// An accepted configuration has valid entries; a refused one has problems whose positions exist.
 fn configuration(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let source = SourceFile { file: "bonafide.toml".into(), text: text.to_owned() };
@@ -187,11 +185,11 @@ fn configuration(input: &[u8]) {
 
 const KEY: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k","use":"jwt-svid",
     "x":"-evkZBR8wQLZIyTQmdknwaUOQtV6CKEW_-wKKYGdjGU","y":"cLr30SiIkCpqDB1nrdEDEjyFmrab-OlDHJOEkw1Lfu4"}]}"#;
-/// The one header with claims that was ever signed with the key: `sub` spiffe://example.org/web, `aud` ledger.
+/// The only header and claims that were signed with the key: `sub` spiffe://example.org/web, `aud` ledger.
 const SIGNED: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsiLCJ0eXAiOiJKV1QifQ.eyJzdWIiOiJzcGlmZmU6Ly9leGFtcGxlLm9yZy93ZWIiLC\
                       JhdWQiOlsibGVkZ2VyIl0sImV4cCI6NDEwMjQ0NDgwMCwiaWF0IjoxNzAwMDAwMDAwLCJqdGkiOiJqIn0.";
 
-/// Only what was signed is valid.
+/// Only the signed token is valid.
 fn jwt(input: &[u8]) {
     let Ok(token) = std::str::from_utf8(input) else { return };
     let (bundle, _) =

@@ -1,4 +1,4 @@
-//! Who is let in at the admin socket, with real processes of real users on the other side.
+//! Access control of the admin socket, with real processes of real users as clients.
 
 use std::fs;
 use std::fs::Permissions;
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 const OWN_UID: u32 = 41_001;
 const GROUP: u32 = 42_000;
 
-/// Counts what it is asked.
+/// Counts the requests that it gets.
 #[derive(Debug, Default)]
 struct Counting(AtomicUsize);
 
@@ -59,7 +59,7 @@ impl Operations for Counting {
     }
 }
 
-/// A door with a copy of the binary beside it, where every user can reach both.
+/// An admin socket with a copy of the binary beside it, in a directory that every user can enter.
 struct Door {
     folder: TempDir,
     operations: Arc<Counting>,
@@ -113,8 +113,8 @@ fn only_as_root(test: &str) -> bool {
 }
 
 #[test]
-fn root_the_own_user_and_the_group_come_in_and_nobody_else() {
-    if !only_as_root("root_the_own_user_and_the_group_come_in_and_nobody_else") {
+fn only_root_the_own_user_and_the_admin_group_are_admitted() {
+    if !only_as_root("only_root_the_own_user_and_the_admin_group_are_admitted") {
         return;
     }
     let door = Door::open(Some(GROUP), 0o666);
@@ -138,12 +138,12 @@ fn root_the_own_user_and_the_group_come_in_and_nobody_else() {
             assert_eq!(door.ask(outside, command), Some(4), "{outside:?} {command:?}");
         }
     }
-    assert_eq!(door.questions(), asked, "a stranger's question was read");
+    assert_eq!(door.questions(), asked, "a request of a user without access was read");
 }
 
 #[test]
-fn a_socket_that_its_mode_closes_says_whom_it_is_for() {
-    if !only_as_root("a_socket_that_its_mode_closes_says_whom_it_is_for") {
+fn a_socket_closed_by_its_mode_ends_the_command_with_4() {
+    if !only_as_root("a_socket_closed_by_its_mode_ends_the_command_with_4") {
         return;
     }
     let door = Door::open(None, Doorkeeper { own_uid: OWN_UID, group: None }.mode());
@@ -152,8 +152,8 @@ fn a_socket_that_its_mode_closes_says_whom_it_is_for() {
 }
 
 #[test]
-fn strangers_who_stay_keep_nobody_out() {
-    if !only_as_root("strangers_who_stay_keep_nobody_out") {
+fn idle_connections_of_strangers_do_not_keep_root_out() {
+    if !only_as_root("idle_connections_of_strangers_do_not_keep_root_out") {
         return;
     }
     let door = Door::open(Some(GROUP), 0o666);
@@ -167,8 +167,8 @@ fn strangers_who_stay_keep_nobody_out() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = [0; 5];
-    std::io::Read::read_exact(stranger.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let mut printed = [0; 5];
+    std::io::Read::read_exact(stranger.stdout.as_mut().unwrap(), &mut printed).unwrap();
     assert_eq!(door.ask(&["--reuid=0", "--regid=0", "--clear-groups"], &["status"]), Some(0));
     drop(stranger.stdin.take());
     assert!(stranger.wait().unwrap().success());

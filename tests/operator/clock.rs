@@ -16,7 +16,7 @@ use crate::running::text;
 const BEFORE_RELEASE: &str = "a time before this release was made";
 const OVER: &str = "the authority's life has been over since ";
 
-/// A file, and what launches a daemon whose clock shows 1970 as long as the file is there.
+/// A file, and a launcher for a daemon whose clock shows 1970 while the file exists.
 fn wrong_clock(folder: &Path) -> (PathBuf, [String; 3]) {
     let library = folder.join("wrong_clock.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/wrong_clock.c");
@@ -29,14 +29,14 @@ fn wrong_clock(folder: &Path) -> (PathBuf, [String; 3]) {
     (file, launcher)
 }
 
-/// Lets the clock be ahead by so many minutes.
+/// Sets the daemon's clock ahead by these minutes.
 fn set_ahead(wrong: &Path, minutes: u64) {
     let next = wrong.with_extension("next");
     fs::write(&next, (minutes * 60).to_string()).unwrap();
     fs::rename(next, wrong).unwrap();
 }
 
-/// Everything that an operator and a workload can ask of a daemon that issues nothing for this reason.
+/// Asserts that status, health, readiness and the Workload API report a daemon that issues nothing for this reason.
 fn issues_nothing_and_says_why(daemon: &Daemon, health: u16, why: &str) {
     let status = daemon.ask(&["status"]);
     let screen = text(&status.stdout);
@@ -53,7 +53,7 @@ fn issues_nothing_and_says_why(daemon: &Daemon, health: u16, why: &str) {
 }
 
 #[test]
-fn a_start_with_a_wrong_clock_says_what_it_waits_for_and_serves_once_the_clock_is_right() {
+fn a_daemon_with_a_wrong_clock_serves_once_the_clock_is_right() {
     let folder = tempfile::tempdir().unwrap();
     let (wrong, launcher) = wrong_clock(folder.path());
     let health = free_port();
@@ -67,8 +67,8 @@ fn a_start_with_a_wrong_clock_says_what_it_waits_for_and_serves_once_the_clock_i
 
     ready_and_waits(&daemon.next_message());
     issues_nothing_and_says_why(&daemon, health, BEFORE_RELEASE);
-    assert_eq!(code(&daemon.ask(&["fetch", "bundle"])), 1, "an empty bundle was handed out");
-    assert!(!state.exists(), "a life was given to an authority by a wrong clock");
+    assert_eq!(code(&daemon.ask(&["fetch", "bundle"])), 1, "an empty bundle was served");
+    assert!(!state.exists(), "the daemon made an authority by a wrong clock");
     fs::remove_file(&wrong).unwrap();
     assert_eq!(daemon.next_message(), SERVING);
     assert_eq!((code(&daemon.ask(&["status"])), code(&daemon.ask(&["fetch", "x509"]))), (0, 0));
@@ -82,27 +82,27 @@ fn a_start_with_a_wrong_clock_says_what_it_waits_for_and_serves_once_the_clock_i
     fs::remove_file(&wrong).unwrap();
     assert_eq!(daemon.next_message(), SERVING);
     assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
-    assert_eq!(fs::read(&state).unwrap(), kept, "something was deleted because of a clock");
+    assert_eq!(fs::read(&state).unwrap(), kept, "the wrong clock changed the state");
 }
 
 #[test]
-fn an_authority_that_is_over_is_replaced_by_the_command_that_the_daemon_names() {
+fn the_command_in_the_status_replaces_an_expired_authority() {
     let folder = tempfile::tempdir().unwrap();
     let (wrong, launcher) = wrong_clock(folder.path());
     set_ahead(&wrong, 0);
     let health = free_port();
     let tables = format!("{}[health]\nlisten = \"127.0.0.1:{health}\"\n", entry_for_us());
     let mut daemon = Daemon::begin_behind(&launcher.each_ref().map(String::as_str), &tables);
-    daemon.hear(SERVING);
+    daemon.wait_for_notification(SERVING);
     set_ahead(&wrong, 46);
-    daemon.hear("STATUS=degraded: the authority ends at ");
+    daemon.wait_for_notification("STATUS=degraded: the authority ends at ");
     assert_eq!(
         [&["status"][..], &["healthcheck"], &["fetch", "x509"]].map(|asked| code(&daemon.ask(asked))),
         [5, 0, 0]
     );
 
     set_ahead(&wrong, 61);
-    daemon.hear(&format!("STATUS=not ready: nothing is issued: {OVER}"));
+    daemon.wait_for_notification(&format!("STATUS=not ready: nothing is issued: {OVER}"));
     issues_nothing_and_says_why(&daemon, health, OVER);
     daemon.stop();
     daemon.begin_restart();

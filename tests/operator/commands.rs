@@ -1,4 +1,4 @@
-//! Commands as processes, with no daemon there.
+//! Commands as processes, without a daemon.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,7 +23,7 @@ fn run(arguments: &[&str]) -> Output {
     bonafide(arguments).output().unwrap()
 }
 
-fn said(bytes: &[u8]) -> &str {
+fn printed(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
@@ -43,31 +43,31 @@ fn wrong_usage_ends_with_2() {
         &["status", "--config", "/nonexistent/bonafide.toml"],
     ] {
         let output = run(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output.stderr));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", printed(&output.stderr));
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
     }
 }
 
 #[test]
-fn an_answer_that_cannot_be_written_ends_with_1_and_says_why() {
+fn output_that_cannot_be_written_ends_with_1_and_the_cause() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bonafide.toml");
     let check = ["config", "check", file.to_str().unwrap()];
     for arguments in [&["version"][..], &["version", "-o", "json"], &check] {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let output = bonafide(arguments).stdout(full).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        assert!(said(&output.stderr).contains("No space left on device"), "{}", said(&output.stderr));
+        assert!(printed(&output.stderr).contains("No space left on device"), "{}", printed(&output.stderr));
     }
     let full = File::options().write(true).open("/dev/full").unwrap();
     assert_eq!(bonafide(&["--help"]).stdout(full).status().unwrap().code(), Some(1));
 }
 
 #[test]
-fn a_daemon_that_is_not_there_ends_with_3_and_says_what_why_and_what_next() {
+fn a_command_without_a_daemon_ends_with_3_cause_and_advice() {
     let folder = tempfile::tempdir().unwrap();
-    let nobody = folder.path().join("nobody.sock");
-    drop(std::os::unix::net::UnixListener::bind(&nobody).unwrap());
-    for socket in [folder.path().join("none.sock"), nobody] {
+    let unserved = folder.path().join("unserved.sock");
+    drop(std::os::unix::net::UnixListener::bind(&unserved).unwrap());
+    for socket in [folder.path().join("none.sock"), unserved] {
         let socket = socket.to_str().unwrap();
         for arguments in [
             &["status", "--admin-socket", socket][..],
@@ -76,7 +76,7 @@ fn a_daemon_that_is_not_there_ends_with_3_and_says_what_why_and_what_next() {
             &["healthcheck", "--socket", socket],
         ] {
             let output = run(arguments);
-            let error = said(&output.stderr);
+            let error = printed(&output.stderr);
             assert_eq!(output.status.code(), Some(3), "{arguments:?}: {error}");
             assert!(error.contains(socket) && error.contains("\n  why:  ") && error.contains("\n  next: "), "{error}");
         }
@@ -84,14 +84,14 @@ fn a_daemon_that_is_not_there_ends_with_3_and_says_what_why_and_what_next() {
 }
 
 #[test]
-fn a_flag_comes_before_the_environment_and_the_environment_before_the_configuration() {
+fn a_flag_precedes_the_environment_and_that_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("bonafide.toml");
     std::fs::write(&config, "[admin]\nsocket = \"/nonexistent/of-config.sock\"\n").unwrap();
     let named_in = |arguments: &[&str], environment: Option<&str>| {
         let mut command = bonafide(&["status", "--config", config.to_str().unwrap()]);
         command.args(arguments).envs(environment.map(|socket| ("BONAFIDE_ADMIN_SOCKET", socket)));
-        said(&command.output().unwrap().stderr).lines().next().unwrap().rsplit(' ').next().unwrap().to_owned()
+        printed(&command.output().unwrap().stderr).lines().next().unwrap().rsplit(' ').next().unwrap().to_owned()
     };
     let environment = Some("unix:///nonexistent/of-environment.sock");
     let flag = ["--admin-socket", "/nonexistent/of-flag.sock"];
@@ -101,7 +101,7 @@ fn a_flag_comes_before_the_environment_and_the_environment_before_the_configurat
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn a_closed_pipe_on_standard_output_is_no_failure() {
     for arguments in [&["version"][..], &["version", "-o", "json"], &["--help"]] {
         let mut child = bonafide(arguments).stdout(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
@@ -113,15 +113,15 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn help_fits_80_columns_and_offers_what_there_is() {
+fn help_fits_80_columns_and_lists_every_command() {
     let commands =
         ["run", "demo", "config", "explain", "status", "fetch", "validate", "healthcheck", "reload", "version"];
-    let help = said(&run(&["--help"]).stdout).to_owned();
+    let help = printed(&run(&["--help"]).stdout).to_owned();
     for command in commands {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} in\n{help}");
         let help = run(&[command, "--help"]);
         assert_eq!(help.status.code(), Some(0), "{command}");
-        assert!(said(&help.stdout).lines().all(|line| line.chars().count() <= 80), "{}", said(&help.stdout));
+        assert!(printed(&help.stdout).lines().all(|line| line.chars().count() <= 80), "{}", printed(&help.stdout));
     }
     assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
 }

@@ -1,4 +1,4 @@
-//! The shipped daemon and its files: what is taken up, what is refused, and what is held back.
+//! Reload of the shipped daemon: which changes are applied, refused or held back.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,13 +10,13 @@ use spiffe::WorkloadApiClient;
 
 use crate::daemon::Daemon;
 use crate::running::code;
+use crate::running::entry_for_others;
 use crate::running::entry_for_us;
 use crate::running::eventually;
 use crate::running::json;
-use crate::running::nobody;
 use crate::running::text;
 
-/// Asks for the status until the configuration is in this state, with so many entries.
+/// Polls `status` until the configuration is in this state, with this number of entries.
 fn comes_to(daemon: &Daemon, state: &str, entries: usize) {
     eventually(&format!("{state} with {entries} entries"), || {
         let status = json(&daemon.ask(&["status", "-o", "json"]));
@@ -24,7 +24,7 @@ fn comes_to(daemon: &Daemon, state: &str, entries: usize) {
     });
 }
 
-/// A daemon whose main file includes `entries.d/*.toml`, which is not there yet.
+/// A daemon whose main file includes `entries.d/*.toml`, a directory that does not exist yet.
 fn with_drop_ins() -> Daemon {
     let daemon = Daemon::start(&entry_for_us());
     let text = fs::read_to_string(daemon.configuration()).unwrap();
@@ -41,40 +41,40 @@ fn drop_in(daemon: &Daemon, name: &str, text: &str) {
 }
 
 #[test]
-fn a_file_dropped_into_an_included_folder_is_taken_up_and_one_taken_away_is_given_up() {
+fn a_file_added_to_or_removed_from_an_included_folder_takes_effect() {
     let daemon = with_drop_ins();
-    drop_in(&daemon, "a.toml", &nobody());
+    drop_in(&daemon, "a.toml", &entry_for_others());
     comes_to(&daemon, "current", 2);
     fs::remove_file(daemon.folder().join("entries.d/a.toml")).unwrap();
     comes_to(&daemon, "current", 1);
 }
 
 #[test]
-fn a_bad_file_in_a_folder_that_is_newly_included_takes_effect_once_it_is_mended() {
+fn a_bad_file_in_a_newly_included_folder_applies_once_corrected() {
     let daemon = Daemon::start(&entry_for_us());
     drop_in(&daemon, "a.toml", "[[workload]]\nid = \"no-slash\"\nselectors = [\"unix:uid:41999\"]\n");
     let text = fs::read_to_string(daemon.configuration()).unwrap();
     fs::write(daemon.configuration(), format!("include = [\"entries.d/*.toml\"]\n{text}")).unwrap();
     comes_to(&daemon, "last_good", 1);
-    drop_in(&daemon, "a.toml", &nobody());
+    drop_in(&daemon, "a.toml", &entry_for_others());
     comes_to(&daemon, "current", 2);
     assert_eq!(code(&daemon.ask(&["status"])), 0);
 }
 
 #[test]
-fn files_that_were_refused_for_their_directory_are_taken_up_once_it_is_narrowed() {
+fn files_in_a_writable_directory_apply_once_its_mode_is_corrected() {
     let daemon = Daemon::start(&entry_for_us());
     let mode = |bits| fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(bits)).unwrap();
     let text = fs::read_to_string(daemon.configuration()).unwrap();
     mode(0o777);
-    fs::write(daemon.configuration(), text + &nobody()).unwrap();
+    fs::write(daemon.configuration(), text + &entry_for_others()).unwrap();
     comes_to(&daemon, "last_good", 1);
     mode(0o700);
     comes_to(&daemon, "current", 2);
 }
 
 #[test]
-fn what_needs_a_restart_is_refused_whole_and_says_so() {
+fn a_change_that_needs_a_restart_is_refused_whole_with_its_key() {
     let daemon = Daemon::start(&entry_for_us());
     let good = fs::read_to_string(daemon.configuration()).unwrap();
     for (from, to, key) in [
@@ -82,22 +82,37 @@ fn what_needs_a_restart_is_refused_whole_and_says_so() {
         ("admin.sock", "a.sock", "admin"),
         ("workload.sock", "w.sock", "workload_api"),
         ("ca_ttl = \"1h\"", "ca_ttl = \"2h\"", "authority"),
-        ("[svid]", "[log]\nlevel = \"debug\"\n[svid]", "log"),
-        ("[svid]", "[limits]\nidle = \"1m\"\n[svid]", "limits"),
     ] {
-        fs::write(daemon.configuration(), good.replace(from, to) + &nobody()).unwrap();
+        fs::write(daemon.configuration(), good.replace(from, to) + &entry_for_others()).unwrap();
         let reload = daemon.ask(&["reload", "-o", "json"]);
-        let said = json(&reload)["problems"].to_string();
-        assert_eq!(code(&reload), 2, "{said}");
-        assert!(said.contains(&format!("a change of {key} needs a restart")), "{said}");
-        comes_to(&daemon, "last_good", 1);
+        let printed = json(&reload)["problems"].to_string();
+        assert_eq!(code(&reload), 2, "{printed}");
+        assert!(printed.contains(&format!("a change of {key} needs a restart")), "{printed}");
+        comes_to(&daemon, "awaits_restart", 1);
     }
     fs::write(daemon.configuration(), good).unwrap();
     comes_to(&daemon, "current", 1);
 }
 
 #[test]
-fn a_start_with_bad_files_serves_what_was_accepted_last_and_a_strict_one_refuses() {
+fn the_format_and_level_of_the_log_change_with_a_reload() {
+    let daemon = Daemon::start(&entry_for_us());
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let before = daemon.log();
+    assert!(!before.contains("{\"") && !before.contains("admin request"), "{before}");
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), text + "[log]\nformat = \"json\"\nlevel = \"debug\"\n").unwrap();
+    assert_eq!(code(&daemon.ask(&["reload"])), 0);
+    assert_eq!(code(&daemon.ask(&["status"])), 0);
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let lines: Vec<serde_json::Value> =
+        daemon.log()[before.len()..].lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(lines.iter().any(|line| line["event"] == "issued"), "{lines:?}");
+    assert!(lines.iter().any(|line| line["level"] == "debug"), "{lines:?}");
+}
+
+#[test]
+fn a_start_with_a_bad_file_serves_the_last_accepted_configuration() {
     let mut daemon = Daemon::start(&entry_for_us());
     let good = fs::read_to_string(daemon.configuration()).unwrap();
     daemon.kill();
@@ -119,7 +134,7 @@ fn a_start_with_bad_files_serves_what_was_accepted_last_and_a_strict_one_refuses
 }
 
 #[test]
-fn bad_files_are_named_also_where_the_data_directory_cannot_take_their_place() {
+fn a_bad_file_is_named_when_the_data_directory_is_unusable_too() {
     let mut daemon = Daemon::start(&entry_for_us());
     daemon.kill();
     let good = fs::read_to_string(daemon.configuration()).unwrap();
@@ -128,14 +143,14 @@ fn bad_files_are_named_also_where_the_data_directory_cannot_take_their_place() {
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
     let run = ["run", "--config"];
     let ended = Command::new(env!("CARGO_BIN_EXE_bonafide")).args(run).arg(daemon.configuration()).output().unwrap();
-    let said = text(&ended.stderr);
-    assert_eq!(code(&ended), 2, "{said}");
-    assert!(said.contains("selektors") && said.contains(&format!("chmod 0700 {}", data.display())), "{said}");
+    let printed = text(&ended.stderr);
+    assert_eq!(code(&ended), 2, "{printed}");
+    assert!(printed.contains("selektors") && printed.contains(&format!("chmod 0700 {}", data.display())), "{printed}");
 }
 
-/// A file that is cut in half between two tables is still good TOML.
+/// A file that is truncated between two tables is still valid TOML.
 #[tokio::test]
-async fn a_change_seen_on_disk_that_ends_live_identities_waits_for_reload_or_a_hangup() {
+async fn an_edit_that_ends_live_identities_waits_for_reload_or_sighup() {
     let ask: fn(&Daemon) = |daemon| assert_eq!(code(&daemon.ask(&["reload"])), 0);
     for apply in [ask, |daemon| daemon.signal(Signal::SIGHUP)] {
         let daemon = Daemon::start(&entry_for_us());
@@ -153,7 +168,7 @@ async fn a_change_seen_on_disk_that_ends_live_identities_waits_for_reload_or_a_h
         let screen = text(&status.stdout);
         assert_eq!(code(&status), 5, "{screen}");
         assert!(screen.contains("spiffe://example.org/us") && screen.contains("held back"), "{screen}");
-        assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0, "it was applied");
+        assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0, "the held-back change was applied");
         apply(&daemon);
         comes_to(&daemon, "current", 0);
         assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 4);

@@ -1,4 +1,4 @@
-//! The shipped daemon as its operator and its workloads see it.
+//! The shipped daemon through its commands, its log, its metrics and its health endpoint.
 
 use std::fs;
 use std::io::Read;
@@ -22,12 +22,12 @@ pub(crate) fn entry(id: &str, selector: &str) -> String {
     format!("[[workload]]\nid = {id:?}\nselectors = [{selector:?}]\n")
 }
 
-/// An entry for whoever runs these tests.
+/// An entry for the user who runs these tests.
 pub(crate) fn entry_for_us() -> String {
     entry("/us", &format!("unix:uid:{}", own_uid()))
 }
 
-pub(crate) fn nobody() -> String {
+pub(crate) fn entry_for_others() -> String {
     entry("/nobody", "unix:uid:41999")
 }
 
@@ -50,7 +50,7 @@ fn records(daemon: &Daemon) -> Vec<Value> {
 const JSON_LOG: &str = "[log]\nformat = \"json\"\nlevel = \"trace\"\n";
 
 #[test]
-fn a_healthy_daemon_says_so_everywhere() {
+fn status_and_healthcheck_report_a_healthy_daemon() {
     let daemon = Daemon::start(&entry_for_us());
     let status = daemon.ask(&["status", "-o", "json"]);
     assert_eq!((code(&status), &json(&status)["state"]), (0, &"healthy".into()), "{status:?}");
@@ -61,8 +61,8 @@ fn a_healthy_daemon_says_so_everywhere() {
 }
 
 #[test]
-fn a_refusal_leads_to_the_whole_decision_and_tells_the_caller_nothing() {
-    let daemon = Daemon::start(&(nobody() + JSON_LOG));
+fn a_denial_id_leads_to_the_decision_that_the_caller_does_not_see() {
+    let daemon = Daemon::start(&(entry_for_others() + JSON_LOG));
     let refused = daemon.ask(&["fetch", "x509"]);
     let error = text(&refused.stderr);
     assert_eq!(code(&refused), 4, "{error}");
@@ -84,8 +84,8 @@ fn a_refusal_leads_to_the_whole_decision_and_tells_the_caller_nothing() {
 }
 
 #[test]
-fn explain_says_what_a_running_process_would_get_and_suggests_an_entry_that_gives_it() {
-    let daemon = Daemon::start(&nobody());
+fn explain_suggests_an_entry_that_permits_a_denied_process() {
+    let daemon = Daemon::start(&entry_for_others());
     let own_pid = std::process::id().to_string();
     let denied = daemon.ask(&["explain", &own_pid, "-o", "json"]);
     assert_eq!(code(&denied), 4, "{denied:?}");
@@ -104,14 +104,14 @@ fn explain_says_what_a_running_process_would_get_and_suggests_an_entry_that_give
 }
 
 #[test]
-fn a_bad_file_changes_nothing_is_told_with_its_line_and_degrades_the_state() {
+fn a_bad_file_keeps_the_old_entries_and_degrades_the_status() {
     let daemon = Daemon::start(&entry_for_us());
     let good = fs::read_to_string(daemon.configuration()).unwrap();
     fs::write(daemon.configuration(), good.replace("selectors", "selektors")).unwrap();
     let reload = daemon.ask(&["reload"]);
-    let said = text(&reload.stdout);
-    assert_eq!(code(&reload), 2, "{said}");
-    assert!(said.contains("bonafide.toml:") && said.contains("selektors"), "{said}");
+    let printed = text(&reload.stdout);
+    assert_eq!(code(&reload), 2, "{printed}");
+    assert!(printed.contains("bonafide.toml:") && printed.contains("selektors"), "{printed}");
     assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
     let status = daemon.ask(&["status"]);
     assert_eq!(code(&status), 5, "{}", text(&status.stdout));
@@ -124,7 +124,7 @@ fn a_bad_file_changes_nothing_is_told_with_its_line_and_degrades_the_state() {
 }
 
 #[test]
-fn no_secret_that_was_handed_out_is_ever_logged_and_each_has_its_record() {
+fn no_issued_secret_is_logged_and_each_issuance_has_a_record() {
     let daemon = Daemon::start(&(entry_for_us() + JSON_LOG));
     let x509 = json(&daemon.ask(&["fetch", "x509", "--show-key", "-o", "json"]));
     let jwt = json(&daemon.ask(&["fetch", "jwt", "--audience", "ledger", "--show-token", "-o", "json"]));
@@ -150,7 +150,7 @@ fn no_secret_that_was_handed_out_is_ever_logged_and_each_has_its_record() {
 }
 
 #[test]
-fn what_is_not_asked_for_is_not_shown() {
+fn keys_and_tokens_are_printed_only_on_request() {
     let daemon = Daemon::start(&entry_for_us());
     for arguments in [&["fetch", "x509"][..], &["fetch", "x509", "-o", "json"]] {
         assert!(!text(&daemon.ask(arguments).stdout).contains("PRIVATE KEY"));
@@ -161,7 +161,7 @@ fn what_is_not_asked_for_is_not_shown() {
 }
 
 #[test]
-fn every_identity_is_written_with_its_key_and_its_bundle_and_only_secrets_are_private() {
+fn fetch_writes_every_svid_key_and_bundle_with_the_right_mode() {
     let us = format!("unix:uid:{}", own_uid());
     let partner = "[[federation]]\ntrust_domain = \"partner.example\"\nbundle_file = \"partner.pem\"\n";
     let federated = format!("{partner}{}federates_with = [\"partner.example\"]\n", entry("/us", &us));
@@ -197,7 +197,7 @@ fn every_identity_is_written_with_its_key_and_its_bundle_and_only_secrets_are_pr
 }
 
 #[test]
-fn a_question_at_the_wrong_door_finds_no_daemon_there() {
+fn a_command_at_the_wrong_socket_fails_with_cause_and_advice() {
     let daemon = Daemon::start(&entry_for_us());
     let (workload, admin) = (daemon.socket(), daemon.admin_socket());
     for question in [
@@ -206,16 +206,19 @@ fn a_question_at_the_wrong_door_finds_no_daemon_there() {
         ["reload", "--admin-socket", workload.to_str().unwrap()],
     ] {
         let output = daemon.ask(&question);
-        let said = text(&output.stderr);
+        let printed = text(&output.stderr);
         let expected = if question[0] == "healthcheck" || own_uid() == 0 { 3 } else { 4 };
-        assert_eq!(code(&output), expected, "{question:?}: {said}");
-        assert!(said.contains("\n  why:  ") && said.contains("\n  next: ") && output.stdout.is_empty(), "{said}");
+        assert_eq!(code(&output), expected, "{question:?}: {printed}");
+        assert!(
+            printed.contains("\n  why:  ") && printed.contains("\n  next: ") && output.stdout.is_empty(),
+            "{printed}"
+        );
     }
 }
 
 #[test]
 fn every_screen_fits_80_columns() {
-    let daemon = Daemon::start(&(entry_for_us() + &nobody()));
+    let daemon = Daemon::start(&(entry_for_us() + &entry_for_others()));
     let own_pid = std::process::id().to_string();
     for question in [
         &["status"][..],
@@ -234,7 +237,7 @@ fn every_screen_fits_80_columns() {
 }
 
 #[test]
-fn what_a_token_says_is_shown_as_the_token_says_it() {
+fn fetch_and_validate_print_the_expiry_of_the_token_as_a_number() {
     let daemon = Daemon::start(&entry_for_us());
     let fetched = json(&daemon.ask(&["fetch", "jwt", "--audience", "a", "--show-token", "-o", "json"]));
     let svid = &fetched["svids"][0];
@@ -244,7 +247,7 @@ fn what_a_token_says_is_shown_as_the_token_says_it() {
     assert!(svid["not_after"].is_i64() && judged["claims"]["exp"].is_i64(), "{judged}");
 }
 
-/// Asks again and again, for at most ten seconds.
+/// Polls a condition for at most ten seconds.
 pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !so() {
@@ -267,10 +270,26 @@ pub(crate) fn get(port: u16, path: &str) -> (u16, String) {
 }
 
 #[test]
+fn a_metrics_port_that_is_taken_degrades_and_costs_no_identity() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let daemon = Daemon::start(&format!("{}[metrics]\nlisten = \"{address}\"\n", entry_for_us()));
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let status = daemon.ask(&["status", "-o", "json"]);
+    let printed = json(&status)["reasons"][0]["detail"].to_string();
+    assert_eq!(code(&status), 5, "{printed}");
+    let holder = format!("a process of uid {} listens there", own_uid());
+    assert!(printed.contains(&address.to_string()) && printed.contains(&holder), "{printed}");
+    drop(taken);
+    eventually("the metrics are served", || code(&daemon.ask(&["status"])) == 0);
+    assert_eq!(get(address.port(), "/metrics").0, 200);
+}
+
+#[test]
 fn health_and_metrics_are_served_where_they_are_configured() {
     let (health, metrics) = (free_port(), free_port());
     let doors = format!("[health]\nlisten = \"127.0.0.1:{health}\"\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n");
-    let daemon = Daemon::start(&(doors + &nobody()));
+    let daemon = Daemon::start(&(doors + &entry_for_others()));
     assert_eq!(get(health, "/live").0, 200);
     assert_eq!(get(health, "/ready").0, 200);
     for _ in 0..3 {
@@ -294,22 +313,22 @@ fn health_and_metrics_are_served_where_they_are_configured() {
 }
 
 #[test]
-fn a_flood_of_refusals_is_counted_exactly_and_written_rarely() {
-    let mut daemon = Daemon::start(&(nobody() + JSON_LOG));
+fn a_flood_of_denials_is_counted_exactly_and_logged_rarely() {
+    let mut daemon = Daemon::start(&(entry_for_others() + JSON_LOG));
     let refusals = 120;
     for _ in 0..refusals {
         assert_eq!(code(&daemon.ask(&["fetch", "jwt", "--audience", "a"])), 4);
     }
     daemon.stop();
     let denied: Vec<Value> = records(&daemon).into_iter().filter(|record| record["event"] == "denied").collect();
-    let told: u64 = denied.iter().map(|record| 1 + record["suppressed"].as_u64().unwrap_or_default()).sum();
-    assert_eq!(told, refusals);
+    let counted: u64 = denied.iter().map(|record| 1 + record["suppressed"].as_u64().unwrap_or_default()).sum();
+    assert_eq!(counted, refusals);
     assert!((denied.len() as u64) < refusals, "nothing was suppressed");
 }
 
 #[test]
-fn a_service_manager_that_takes_no_more_messages_does_not_hold_up_the_stop() {
-    let mut daemon = Daemon::start(&nobody());
+fn a_full_notify_socket_does_not_delay_the_stop() {
+    let mut daemon = Daemon::start(&entry_for_others());
     let full = std::os::unix::net::UnixDatagram::unbound().unwrap();
     full.connect(daemon.folder().join("notify.sock")).unwrap();
     full.set_nonblocking(true).unwrap();
@@ -319,6 +338,6 @@ fn a_service_manager_that_takes_no_more_messages_does_not_hold_up_the_stop() {
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     let deadline = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
     let mut exit = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    assert_eq!(rustix::event::poll(&mut exit, Some(&deadline)), Ok(1), "it still runs");
+    assert_eq!(rustix::event::poll(&mut exit, Some(&deadline)), Ok(1), "the daemon still runs");
     assert!(daemon.stop().success());
 }

@@ -1,4 +1,4 @@
-//! What the shipped daemon tells its service manager (SPEC: sd_notify(3)).
+//! The notifications of the shipped daemon to its service manager (SPEC: sd_notify(3)).
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
@@ -10,23 +10,23 @@ use crate::daemon::Daemon;
 use crate::daemon::READY;
 use crate::daemon::SERVING;
 use crate::running::code;
+use crate::running::entry_for_others;
 use crate::running::entry_for_us;
 use crate::running::eventually;
-use crate::running::nobody;
 
 #[test]
-fn a_degraded_daemon_says_so_and_why_until_the_cause_is_gone() {
+fn a_degraded_daemon_notifies_the_cause_until_it_is_gone() {
     let mut daemon = Daemon::start(&entry_for_us());
     let good = fs::read_to_string(daemon.configuration()).unwrap();
     fs::write(daemon.configuration(), good.replace("selectors", "selektors")).unwrap();
-    let status = daemon.hear("STATUS=degraded: ");
+    let status = daemon.wait_for_notification("STATUS=degraded: ");
     assert!(status.contains("unknown key \"selektors\"") && status.lines().count() == 1, "{status}");
     fs::write(daemon.configuration(), &good).unwrap();
-    assert_eq!(daemon.hear(SERVING), SERVING);
+    assert_eq!(daemon.wait_for_notification(SERVING), SERVING);
 }
 
 #[test]
-fn a_daemon_that_starts_with_a_bad_file_is_ready_and_says_what_is_wrong() {
+fn a_daemon_started_with_a_bad_file_is_ready_and_degraded() {
     let mut daemon = Daemon::start(&entry_for_us());
     daemon.stop();
     let bad = fs::read_to_string(daemon.configuration()).unwrap() + "selektors = []\n";
@@ -37,21 +37,21 @@ fn a_daemon_that_starts_with_a_bad_file_is_ready_and_says_what_is_wrong() {
 }
 
 #[test]
-fn an_abstract_socket_of_the_service_manager_is_told_too() {
+fn an_abstract_notify_socket_receives_the_messages_too() {
     let name = format!("bonafide-test-{}", std::process::id());
     let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let _daemon = Daemon::begin_behind(&["env", &format!("NOTIFY_SOCKET=@{name}")], &nobody());
+    let _daemon = Daemon::begin_behind(&["env", &format!("NOTIFY_SOCKET=@{name}")], &entry_for_others());
     let mut message = [0; 4096];
     let length = manager.recv(&mut message).unwrap();
     assert_eq!(str::from_utf8(&message[..length]).unwrap(), format!("{READY}\n{SERVING}"));
 }
 
 #[test]
-fn a_service_manager_that_is_gone_is_one_warning_in_the_log() {
+fn an_unreachable_notify_socket_is_one_warning_in_the_log() {
     let nowhere = "NOTIFY_SOCKET=/nowhere/notify.sock";
     let mut daemon = Daemon::begin_behind(&["env", nowhere], &entry_for_us());
-    let warnings = |daemon: &Daemon| daemon.log().matches("systemd could not be told").count();
+    let warnings = |daemon: &Daemon| daemon.log().matches("systemd could not be notified").count();
     eventually("the daemon serves", || code(&daemon.ask(&["healthcheck"])) == 0);
     eventually("the daemon warns", || warnings(&daemon) == 1);
     fs::write(daemon.configuration(), "a change of the state").unwrap();

@@ -1,12 +1,12 @@
-//! The files that are shipped beside the binary hold what they promise.
+//! The files that are shipped beside the binary: the reference configuration and the unit.
 
 use std::path::Path;
 use std::process::Command;
 
 const MOST_EXPOSED: f64 = 1.5;
 
-/// Settings under which the daemon sees no users and processes but its own.
-const UNBEARABLE: [&str; 3] = ["DynamicUser", "PrivateUsers", "PrivatePIDs"];
+/// Settings under which the daemon sees only its own users and processes.
+const BLINDING: [&str; 3] = ["DynamicUser", "PrivateUsers", "PrivatePIDs"];
 
 #[test]
 fn the_reference_configuration_is_accepted_without_a_warning() {
@@ -56,7 +56,7 @@ fn the_reference_configuration_names_every_key() {
     }
 }
 
-/// The unit with the binary's path put where the tests have it, and the file's name as the unit's.
+/// Writes the unit under its own name, with the path of the tests' binary.
 fn unit_in(folder: &Path) -> std::path::PathBuf {
     let unit = include_str!("../../systemd/bonafide.service");
     let path = folder.join("bonafide.service");
@@ -67,9 +67,9 @@ fn unit_in(folder: &Path) -> std::path::PathBuf {
 fn systemd_analyze(test: &str, arguments: &[&str]) -> Option<String> {
     match Command::new("systemd-analyze").args(arguments).env("SYSTEMD_COLORS", "0").output() {
         Ok(output) => {
-            let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-            assert!(output.status.success(), "{said}");
-            Some(said)
+            let printed = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{printed}");
+            Some(printed)
         }
         Err(error) => {
             eprintln!("skipped: {test}: systemd-analyze: {error}");
@@ -79,34 +79,34 @@ fn systemd_analyze(test: &str, arguments: &[&str]) -> Option<String> {
 }
 
 #[test]
-fn the_unit_is_one_that_systemd_takes() {
+fn systemd_analyze_verifies_the_unit() {
     let folder = tempfile::tempdir().unwrap();
     let unit = unit_in(folder.path());
     let arguments = ["verify", "--man=no", unit.to_str().unwrap()];
-    if let Some(said) = systemd_analyze("the_unit_is_one_that_systemd_takes", &arguments) {
-        let about_it: Vec<_> = said.lines().filter(|line| line.contains("bonafide")).collect();
+    if let Some(printed) = systemd_analyze("systemd_analyze_verifies_the_unit", &arguments) {
+        let about_it: Vec<_> = printed.lines().filter(|line| line.contains("bonafide")).collect();
         assert!(about_it.is_empty(), "{about_it:?}");
     }
 }
 
 #[test]
-fn the_unit_does_not_blind_the_daemon() {
+fn the_unit_leaves_users_and_processes_visible() {
     let unit = include_str!("../../systemd/bonafide.service");
     let settings: Vec<_> = unit.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
-    assert!(settings.contains(&"ProtectSystem"), "it is read");
-    for setting in UNBEARABLE {
+    assert!(settings.contains(&"ProtectSystem"), "the unit was not parsed");
+    for setting in BLINDING {
         assert!(!settings.contains(&setting), "{setting}");
     }
 }
 
 #[test]
-fn the_unit_exposes_no_more_than_promised() {
+fn the_unit_stays_below_the_promised_exposure_level() {
     let folder = tempfile::tempdir().unwrap();
     let unit = unit_in(folder.path());
     let arguments = ["security", "--offline=true", "--no-pager", unit.to_str().unwrap()];
-    if let Some(said) = systemd_analyze("the_unit_exposes_no_more_than_promised", &arguments) {
-        let overall = said.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+    if let Some(printed) = systemd_analyze("the_unit_stays_below_the_promised_exposure_level", &arguments) {
+        let overall = printed.lines().find(|line| line.contains("Overall exposure level")).unwrap();
         let exposure: f64 = overall.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
-        assert!(exposure <= MOST_EXPOSED, "{said}");
+        assert!(exposure <= MOST_EXPOSED, "{printed}");
     }
 }

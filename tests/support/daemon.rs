@@ -1,4 +1,4 @@
-//! The shipped binary as a daemon of its own, in a folder that goes away with it. Nothing is faked.
+//! The shipped binary as a daemon, in a temporary directory. Nothing is faked.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// How long the daemon may take to serve.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the daemon may take to send a notification.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What it says once its sockets answer.
+/// The notification of a daemon whose sockets answer.
 pub(crate) const READY: &str = "READY=1";
-/// What it says once workloads are served and nothing is wrong.
+/// The notification of a daemon that serves workloads and is not degraded.
 pub(crate) const SERVING: &str = "STATUS=serving";
 
-/// A running daemon. Dropping it kills it and removes its folder.
+/// A running daemon. Drop kills it and removes its directory.
 pub(crate) struct Daemon {
     child: Child,
     folder: TempDir,
@@ -31,20 +31,20 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon of the trust domain `example.org` with these tables of its configuration; SVIDs live 10 s unless
-    /// the tables say otherwise. Returns once it serves.
+    /// Starts a daemon of the trust domain `example.org` with these tables in its configuration. SVIDs live 10 s unless
+    /// the tables have `[svid]`. Returns once the daemon is ready.
     pub(crate) fn start(tables: &str) -> Self {
         Self::start_behind(&[], tables)
     }
 
-    /// The same, by a program that ends in executing what follows its own arguments.
+    /// As [`Daemon::start`], with a launcher: a program that execs the command after its own arguments.
     pub(crate) fn start_behind(launcher: &[&str], tables: &str) -> Self {
         let mut daemon = Self::begin_behind(launcher, tables);
-        daemon.hear(READY);
+        daemon.wait_for_notification(READY);
         daemon
     }
 
-    /// The same, but nothing is waited for.
+    /// As [`Daemon::start_behind`], but returns at once.
     pub(crate) fn begin_behind(launcher: &[&str], tables: &str) -> Self {
         let launcher: Vec<_> = launcher.iter().map(|&word| word.to_owned()).collect();
         let folder = configured(tables);
@@ -52,8 +52,8 @@ impl Daemon {
         Self { child: spawn(folder.path(), &launcher), folder, launcher, notify }
     }
 
-    /// Waits until the daemon tells its service manager a line that begins like this, and returns that message.
-    pub(crate) fn hear(&mut self, beginning: &str) -> String {
+    /// Waits for a notification with a line that begins with this text, and returns it.
+    pub(crate) fn wait_for_notification(&mut self, beginning: &str) -> String {
         loop {
             let message = self.next_message();
             if message.lines().any(|line| line.starts_with(beginning)) {
@@ -62,10 +62,10 @@ impl Daemon {
         }
     }
 
-    /// Waits until the daemon tells its service manager anything.
+    /// Waits for the next notification.
     pub(crate) fn next_message(&mut self) -> String {
         let mut message = [0; 4096];
-        for _ in 0..PATIENCE.as_millis() / 100 {
+        for _ in 0..TIMEOUT.as_millis() / 100 {
             if let Ok(length) = self.notify.recv(&mut message) {
                 return String::from_utf8(message[..length].to_vec()).unwrap();
             }
@@ -73,17 +73,17 @@ impl Daemon {
                 panic!("the daemon ended with {status}");
             }
         }
-        panic!("the daemon said nothing in time");
+        panic!("the daemon sent no notification within {TIMEOUT:?}");
     }
 
-    /// Starts a daemon that is expected to end at once, and returns with what it said, and how it ended.
+    /// Runs a daemon that must end at once, and returns its output and exit status.
     pub(crate) fn end_behind(launcher: &[&str], tables: &str) -> Output {
         let folder = configured(tables);
         let words = [&["timeout", "20"], launcher, &[env!("CARGO_BIN_EXE_bonafide"), "run", "--config"]].concat();
         Command::new(words[0]).args(&words[1..]).arg(folder.path().join("bonafide.toml")).output().unwrap()
     }
 
-    /// The folder with everything that the daemon owns.
+    /// The directory with all of the daemon's files.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -93,7 +93,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The workload socket: its path has directories in it.
+    /// The workload socket. Its directories do not exist before the start.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("run/agent/workload.sock")
     }
@@ -113,12 +113,12 @@ impl Daemon {
         self.folder.path().join("bonafide.toml")
     }
 
-    /// What the daemon has said so far.
+    /// The daemon's output so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Sends SIGTERM and waits for the exit.
     pub(crate) fn stop(&mut self) -> std::process::ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
         self.child.wait().unwrap()
@@ -130,31 +130,31 @@ impl Daemon {
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
-    /// `kill -9`, and at once a new daemon on the same files.
+    /// Sends SIGKILL, and starts a new daemon on the same files.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.restart();
     }
 
-    /// `kill -9`: what the daemon owns stays as it is.
+    /// Sends SIGKILL, and leaves the daemon's files as they are.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// A new daemon on the files of one that has ended. Returns once it serves.
+    /// Starts a new daemon on the files of one that has ended. Returns once it is ready.
     pub(crate) fn restart(&mut self) {
         self.begin_restart();
-        self.hear(READY);
+        self.wait_for_notification(READY);
     }
 
-    /// A new daemon on the files of one that has ended, which is not waited for.
+    /// As [`Daemon::restart`], but returns at once.
     pub(crate) fn begin_restart(&mut self) {
         self.notify = service_manager(self.folder.path());
         self.child = spawn(self.folder.path(), &self.launcher);
     }
 
-    /// A new daemon on the files of one that has ended; it is expected to end at once.
+    /// Runs a new daemon on the files of one that has ended. It must end at once.
     pub(crate) fn start_refused(&self) -> Output {
         let words = [env!("CARGO_BIN_EXE_bonafide"), "run", "--config"];
         Command::new("timeout").arg("10").args(words).arg(self.configuration()).output().unwrap()
@@ -176,12 +176,12 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _already_dead = self.child.kill().and_then(|()| self.child.wait());
         if std::thread::panicking() {
-            eprintln!("the daemon said:\n{}", self.log());
+            eprintln!("the daemon's output:\n{}", self.log());
         }
     }
 }
 
-/// A folder with a configuration of these tables.
+/// A directory with a configuration of these tables.
 fn configured(tables: &str) -> TempDir {
     let svid = if tables.contains("[svid]") { "" } else { "[svid]\nx509_ttl = \"10s\"\njwt_ttl = \"10s\"\n" };
     let folder = TempDir::with_prefix("bonafide-").unwrap();
@@ -197,7 +197,7 @@ fn configured(tables: &str) -> TempDir {
     folder
 }
 
-/// Where the daemon tells how it does: a new socket for each daemon, so that nothing is heard of an earlier one.
+/// The notify socket: a new one for each daemon, so that no notification of an earlier one arrives.
 fn service_manager(folder: &Path) -> UnixDatagram {
     let name = folder.join("notify.sock");
     let _none_yet = fs::remove_file(&name);

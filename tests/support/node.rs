@@ -1,20 +1,32 @@
 //! A whole agent in one thread: a model of a kernel below it, in-memory pipes before it, a paused clock around it, and
-//! every random byte from a seed.
+//! every random byte from a seed. Built by the function that builds the daemon.
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
-use std::collections::BTreeMap;
+#[path = "node/admin.rs"]
+mod admin;
+#[path = "node/authority.rs"]
+mod authority;
+#[path = "node/files.rs"]
+mod files;
+#[path = "node/instruments.rs"]
+mod instruments;
+#[path = "node/workloads.rs"]
+mod workloads;
+
 use std::fmt::Write as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
 use std::time::SystemTime;
 
+use bonafide::agent::config;
 use bonafide::agent::config::Accepted;
 use bonafide::agent::config::Config;
 use bonafide::agent::config::files::SourceFile;
 use bonafide::agent::config::files::Sources;
+use bonafide::agent::last_good;
 use bonafide::agent::node::Node;
 use bonafide::agent::node::NodeSetup;
 use bonafide::agent::reload::ActiveConfig;
@@ -23,56 +35,40 @@ use bonafide::agent::reload::ReloadTrigger;
 use bonafide::agent::reload::Reloader;
 use bonafide::attestation::Attestor;
 use bonafide::attestation::source::EvidenceSource;
-use bonafide::audit::Event;
-use bonafide::audit::Record;
-use bonafide::audit::Sink;
+use bonafide::audit::LogSettings;
 use bonafide::authority::Authority;
-use bonafide::authority::Chain;
-use bonafide::authority::Embedded;
-use bonafide::authority::EmbeddedSettings;
 use bonafide::authority::NoAuthority;
-use bonafide::authority::Note;
-use bonafide::authority::Order;
-use bonafide::authority::Refused;
-use bonafide::authority::SignerLocation;
-use bonafide::authority::Token;
-use bonafide::authority::TokenOrder;
-use bonafide::authority::Validity;
+use bonafide::durable::DataDir;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
-use bonafide::endpoints::workload_api::proto::X509svidRequest;
-use bonafide::endpoints::workload_api::proto::X509svidResponse;
-use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::endpoints::workload_socket;
 use bonafide::entitlement::node_state::NodeState;
 use bonafide::entitlement::node_state::Parts;
-use bonafide::identity::Bundle;
-use bonafide::randomness::NoRandomness;
-use bonafide::randomness::Randomness;
 use bonafide::readiness::Readiness;
 use bonafide::registration::EntrySource;
-use bonafide::time::Clock;
-use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use bonafide::time::Clock as _;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
-use tonic::Streaming;
-use tonic::transport::Channel;
 
-use crate::asking::asking;
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
+pub(crate) use crate::node::admin::AdminClient;
+pub(crate) use crate::node::authority::FakeAuthority;
+pub(crate) use crate::node::authority::authority_made_at;
+use crate::node::authority::embedded;
+pub(crate) use crate::node::files::Folder;
+pub(crate) use crate::node::instruments::Records;
+pub(crate) use crate::node::instruments::Seeded;
+pub(crate) use crate::node::instruments::TestClock;
+pub(crate) use crate::node::workloads::Client;
+pub(crate) use crate::node::workloads::Seen;
+pub(crate) use crate::node::workloads::Updates;
+pub(crate) use crate::node::workloads::ids;
 use crate::pipes::Connected;
 use crate::pipes::Observer;
 use crate::pipes::PipeDialer;
 use crate::pipes::WIDE_PIPE;
 use crate::pipes::pipe_acceptor;
-
-/// Noon of a day after this release.
-const NOON: Duration = Duration::from_secs(1_800_014_400);
+use crate::simulated_disk::SimulatedDisk;
 
 pub(crate) const TRUST_DOMAIN: &str = "example.org";
 
@@ -87,94 +83,156 @@ pub(crate) struct TestNode {
     reloader: Arc<Reloader>,
     dialer: PipeDialer,
     stop: CancellationToken,
-    _tasks: Node,
+    node: Node,
 }
 
-/// One connected workload with a stream of X509-SVIDs.
-pub(crate) struct Workload {
-    stream: Opening,
+/// What a node starts on.
+pub(crate) struct Setup<'a> {
+    /// Decides everything random in it.
+    pub(crate) seed: u64,
+    pub(crate) trust_domain: &'static str,
+    pub(crate) kernel: FakeKernel,
+    /// What it asks about processes beside the kernel.
+    pub(crate) evidence_sources: Vec<Arc<dyn EvidenceSource>>,
+    /// Where it has entries from beside the configuration.
+    pub(crate) entry_sources: Vec<Arc<dyn EntrySource>>,
+    /// Who signs; `None` for an embedded authority.
+    pub(crate) authority: Option<Arc<dyn Authority>>,
+    pub(crate) configuration: Configuration<'a>,
+    /// Where it keeps what outlives it; `None` for nowhere.
+    pub(crate) disk: Option<SimulatedDisk>,
+    /// How many bytes each connection holds on their way.
+    pub(crate) pipe: usize,
+    /// Sees every byte at the moment when it leaves.
+    pub(crate) observer: Observer,
 }
 
-enum Opening {
-    Open(Box<Result<Streaming<X509svidResponse>, tonic::Status>>),
-    /// On its way, in a task of its own.
-    Underway(JoinHandle<Result<Streaming<X509svidResponse>, tonic::Status>>),
+/// Where the configuration of a start comes from.
+pub(crate) enum Configuration<'a> {
+    /// These tables.
+    Tables(&'a str),
+    /// The files of this folder, which are followed: on a thread of its own, which a paused clock would wait for.
+    Files(&'a Folder),
+    /// What was accepted last, because the files are bad.
+    LastAccepted,
 }
 
-/// What a workload sees next on its stream.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Seen {
-    Update(X509svidResponse),
-    End(Code),
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotStarted {
+    #[error("the files are bad, and {0}")]
+    Configuration(String),
+    #[error(transparent)]
+    Authority(#[from] NoAuthority),
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self {
+            seed: 7,
+            trust_domain: TRUST_DOMAIN,
+            kernel: FakeKernel::new(),
+            evidence_sources: Vec::new(),
+            entry_sources: Vec::new(),
+            authority: None,
+            configuration: Configuration::Tables(""),
+            disk: None,
+            pipe: WIDE_PIPE,
+            observer: Arc::new(|_, _| {}),
+        }
+    }
 }
 
 impl TestNode {
-    /// A node with these `[[workload]]` tables; `seed` decides everything random in it.
-    pub(crate) fn start(seed: u64, workloads: &str) -> Self {
-        Self::observed(seed, workloads, WIDE_PIPE, Arc::new(|_, _| {}))
+    /// A node with these tables; `seed` decides everything random in it.
+    pub(crate) fn start(seed: u64, tables: &str) -> Self {
+        Self::with(Setup { seed, configuration: Configuration::Tables(tables), ..Setup::default() })
     }
 
-    /// Likewise; each connection holds `pipe` bytes on their way, and `observer` sees every byte at the moment when it
-    /// leaves.
-    pub(crate) fn observed(seed: u64, workloads: &str, pipe: usize, observer: Observer) -> Self {
-        Self::built(seed, workloads, (pipe, observer), Vec::new(), Vec::new())
+    /// A node on this kernel.
+    pub(crate) fn on(kernel: FakeKernel, tables: &str) -> Self {
+        Self::with(Setup { kernel, configuration: Configuration::Tables(tables), ..Setup::default() })
+    }
+
+    /// A node each of whose connections holds `pipe` bytes, every one of which `observer` sees when it leaves.
+    pub(crate) fn observed(seed: u64, tables: &str, pipe: usize, observer: Observer) -> Self {
+        Self::with(Setup { seed, configuration: Configuration::Tables(tables), pipe, observer, ..Setup::default() })
     }
 
     /// A node that asks `evidence` beside the kernel, and has entries of `entries` beside its tables.
     pub(crate) fn with_sources(
-        workloads: &str,
+        tables: &str,
         evidence: Vec<Arc<dyn EvidenceSource>>,
         entries: Vec<Arc<dyn EntrySource>>,
     ) -> Self {
-        Self::built(7, workloads, (WIDE_PIPE, Arc::new(|_, _| {})), evidence, entries)
+        let configuration = Configuration::Tables(tables);
+        Self::with(Setup { configuration, evidence_sources: evidence, entry_sources: entries, ..Setup::default() })
     }
 
-    /// A node of all of these.
-    pub(crate) fn built(
-        seed: u64,
-        workloads: &str,
-        (pipe, observer): (usize, Observer),
-        evidence: Vec<Arc<dyn EvidenceSource>>,
-        entry_sources: Vec<Arc<dyn EntrySource>>,
-    ) -> Self {
-        let kernel = FakeKernel::new();
+    /// A node that `authority` signs for.
+    pub(crate) fn with_authority(tables: &str, authority: Arc<dyn Authority>) -> Self {
+        let configuration = Configuration::Tables(tables);
+        Self::with(Setup { configuration, authority: Some(authority), ..Setup::default() })
+    }
+
+    pub(crate) fn with(setup: Setup<'_>) -> Self {
+        Self::try_with(setup).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// A node, or why it does not start.
+    pub(crate) fn try_with(setup: Setup<'_>) -> Result<Self, NotStarted> {
+        let Setup { kernel, evidence_sources, entry_sources, authority, configuration, disk, pipe, observer, .. } =
+            setup;
+        let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
         let clock = Arc::new(TestClock::default());
-        let randomness = Arc::new(Seeded(Mutex::new(seed.wrapping_mul(2) + 1)));
-        let authority = Arc::new(FakeAuthority::new(clock.now(), randomness.clone()));
-        let records = Arc::new(Records::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
+        let (active, files) = configuration.read(setup.trust_domain, data_dir.clone(), clock.now(), &readiness)?;
+        let randomness = Arc::new(Seeded(Mutex::new(setup.seed.wrapping_mul(2) + 1)));
+        let authority = match authority {
+            Some(authority) => authority,
+            None => embedded(setup.trust_domain, clock.now(), randomness.clone(), data_dir.clone())?,
+        };
+        let authority = Arc::new(FakeAuthority::over(authority, randomness.clone()));
+        if let Some(data_dir) = data_dir.filter(|_| active.state == ReloadState::Current) {
+            let _served_all_the_same = last_good::keep(&data_dir, &active.accepted);
+        }
+        let records = Arc::new(Records::default());
         let parts = Parts {
-            attestor: Attestor::new(kernel.host(), evidence),
+            attestor: Attestor::new(kernel.host(), evidence_sources),
             authority: authority.clone(),
             audit: records.clone(),
             clock: clock.clone(),
             randomness,
             stop: stop.clone(),
         };
-        let (config, accepted) = configuration(workloads);
-        let active =
-            ActiveConfig { config, accepted, state: ReloadState::Current, accepted_at: clock.now(), refused: None };
-        let files = ConfigFiles {
-            main: "test.toml".into(),
-            kept_in: None,
-            are_followed: false,
-            reason: readiness.register("configuration"),
-        };
-        let sockets = Vec::new();
-        let setup =
-            NodeSetup { parts, active, files, entry_sources, readiness: readiness.clone(), sockets, descriptors: 4096 };
-        let mut node = Node::build(setup);
-        let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
-        let (door, dialer) = pipe_acceptor();
-        node.serve(door, workload_socket::routes(&readiness).unwrap());
+        let mut node = Node::build(NodeSetup {
+            parts,
+            active,
+            files,
+            entry_sources,
+            readiness: readiness.clone(),
+            log: LogSettings::default(),
+            sockets: Vec::new(),
+            descriptors: 4096,
+        });
+        let (acceptor, dialer) = pipe_acceptor();
+        node.serve(acceptor, workload_socket::routes(&readiness).unwrap());
         let dialer = dialer.observed_by(pipe, observer);
-        Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, _tasks: node }
+        let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
+        Ok(Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, node })
     }
 
-    /// Puts other `[[workload]]` tables in force.
-    pub(crate) fn reload(&self, workloads: &str, cause: ReloadTrigger) -> ReloadReport {
-        let (config, accepted) = configuration(workloads);
+    /// Puts other tables in force.
+    pub(crate) fn reload(&self, tables: &str, cause: ReloadTrigger) -> ReloadReport {
+        let (config, accepted) = accepted(&self.authority.trust_domain(), tables);
         self.reloader.swap(config, accepted, cause)
+    }
+
+    /// Opens the operator's door.
+    pub(crate) fn open_admin_door(&mut self) -> AdminClient {
+        let (client, door) = AdminClient::of(self.node.operations.clone());
+        self.node.spawn_until_stop(door);
+        client
     }
 
     /// `process` connects, and says nothing yet.
@@ -182,14 +240,19 @@ impl TestNode {
         self.dialer.connect(self.kernel.connect(process))
     }
 
-    /// `process` connects and opens a stream of X509-SVIDs.
-    pub(crate) async fn workload(&self, process: &FakePid) -> Workload {
-        Workload { stream: Opening::Open(Box::new(fetch_x509(self.connect(process)).await)) }
+    /// `process` connects, to speak the Workload API.
+    pub(crate) fn client(&self, process: &FakePid) -> Client {
+        Client::new(self.connect(process))
+    }
+
+    /// `process` connects and opens a stream of X.509-SVIDs.
+    pub(crate) async fn workload(&self, process: &FakePid) -> Updates {
+        self.client(process).x509_svids().await
     }
 
     /// Likewise, without waiting for the connection.
-    pub(crate) fn workload_later(&self, process: &FakePid) -> Workload {
-        Workload { stream: Opening::Underway(tokio::spawn(fetch_x509(self.connect(process)))) }
+    pub(crate) fn workload_later(&self, process: &FakePid) -> Updates {
+        self.client(process).x509_svids_later()
     }
 
     pub(crate) fn stop(&self) {
@@ -197,53 +260,11 @@ impl TestNode {
     }
 }
 
-async fn fetch_x509(connected: Connected) -> Result<Streaming<X509svidResponse>, tonic::Status> {
-    let channel = connected.try_channel().await.map_err(|why| tonic::Status::permission_denied(why.to_string()))?;
-    fetch_x509_on(channel).await
-}
-
-/// Opens one more stream of X.509-SVIDs on a connection.
-pub(crate) async fn fetch_x509_on(channel: Channel) -> Result<Streaming<X509svidResponse>, tonic::Status> {
-    Ok(SpiffeWorkloadApiClient::new(channel).fetch_x509svid(asking(X509svidRequest {})).await?.into_inner())
-}
-
-impl Workload {
-    /// The next message or the end. Waits for it as long as it takes on the paused clock.
-    pub(crate) async fn next(&mut self) -> Seen {
-        if let Opening::Underway(opening) = &mut self.stream {
-            self.stream = Opening::Open(Box::new(opening.await.unwrap()));
-        }
-        let stream = match &mut self.stream {
-            Opening::Open(opened) => match &mut **opened {
-                Ok(stream) => stream,
-                Err(status) => return Seen::End(status.code()),
-            },
-            Opening::Underway(_) => unreachable!("it was waited for"),
-        };
-        match stream.message().await {
-            Ok(Some(update)) => Seen::Update(update),
-            Ok(None) => Seen::End(Code::Ok),
-            Err(status) => Seen::End(status.code()),
-        }
+impl Drop for TestNode {
+    /// What follows files on a thread ends by this alone.
+    fn drop(&mut self) {
+        self.stop();
     }
-
-    /// What comes within `patience`; `None` where nothing does.
-    pub(crate) async fn within(&mut self, patience: Duration) -> Option<Seen> {
-        tokio::time::timeout(patience, self.next()).await.ok()
-    }
-
-    /// The IDs of the next update.
-    pub(crate) async fn ids(&mut self) -> Vec<String> {
-        match self.next().await {
-            Seen::Update(update) => ids(&update),
-            Seen::End(code) => panic!("the stream ended with {code}"),
-        }
-    }
-}
-
-/// The SPIFFE IDs of an update, default identity first.
-pub(crate) fn ids(update: &X509svidResponse) -> Vec<String> {
-    update.svids.iter().map(|svid| svid.spiffe_id.clone()).collect()
 }
 
 /// One `[[workload]]` table on ordinary terms.
@@ -253,187 +274,39 @@ pub(crate) fn workload(path: &str, selectors: &[&str]) -> String {
     table
 }
 
-fn configuration(workloads: &str) -> (Config, Accepted) {
-    let text = format!("trust_domain = {TRUST_DOMAIN:?}\n{workloads}");
-    let sources = Sources { files: vec![SourceFile { file: PathBuf::from("test.toml"), text }], folders: Vec::new() };
+impl Configuration<'_> {
+    fn read(
+        self,
+        trust_domain: &str,
+        kept_in: Option<Arc<DataDir>>,
+        accepted_at: SystemTime,
+        readiness: &Readiness,
+    ) -> Result<(ActiveConfig, ConfigFiles), NotStarted> {
+        let (main, reason) = (PathBuf::from("test.toml"), readiness.register("configuration"));
+        let mut files = ConfigFiles { main, kept_in, are_followed: false, reason };
+        let mut state = ReloadState::Current;
+        let (config, accepted) = match self {
+            Self::Tables(tables) => accepted(trust_domain, tables),
+            Self::Files(folder) => {
+                (files.main, files.are_followed) = (folder.main(), true);
+                let refused = |refused: config::ConfigRefused| NotStarted::Configuration(refused.findings.to_string());
+                config::load(&files.main).map_err(refused)?
+            }
+            Self::LastAccepted => {
+                state = ReloadState::LastGood;
+                let kept = files.kept_in.as_deref().ok_or_else(|| "nothing was kept".to_owned());
+                kept.and_then(last_good::recall).map_err(NotStarted::Configuration)?
+            }
+        };
+        Ok((ActiveConfig { config, accepted, state, accepted_at, refused: None }, files))
+    }
+}
+
+/// What is accepted of a file with these tables.
+fn accepted(trust_domain: &str, tables: &str) -> (Config, Accepted) {
+    let text = files::configuration(trust_domain, tables);
+    let file = SourceFile { file: PathBuf::from("test.toml"), text };
+    let sources = Sources { files: vec![file], folders: Vec::new() };
     let accepted = Accepted { sources, accounts: Default::default() };
     (accepted.config().unwrap_or_else(|findings| panic!("{findings}")), accepted)
-}
-
-/// A wall clock that goes with the paused one, and steps when told to.
-#[derive(Debug)]
-pub(crate) struct TestClock {
-    start: Instant,
-    at_start: Mutex<SystemTime>,
-}
-
-impl Default for TestClock {
-    fn default() -> Self {
-        Self { start: Instant::now(), at_start: Mutex::new(SystemTime::UNIX_EPOCH + NOON) }
-    }
-}
-
-impl TestClock {
-    pub(crate) fn step_forward(&self, by: Duration) {
-        *self.at_start.lock().unwrap() += by;
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> SystemTime {
-        *self.at_start.lock().unwrap() + self.start.elapsed()
-    }
-}
-
-/// Random bytes that follow from a seed (xorshift; never zero).
-#[derive(Debug)]
-pub(crate) struct Seeded(pub(crate) Mutex<u64>);
-
-impl Seeded {
-    pub(crate) fn next(&self) -> u64 {
-        let mut state = self.0.lock().unwrap();
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        *state
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&self, end: u64) -> u64 {
-        (self.next() >> 11) % end
-    }
-}
-
-impl Randomness for Seeded {
-    fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness> {
-        bytes.iter_mut().for_each(|byte| *byte = (self.next() >> 24) as u8);
-        Ok(())
-    }
-}
-
-/// A real authority that refuses, or waits, when told to.
-#[derive(Debug)]
-pub(crate) struct FakeAuthority {
-    real: Embedded,
-    /// How many certificates it signs before it waits for more.
-    may_sign: Semaphore,
-    refusing: Mutex<Option<String>>,
-    refusing_one: Mutex<Option<String>>,
-}
-
-impl FakeAuthority {
-    fn new(now: SystemTime, randomness: Arc<Seeded>) -> Self {
-        let settings = EmbeddedSettings {
-            trust_domain: TRUST_DOMAIN.parse().unwrap(),
-            ca_ttl: Duration::from_secs(7 * 24 * 3600),
-            jwt_issuer: None,
-        };
-        Self {
-            real: Embedded::in_memory(settings, now, randomness).unwrap(),
-            may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
-            refusing: Mutex::default(),
-            refusing_one: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn refuse(&self, why: &str) {
-        *self.refusing.lock().unwrap() = Some(why.to_owned());
-    }
-
-    /// Refuses certificates for this path alone.
-    pub(crate) fn refuse_path(&self, path: &str) {
-        *self.refusing_one.lock().unwrap() = Some(path.to_owned());
-    }
-
-    /// Signs so many certificates more, and then waits to be told again.
-    pub(crate) fn sign_only(&self, certificates: usize) {
-        self.may_sign.forget_permits(Semaphore::MAX_PERMITS);
-        self.may_sign.add_permits(certificates);
-    }
-
-    fn signs(&self, order: &Order) -> bool {
-        self.refusing_one.lock().unwrap().as_deref() != Some(order.id.path())
-    }
-
-    pub(crate) fn relent(&self) {
-        *self.refusing.lock().unwrap() = None;
-    }
-
-    fn refused(&self) -> Option<Refused> {
-        self.refusing.lock().unwrap().clone().map(Refused::Unavailable)
-    }
-}
-
-impl Authority for FakeAuthority {
-    fn kind(&self) -> &'static str {
-        self.real.kind()
-    }
-
-    fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
-        match self.refused() {
-            Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
-            None if orders.iter().all(|order| self.signs(order)) => Box::pin(async {
-                self.may_sign.acquire().await.unwrap().forget();
-                self.real.x509(orders).await
-            }),
-            None => {
-                let refused = || Err(Refused::Unavailable("not this one".to_owned()));
-                Box::pin(std::future::ready(orders.iter().map(|_| refused()).collect()))
-            }
-        }
-    }
-
-    fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
-        match self.refused() {
-            Some(refused) => Box::pin(std::future::ready(Err(refused))),
-            None => self.real.jwt(order),
-        }
-    }
-
-    fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
-        self.real.bundle()
-    }
-
-    fn not_after(&self) -> Option<SystemTime> {
-        self.real.not_after()
-    }
-
-    fn location(&self) -> SignerLocation {
-        self.real.location()
-    }
-
-    fn validity(&self, now: SystemTime) -> Option<Validity> {
-        self.real.validity(now)
-    }
-
-    fn replacement(&self) -> String {
-        self.real.replacement()
-    }
-
-    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
-        self.real.maintain(now)
-    }
-}
-
-/// The audit log of a node.
-#[derive(Debug, Default)]
-pub(crate) struct Records(pub(crate) Mutex<Vec<Record>>);
-
-impl Records {
-    /// How often the log says this of each certificate, by serial number.
-    pub(crate) fn of_certificates(&self, what: Event) -> BTreeMap<String, usize> {
-        let mut often = BTreeMap::new();
-        for record in self.0.lock().unwrap().iter().filter(|record| record.event == what) {
-            if let ("x509", Some(serial)) = (record.kind.as_deref().unwrap_or_default(), &record.serial) {
-                *often.entry(serial.clone()).or_default() += 1;
-            }
-        }
-        often
-    }
-}
-
-impl Sink for Records {
-    fn record(&self, record: Record) {
-        self.0.lock().unwrap().push(record);
-    }
 }

@@ -1,4 +1,5 @@
-//! An entry changes under many open streams: how long until the last of them knows, and what a newcomer feels meanwhile.
+//! A change of an entry with many open streams: the time until the last stream has it, and the latency of a new
+//! connection meanwhile.
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -43,10 +44,10 @@ pub(crate) async fn measure(
         }
         _ => ("a newcomer of the same user", child::spawn(Role::Stranger, &target.socket)),
     };
-    let heard = tokio::spawn(everything_printed(stranger.stdout.take().expect("its output is a pipe")));
+    let printed = tokio::spawn(everything_printed(stranger.stdout.take().expect("its output is a pipe")));
     let mut entry = Mark { hint: "first".to_owned(), dns: "first.load.test".to_owned() };
     reached_all(connections, &mut marks, &entry, change).await;
-    let (mut told, mut spans) = (Vec::new(), Vec::new());
+    let (mut measured, mut spans) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let before = SystemClock.now();
         entry.hint = format!("round-{round}");
@@ -55,13 +56,13 @@ pub(crate) async fn measure(
         let signed = reached_all(connections, &mut marks, &entry, change).await;
         spans.push((before, SystemClock.now()));
         let limit = raw::keys_and_signatures_on_all_cores(connections as u32);
-        told.push([unsigned, signed, limit].map(millis));
+        measured.push([unsigned, signed, limit].map(millis));
     }
-    let [unsigned, signed, limit] = medians(&told);
+    let [unsigned, signed, limit] = medians(&measured);
     stranger.start_kill().expect("it runs");
-    let heard = heard.await.expect("a task that does not panic");
-    let mut meanwhile: Vec<f64> = heard.lines().filter_map(|line| during(line, &spans)).collect();
-    let failed = heard.lines().filter(|line| line.contains(|c: char| c.is_alphabetic())).count();
+    let printed = printed.await.expect("a task that does not panic");
+    let mut meanwhile: Vec<f64> = printed.lines().filter_map(|line| during(line, &spans)).collect();
+    let failed = printed.lines().filter(|line| line.contains(|c: char| c.is_alphabetic())).count();
     drop(streams);
     let name = format!("entry change -> all of {connections} streams");
     vec![
@@ -77,7 +78,7 @@ pub(crate) async fn measure(
     ]
 }
 
-/// One connection for each stream. What every message shows of the entry is reported.
+/// Opens one connection for each stream, and reports the mark of every message.
 async fn open_streams(target: &Target, connections: usize, report: &mpsc::UnboundedSender<Mark>) -> JoinSet<()> {
     let mut streams = JoinSet::new();
     for _ in 0..connections {
@@ -94,7 +95,7 @@ async fn open_streams(target: &Target, connections: usize, report: &mpsc::Unboun
     streams
 }
 
-/// From the change of the entry until as many streams have it.
+/// The time from the change of the entry until all streams have it.
 async fn reached_all(
     connections: usize,
     marks: &mut mpsc::UnboundedReceiver<Mark>,
@@ -111,10 +112,10 @@ async fn reached_all(
     };
     let change = change.make(&wanted.hint, &wanted.dns);
     let (took, ()) = tokio::join!(tokio::time::timeout(LONGEST, everyone), change);
-    took.expect("every stream hears of the change")
+    took.expect("every stream gets the change")
 }
 
-/// What shows that a message was made after a change. The hint is not signed, the DNS name is.
+/// The parts of a message that show which version of the entry it has. The hint is not signed, the DNS name is.
 #[derive(PartialEq, Eq)]
 struct Mark {
     hint: String,

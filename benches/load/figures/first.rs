@@ -1,4 +1,4 @@
-//! From connecting to the first X509-SVID in hand.
+//! The time from connect to the first X509-SVID.
 
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ const PER_ROUND: usize = 400;
 const PROCESSES_PER_ROUND: u32 = 200;
 const PROCESSES_PER_SECOND: u32 = 200;
 
-/// In one process: a new connection each, and another stream on an open one.
+/// Measures in one process: each time a new connection, and another stream on an open one.
 pub(crate) async fn in_one_process(target: &Target, empty: &EmptyServer, rounds: usize) -> Vec<Figure> {
     let channel = client::connect(&target.socket).await.expect("the daemon serves");
     let empty_channel = client::connect(&empty.socket).await.expect("the empty service serves");
     let signer = raw::Signer::new();
-    let mut told = Vec::new();
+    let mut measured = Vec::new();
     for _ in 0..rounds {
         let (mut first, mut empty_first, mut stream, mut limit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..PER_ROUND {
@@ -45,9 +45,9 @@ pub(crate) async fn in_one_process(target: &Target, empty: &EmptyServer, rounds:
         }
         let p50s = [&mut first, &mut empty_first, &mut stream, &mut limit].map(|samples| percentile(samples, 0.5));
         let p99s = [&mut first, &mut empty_first].map(|samples| percentile(samples, 0.99));
-        told.push([p50s[0], p50s[1], p99s[0], p99s[1], p50s[2], p50s[3]]);
+        measured.push([p50s[0], p50s[1], p99s[0], p99s[1], p50s[2], p50s[3]]);
     }
-    let [p50, empty_p50, p99, empty_p99, stream, limit] = medians(&told);
+    let [p50, empty_p50, p99, empty_p99, stream, limit] = medians(&measured);
     let name = "connect -> first X509-SVID, in one process";
     vec![
         Figure::new(format!("{name}, p50"), "us", p50, Promise::AtMostTimesTheLimit(3.0)).beside(empty_p50),
@@ -57,16 +57,16 @@ pub(crate) async fn in_one_process(target: &Target, empty: &EmptyServer, rounds:
     ]
 }
 
-/// With a new process each, at a steady pace.
+/// Measures with a new process each time, at a steady rate.
 pub(crate) async fn in_fresh_processes(target: &Target, empty: &EmptyServer, rounds: usize) -> Vec<Figure> {
     let server = Target { socket: empty.socket.clone(), pid: empty.pid() };
-    let mut told = Vec::new();
+    let mut measured = Vec::new();
     for _ in 0..rounds {
         let [p50, p99, processor] = a_second_of_processes(Role::FirstSvid, target).await;
         let [empty_p50, empty_p99, empty_processor] = a_second_of_processes(Role::EmptyCall, &server).await;
-        told.push([p50, empty_p50, p99, empty_p99, processor, empty_processor]);
+        measured.push([p50, empty_p50, p99, empty_p99, processor, empty_processor]);
     }
-    let [p50, empty_p50, p99, empty_p99, processor, empty_processor] = medians(&told);
+    let [p50, empty_p50, p99, empty_p99, processor, empty_processor] = medians(&measured);
     let name = "connect -> first X509-SVID, a fresh process each";
     vec![
         Figure::new(format!("{name}, p50"), "us", p50, Promise::AtMostTimesTheLimit(3.0)).beside(empty_p50),
@@ -76,7 +76,7 @@ pub(crate) async fn in_fresh_processes(target: &Target, empty: &EmptyServer, rou
     ]
 }
 
-/// p50, p99 and the server's processor time for each.
+/// p50, p99 and the server's processor time per process.
 async fn a_second_of_processes(role: Role, target: &Target) -> [f64; 3] {
     let mut pace = tokio::time::interval(Duration::from_secs(1) / PROCESSES_PER_SECOND);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! What the daemon's memory grows by with every connection and stream, and what is left when they have gone.
+//! The daemon's memory per connection and stream, and its memory after all have closed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::node::Target;
 
 const FURTHER_STREAMS: usize = 9;
-/// What a daemon settles in before it counts as idle.
+/// The time after which a daemon counts as idle.
 const SETTLE: Duration = Duration::from_secs(2);
 const AFTER_ALL_HAVE_GONE: Duration = Duration::from_secs(60);
 

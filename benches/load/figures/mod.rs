@@ -1,4 +1,4 @@
-//! The figures, and what each needs.
+//! The subjects of measurement, and the daemons that each needs.
 
 mod change;
 mod first;
@@ -13,7 +13,7 @@ use crate::node::EntryChange;
 use crate::node::Node;
 use crate::node::Target;
 
-/// What can be measured.
+/// A subject of measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Subject {
     /// Connect to first X509-SVID, in one process
@@ -34,7 +34,7 @@ impl Subject {
     pub(crate) const ALL: [Self; 6] =
         [Self::First, Self::Fresh, Self::Tokens, Self::Change, Self::Memory, Self::Restart];
 
-    /// With a throw-away daemon of our own.
+    /// Measures a temporary daemon.
     pub(crate) async fn of_our_own(self, load: &Load) -> Vec<Figure> {
         match self {
             Self::Change => {
@@ -59,7 +59,7 @@ impl Subject {
         }
     }
 
-    /// As far as it can be measured from outside.
+    /// Measures a running server, as far as is possible from outside.
     pub(crate) async fn of_a_socket(self, target: &Target, load: &Load) -> Vec<Figure> {
         let (empty, _) = EmptyServer::start().await;
         match (self, &load.change) {
@@ -76,5 +76,5 @@ impl Subject {
     }
 }
 
-/// How many entries a daemon has where their number is not what is measured.
+/// The number of entries of a daemon where it is not the subject.
 const FEW: u32 = 10;

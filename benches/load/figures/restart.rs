@@ -11,15 +11,15 @@ use crate::node::Node;
 
 pub(crate) async fn measure(entries: u32, rounds: usize) -> Vec<Figure> {
     let mut node = Node::start(entries).await;
-    let mut told = Vec::new();
+    let mut measured = Vec::new();
     for _ in 0..rounds {
-        told.push([
+        measured.push([
             millis(node.restart_by(Signal::SIGTERM).await),
             millis(node.restart_by(Signal::SIGKILL).await),
             millis(EmptyServer::start().await.1),
         ]);
     }
-    let [started, killed, limit] = medians(&told);
+    let [started, killed, limit] = medians(&measured);
     let (start, kill) = if entries > 1_000 { (150.0, 200.0) } else { (60.0, 200.0) };
     vec![
         Figure::new(format!("start -> first X509-SVID, {entries} entries"), "ms", started, Promise::AtMost(start))

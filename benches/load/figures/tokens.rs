@@ -1,4 +1,4 @@
-//! FetchJWTSVID: what a token costs the daemon, and how many it gives in a second.
+//! FetchJWTSVID: the processor time of a token, and the tokens per second.
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ pub(crate) async fn measure(target: &Target, empty: &EmptyServer, rounds: usize)
     let channel = client::connect(&target.socket).await.expect("the daemon serves");
     let empty_channel = client::connect(&empty.socket).await.expect("the empty service serves");
     let signer = raw::Signer::new();
-    let mut told = Vec::new();
+    let mut measured = Vec::new();
     for _ in 0..rounds {
         let (ours, none) = (Meter::of(target.pid), Meter::of(empty.pid()));
         let before = ours.processor_time();
@@ -35,13 +35,13 @@ pub(crate) async fn measure(target: &Target, empty: &EmptyServer, rounds: usize)
         }
         let empty_call = none.processor_time().saturating_sub(before);
         let signature = raw::time_each(PER_ROUND, || signer.sign());
-        told.push([
+        measured.push([
             micros(spent / PER_ROUND),
             micros(empty_call / PER_ROUND + signature),
             tokens_per_second(&channel).await,
         ]);
     }
-    let [processor, limit, rate] = medians(&told);
+    let [processor, limit, rate] = medians(&measured);
     vec![
         Figure::new(
             "FetchJWTSVID, always newly signed, processor time",

@@ -1,5 +1,5 @@
-//! Who the users and groups of a configuration are. Asked once when it is loaded, each name once, on a thread of its own
-//! with a time limit: a name service may be slow or hang, and nobody who connects shall wait for it.
+//! Looks up the users and groups of a configuration: when it is loaded, each name once, on a thread of its own with a
+//! time limit. A name service may be slow or hang, and no connection may wait for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

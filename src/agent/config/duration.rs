@@ -1,10 +1,10 @@
-//! Durations as an operator writes them: `"90s"`, `"15m"`, `"1h"`, `"1h30m"`.
+//! Durations as an operator writes them: `"90s"`, `"15m"`, `"1h30m"`, `"7d"`.
 
 use std::time::Duration;
 
-const UNITS: [(char, u64); 3] = [('h', 3600), ('m', 60), ('s', 1)];
+const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 
-/// Reads hours, minutes and seconds, in this order, each at most once, each a whole number.
+/// Reads days, hours, minutes and seconds, in this order, each at most once, each a whole number.
 pub(in crate::agent::config) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut seconds: u64 = 0;
@@ -27,11 +27,14 @@ mod tests {
     use crate::time::duration::exact;
 
     #[test]
-    fn hours_minutes_and_seconds_are_read_in_this_order_and_nothing_else_is() {
-        for (text, seconds) in [("90s", 90), ("15m", 900), ("1h", 3600), ("1h30m", 5400), ("1h0m1s", 3601), ("0s", 0)] {
+    fn days_hours_minutes_and_seconds_are_read_in_this_order_and_nothing_else_is() {
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("1h", 3600), ("1h30m", 5400), ("7d1s", 604_801), ("0s", 0)]
+        {
             assert_eq!(parse(text), Some(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "90", "s", "1m1h", "1h1h", "-1s", "+1s", "1.5h", "1 h", "1d", "1ms", "99999999999999999999h"] {
+        for text in
+            ["", "90", "s", "1m1h", "1h1h", "-1s", "+1s", "1.5h", "1 h", "1h1d", "1w", "1ms", "99999999999999999999h"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

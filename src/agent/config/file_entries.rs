@@ -1,4 +1,4 @@
-//! The configuration's files as a source of entries. What they say is put here once it was accepted.
+//! The configuration's files as a source of entries. A reload publishes here what it has accepted.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::registration::EntrySource;
 
 /// The entries of the files.
 #[derive(Debug)]
-pub struct FileEntries(watch::Sender<Arc<EntrySet>>);
+pub(in crate::agent) struct FileEntries(watch::Sender<Arc<EntrySet>>);
 
 impl FileEntries {
-    /// The files say `entries` at first.
+    /// A source that has `entries` at first.
     #[must_use]
-    pub fn new(entries: EntrySet) -> Self {
+    pub(in crate::agent) fn new(entries: EntrySet) -> Self {
         Self(watch::Sender::new(Arc::new(entries)))
     }
 
-    /// The files say `entries` now.
+    /// Replaces the entries.
     pub(in crate::agent) fn publish(&self, entries: EntrySet) {
         self.0.send_replace(Arc::new(entries));
     }

@@ -1,5 +1,5 @@
-//! From names of files to their text. Refuses files that others than root and the daemon's own user could have written:
-//! who writes here decides who gets which identity. Knows nothing of meaning but `include`.
+//! Reads the configuration's files. Refuses a file that anybody but root and the daemon's user can write: its writer
+//! decides who gets which identity. Of the meaning it knows `include` alone.
 
 use std::fs;
 use std::fs::File;
@@ -84,8 +84,7 @@ impl Reading {
     }
 }
 
-/// The beginning of the main file, as far as a configuration may reach, whoever may have written it; empty where there is
-/// none to be read.
+/// The beginning of the main file, up to the size limit, without a check of its owner; empty where it cannot be read.
 pub(in crate::agent) fn read_untrusted(main: &Path) -> String {
     let read = open(main).and_then(|file| {
         let mut bytes = Vec::new();
@@ -105,7 +104,7 @@ fn open(path: &Path) -> io::Result<File> {
 fn read_one(path: &Path, left: &mut u64) -> Result<String, String> {
     trust_folders(path)?;
     let file = open(path).map_err(|error| unreadable(&error))?;
-    // SECURITY: what is judged is the open file, not the name, which could mean another file by now.
+    // SECURITY: owner and mode are those of the open file. The name could refer to another file by now.
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     if !metadata.is_file() {
         return Err("is not a regular file; put one in its place".to_owned());
@@ -137,7 +136,7 @@ fn read_at_most(file: File, most: u64) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
-/// SECURITY: who may rename any directory on the way to the file can put another file in its place.
+/// SECURITY: a user who may rename a directory on the path can replace the file.
 fn trust_folders(path: &Path) -> Result<(), String> {
     let folder = std::path::absolute(folder_of(path)).map_err(|error| unreadable(&error))?;
     for (above, directory) in folder.ancestors().enumerate() {
@@ -148,9 +147,8 @@ fn trust_folders(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses what others could have written. A group may write where that is no widening: root's group, and the daemon's
-/// own group on files of its own user (the private group of a person who tries things out). `name` begins the sentence,
-/// where it is not about the file itself.
+/// Refuses what others can write. Two groups may write: root's, and the daemon's own on files of its own user (the
+/// private group of a person). `name` begins the sentence where it is not about the file itself.
 fn trust(metadata: &Metadata, name: &str) -> Result<(), String> {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     if metadata.uid() != 0 && metadata.uid() != uid {
@@ -162,12 +160,12 @@ fn trust(metadata: &Metadata, name: &str) -> Result<(), String> {
     // In a sticky directory nobody can replace the files of others.
     let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
     let group_may = metadata.gid() == 0 || (metadata.uid() == uid && metadata.gid() == gid);
-    let told =
+    let advice =
         |who, bits| format!("{name}can be written by {who} (mode {:04o}): chmod {bits}", metadata.mode() & 0o7777);
     match metadata.mode() {
         _ if sticky => Ok(()),
-        mode if mode & 0o002 != 0 => Err(told("everybody", "o-w")),
-        mode if mode & 0o020 != 0 && !group_may => Err(told("its group", "g-w")),
+        mode if mode & 0o002 != 0 => Err(advice("everybody", "o-w")),
+        mode if mode & 0o020 != 0 && !group_may => Err(advice("its group", "g-w")),
         _ => Ok(()),
     }
 }
@@ -180,7 +178,7 @@ fn included(main: &Path, text: &str, reading: &mut Reading) -> Vec<PathBuf> {
     let patterns = Reader::new(Some(section), &mut Findings::default()).strings("include").unwrap_or_default();
     let mut files = Vec::new();
     for pattern in patterns {
-        // What is wrong with a pattern is reported with everything else that the text means, too.
+        // The reader of the main file reports a wrong pattern.
         let Ok(split) = split_pattern(pattern.value) else { continue };
         match expand(folder_of(main), split, reading) {
             Ok(found) => files.extend(found),
@@ -190,8 +188,8 @@ fn included(main: &Path, text: &str, reading: &mut Reading) -> Vec<PathBuf> {
             }
         }
         if files.len() > MAX_FILES {
-            let told = format!("it includes more than {MAX_FILES} files; put several entries into one");
-            reading.findings.problem(file.problem(pattern.span.start, told));
+            let problem = format!("it includes more than {MAX_FILES} files; put several entries into one");
+            reading.findings.problem(file.problem(pattern.span.start, problem));
             return Vec::new();
         }
     }
@@ -213,7 +211,7 @@ pub(in crate::agent::config) fn split_pattern(pattern: &str) -> Result<(&str, &s
     if folder.contains(['*', '?']) || pattern.contains(['[', ']', '{', '}']) {
         return Err("only * and ? are understood, and only in the last part");
     }
-    // Whoever watches the folder for new files knows them by this ending.
+    // The watch on the folder finds new files by this suffix.
     if !name.ends_with(".toml") {
         return Err("write a name that ends in .toml");
     }
@@ -235,7 +233,7 @@ fn expand(base: &Path, (folder, name): (&str, &str), reading: &mut Reading) -> R
     for entry in entries.take(MAX_FILES * 2) {
         let entry = entry.map_err(|error| format!("{} cannot be read: {error}", folder.display()))?;
         let found = entry.file_name().into_string().unwrap_or_default();
-        // An editor's own files, and names that cannot be told.
+        // Temporary files of editors, and names that are not UTF-8.
         let passed_over = found.is_empty() || found.starts_with('.') || found.ends_with('~');
         if !passed_over && matches(name.as_bytes(), found.as_bytes()) {
             names.push(found);

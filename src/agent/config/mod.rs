@@ -51,7 +51,7 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// How long the system may take to say who the users and groups are.
 const NAMES_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the operator's files mean: complete, and without a contradiction.
+/// A complete and valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The trust domain that this node issues for.
@@ -76,13 +76,13 @@ pub struct Config {
     pub federation: Vec<federation::FederationSettings>,
     /// `[[workload]]`, in order, with the defaults of `[svid]` filled in.
     pub entries: Vec<Arc<Entry>>,
-    /// The names of users and groups that have to be known.
+    /// The names of users and groups that are looked up.
     pub names: AccountNames,
-    /// What looks wrong and is allowed.
+    /// Problems that do not refuse the configuration.
     pub warnings: Vec<Problem>,
 }
 
-/// What was accepted, and enough to accept it again when the files have become bad or the name service is gone.
+/// An accepted configuration: enough to accept it again while the files are bad or the name service is down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// All files, as they were read.
@@ -91,13 +91,13 @@ pub struct Accepted {
     pub accounts: Accounts,
 }
 
-/// What cannot be used.
+/// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{findings}")]
 pub struct ConfigRefused {
     /// Every problem at once.
     pub findings: Findings,
-    /// What was read: the files in which the problems can be mended, and those that could not be read left out.
+    /// The files that could be read, in which the problems can be fixed.
     pub sources: Sources,
 }
 
@@ -179,10 +179,8 @@ impl Config {
             ("workload_api", self.workload_api != new.workload_api),
             ("admin", self.admin != new.admin),
             ("authority", self.authority != new.authority),
-            ("limits", self.limits != new.limits),
             ("health", self.health != new.health),
             ("metrics", self.metrics != new.metrics),
-            ("log", self.log != new.log),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -223,8 +221,8 @@ fn read_all(main: Document<'_>, included: &[Document<'_>], findings: &mut Findin
     }
     let trust_domain = top.parsed::<TrustDomain>("trust_domain").map(|(trust_domain, _)| trust_domain);
     for pattern in top.strings("include").unwrap_or_default() {
-        if let Err(told) = files::split_pattern(pattern.value) {
-            top.problem(pattern.span.start, format!("include has {}; {told}", shown(pattern.value)));
+        if let Err(advice) = files::split_pattern(pattern.value) {
+            top.problem(pattern.span.start, format!("include has {}; {advice}", shown(pattern.value)));
         }
     }
     let workload_api = sections::doors::workload_api(&mut top);

@@ -1,4 +1,4 @@
-//! Which entries a process gets together although their author may not have meant it.
+//! Warns of entries that one process matches together.
 
 use std::cmp::Reverse;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub(in crate::agent::config) fn warn_of(entries: &[Arc<Entry>], findings: &mut F
         for other in index.candidates(&facts) {
             comparisons += 1;
             let another = other.order != entry.order && other.selectors.iter().all(|wanted| facts.holds(wanted));
-            // Of two entries with the same selectors, the later one is told.
+            // Of two entries with the same selectors, the warning is at the later one.
             let same = other.selectors.len() == entry.selectors.len();
             if another && !(same && other.order > entry.order) {
                 findings.warn(warning(entry, other, same));

@@ -43,9 +43,9 @@ pub struct Problem {
 /// Everything that was found in a configuration that cannot be used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct Findings {
-    /// What must be put right, by file and place.
+    /// Errors, by file and place.
     pub problems: Vec<Problem>,
-    /// What looks wrong and is allowed.
+    /// Warnings.
     pub warnings: Vec<Problem>,
     /// How many problems there are beyond those listed.
     pub more: usize,

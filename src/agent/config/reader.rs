@@ -1,5 +1,5 @@
-//! Reads one table key by key, as typed values. Notes every problem with its place and goes on; a key that nobody asked
-//! for is a problem of its own.
+//! Reads one table key by key, as typed values. Notes every problem with its place and goes on; an unknown key is a
+//! problem, too.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -29,7 +29,7 @@ pub(in crate::agent::config) struct Section<'a> {
     pub(in crate::agent::config) at: usize,
 }
 
-/// One reading of a table. `finish` must be called: it finds the keys that were not asked for.
+/// One reading of a table. `finish` must be called: it reports unknown keys.
 #[must_use]
 pub(in crate::agent::config) struct Reader<'a, 'f> {
     section: Option<Section<'a>>,
@@ -47,7 +47,7 @@ pub(in crate::agent::config) struct Text<'a> {
 }
 
 impl Text<'_> {
-    /// The place of a byte of the value; the place of the value where that cannot be told.
+    /// The place of a byte of the value; the place of the value where it was written with escapes.
     pub(in crate::agent::config) fn place_of(&self, byte: usize) -> usize {
         self.content.map_or(self.span.start, |start| start + byte)
     }
@@ -97,22 +97,21 @@ impl<'a, 'f> Reader<'a, 'f> {
         number
     }
 
-    /// A duration and its place. `least` comes with the reason why less makes no sense.
+    /// A duration within bounds, and its place.
     pub(in crate::agent::config) fn duration(
         &mut self,
         key: &'static str,
-        least: (Duration, &str),
-        most: Duration,
+        bounds: RangeInclusive<Duration>,
     ) -> Option<(Duration, usize)> {
         let text = self.string(key)?;
         let at = text.span.start;
-        let told = match duration::parse(text.value) {
-            None => "write hours, minutes and seconds, for example \"90s\", \"15m\" or \"1h30m\"".to_owned(),
-            Some(length) if length < least.0 => least.1.to_owned(),
-            Some(length) if length > most => format!("write at most {:?}", exact(most)),
+        let advice = match duration::parse(text.value) {
+            None => "write days, hours, minutes and seconds, for example \"90s\", \"1h30m\" or \"7d\"".to_owned(),
+            Some(length) if length < *bounds.start() => format!("must be at least {}", exact(*bounds.start())),
+            Some(length) if length > *bounds.end() => format!("must be at most {}", exact(*bounds.end())),
             Some(length) => return Some((length, at)),
         };
-        self.problem(at, format!("{key} is {}; {told}", shown(text.value)));
+        self.problem(at, format!("{key} is {}; {advice}", shown(text.value)));
         None
     }
 
@@ -206,7 +205,7 @@ impl<'a, 'f> Reader<'a, 'f> {
         self.section.map_or(0, |section| section.at)
     }
 
-    /// An offset as a place to be told of later.
+    /// An offset as a place for a later message.
     pub(in crate::agent::config) fn place_at(&self, at: usize) -> Option<Place> {
         let file = self.section?.file;
         Some(Place { file: file.path.to_owned(), position: file.position(at) })
@@ -234,7 +233,7 @@ impl<'a, 'f> Reader<'a, 'f> {
         }
     }
 
-    /// Notes the keys that nobody asked for.
+    /// Reports the keys that were not read.
     pub(in crate::agent::config) fn finish(mut self) {
         let Some(section) = self.section else { return };
         let unknown: Vec<_> = section.table.keys().filter(|key| !self.known.contains(&**key.get_ref())).collect();

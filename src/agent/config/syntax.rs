@@ -1,4 +1,4 @@
-//! From text to a tree in which every key and value knows its place; syntax and nothing else.
+//! Parses text into a tree in which every key and value has its place. Knows syntax alone.
 
 use toml::de::DeTable;
 use toml_parser::Source;

@@ -27,7 +27,7 @@ const MAX_HINT: usize = 1024;
 const MAX_AUDIENCE: usize = 256;
 const MAX_DNS_NAMES: usize = 64;
 
-/// What the rest of the configuration says that an entry depends on.
+/// The parts of the configuration that an entry depends on.
 pub(in crate::agent::config) struct EntryContext<'c> {
     /// `None` where it could not be read.
     pub(in crate::agent::config) trust_domain: Option<&'c TrustDomain>,
@@ -201,7 +201,7 @@ fn read_selector(table: &mut Reader<'_, '_>, text: &Text<'_>, names: &mut Accoun
     Some(selector)
 }
 
-/// SECURITY: an interpreter runs whatever it is given, so its path tells nothing of what runs. A unit does.
+/// SECURITY: an interpreter runs any script, so its path does not tell which program runs. A unit does.
 fn warn_of_interpreters(table: &mut Reader<'_, '_>, selectors: &[Selector], texts: &[Text<'_>]) {
     if selectors.iter().any(|selector| matches!(selector, Selector::SystemdId(_))) {
         return;
@@ -217,8 +217,8 @@ fn warn_of_interpreters(table: &mut Reader<'_, '_>, selectors: &[Selector], text
     }
 }
 
-/// Whether a program does what its arguments say: a language, a shell, a loader, many programs in one. By its name alone,
-/// whatever its version.
+/// Whether a program runs what its arguments name: an interpreter, a shell, a loader, a multi-call binary. Compares the
+/// name without its version.
 fn is_interpreter(path: &str) -> bool {
     const INTERPRETERS: [&str; 37] = [
         "R", "Rscript", "ash", "awk", "bash", "beam.smp", "bun", "busybox", "csh", "dash", "deno", "dotnet", "env",
@@ -231,8 +231,8 @@ fn is_interpreter(path: &str) -> bool {
     loader || INTERPRETERS.contains(&name) || INTERPRETERS.contains(&unversioned)
 }
 
-/// SECURITY: an entry of nothing but paths, hashes and slices gives its identity to every user who can start that
-/// program; the author may mean it, and then says so.
+/// SECURITY: an entry with paths, hashes and slices alone gives its identity to every user who can start that program.
+/// `accept_weak` says that this is meant.
 fn check_strength(table: &mut Reader<'_, '_>, id: &SpiffeId, selectors: &[Selector], accept_weak: bool) {
     let at = table.place_of_key("selectors").unwrap_or_default();
     if !accept_weak && !selectors.iter().any(Selector::is_strong) {

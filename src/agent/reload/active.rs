@@ -43,7 +43,7 @@ pub struct ActiveConfig {
     pub config: Config,
     /// The text it was read from.
     pub accepted: Accepted,
-    /// How it relates to the files.
+    /// Whether it is what the files say.
     pub state: ReloadState,
     /// When it was accepted.
     pub accepted_at: SystemTime,
@@ -52,7 +52,7 @@ pub struct ActiveConfig {
 }
 
 impl ActiveConfig {
-    /// Whom else it believes.
+    /// The foreign trust domains whose bundles are served.
     #[must_use]
     pub fn federation(&self) -> Arc<[FederationSettings]> {
         self.config.federation.clone().into()

@@ -1,4 +1,4 @@
-//! What a reload changes, for the screen of whoever asked for it.
+//! Compares two configurations, for the report of a reload.
 
 use std::collections::BTreeMap;
 

@@ -15,8 +15,8 @@ use crate::endpoints::admin::reports::ReloadState;
 use crate::file_watch::FileWatch;
 use crate::file_watch::Watched;
 
-/// How often files that were refused are read again: what stood in their way may be no file, but the mode of a directory,
-/// or that no descriptor was left.
+/// How often refused files are read again: the cause may be the mode of a directory or a lack of descriptors, which no
+/// watch on a file notices.
 const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// Reads the files again whenever they change, until `stop`.
@@ -24,7 +24,7 @@ pub(in crate::agent) async fn follow_files(reloader: Arc<Reloader>, stop: Cancel
     let mut watch = FileWatch::new(watched(reloader.file(), &reloader.active()));
     loop {
         if !missed_a_change(&reloader).await {
-            let refused = reloader.active().state == ReloadState::LastGood;
+            let refused = matches!(reloader.active().state, ReloadState::LastGood | ReloadState::AwaitsRestart);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -37,8 +37,8 @@ pub(in crate::agent) async fn follow_files(reloader: Arc<Reloader>, stop: Cancel
     }
 }
 
-/// RACE: which files to watch is known only once they have been read, so what changed between the reading and the watch
-/// was seen by neither. A reading that failed as a whole is not repeated in circles.
+/// RACE: the files to watch are known after they have been read, so neither sees a change in between. A reading that failed
+/// as a whole is not repeated at once.
 async fn missed_a_change(reloader: &Reloader) -> bool {
     let active = reloader.active();
     let main = reloader.file().to_owned();

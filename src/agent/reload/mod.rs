@@ -1,8 +1,9 @@
-//! A configuration takes the place of another: whole or not at all, when somebody asks or when the files change.
+//! Replaces the configuration in force, whole or not at all, when an operator asks or the files change.
 
 mod active;
 mod diff;
 pub(in crate::agent) mod follow;
+mod restart;
 mod swap;
 
 use std::path::Path;
@@ -14,9 +15,11 @@ use tokio::sync::watch;
 use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
+use crate::agent::live_settings::LiveSettings;
 use crate::agent::reload::swap::CurrentConfig;
 use crate::agent::rulebook_owner::RulebookOwner;
 use crate::endpoints::admin::reports::ReloadReport;
+use crate::endpoints::admin::reports::ReloadState;
 use crate::federation::FederationSettings;
 use crate::time::Clock;
 
@@ -34,9 +37,14 @@ pub struct Reloader {
 
 impl Reloader {
     /// `active` is in force by now; `owner` has its entries.
-    #[must_use]
-    pub fn new(files: ConfigFiles, active: ActiveConfig, owner: Arc<RulebookOwner>, clock: Arc<dyn Clock>) -> Self {
-        let current = Arc::new(CurrentConfig::new(files, active, owner, clock));
+    pub(in crate::agent) fn new(
+        files: ConfigFiles,
+        active: ActiveConfig,
+        owner: Arc<RulebookOwner>,
+        settings: LiveSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let current = Arc::new(CurrentConfig::new(files, active, owner, settings, clock));
         Self { current, one_at_a_time: Mutex::default() }
     }
 
@@ -52,7 +60,7 @@ impl Reloader {
         self.current.active()
     }
 
-    /// Whom else the configuration in force believes, and every change of it.
+    /// The foreign trust domains of the configuration in force, and every change of them.
     #[must_use]
     pub fn federation(&self) -> watch::Receiver<Arc<[FederationSettings]>> {
         self.current.federation()
@@ -62,14 +70,15 @@ impl Reloader {
     pub async fn reload(&self, trigger: ReloadTrigger) -> ReloadReport {
         let _one = self.one_at_a_time.lock().await;
         let current = Arc::clone(&self.current);
-        // The disk and the name service may take seconds, and finding out whom a change concerns some milliseconds for a
-        // thousand streams; serving must not wait for them.
+        // The disk and the name service may take seconds, and finding the streams that a change concerns some milliseconds
+        // for a thousand streams; serving must not wait for them.
         let reloaded = tokio::task::spawn_blocking(move || match config::load(&current.files.main) {
             Ok((config, accepted)) => current.swap(config, accepted, trigger),
             Err(refused) => current.refuse(refused),
         });
         reloaded.await.unwrap_or_else(|panic| {
-            self.current.refuse_because(vec![format!("reading the configuration failed: {panic}")], None)
+            let problem = format!("reading the configuration failed: {panic}");
+            self.current.refuse_because(vec![problem], None, ReloadState::LastGood)
         })
     }
 

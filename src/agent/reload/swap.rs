@@ -1,5 +1,4 @@
-//! The configuration in force, and the only place where another one is put there: whole or not at all. Refuses to know
-//! when and how files are read.
+//! Holds the configuration in force and replaces it, whole or not at all. Refuses to know when and how files are read.
 
 use std::sync::Arc;
 
@@ -10,11 +9,13 @@ use crate::agent::config::Config;
 use crate::agent::config::ConfigRefused;
 use crate::agent::config::files::Sources;
 use crate::agent::last_good;
+use crate::agent::live_settings::LiveSettings;
 use crate::agent::reload::active::ActiveConfig;
 use crate::agent::reload::active::ConfigFiles;
 use crate::agent::reload::active::ReloadTrigger;
 use crate::agent::reload::diff::compare;
 use crate::agent::reload::diff::names;
+use crate::agent::reload::restart::restart_advice;
 use crate::agent::rulebook_owner::RulebookOwner;
 use crate::agent::rulebook_owner::Taken;
 use crate::endpoints::admin::reports::ReloadReport;
@@ -24,10 +25,14 @@ use crate::readiness::Severity;
 use crate::time::Clock;
 
 /// The configuration in force.
+///
+/// INVARIANT: its state is replaced before the reason for it is given or cleared, so whoever is woken by a reason sees the
+/// state that it is about.
 #[derive(Debug)]
 pub(in crate::agent::reload) struct CurrentConfig {
     pub(in crate::agent::reload) files: ConfigFiles,
     owner: Arc<RulebookOwner>,
+    settings: LiveSettings,
     clock: Arc<dyn Clock>,
     active: watch::Sender<Arc<ActiveConfig>>,
     federation: watch::Sender<Arc<[FederationSettings]>>,
@@ -38,10 +43,11 @@ impl CurrentConfig {
         files: ConfigFiles,
         active: ActiveConfig,
         owner: Arc<RulebookOwner>,
+        settings: LiveSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let federation = watch::Sender::new(active.federation());
-        Self { files, owner, clock, active: watch::Sender::new(Arc::new(active)), federation }
+        Self { files, owner, settings, clock, active: watch::Sender::new(Arc::new(active)), federation }
     }
 
     pub(in crate::agent::reload) fn active(&self) -> Arc<ActiveConfig> {
@@ -60,14 +66,9 @@ impl CurrentConfig {
         trigger: ReloadTrigger,
     ) -> ReloadReport {
         let before = self.active();
-        let restart_for = before.config.restart_needed(&config);
-        if !restart_for.is_empty() {
-            let keys = restart_for.join(", ");
-            let advice = format!(
-                "{}: a change of {keys} needs a restart; nothing was changed; type: systemctl restart bonafide",
-                self.files.main.display()
-            );
-            return self.refuse_because(vec![advice], Some(accepted.sources));
+        if let Some(advice) = restart_advice(&before.config, &config) {
+            let problem = format!("{}: {advice}", self.files.main.display());
+            return self.refuse_because(vec![problem], Some(accepted.sources), ReloadState::AwaitsRestart);
         }
         let (state, accepted_at) = (ReloadState::Current, self.clock.now());
         let active = ActiveConfig { config, accepted, state, accepted_at, refused: None };
@@ -83,6 +84,7 @@ impl CurrentConfig {
         report.swapped = true;
         let (added, removed, changed) = (report.added.len(), report.removed.len(), report.changed.len());
         tracing::info!(added, removed, changed, woken, "configuration reloaded");
+        self.settings.apply(&active.config);
         self.keep(&active.accepted);
         self.federation.send_replace(active.federation());
         self.active.send_replace(Arc::new(active));
@@ -92,20 +94,21 @@ impl CurrentConfig {
 
     pub(in crate::agent::reload) fn refuse(&self, refused: ConfigRefused) -> ReloadReport {
         let ConfigRefused { findings, sources } = refused;
-        self.refuse_because(findings.problems.iter().map(ToString::to_string).collect(), Some(sources))
+        let problems = findings.problems.iter().map(ToString::to_string).collect();
+        self.refuse_because(problems, Some(sources), ReloadState::LastGood)
     }
 
     pub(in crate::agent::reload) fn refuse_because(
         &self,
         problems: Vec<String>,
         refused: Option<Sources>,
+        state: ReloadState,
     ) -> ReloadReport {
         for problem in &problems {
             tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
         }
-        self.files.reason.block(Severity::Degraded, problems.join("\n"));
-        let state = ReloadState::LastGood;
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
+        self.files.reason.block(Severity::Degraded, problems.join("\n"));
         ReloadReport { problems, ..ReloadReport::default() }
     }
 
@@ -117,9 +120,9 @@ impl CurrentConfig {
             ids.join(", ")
         );
         tracing::warn!(%detail, "configuration held back");
-        self.files.reason.block(Severity::Degraded, detail);
         let (state, refused) = (ReloadState::HeldBack, Some(refused));
         self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
+        self.files.reason.block(Severity::Degraded, detail);
     }
 
     /// Keeps what was accepted for a start with bad files. Without it the daemon serves all the same.

@@ -1,6 +1,6 @@
-//! Says on the readiness board while the authority's end is near, and while it cannot sign: before its life, after it,
-//! or before the release's date. It signs again by itself once the clock is right; here that is noticed within a second,
-//! and a first start that had to wait for the clock makes its keys.
+//! Blocks readiness while the authority cannot sign (before or after its life, or before the release's date), and degrades
+//! it while the authority's end is near. Notices within a second that the clock is right again, and then makes the keys of
+//! a first start that waited for the clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::time::Clock;
 
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Asks twice a second whether the authority could sign now, and logs once that its end is near. Never ends.
+/// Checks twice a second whether the authority can sign now, and logs once that its end is near. Never ends.
 pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock>, reason: Reason) {
     let mut ticks = interval(PERIOD);
     let mut before = None;
     loop {
         ticks.tick().await;
         let trouble = if authority.not_after().is_some() {
-            look(&*authority, &*clock, &reason)
+            check_authority(&*authority, &*clock, &reason)
         } else {
             // The first keys go to the disk, on a thread that serves nobody.
             let (authority, clock, reason) = (authority.clone(), clock.clone(), reason.clone());
-            let looked = tokio::task::spawn_blocking(move || look(&*authority, &*clock, &reason));
-            looked.await.unwrap_or_default()
+            let checked = tokio::task::spawn_blocking(move || check_authority(&*authority, &*clock, &reason));
+            checked.await.unwrap_or_default()
         };
         if let Some((Severity::Degraded, detail)) = &trouble
             && before != trouble
@@ -38,8 +38,8 @@ pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock
     }
 }
 
-/// Asks once, after the authority has done what was due: that blocks as long as a disk does. Returns what it said.
-pub fn look(authority: &dyn Authority, clock: &dyn Clock, reason: &Reason) -> Option<(Severity, String)> {
+/// Lets the authority do what is due, which may block on a disk, checks it once, and returns what is wrong.
+pub fn check_authority(authority: &dyn Authority, clock: &dyn Clock, reason: &Reason) -> Option<(Severity, String)> {
     let now = clock.now();
     let trouble = match authority.maintain(now) {
         Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
@@ -189,7 +189,7 @@ mod tests {
         assert!(bundle.borrow_and_update().x509_authorities.is_empty());
         let readiness = Readiness::default();
         let reason = readiness.register("authority");
-        look(&*authority, &*clock, &reason);
+        check_authority(&*authority, &*clock, &reason);
         assert!(!readiness.is_ready());
         tokio::spawn(watch_authority(authority.clone(), clock.clone(), reason));
         *clock.0.lock().unwrap() += RELEASE_DATE;

@@ -1,5 +1,5 @@
-//! Notices within a second that the wall clock has stepped, or that the machine was suspended: the wall clock then
-//! moved by another length than the monotonic one, by which all timers run.
+//! Notices within a second that the wall clock has stepped, or that the machine was suspended: wall clock and monotonic
+//! clock, by which all timers run, have then moved by different lengths.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Gives memory back that nobody needs any more. The allocator keeps what it once had: the pages of a thousand
-//! connections that have gone, and of the text of ten thousand entries. Knows how many connections are open, not whose.
+//! Returns free memory to the kernel. The allocator keeps pages that it once used, for a thousand closed connections or
+//! the text of ten thousand entries. Knows how many connections are open, not whose.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::endpoints::transport::budgets::Budgets;
 use crate::sys::allocator;
 
 const POLL: Duration = Duration::from_secs(1);
-/// So many are worth the milliseconds that it costs.
+/// After so many closed connections it is worth the milliseconds that it costs.
 const TRIM_AFTER: usize = 64;
-/// What fewer leave behind waits this long for more: a few can have had many and long messages.
+/// After so many polls fewer closed connections are enough: a few can have had many and long messages.
 const MAX_POLLS: u32 = 20;
 
-/// Gives back what starting took, and then what connections took: soon when many have gone, and in a while when any
-/// have. Never ends.
-pub(in crate::agent) async fn give_back(budgets: Budgets) {
+/// Returns the memory of the start, then that of closed connections: soon after many have closed, later after any has.
+/// Never ends.
+pub(in crate::agent) async fn return_memory(budgets: Budgets) {
     let mut most_open = usize::MAX;
     let mut polls = 0;
     loop {
@@ -25,7 +25,7 @@ pub(in crate::agent) async fn give_back(budgets: Budgets) {
         let open = budgets.usage().connections;
         let gone = most_open.saturating_sub(open);
         if gone >= TRIM_AFTER || gone > 0 && polls >= MAX_POLLS {
-            // A panic in there could only be the allocator's; there is nothing to do about it.
+            // A panic in the allocator's call changes nothing here.
             let _ = tokio::task::spawn_blocking(allocator::return_free_pages).await;
             (most_open, polls) = (open, 0);
         }

@@ -1,5 +1,4 @@
-//! What is looked at for as long as the daemon runs: the clock, whether the authority can sign, the memory, and the
-//! readiness that comes of it all.
+//! Checks that run as long as the daemon does: of the clock, the authority, the memory and readiness.
 
 pub mod authority;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! Tells systemd and the log whether workloads are served, and why not.
+//! Reports to systemd and the log whether workloads are served, and why not.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -13,7 +13,7 @@ use crate::readiness::ActiveReason;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
 
-/// How soon systemd is told again when it could not be told.
+/// How soon a message to systemd that failed is sent again.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Characters of a status: systemd ignores a message of more than 4,096 bytes.
 const LONGEST_STATUS: usize = 1000;
@@ -21,10 +21,10 @@ const LONGEST_STATUS: usize = 1000;
 /// Says `READY=1` at once, for the sockets answer, and the state in `STATUS=`, again at every change. Never ends.
 ///
 /// SPEC: product contract §6: whatever the daemon waits for, it holds up no boot, so it never asks systemd for more time.
-pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
+pub(in crate::agent) async fn report_readiness(readiness: Readiness) {
     let mut reasons = readiness.watch();
     let mut logged: Option<String> = None;
-    let mut told: Option<String> = None;
+    let mut sent: Option<String> = None;
     let mut failing = false;
     loop {
         let now = reasons.borrow_and_update().clone();
@@ -38,12 +38,12 @@ pub(in crate::agent) async fn tell_of_readiness(readiness: Readiness) {
             logged = Some(why);
         }
         let status = status(&now);
-        if told.as_ref() != Some(&status) {
-            let ready = if told.is_none() { "READY=1\n" } else { "" };
-            match tell_systemd(format!("{ready}STATUS={status}")).await {
-                Ok(()) => (told, failing) = (Some(status), false),
+        if sent.as_ref() != Some(&status) {
+            let ready = if sent.is_none() { "READY=1\n" } else { "" };
+            match notify_systemd(format!("{ready}STATUS={status}")).await {
+                Ok(()) => (sent, failing) = (Some(status), false),
                 Err(why) if !failing => {
-                    tracing::warn!(%why, "systemd could not be told; trying again every 2 s");
+                    tracing::warn!(%why, "systemd could not be notified; trying again every 2 s");
                     failing = true;
                 }
                 Err(_) => {}
@@ -75,7 +75,7 @@ fn details(reasons: &[ActiveReason], severity: Severity) -> String {
 
 /// Sends a message to systemd; without systemd there is nobody to send it to. Waits for room in systemd's queue, on a
 /// thread that serves nobody.
-pub(in crate::agent) async fn tell_systemd(message: String) -> io::Result<()> {
+pub(in crate::agent) async fn notify_systemd(message: String) -> io::Result<()> {
     tokio::task::spawn_blocking(move || notify(&message)).await?
 }
 

@@ -1,29 +1,29 @@
-//! `/proc/PID/cgroup`: which group of processes the caller is in, and what that group's name stands for.
+//! Parser for `/proc/PID/cgroup`: the cgroup of a process, and the unit or container that its path names.
 //!
-//! SECURITY: who owns a subtree chooses every name below it. So a unit is the *outermost* one, in a chain of slices that
-//! starts at the root of the system manager, and nothing is searched for in the middle of a path. A container's name is
-//! recognised anywhere, because it only ever takes facts away.
+//! SECURITY: the owner of a subtree chooses every name below it. So only the *outermost* unit counts, in a chain of
+//! slices that starts at the root of the system manager; no unit is searched for in the middle of a path. The name of a
+//! container is recognised anywhere, because it only takes facts away.
 
 use std::borrow::Cow;
 
 use crate::attestation::host::MAX_FILE;
 use crate::attestation::host::NotKernelText;
 
-/// What the name of a cgroup stands for.
+/// The kind of a cgroup, by its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Group {
-    /// Nothing that we know.
+pub enum CgroupKind {
+    /// Neither a unit nor a container.
     Plain,
-    /// A unit of the system manager, by its whole name, and the slice that holds it.
+    /// A unit of the system manager, and its slice.
     Unit {
-        /// For example `web.service`.
+        /// The full name, for example `web.service`.
         id: String,
-        /// For example `system.slice`; `-.slice` for the root.
+        /// The slice, for example `system.slice`; `-.slice` for the root.
         slice: String,
     },
-    /// A container or a machine: what its group is called, and the pod it belongs to.
+    /// A container or another machine of systemd-machined, and its pod.
     Container {
-        /// The runtime's id where there is one, else the name of the group.
+        /// The id of the container or, without one, of the pod; else the path of the cgroup.
         id: String,
         /// The pod's UID, with dashes.
         pod: Option<String>,
@@ -32,28 +32,29 @@ pub enum Group {
 
 /// One line: a hierarchy and a path in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Line<'a> {
-    hierarchy: Hierarchy,
+struct CgroupLine<'a> {
+    hierarchy: HierarchyKind,
     path: Cow<'a, str>,
 }
 
+/// The kind of a hierarchy: cgroup v2, systemd's own of cgroup v1, or one with controllers of cgroup v1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hierarchy {
+enum HierarchyKind {
     Unified,
     Systemd,
     Controllers,
 }
 
-/// The lines of one process.
+/// The cgroup lines of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroups<'a> {
-    lines: Vec<Line<'a>>,
+    lines: Vec<CgroupLine<'a>>,
 }
 
-/// Why the lines prove nothing.
+/// Why the cgroup lines prove nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Contradictory {
-    /// The group was removed under the process.
+    /// A cgroup was removed, or lies outside the daemon's view of the hierarchy.
     #[error("the group was removed")]
     Removed,
     /// The lines name different containers, pods or units.
@@ -62,32 +63,33 @@ pub enum Contradictory {
 }
 
 impl<'a> Cgroups<'a> {
-    /// Splits every line at its first two colons; what follows may hold more of them, and anything else.
+    /// Splits every line at its first two colons. The path after them can contain colons and any other character.
     ///
     /// # Errors
     /// [`NotKernelText`]
     pub fn parse(text: &'a [u8]) -> Result<Self, NotKernelText> {
         let body = text.strip_suffix(b"\n").filter(|_| text.len() <= MAX_FILE).ok_or(NotKernelText)?;
-        let lines = body.split(|byte| *byte == b'\n').map(Line::parse).collect::<Result<Vec<_>, _>>()?;
-        let unified = lines.iter().filter(|line| line.hierarchy == Hierarchy::Unified).count();
+        let lines = body.split(|byte| *byte == b'\n').map(CgroupLine::parse).collect::<Result<Vec<_>, _>>()?;
+        let unified = lines.iter().filter(|line| line.hierarchy == HierarchyKind::Unified).count();
         if unified > 1 { Err(NotKernelText) } else { Ok(Self { lines }) }
     }
 
-    /// The path in the unified hierarchy; `None` where the machine has none.
+    /// The path in the unified hierarchy; `None` where there is no such line.
     #[must_use]
     pub fn unified(&self) -> Option<&str> {
-        self.path_in(Hierarchy::Unified)
+        self.path_in(HierarchyKind::Unified)
     }
 
-    /// The path that decides: `0::` when it is not the root, else that of `name=systemd`, else the one path that is not
-    /// the root. `None` when other hierarchies show several. `true` beside it when it is that of the unified hierarchy.
+    /// The deciding path: that of `0::` if it is not the root, else of `name=systemd`, else the only other path that is
+    /// not the root. `None` when the other hierarchies have different paths. The flag is true for the unified
+    /// hierarchy.
     #[must_use]
     pub fn deciding(&self) -> Option<(&str, bool)> {
         let below_root = |hierarchy| self.path_in(hierarchy).filter(|path| *path != "/");
-        if let Some(path) = below_root(Hierarchy::Unified) {
+        if let Some(path) = below_root(HierarchyKind::Unified) {
             return Some((path, true));
         }
-        if let Some(path) = below_root(Hierarchy::Systemd) {
+        if let Some(path) = below_root(HierarchyKind::Systemd) {
             return Some((path, false));
         }
         let mut others = self.lines.iter().map(|line| &*line.path).filter(|path| *path != "/");
@@ -95,32 +97,32 @@ impl<'a> Cgroups<'a> {
         others.all(|path| path == first).then_some((first, false))
     }
 
-    /// What the group of the deciding path stands for, if no line says otherwise. `decided` is that path from the root of
-    /// the hierarchy; `manager` the path of the system manager's own root, empty for the root.
+    /// The kind of the deciding cgroup. `decided` is its path from the root of the hierarchy, and `manager` the path of
+    /// the system manager's own root, empty for the root.
     ///
     /// # Errors
-    /// [`Contradictory`]
-    pub fn group(&self, decided: &str, manager: &str) -> Result<Group, Contradictory> {
+    /// [`Contradictory`] when a cgroup was removed, or another line names another container, pod or unit.
+    pub fn group(&self, decided: &str, manager: &str) -> Result<CgroupKind, Contradictory> {
         let removed = |path: &str| path.ends_with(" (deleted)") || path.split('/').any(|part| part == "..");
         if removed(decided) || self.lines.iter().any(|line| line.path.ends_with(" (deleted)")) {
             return Err(Contradictory::Removed);
         }
-        let group = Group::of(decided, manager);
+        let kind = CgroupKind::of(decided, manager);
         let deciding = self.deciding().map(|(path, _)| path);
         for line in self.lines.iter().filter(|line| Some(&*line.path) != deciding) {
-            if !Group::of(&line.path, manager).agrees_with(&group) {
+            if !CgroupKind::of(&line.path, manager).agrees_with(&kind) {
                 return Err(Contradictory::Disagree);
             }
         }
-        Ok(group)
+        Ok(kind)
     }
 
-    fn path_in(&self, hierarchy: Hierarchy) -> Option<&str> {
+    fn path_in(&self, hierarchy: HierarchyKind) -> Option<&str> {
         self.lines.iter().find(|line| line.hierarchy == hierarchy).map(|line| &*line.path)
     }
 }
 
-impl<'a> Line<'a> {
+impl<'a> CgroupLine<'a> {
     fn parse(line: &'a [u8]) -> Result<Self, NotKernelText> {
         let mut parts = line.splitn(3, |byte| *byte == b':');
         let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
@@ -128,21 +130,21 @@ impl<'a> Line<'a> {
         };
         let id: u32 = super::number(id)?;
         let hierarchy = match controllers {
-            b"" if id == 0 => Hierarchy::Unified,
+            b"" if id == 0 => HierarchyKind::Unified,
             b"" => return Err(NotKernelText),
-            b"name=systemd" => Hierarchy::Systemd,
-            _ => Hierarchy::Controllers,
+            b"name=systemd" => HierarchyKind::Systemd,
+            _ => HierarchyKind::Controllers,
         };
         if path.first() != Some(&b'/') {
             return Err(NotKernelText);
         }
-        // What is not UTF-8 becomes U+FFFD, which no grammar below and no selector accepts.
+        // Bytes that are not UTF-8 become U+FFFD, which no unit, container or pod name accepts.
         Ok(Self { hierarchy, path: String::from_utf8_lossy(path) })
     }
 }
 
-impl Group {
-    /// Reads a path from the root of the hierarchy.
+impl CgroupKind {
+    /// The kind of the cgroup at a path from the root of the hierarchy.
     #[must_use]
     pub fn of(path: &str, manager: &str) -> Self {
         let below = path.strip_prefix(manager).filter(|below| below.is_empty() || below.starts_with('/'));
@@ -153,11 +155,11 @@ impl Group {
         below.and_then(|_| unit(&parts)).unwrap_or(Self::Plain)
     }
 
-    /// Whether a line that says `self` can stand beside one that decided for `decided`.
+    /// Whether a line of kind `self` is consistent with the deciding line.
     fn agrees_with(&self, decided: &Self) -> bool {
         match (self, decided) {
             (Self::Plain, _) => true,
-            // A controller may hold a whole unit or pod together where the deciding hierarchy divides it further.
+            // A controller may have one cgroup for a whole pod, which the deciding hierarchy divides into containers.
             (Self::Container { id, pod }, Self::Container { id: other, pod: other_pod }) => {
                 pod == other_pod && (id == other || pod.as_ref().is_some_and(|pod| pod == id))
             }
@@ -167,29 +169,30 @@ impl Group {
     }
 }
 
-/// Groups at the root that container runtimes and machine managers keep for themselves.
+/// Cgroups at the root that container runtimes and machine managers create for themselves.
 const RUNTIME_ROOTS: [&str; 9] =
     ["docker", "garden", "k8s.io", "kubepods", "kubepods.slice", "libpod_parent", "lxc", "machine.slice", "payload"];
 
-fn container(parts: &[&str]) -> Option<Group> {
+/// The container, pod or machine that a path names.
+fn container(parts: &[&str]) -> Option<CgroupKind> {
     let pod_of = |parts: &[&str]| parts.iter().find_map(|part| pod_uid(part));
     if let Some((at, id)) = parts.iter().enumerate().find_map(|(at, part)| Some((at, container_id(part)?))) {
-        // SECURITY: inside a container anyone can make a group that is called like a pod.
-        return Some(Group::Container { id: id.to_owned(), pod: pod_of(parts.get(..at).unwrap_or_default()) });
+        // SECURITY: a process in a container can create a cgroup with the name of a pod, so only the part above counts.
+        return Some(CgroupKind::Container { id: id.to_owned(), pod: pod_of(parts.get(..at).unwrap_or_default()) });
     }
     if let Some(pod) = pod_of(parts) {
-        return Some(Group::Container { id: pod.clone(), pod: Some(pod) });
+        return Some(CgroupKind::Container { id: pod.clone(), pod: Some(pod) });
     }
     // SPEC: systemd-nspawn(1): the container's processes are in `payload` below the unit that runs it.
     let nspawn = parts.windows(2).any(|pair| matches!(pair, [unit, "payload"] if is_unit(unit)));
     let first = parts.first()?;
     let lxc = parts.iter().any(|part| part.starts_with("lxc.payload") || part.starts_with("lxc.monitor"));
     let runtime = RUNTIME_ROOTS.contains(first) && (*first != "machine.slice" || parts.len() > 1);
-    (nspawn || lxc || runtime).then(|| Group::Container { id: parts.join("/"), pod: None })
+    (nspawn || lxc || runtime).then(|| CgroupKind::Container { id: parts.join("/"), pod: None })
 }
 
-/// The 64 hexadecimal digits that runtimes name containers by: alone, or as `docker-<id>.scope`, `libpod-<id>`,
-/// `<slice>:cri-containerd:<id>` and their like.
+/// The id of a container, 64 hexadecimal digits: alone, or as in `docker-<id>.scope`, `libpod-<id>` and
+/// `<slice>:cri-containerd:<id>`.
 fn container_id(part: &str) -> Option<&str> {
     let stem = part.strip_suffix(".scope").unwrap_or(part);
     let (before, id) = stem.split_at_checked(stem.len().checked_sub(64)?)?;
@@ -209,8 +212,8 @@ fn pod_uid(part: &str) -> Option<String> {
     is_uid.then_some(uid)
 }
 
-/// The outermost unit: slices, each named within the one above it, and then the unit (SPEC: systemd.slice(5)).
-fn unit(parts: &[&str]) -> Option<Group> {
+/// The outermost unit: a chain of slices, each within the one above it, and then the unit (SPEC: systemd.slice(5)).
+fn unit(parts: &[&str]) -> Option<CgroupKind> {
     let mut slice = "-.slice";
     for part in parts {
         let name = part.strip_prefix('_').unwrap_or(part);
@@ -220,7 +223,7 @@ fn unit(parts: &[&str]) -> Option<Group> {
         match name.strip_suffix(".slice") {
             Some(stem) if is_inside(stem, slice.strip_suffix(".slice")?) => slice = name,
             Some(_) => return None,
-            None if is_unit(name) => return Some(Group::Unit { id: name.to_owned(), slice: slice.to_owned() }),
+            None if is_unit(name) => return Some(CgroupKind::Unit { id: name.to_owned(), slice: slice.to_owned() }),
             None => return None,
         }
     }
@@ -255,23 +258,23 @@ mod tests {
     const POD: &str = "11111111-2222-3333-4444-555555555555";
     const POD_: &str = "11111111_2222_3333_4444_555555555555";
 
-    fn unit(id: &str, slice: &str) -> Group {
-        Group::Unit { id: id.to_owned(), slice: slice.to_owned() }
+    fn unit(id: &str, slice: &str) -> CgroupKind {
+        CgroupKind::Unit { id: id.to_owned(), slice: slice.to_owned() }
     }
 
-    fn container(id: &str, pod: Option<&str>) -> Group {
-        Group::Container { id: id.to_owned(), pod: pod.map(str::to_owned) }
+    fn container(id: &str, pod: Option<&str>) -> CgroupKind {
+        CgroupKind::Container { id: id.to_owned(), pod: pod.map(str::to_owned) }
     }
 
-    /// The group of a process whose path is the same in each hierarchy of a hybrid machine.
-    fn decide(text: &str) -> Result<Group, Contradictory> {
+    /// The kind of the cgroup that decides, where paths begin at the root of the hierarchy.
+    fn decide(text: &str) -> Result<CgroupKind, Contradictory> {
         let lines = Cgroups::parse(text.as_bytes()).unwrap();
         let (path, _) = lines.deciding().unwrap();
         lines.group(path, "")
     }
 
     #[test]
-    fn units_are_told_by_the_chain_of_slices_from_the_root() {
+    fn a_unit_is_found_below_a_chain_of_slices_from_the_root() {
         for (path, expected) in [
             ("/system.slice/probe.service", unit("probe.service", "system.slice")),
             ("/system.slice/system-tpl.slice/tpl@blue.service", unit("tpl@blue.service", "system-tpl.slice")),
@@ -286,7 +289,7 @@ mod tests {
                 r"/system.slice/system-serial\x2dgetty.slice/serial-getty@ttyS0.service",
                 unit("serial-getty@ttyS0.service", r"system-serial\x2dgetty.slice"),
             ),
-            // What is below a unit is the unit's own affair: a delegated group, a user's own manager.
+            // The unit manages the names below it: a delegated cgroup, or a user manager.
             ("/system.slice/web.service/worker", unit("web.service", "system.slice")),
             ("/system.slice/web.service/system.slice/sshd.service", unit("web.service", "system.slice")),
             (
@@ -294,12 +297,12 @@ mod tests {
                 unit("user@1000.service", "user-1000.slice"),
             ),
         ] {
-            assert_eq!(Group::of(path, ""), expected, "{path}");
+            assert_eq!(CgroupKind::of(path, ""), expected, "{path}");
         }
     }
 
     #[test]
-    fn what_only_looks_like_a_unit_is_none() {
+    fn a_path_that_only_looks_like_a_unit_is_plain() {
         for path in [
             "/",
             "/system.slice",
@@ -314,7 +317,7 @@ mod tests {
             "/-.slice/x.service",
             "/a-.slice/x.service",
         ] {
-            assert_eq!(Group::of(path, ""), Group::Plain, "{path}");
+            assert_eq!(CgroupKind::of(path, ""), CgroupKind::Plain, "{path}");
         }
     }
 
@@ -344,19 +347,19 @@ mod tests {
             (format!("/kubepods.slice/kubepods-pod{POD_}.slice/crio-conmon-{ID}.scope"), ID, Some(POD)),
             (format!("/system.slice/containerd.service/kubepods-pod{POD_}.slice:cri-containerd:{ID}"), ID, Some(POD)),
             (format!("/kubepods/pod{POD}"), POD, Some(POD)),
-            // The outermost one: inside a container anyone can make groups.
+            // The outermost container counts: a process in it can create cgroups below.
             (format!("/docker/{ID}/kubepods/pod{POD}"), ID, None),
             (format!("/docker/{ID}/docker/{}", ID.replace('0', "f")), ID, None),
         ] {
             let path = path.as_str();
             // A slice and its container in one name: the pod's UID is not read from there.
             let pod = pod.filter(|_| !path.contains(":cri-containerd:"));
-            assert_eq!(Group::of(path, ""), container(id, pod), "{path}");
+            assert_eq!(CgroupKind::of(path, ""), container(id, pod), "{path}");
         }
     }
 
     #[test]
-    fn machines_without_an_id_are_containers_by_where_they_are() {
+    fn machines_without_an_id_are_containers_by_their_path() {
         for path in [
             "/lxc/web",
             "/lxc.payload.web/system.slice/nginx.service",
@@ -366,20 +369,20 @@ mod tests {
             "/system.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
             "/docker/buildx",
         ] {
-            assert!(matches!(Group::of(path, ""), Group::Container { .. }), "{path}");
+            assert!(matches!(CgroupKind::of(path, ""), CgroupKind::Container { .. }), "{path}");
         }
     }
 
     #[test]
-    fn a_manager_that_is_not_at_the_root_has_units_below_its_own() {
+    fn a_manager_below_the_root_has_its_units_below_its_own_root() {
         let web = unit("web.service", "system.slice");
-        assert_eq!(Group::of("/payload/system.slice/web.service", "/payload"), web);
-        assert_eq!(Group::of("/system.slice/web.service", "/payload"), Group::Plain);
-        assert_eq!(Group::of("/payloads/system.slice/web.service", "/payload"), Group::Plain);
+        assert_eq!(CgroupKind::of("/payload/system.slice/web.service", "/payload"), web);
+        assert_eq!(CgroupKind::of("/system.slice/web.service", "/payload"), CgroupKind::Plain);
+        assert_eq!(CgroupKind::of("/payloads/system.slice/web.service", "/payload"), CgroupKind::Plain);
     }
 
     #[test]
-    fn the_unified_line_decides_then_systemds_then_the_only_one() {
+    fn the_unified_line_decides_then_that_of_systemd_then_the_only_one() {
         for (text, expected) in [
             ("9:name=systemd:/a\n4:memory:/b\n0::/c\n", Some(("/c", true))),
             ("9:name=systemd:/a\n4:memory:/b\n0::/\n", Some(("/a", false))),
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_names_something_else_refuses_and_one_that_names_nothing_does_not() {
+    fn a_line_with_another_unit_or_container_contradicts_the_deciding_one() {
         let other = ID.replace('0', "f");
         for (text, expected) in [
             (format!("4:memory:/docker/{ID}\n0::/docker/{ID}\n"), Ok(container(ID, None))),
@@ -411,14 +414,14 @@ mod tests {
              Err(Contradictory::Disagree)),
             ("9:name=systemd:/system.slice/a.service\n4:memory:/system.slice\n3:cpu:/\n0::/system.slice/a.service/x\n"
                 .to_owned(), Ok(unit("a.service", "system.slice"))),
-            ("4:memory:/process_api/dbc85efffa8f5fe2d02600d38d7a548f\n0::/\n".to_owned(), Ok(Group::Plain)),
+            ("4:memory:/process_api/dbc85efffa8f5fe2d02600d38d7a548f\n0::/\n".to_owned(), Ok(CgroupKind::Plain)),
         ] {
             assert_eq!(decide(&text), expected, "{text}");
         }
     }
 
     #[test]
-    fn a_group_that_was_removed_or_lies_outside_our_view_proves_nothing() {
+    fn a_cgroup_that_was_removed_or_is_outside_the_view_proves_nothing() {
         for text in [
             "0::/gone2 (deleted)\n",
             "4:memory:/gone (deleted)\n0::/system.slice/a.service\n",
@@ -431,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_does_not_write_is_refused() {
+    fn a_text_that_the_kernel_does_not_write_is_refused() {
         for text in
             ["", "\n", "0::/", "0::/\n\n", "0:/\n", "0::a\n", "x::/\n", "1::/\n", "0::/a\n0::/b\n", "-1:cpu:/\n"]
         {
@@ -444,19 +447,19 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_below_a_unit_makes_it_another_unit(below in "[^\\n/]{1,40}(/[^\\n/]{1,40}){0,4}") {
-            let group = Group::of(&format!("/system.slice/web.service/{below}"), "");
-            let lost = matches!(group, Group::Container { .. });
-            prop_assert!(lost || group == unit("web.service", "system.slice"));
+            let kind = CgroupKind::of(&format!("/system.slice/web.service/{below}"), "");
+            let lost = matches!(kind, CgroupKind::Container { .. });
+            prop_assert!(lost || kind == unit("web.service", "system.slice"));
         }
 
         #[test]
         fn no_name_below_a_container_makes_it_anything_else(below in "[^\\n/]{1,40}(/[^\\n/]{1,40}){0,4}") {
-            let group = Group::of(&format!("/docker/{ID}/{below}"), "");
-            prop_assert_eq!(group, container(ID, None));
+            let kind = CgroupKind::of(&format!("/docker/{ID}/{below}"), "");
+            prop_assert_eq!(kind, container(ID, None));
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+        fn no_input_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
             if let Ok(lines) = Cgroups::parse(&bytes) && let Some((path, _)) = lines.deciding() {
                 let _ = lines.group(path, "");
             }

@@ -1,6 +1,6 @@
-//! Which facts follow from what was read, each by its own condition, and what is withheld and why.
+//! The rules: which facts follow from what was read, and which are withheld and why.
 
-use crate::attestation::host::cgroup::Group;
+use crate::attestation::host::cgroup::CgroupKind;
 use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::FileIdentity;
 use crate::evidence::Accounts;
@@ -12,7 +12,7 @@ use crate::evidence::SelectorKind;
 use crate::evidence::Source;
 use crate::evidence::WithheldBecause;
 
-/// Whether a process is in the host's own namespaces of each kind.
+/// Whether a process is in the host's namespace, for each kind of namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostNamespaces {
     /// Its user namespace is the host's.
@@ -26,42 +26,42 @@ pub struct HostNamespaces {
 /// The cgroup of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CgroupPosition {
-    /// The path from the root of the hierarchy, and what it stands for.
+    /// The path from the root of the hierarchy is proven.
     Anchored {
         /// The path.
         path: String,
-        /// What it stands for.
-        group: Group,
+        /// Its kind.
+        kind: CgroupKind,
     },
-    /// The path could not be proven, or hierarchies without rank show several.
+    /// The path could not be proven, or no path decides.
     NotAnchored {
-        /// The path that was shown, where one decides.
+        /// The path that `/proc` showed, where one decides.
         shown: Option<String>,
     },
 }
 
 impl CgroupPosition {
-    /// Whether the process is in a container, or may be: where the cgroup proves nothing, that is no proof of the host.
+    /// Whether the cgroup is proven to be that of a container.
     #[must_use]
     pub const fn is_container(&self) -> bool {
-        matches!(self, Self::Anchored { group: Group::Container { .. }, .. })
+        matches!(self, Self::Anchored { kind: CgroupKind::Container { .. }, .. })
     }
 }
 
-/// What was read of one process, checked against itself.
+/// The data that was read of one process, after the checks for contradictions.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
-    /// Its credentials, on which socket, pidfd and `/proc` agree.
+    /// Its credentials, which are the same in socket, pidfd and `/proc`.
     pub peer: Credentials,
     /// Its supplementary groups.
     pub groups: &'a [u32],
-    /// Where its namespaces are the host's.
+    /// Which of its namespaces are the host's.
     pub namespaces: HostNamespaces,
     /// Its cgroup.
     pub place: &'a CgroupPosition,
 }
 
-/// Everything but path and hash, which cost more and are looked for only when an entry could use them.
+/// All facts except path and hash, which cost more and are read only where an entry could use them.
 #[must_use]
 pub fn facts(seen: &Observed<'_>, accounts: &Accounts) -> EvidenceSet {
     let mut evidence = EvidenceSet::default();
@@ -99,8 +99,8 @@ fn names(evidence: &mut EvidenceSet, seen: &Observed<'_>, accounts: &Accounts) {
 
 fn cgroup(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
     let units = [SelectorKind::SystemdId, SelectorKind::SystemdSlice];
-    let (path, group) = match seen.place {
-        CgroupPosition::Anchored { group: Group::Container { .. }, path } => {
+    let (path, cgroup_kind) = match seen.place {
+        CgroupPosition::Anchored { kind: CgroupKind::Container { .. }, path } => {
             for kind in units.into_iter().chain([SelectorKind::Cgroup]) {
                 evidence.withhold(kind, Some(path.clone()), WithheldBecause::Container);
             }
@@ -112,18 +112,18 @@ fn cgroup(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
             }
             return;
         }
-        CgroupPosition::Anchored { path, group } => (path, group),
+        CgroupPosition::Anchored { path, kind } => (path, kind),
     };
     match Selector::cgroup(path) {
         Some(selector) => evidence.prove(selector, Grade::Kernel, Source::Cgroup),
         None => evidence.withhold(SelectorKind::Cgroup, Some(path.clone()), WithheldBecause::NotPrintable),
     }
-    match group {
-        Group::Unit { id, slice } => {
+    match cgroup_kind {
+        CgroupKind::Unit { id, slice } => {
             evidence.prove(Selector::SystemdId(id.as_str().into()), Grade::Kernel, Source::Cgroup);
             evidence.prove(Selector::SystemdSlice(slice.as_str().into()), Grade::Kernel, Source::Cgroup);
         }
-        Group::Plain | Group::Container { .. } => {
+        CgroupKind::Plain | CgroupKind::Container { .. } => {
             for kind in units {
                 evidence.withhold(kind, Some(path.clone()), WithheldBecause::NotAUnit);
             }
@@ -134,7 +134,7 @@ fn cgroup(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
 fn host(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
     let HostNamespaces { user, pid, cgroup } = seen.namespaces;
     let because = match seen.place {
-        CgroupPosition::Anchored { group: Group::Container { .. }, .. } => WithheldBecause::Container,
+        CgroupPosition::Anchored { kind: CgroupKind::Container { .. }, .. } => WithheldBecause::Container,
         _ if !(user && pid && cgroup) => WithheldBecause::NotHostNamespaces,
         CgroupPosition::NotAnchored { .. } => WithheldBecause::CgroupNotAnchored,
         CgroupPosition::Anchored { .. } => return evidence.prove(Selector::Host, Grade::Kernel, Source::Namespaces),
@@ -142,7 +142,8 @@ fn host(evidence: &mut EvidenceSet, seen: &Observed<'_>) {
     evidence.withhold(SelectorKind::Host, None, because);
 }
 
-/// Why facts that a process can forge from its own user namespace, or that belong to a container's image, do not count.
+/// Why facts do not count that a process can forge in its own user namespace, or that belong to the image of a
+/// container.
 #[must_use]
 pub fn not_on_the_host(seen: &Observed<'_>) -> Option<WithheldBecause> {
     if seen.place.is_container() {
@@ -150,18 +151,19 @@ pub fn not_on_the_host(seen: &Observed<'_>) -> Option<WithheldBecause> {
     } else if seen.namespaces.user {
         None
     } else {
-        // SECURITY: with a user namespace of its own a process can put any file behind its executable's link
-        // (`PR_SET_MM_MAP`), and any file at any path (mounts).
+        // SECURITY: in its own user namespace a process can set its executable link to any file (`PR_SET_MM_MAP`), and
+        // can mount any file at any path.
         Some(WithheldBecause::ForeignUserNamespace)
     }
 }
 
-/// Whether the path of the executable's link counts. `at_path` is what PID 1 sees there.
+/// The selector for the path of the executable's link. `at_path` is the file that PID 1 has there.
 ///
-/// SECURITY: a deleted file is known by its count of names. Its link ends in ` (deleted)`, and a file can be called that.
+/// SECURITY: a deleted file is detected by its link count. Its link text ends in ` (deleted)`, but so can a real file
+/// name.
 ///
 /// # Errors
-/// Why it does not count.
+/// The reason why the path does not count.
 pub fn path(link: &str, running: &FileIdentity, at_path: AtPath) -> Result<Selector, WithheldBecause> {
     if running.links == 0 {
         let anonymous = link.starts_with("/memfd:");
@@ -174,39 +176,40 @@ pub fn path(link: &str, running: &FileIdentity, at_path: AtPath) -> Result<Selec
     }
 }
 
-/// File systems whose bytes only their owner and root can change, by `f_type` (SPEC: statfs(2)): ext2 to ext4, xfs, btrfs,
-/// f2fs, erofs, squashfs, tmpfs, zfs, bcachefs.
-const LOCAL: [i64; 9] =
+/// Local file systems, whose bytes only their owner and root can change, by `f_type` (SPEC: statfs(2)): ext2 to ext4,
+/// xfs, btrfs, f2fs, erofs, squashfs, tmpfs, zfs, bcachefs.
+const LOCAL_FILE_SYSTEMS: [i64; 9] =
     [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0xE0F5_E1E2, 0x7371_7368, 0x0102_1994, 0x2FC1_2FC1, 0xCA45_1A4E];
 const OVERLAY: i64 = 0x794C_7630;
 
-/// Major numbers of block devices whose bytes live in a file (loop) or on another machine (nbd).
-const BORROWED_DEVICES: [u32; 2] = [7, 43];
+/// Major numbers of block devices whose data is in a file (loop) or on another machine (nbd).
+const INDIRECT_DEVICES: [u32; 2] = [7, 43];
 
-/// Largest executable that is hashed.
+/// The size of the largest executable that is hashed.
 pub const MAX_HASHED: u64 = 512 << 20;
 
 /// Why the hash of this file proves nothing for this caller; `None` when it counts.
 ///
-/// SECURITY: the upper file of an overlay can be swapped after the exec by whoever owns the upper directory. Root can do
-/// that anyway.
+/// SECURITY: the owner of an overlay's upper directory can replace the upper file after the `exec`. For root an overlay
+/// counts, because root can change any file.
 #[must_use]
 pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<WithheldBecause> {
-    if !(LOCAL.contains(&file_system) || file_system == OVERLAY && uid == 0) {
+    if !(LOCAL_FILE_SYSTEMS.contains(&file_system) || file_system == OVERLAY && uid == 0) {
         Some(WithheldBecause::ForeignFileSystem)
     } else {
         hash_withheld_by_metadata(uid, file)
     }
 }
 
-/// The part of [`hash_withheld`] that asks no file system.
+/// The part of [`hash_withheld`] that needs no call to the file system.
 ///
-/// SECURITY: bytes that the caller can change after they ran prove nothing of what ran. A write bit for a group counts as
-/// the caller's, for an access list hides behind it. Root can do all of that anyway.
+/// SECURITY: bytes that the caller can change after the `exec` do not prove what runs. A write bit for the group counts
+/// as the caller's, because with an ACL that bit is the ACL's mask. Root can change any file anyway, so neither rule
+/// applies to root.
 #[must_use]
 pub fn hash_withheld_by_metadata(uid: u32, file: &FileIdentity) -> Option<WithheldBecause> {
     let root = uid == 0;
-    if BORROWED_DEVICES.contains(&file.major()) && !root {
+    if INDIRECT_DEVICES.contains(&file.major()) && !root {
         Some(WithheldBecause::ForeignFileSystem)
     } else if !root && (file.uid == uid || file.mode & 0o022 != 0) {
         Some(WithheldBecause::WritableByCaller)
@@ -217,12 +220,12 @@ pub fn hash_withheld_by_metadata(uid: u32, file: &FileIdentity) -> Option<Withhe
     }
 }
 
-/// Whether what the file looks like tells its bytes, so that its digest may be remembered and found again without asking
-/// its file system anything.
+/// Whether the metadata of the file determines its bytes, so that a cached digest can be used without a call to the
+/// file system.
 ///
-/// SECURITY: not in the hands of the caller, who may change bytes behind their looks, and not on a device without a name
-/// (overlay, tmpfs, btrfs, FUSE), whose number the next file system gets: one that its owner answers for could then show
-/// whatever looks were remembered.
+/// SECURITY: not where the caller can change the file, because the metadata can be restored after a change. And not on
+/// an anonymous device (major 0: overlay, tmpfs, btrfs, FUSE), because the kernel reuses its number. A FUSE file system
+/// of the caller could get that number and return the metadata of a cached file.
 #[must_use]
 pub fn digest_is_cacheable(uid: u32, file: &FileIdentity) -> bool {
     file.major() != 0 && hash_withheld_by_metadata(uid, file).is_none()
@@ -235,7 +238,7 @@ mod tests {
     const HOST: HostNamespaces = HostNamespaces { user: true, pid: true, cgroup: true };
 
     fn place(path: &str) -> CgroupPosition {
-        CgroupPosition::Anchored { path: path.to_owned(), group: Group::of(path, "") }
+        CgroupPosition::Anchored { path: path.to_owned(), kind: CgroupKind::of(path, "") }
     }
 
     fn accounts() -> Accounts {
@@ -268,7 +271,7 @@ mod tests {
     const EXT4: i64 = 0xEF53;
 
     #[test]
-    fn a_unit_of_the_host_has_its_names_and_its_unit() {
+    fn a_process_of_a_unit_has_ids_names_unit_cgroup_and_host() {
         assert_eq!(
             texts(&place("/system.slice/web.service"), HOST),
             [
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_has_numbers_and_nothing_else() {
+    fn a_process_in_a_container_has_only_numeric_ids() {
         let id = "0123456789abcdef".repeat(4);
         let numbers = ["unix:uid:1000", "unix:gid:1000", "unix:supplementary_gid:27"];
         assert_eq!(texts(&place(&format!("/docker/{id}")), HOST), numbers);
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_of_its_own_takes_the_names_but_not_the_unit() {
+    fn a_process_in_its_own_user_namespace_has_its_unit_but_no_names() {
         let own = HostNamespaces { user: false, ..HOST };
         let texts = texts(&place("/system.slice/web.service"), own);
         assert!(texts.contains(&"systemd:id:web.service".to_owned()));
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_all_of_its_namespaces() {
+    fn host_needs_the_user_pid_and_cgroup_namespace() {
         let plain = place("/");
         for namespaces in [
             HostNamespaces { user: false, ..HOST },
@@ -319,19 +322,19 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_that_cannot_be_anchored_proves_neither_unit_nor_path_nor_host() {
+    fn a_cgroup_without_a_proven_path_proves_no_unit_path_or_host() {
         let texts = texts(&CgroupPosition::NotAnchored { shown: Some("/web.service".to_owned()) }, HOST);
         assert!(texts.iter().all(|text| text.starts_with("unix:")), "{texts:?}");
     }
 
     #[test]
-    fn a_cgroup_that_cannot_be_printed_is_no_selector() {
+    fn a_cgroup_path_that_is_not_printable_is_withheld() {
         let texts = texts(&place("/a\u{1b}[31m"), HOST);
         assert!(!texts.iter().any(|text| text.starts_with("cgroup:")), "{texts:?}");
     }
 
     #[test]
-    fn a_path_counts_only_when_the_host_has_the_running_file_there() {
+    fn a_path_counts_only_where_the_host_has_the_running_file_there() {
         let same = path("/usr/bin/web", &file(), AtPath::File(file()));
         assert_eq!(same, Ok("unix:path:/usr/bin/web".parse().unwrap()));
         let touched = FileIdentity { ctime: 2, links: 2, ..file() };
@@ -344,16 +347,16 @@ mod tests {
             assert_eq!(path("/usr/bin/web", &file(), other), Err(WithheldBecause::PathIsAnotherFile));
         }
         let closed = path("/home/web/web", &file(), AtPath::Closed);
-        assert_eq!(closed, Err(WithheldBecause::PathNotSearchable), "which is not to say that it is another file");
+        assert_eq!(closed, Err(WithheldBecause::PathNotSearchable), "not searchable does not mean another file");
     }
 
     #[test]
-    fn a_deleted_file_is_known_by_its_names_and_not_by_its_text() {
+    fn a_deleted_file_is_detected_by_its_link_count_and_not_by_its_text() {
         let deleted = FileIdentity { links: 0, ..file() };
         assert_eq!(path("/tmp/x (deleted)", &deleted, AtPath::File(deleted)), Err(WithheldBecause::Deleted));
         assert_eq!(path("/memfd:/usr/bin/nginx (deleted)", &deleted, AtPath::Nothing), Err(WithheldBecause::Anonymous));
-        let called_so = path("/tmp/x (deleted)", &file(), AtPath::File(file()));
-        assert_eq!(called_so.map(|selector| selector.to_string()), Ok("unix:path:/tmp/x (deleted)".to_owned()));
+        let named_deleted = path("/tmp/x (deleted)", &file(), AtPath::File(file()));
+        assert_eq!(named_deleted.map(|selector| selector.to_string()), Ok("unix:path:/tmp/x (deleted)".to_owned()));
     }
 
     #[test]
@@ -384,10 +387,10 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_is_remembered_only_where_looks_tell_bytes_and_devices_keep_their_numbers() {
+    fn a_digest_is_cacheable_only_where_metadata_determines_the_bytes() {
         assert!(digest_is_cacheable(1000, &file()));
         assert!(!digest_is_cacheable(1000, &FileIdentity { uid: 1000, ..file() }));
-        // Numbers of unnamed devices are given out anew: to a FUSE file system after a tmpfs.
+        // The kernel reuses numbers of anonymous devices: for example for FUSE after a tmpfs.
         assert!(!digest_is_cacheable(0, &FileIdentity { device: libc::makedev(0, 50), ..file() }));
     }
 }

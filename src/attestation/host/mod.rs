@@ -1,19 +1,19 @@
-//! What the files of `/proc/PID` say, and which facts follow from it for a process of the host. Pure: text in, facts out.
+//! Parsers for the files of `/proc/PID`, and the rules for which facts follow from them. Pure: text in, facts out.
 
 pub mod cgroup;
 pub mod facts;
 pub mod stat;
 pub mod status;
 
-/// The most bytes of a `/proc` file that are looked at; a longer one is refused.
+/// The most bytes of a `/proc` file; a parser refuses a longer one.
 pub const MAX_FILE: usize = 64 * 1024;
 
-/// The text is not what the kernel writes, or longer than [`MAX_FILE`].
+/// The text does not have the form that the kernel writes, or is longer than [`MAX_FILE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not what the kernel writes")]
+#[error("the text does not have the form that the kernel writes")]
 pub struct NotKernelText;
 
-/// A decimal number as the kernel writes it: digits alone.
+/// A decimal number as the kernel writes it: digits only.
 fn number<T: std::str::FromStr>(digits: &[u8]) -> Result<T, NotKernelText> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(NotKernelText);

@@ -1,4 +1,4 @@
-//! `/proc/PID/stat`.
+//! Parser for `/proc/PID/stat`.
 
 use crate::attestation::host::MAX_FILE;
 use crate::attestation::host::NotKernelText;
@@ -11,15 +11,15 @@ pub struct Stat {
     pub pid: u32,
     /// State of the first thread: `R`, `S`, `D`, `Z` and so on.
     pub state: u8,
-    /// Start of the process in clock ticks since boot. SECURITY: not an identity. A process can be allocated early and
-    /// take its number late, so two processes of one number can show the same tick.
+    /// Start time in clock ticks since boot. SECURITY: it does not identify a process. A process can be allocated early
+    /// and get its PID late, so two processes with one PID, one after the other, can show the same tick.
     pub started: u64,
-    /// Where the kernel put the program.
+    /// The addresses of the program.
     pub layout: MemoryLayout,
 }
 
-/// Addresses that the kernel draws anew at every exec; 0 or 1 for a reader without the right to trace the process, and
-/// 0 for a process that is losing its memory or has none yet.
+/// Addresses that the kernel randomizes at every `exec`. A reader without ptrace access sees 0 or 1; a process without
+/// memory, at its start or exit, has 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemoryLayout {
     /// The start of the program's code.
@@ -34,8 +34,10 @@ pub struct MemoryLayout {
 const FIELDS: usize = 50;
 
 impl Stat {
-    /// Reads the fields after the *last* parenthesis: the name before it is the process's own choice and may hold any
-    /// byte, while the fields after it are numbers and one letter.
+    /// Parses the fields after the *last* closing parenthesis.
+    ///
+    /// SECURITY: a process chooses its name, which can contain any byte. The fields after the name are one letter and
+    /// numbers, so the last parenthesis always ends the name.
     ///
     /// # Errors
     /// [`NotKernelText`]
@@ -60,7 +62,7 @@ impl Stat {
         }
     }
 
-    /// Whether the first thread has exited, be it that others still run.
+    /// Whether the first thread has exited; others may still run.
     #[must_use]
     pub const fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
@@ -82,21 +84,21 @@ mod tests {
     }
 
     #[test]
-    fn the_start_code_stack_and_heap_are_the_22nd_26th_28th_and_47th_field() {
+    fn start_code_stack_and_heap_are_fields_22_26_28_and_47() {
         let stat = Stat::parse(&line(b"bash")).unwrap();
         let layout = MemoryLayout { code: 5, stack: 140_721_111, heap: 10 };
         assert_eq!(stat, Stat { pid: 4711, state: b'S', started: 987_654, layout });
     }
 
     #[test]
-    fn a_name_made_of_parentheses_and_fields_changes_nothing() {
+    fn a_name_with_parentheses_and_fields_does_not_change_the_result() {
         for name in [&b") R 1 ("[..], b")", b"(((", b"a b) Z 1 1", b"\n", b"\xff\xfe"] {
             assert_eq!(Stat::parse(&line(name)), Stat::parse(&line(b"bash")), "{name:?}");
         }
     }
 
     #[test]
-    fn what_the_kernel_does_not_write_is_refused() {
+    fn a_text_that_the_kernel_does_not_write_is_refused() {
         let good = line(b"x");
         for bad in [
             good.strip_suffix(b" 0\n").unwrap(),
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_thread_that_has_exited_is_dead_and_one_that_is_stopped_is_not() {
+    fn a_first_thread_is_dead_when_it_exited_and_not_when_it_is_stopped() {
         let state = |state: &str| {
             let text = String::from_utf8(line(b"x")).unwrap().replace(") S ", &format!(") {state} "));
             Stat::parse(text.as_bytes()).unwrap().is_dead()
@@ -123,12 +125,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_name_is_the_fields_stay_the_same(name in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn no_name_changes_the_fields(name in prop::collection::vec(any::<u8>(), 0..64)) {
             prop_assert_eq!(Stat::parse(&line(&name)), Stat::parse(&line(b"bash")));
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        fn no_input_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
             let _ = Stat::parse(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! `/proc/PID/status`.
+//! Parser for `/proc/PID/status`.
 
 use crate::attestation::host::MAX_FILE;
 use crate::attestation::host::NotKernelText;
@@ -8,7 +8,7 @@ use crate::attestation::kernel::Ids;
 /// The lines of `status` that attestation uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// Process id in the PID namespace of the `/proc` it was read from.
+    /// Process id in the PID namespace of the `/proc` mount.
     pub pid: u32,
     /// User ids.
     pub uids: Ids,
@@ -19,10 +19,10 @@ pub struct Status {
 }
 
 impl Status {
-    /// Reads the lines `Tgid`, `Uid`, `Gid` and `Groups`, each of which must be there once.
+    /// Parses the lines `Tgid`, `Uid`, `Gid` and `Groups`; each must occur exactly once.
     ///
-    /// SECURITY: the first line is the process's own choice. The kernel escapes line feeds in it, so that it cannot forge a
-    /// line, and nothing is searched for but at the start of a line.
+    /// SECURITY: a process chooses its name in the first line. The kernel escapes line feeds there, so a name cannot
+    /// forge a line, and keys are only matched at the start of a line.
     ///
     /// # Errors
     /// [`NotKernelText`]
@@ -72,7 +72,7 @@ mod tests {
                         Groups:\t4 27 1000 \nNStgid:\t4711\nNSpid:\t4711\n";
 
     #[test]
-    fn all_four_ids_and_every_group_are_read_in_the_order_of_the_kernel() {
+    fn ids_and_groups_are_parsed_in_the_order_of_the_kernel() {
         let status = Status::parse(BASH.as_bytes()).unwrap();
         assert_eq!(status.pid, 4711);
         assert_eq!(status.uids, Ids { real: 1000, effective: 1001, saved: 1002, fs: 1003 });
@@ -87,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_looks_like_a_line_changes_nothing() {
+    fn a_name_that_looks_like_a_line_does_not_change_the_result() {
         let text = BASH.replace("Name:\tbash", "Name:\tx\\nUid:\t0\t0\t0\t0");
         assert_eq!(Status::parse(text.as_bytes()), Status::parse(BASH.as_bytes()));
     }
 
     #[test]
-    fn what_the_kernel_does_not_write_is_refused() {
+    fn a_text_that_the_kernel_does_not_write_is_refused() {
         for (from, to) in [
             ("Uid:\t1000\t1001\t1002\t1003\n", ""),
             ("Uid:\t1000\t1001\t1002\t1003\n", "Uid:\t1000\t1001\t1002\n"),
@@ -112,13 +112,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_name_is_the_ids_stay_the_same(name in "[^\\n]{0,64}") {
+        fn no_name_changes_the_ids(name in "[^\\n]{0,64}") {
             let text = BASH.replace("Name:\tbash", &format!("Name:\t{name}"));
             prop_assert_eq!(Status::parse(text.as_bytes()), Status::parse(BASH.as_bytes()));
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        fn no_input_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
             let _ = Status::parse(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! The cgroup hierarchy: where it is mounted, where the system manager's part of it begins, and who is charged.
+//! The cgroup hierarchy: its mount, the system manager's root in it, and the cgroup that limits are charged to.
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -24,41 +24,41 @@ use crate::attestation::linux::reference::first_process;
 use crate::evidence::Undecided;
 use crate::sys;
 
-/// `f_type` of the unified hierarchy.
+/// `f_type` of the unified hierarchy (cgroup v2).
 const CGROUP2: i64 = 0x6367_7270;
 
-/// How deep below the root an owner is looked for. Deeper groups are charged to the one at this depth.
+/// The depth up to which owners are checked. A deeper cgroup is charged to its ancestor at this depth.
 const MAX_DEPTH: usize = 16;
 
 /// The inode of the unified hierarchy's root.
 const ROOT_INODE: u64 = 1;
 
-/// How many groups are looked at to find our own.
+/// The most cgroups that the search for the daemon's own cgroup visits.
 const MAX_GROUPS: usize = 65_536;
 
-/// What is known of the hierarchy.
+/// The cgroup hierarchy of this machine.
 #[derive(Debug)]
 pub(super) struct Hierarchy {
     anchor: Anchor,
-    /// Its mount, where there is one.
+    /// The mount of the unified hierarchy, if there is one.
     unified: Option<OwnedFd>,
     manager_root: String,
 }
 
-/// Where the paths begin that `/proc/PID/cgroup` shows us.
+/// Where in the hierarchy the paths of `/proc/PID/cgroup` begin.
 #[derive(Debug, PartialEq, Eq)]
 enum Anchor {
     /// At the root of the hierarchy.
     Root,
-    /// At this group, because we are in a cgroup namespace of our own.
+    /// At this cgroup, because the daemon has its own cgroup namespace.
     Below(String),
-    /// Somewhere.
+    /// At an unknown cgroup.
     Unknown,
 }
 
 impl Hierarchy {
-    /// Looks for the unified hierarchy where systemd mounts it, alone or beside the older ones. `shares_cgroups` tells
-    /// whether we are in the cgroup namespace of PID 1.
+    /// Opens the unified hierarchy where systemd mounts it, alone or beside cgroup v1. `shares_cgroups`: whether the
+    /// daemon is in the cgroup namespace of PID 1.
     pub(super) fn open(proc: &OwnedFd, root: &OwnedFd, shares_cgroups: bool) -> Result<Self, UnsupportedHost> {
         let unified = ["sys/fs/cgroup", "sys/fs/cgroup/unified"].into_iter().find_map(|path| {
             let mount = files::resolve(root, Path::new(path), MayBlock::Yes).ok()?;
@@ -71,7 +71,8 @@ impl Hierarchy {
         };
         let first = read(&first_process(proc)?, "cgroup").map_err(UnsupportedHost::kernel("reading /proc/1/cgroup"))?;
         let mut hierarchy = Self { anchor, unified, manager_root: String::new() };
-        // SPEC: systemd puts itself into `init.scope` below its own root, which a machine in a machine has elsewhere.
+        // SPEC: systemd moves itself into `init.scope` below its own root. In a container that root is not the root of
+        // the hierarchy.
         let deciding = Cgroups::parse(&first).ok().and_then(|lines| lines.deciding().map(|(path, _)| path.to_owned()));
         let scope = deciding.and_then(|shown| hierarchy.anchored(&shown, cgroup_of(Pid::INIT)).ok().flatten());
         let manager_root = scope.and_then(|path| path.strip_suffix("/init.scope").map(str::to_owned));
@@ -87,8 +88,10 @@ impl Hierarchy {
         &self.manager_root
     }
 
-    /// SECURITY: from a cgroup namespace of our own a group below ourselves looks like `/docker/<id>`. So a path counts only
-    /// if the directory that it leads to from the root has the very id that the kernel gives for the caller.
+    /// The path from the root of the hierarchy, if it can be proven.
+    ///
+    /// SECURITY: in a cgroup namespace of its own, the daemon sees a cgroup below its own as `/docker/<id>`. So a path
+    /// counts only if the directory at that path from the root has the id that the kernel reports for the caller.
     pub(super) fn anchored(&self, shown: &str, cgroup: Option<u64>) -> Result<Option<String>, Undecided> {
         let Some(path) = self.absolute(shown) else { return Ok(None) };
         let (Anchor::Below(_), Some(unified)) = (&self.anchor, &self.unified) else { return Ok(Some(path)) };
@@ -100,7 +103,7 @@ impl Hierarchy {
         }
     }
 
-    /// Goes from the root of the hierarchy to where paths begin, and on as `shown` says.
+    /// The path from the root of the hierarchy: the anchor, then `shown`.
     fn absolute(&self, shown: &str) -> Option<String> {
         let start = match &self.anchor {
             Anchor::Root => return Some(shown.to_owned()),
@@ -117,7 +120,7 @@ impl Hierarchy {
         Some(format!("/{}", parts.join("/")))
     }
 
-    /// Goes down from the root for as long as directories belong to root.
+    /// The inode of the last cgroup on the path before the first one that root does not own.
     pub(super) fn charged(&self, shown: &str) -> u64 {
         let Some(unified) = &self.unified else { return 0 };
         let Ok(root) = files::identity(unified) else { return 0 };
@@ -137,8 +140,9 @@ impl Hierarchy {
     }
 }
 
-/// The path from the root of the hierarchy to the root of our own cgroup namespace: our own group, found by its id below
-/// the mount, without what we see of it. `None` where the mount does not begin at the root, or the kernel does not say.
+/// The path from the root of the hierarchy to the root of the daemon's cgroup namespace. It is the path of the daemon's
+/// own cgroup, found by id below the mount, minus the path that `/proc` shows. `None` where the mount does not begin at
+/// the root of the hierarchy, or the kernel reports no id.
 fn own_anchor(proc: &OwnedFd, unified: &OwnedFd) -> Option<String> {
     let begins_at_root = files::identity(unified).ok()?.inode == ROOT_INODE;
     let own = begins_at_root.then(|| cgroup_of(getpid()))??;
@@ -149,17 +153,17 @@ fn own_anchor(proc: &OwnedFd, unified: &OwnedFd) -> Option<String> {
     path.strip_suffix(shown).map(str::to_owned)
 }
 
-/// The id of a process's group, from Linux 6.13.
+/// The id of a process's cgroup (Linux 6.13).
 fn cgroup_of(pid: Pid) -> Option<u64> {
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     sys::pidfd::info(pidfd.as_fd()).ok().map(|info| info.cgroup)
 }
 
-/// Looks through the hierarchy for the group with this id.
+/// Searches the hierarchy for the cgroup with this id.
 fn path_of(unified: &OwnedFd, id: u64) -> Option<String> {
-    let mut ahead = vec![String::new()];
-    let mut seen = 0;
-    while let Some(path) = ahead.pop() {
+    let mut pending = vec![String::new()];
+    let mut visited = 0;
+    while let Some(path) = pending.pop() {
         let name = if path.is_empty() { "." } else { path.trim_start_matches('/') };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let Ok(group) = rustix::fs::openat(unified, name, flags, Mode::empty()) else { continue };
@@ -170,10 +174,10 @@ fn path_of(unified: &OwnedFd, id: u64) -> Option<String> {
             Dir::new(group).ok()?.filter_map(Result::ok).filter(|entry| entry.file_type() == FileType::Directory)
         {
             let below = entry.file_name().to_str().ok().filter(|name| !matches!(*name, "." | ".."));
-            ahead.extend(below.map(|name| format!("{path}/{name}")));
+            pending.extend(below.map(|name| format!("{path}/{name}")));
         }
-        seen += 1;
-        if seen > MAX_GROUPS {
+        visited += 1;
+        if visited > MAX_GROUPS {
             return None;
         }
     }
@@ -184,10 +188,10 @@ fn path_of(unified: &OwnedFd, id: u64) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A group of the unified hierarchy that goes away again.
-    struct Group(std::path::PathBuf);
+    /// A cgroup of the unified hierarchy, removed on drop.
+    struct TestCgroup(std::path::PathBuf);
 
-    impl Drop for Group {
+    impl Drop for TestCgroup {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir(&self.0);
         }
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_from_our_own_namespace_is_followed_from_the_root() {
+    fn a_path_in_the_daemons_own_namespace_is_resolved_from_the_root() {
         let hierarchy = below("/kubepods/pod1/agent");
         let absolute = |shown| hierarchy.absolute(shown);
         assert_eq!(absolute("/"), Some("/kubepods/pod1/agent".to_owned()));
@@ -209,8 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_proven_by_the_id_of_its_directory_and_by_nothing_else() {
-        const TEST: &str = "a_path_is_proven_by_the_id_of_its_directory_and_by_nothing_else";
+    fn a_path_is_proven_only_by_the_id_of_its_directory() {
+        const TEST: &str = "a_path_is_proven_only_by_the_id_of_its_directory";
         let name = format!("bonafide-{}", std::process::id());
         let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(std::path::Path::new);
         let made = mounts.iter().find(|mount| {
@@ -221,7 +225,7 @@ mod tests {
             eprintln!("skipped: {TEST}: cannot make a cgroup");
             return;
         };
-        let group = Group(mount.join(&name));
+        let group = TestCgroup(mount.join(&name));
         let unified = rustix::fs::open(*mount, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let id = files::identity(rustix::fs::open(&group.0, OFlags::PATH, Mode::empty()).unwrap()).unwrap().inode;
         assert_eq!(path_of(&unified, id), Some(format!("/{name}")));
@@ -235,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn where_paths_begin_is_unknown_nothing_is_anchored() {
+    fn without_a_known_anchor_no_path_is_proven() {
         let unknown = Hierarchy { anchor: Anchor::Unknown, unified: None, manager_root: String::new() };
         assert_eq!(unknown.anchored("/docker/x", Some(1)), Ok(None));
         assert!(!unknown.is_anchored());

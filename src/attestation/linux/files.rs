@@ -1,5 +1,4 @@
-//! Finding files, reading them and telling them apart, without asking a file system that may not answer unless there is
-//! time.
+//! Resolves, reads and identifies files. Calls that could block on a file system are made only with [`MayBlock::Yes`].
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -21,52 +20,54 @@ use crate::attestation::host::MAX_FILE;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::MayBlock;
 
-/// A handle on what lies at `below` when `root` is `/`, and no name on the way is a symlink.
+/// Opens (`O_PATH`) the file at `below`, resolved with `root` as `/` and without symlinks.
 ///
-/// `openat2(2)` does it in one step and without waiting. A filter on system calls cannot look into its arguments, so that
-/// many take it away whole (`RestrictSUIDSGID=` of systemd, the profiles of older container runtimes): then it is gone
-/// name by name, which may take as long as the slowest file system on the way.
+/// `openat2(2)` resolves in one call, and with `RESOLVE_CACHED` without blocking. Seccomp filters cannot check its
+/// arguments, so many block it: systemd's `RestrictSUIDSGID=`, profiles of older container runtimes. Then the path is
+/// walked name by name, which can block on every file system on the path.
 ///
 /// # Errors
-/// `EAGAIN`: not without patience. Else whatever the kernel says.
+/// `EAGAIN` where [`MayBlock::No`] is not enough; else the error of the kernel.
 pub(super) fn resolve(root: &OwnedFd, below: &Path, may_block: MayBlock) -> Result<OwnedFd, Errno> {
     let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     if may_block == MayBlock::No {
-        // SECURITY: a path can lead into a file system that its owner answers for, and never answers.
+        // SECURITY: a path can lead into a file system of a user (FUSE) that never answers.
         resolve |= ResolveFlags::CACHED;
     }
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::openat2(root, below, flags, Mode::empty(), resolve) {
-        // RESOLVE_CACHED is not known below Linux 5.12.
+        // Linux before 5.12 does not have RESOLVE_CACHED.
         Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) if may_block == MayBlock::No => Err(Errno::AGAIN),
         Err(Errno::NOSYS | Errno::PERM) => walk(root, below),
         resolved => resolved,
     }
 }
 
-/// SECURITY: `O_NOFOLLOW` with `O_PATH` opens a symlink itself, and nothing lies below a symlink: on the way it is
-/// `ENOTDIR`, and at the end it is a file that nobody runs. There is no `..` on the way, so none leads out of `root`.
+/// Resolves a path name by name.
+///
+/// SECURITY: `O_NOFOLLOW` with `O_PATH` opens a symlink itself. In the middle of the path that is `ENOTDIR`, and at the
+/// end it is a file that no process runs. A `..` is refused, so the path cannot leave `root`.
 fn walk(root: &OwnedFd, below: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut at = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
     let mut names = below.components().peekable();
     while let Some(name) = names.next() {
         let Component::Normal(name) = name else { return Err(Errno::INVAL) };
-        let on_the_way = if names.peek().is_some() { OFlags::DIRECTORY } else { OFlags::empty() };
-        at = rustix::fs::openat(&at, name, flags | on_the_way, Mode::empty())?;
+        let directory = if names.peek().is_some() { OFlags::DIRECTORY } else { OFlags::empty() };
+        at = rustix::fs::openat(&at, name, flags | directory, Mode::empty())?;
     }
     Ok(at)
 }
 
-/// The file behind an open descriptor.
+/// The identity of an open file.
 pub(super) fn identity(file: impl AsFd) -> Result<FileIdentity, Errno> {
     identity_at(file, "", AtFlags::EMPTY_PATH)
 }
 
-/// The file that a name below `directory` leads to.
+/// The identity of the file with this name below `directory`.
 ///
-/// SECURITY: from what the kernel has at hand (`AT_STATX_DONT_SYNC`): whoever answers for a FUSE file system could
-/// otherwise hold the reader for ever.
+/// SECURITY: `AT_STATX_DONT_SYNC` reads cached attributes only. Otherwise the server of a FUSE file system could block
+/// the reader for ever.
 pub(super) fn identity_at(directory: impl AsFd, name: &str, flags: AtFlags) -> Result<FileIdentity, Errno> {
     let flags = flags | AtFlags::STATX_DONT_SYNC;
     let stat = rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS)?;
@@ -95,13 +96,13 @@ pub(super) fn read(directory: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
     read_whole(&File::from(file))
 }
 
-/// How much of a file is asked for at first: more than most have, and less than the kernel's own buffer (a page).
+/// The size of the first read: more than most files have, and less than the kernel's buffer, which is a page.
 const FIRST: usize = 2048;
 
 /// Reads a file of `/proc`, at most [`MAX_FILE`] bytes and one more.
 ///
-/// The kernel writes such a file into a page before it hands it out, so that a first read that leaves room has met the
-/// end of the file; only a longer one is asked for more.
+/// The kernel fills a page before it returns data of such a file, so a first read that is short has reached the end.
+/// Only a longer file needs more reads.
 pub(super) fn read_whole(file: &File) -> Result<Vec<u8>, Errno> {
     let mut text = Vec::with_capacity(FIRST);
     let first = retry_on_intr(|| rustix::io::read(file, spare_capacity(&mut text)))?;
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_by_name_a_path_leads_where_one_step_leads() {
+    fn walking_a_path_gives_the_file_that_openat2_gives() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("a/b")).unwrap();
         fs::write(folder.path().join("a/b/file"), "x").unwrap();
@@ -134,11 +135,13 @@ mod tests {
         symlink("/proc/self/exe", folder.path().join("magic")).unwrap();
         let root: OwnedFd = File::open(folder.path()).unwrap().into();
         for path in ["a/b/file", "a/b", "a/link/file", "a/last", "magic", "a/none", "a/b/file/x", "a/../a/b", "../x"] {
-            let [one, many] = [resolve(&root, path.as_ref(), MayBlock::Yes), walk(&root, path.as_ref())];
-            match (one, many) {
-                (Ok(one), Ok(many)) => assert_eq!(identity(one).unwrap(), identity(many).unwrap(), "{path}"),
+            let [resolved, walked] = [resolve(&root, path.as_ref(), MayBlock::Yes), walk(&root, path.as_ref())];
+            match (resolved, walked) {
+                (Ok(resolved), Ok(walked)) => {
+                    assert_eq!(identity(resolved).unwrap(), identity(walked).unwrap(), "{path}");
+                }
                 (Err(_), Err(_)) => assert!(!path.starts_with("a/b/f") || path.ends_with('x'), "{path}"),
-                (one, Err(Errno::INVAL)) => assert!(path.contains(".."), "{path}: {one:?}"),
+                (resolved, Err(Errno::INVAL)) => assert!(path.contains(".."), "{path}: {resolved:?}"),
                 differ => panic!("{path}: {differ:?}"),
             }
         }

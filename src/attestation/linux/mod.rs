@@ -1,5 +1,4 @@
-//! The real kernel. Owns every look at `/proc`, at pidfds and at the file system that attestation takes; refuses to know
-//! what a fact is worth.
+//! The Linux kernel: all reads of `/proc`, pidfds and file systems for attestation. Does not decide which facts count.
 
 mod cgroups;
 mod files;
@@ -28,7 +27,7 @@ use crate::attestation::linux::reference::Namespaces;
 use crate::evidence::Level;
 use crate::evidence::Undecided;
 
-/// This machine, looked at once at start: `/proc`, PID 1's root and namespaces, the cgroup hierarchy.
+/// This machine, as checked once at start: `/proc`, PID 1's root and namespaces, the cgroup hierarchy.
 #[derive(Debug)]
 pub struct Linux {
     proc: Arc<OwnedFd>,
@@ -40,34 +39,34 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// Looks at the machine and makes sure that what the daemon sees of other processes is the truth.
+    /// Checks the machine: `/proc` must show the true state of other processes.
     ///
     /// # Errors
-    /// [`UnsupportedHost`]: where it is not, or where this kernel gives less than `minimum`.
+    /// [`UnsupportedHost`] where it may not, or where this kernel supports less than `minimum`.
     pub fn open(minimum: Level) -> Result<Self, UnsupportedHost> {
         let proc = reference::proc_directory()?;
         let level = reference::level(minimum)?;
-        let reference::Found { reference, namespaces, root } = reference::find(&proc)?;
+        let reference::HostReference { reference, namespaces, root } = reference::find(&proc)?;
         let cgroups = Hierarchy::open(&proc, &root, namespaces.shares_cgroups())?;
         Ok(Self { proc: Arc::new(proc), root, level, reference, namespaces, cgroups })
     }
 
-    /// The process behind an accepted socket. Takes one descriptor, and keeps it for as long as the process is held.
+    /// The peer of an accepted socket. Keeps one descriptor open until the value is dropped.
     ///
     /// # Errors
-    /// [`Unanswered::Gone`] when the process has exited already; [`Unanswered::Absent`] when, at [`Level::Reduced`], it is
-    /// outside our PID namespace.
+    /// [`Unanswered::Gone`] when the process has exited; [`Unanswered::Absent`] when, at [`Level::Reduced`], it is
+    /// outside the daemon's PID namespace.
     pub fn peer(&self, socket: BorrowedFd<'_>) -> Result<LinuxProcess, Unanswered> {
         LinuxProcess::connected(self.proc.clone(), socket, self.level)
     }
 
-    /// What callers are compared with.
+    /// Whether callers are compared with PID 1 or with the daemon.
     #[must_use]
     pub fn reference(&self) -> Reference {
         self.reference
     }
 
-    /// Whether a caller's cgroup can be told for certain; without it there are no selectors for units and cgroups.
+    /// Whether the path of a caller's cgroup can be proven; otherwise units and cgroups are withheld.
     #[must_use]
     pub fn anchors_cgroups(&self) -> bool {
         self.cgroups.is_anchored()
@@ -97,7 +96,7 @@ impl Host for Linux {
             Err(Errno::AGAIN) if may_block == MayBlock::No => Err(Undecided::TimedOut),
             Err(Errno::MFILE | Errno::NFILE) => Err(Undecided::OutOfDescriptors),
             Err(Errno::NOMEM) => Err(Undecided::OutOfMemory),
-            // A disk that fails says nothing about the caller.
+            // A failing disk is no fact about the caller.
             Err(Errno::NOSYS | Errno::IO | Errno::INTR | Errno::STALE | Errno::TIMEDOUT) => Err(Undecided::Kernel),
             Err(Errno::ACCESS) => Ok(AtPath::Closed),
             Err(_) => Ok(AtPath::Nothing),

@@ -1,4 +1,4 @@
-//! One process, held by its pidfd.
+//! A process, held by its pidfd.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -46,8 +46,8 @@ use crate::evidence::Level;
 use crate::evidence::Undecided;
 use crate::sys;
 
-/// How often a process is asked whether it lives where the kernel has no room for one more wait.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How often the pidfd is polled where it cannot be registered with `epoll`.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A process of this machine.
 #[derive(Debug)]
@@ -56,34 +56,37 @@ pub struct LinuxProcess {
     pidfd: Arc<OwnedFd>,
     peer: Credentials,
     level: Level,
-    /// Start time at [`Level::Reduced`], where the pidfd came after the number.
+    /// The start time at [`Level::Reduced`], where the pidfd was opened by PID.
     started: Option<u64>,
-    /// The one wait for its exit. A descriptor can be waited for once in an `epoll`, and every stream waits.
+    /// The shared wait for its exit. An `epoll` accepts a descriptor once, and every stream waits.
     exit: OnceLock<Shared<BoxFuture<'static, ()>>>,
 }
 
 impl LinuxProcess {
+    /// The peer of an accepted socket.
     pub(super) fn connected(proc: Arc<OwnedFd>, socket: BorrowedFd<'_>, level: Level) -> Result<Self, Unanswered> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials).map_err(unanswered_nix)?;
         let peer = Credentials {
-            // SECURITY: a process outside our PID namespace has the number 0, and is nobody.
+            // SECURITY: for a process outside the daemon's PID namespace the kernel reports PID 0; `by_peer` refuses
+            // it.
             pid: u32::try_from(credentials.pid()).unwrap_or(0),
             uid: credentials.uid(),
             gid: credentials.gid(),
         };
         if level == Level::Reduced {
-            return Self::opened_by_number(proc, peer);
+            return Self::opened_by_pid(proc, peer);
         }
         let pidfd = match getsockopt(&socket, sockopt::PeerPidfd) {
             Ok(pidfd) => Arc::new(pidfd),
-            // Linux before 6.16 has no pidfd to give for a process that was reaped.
+            // Linux before 6.16 returns no pidfd for a process that was reaped.
             Err(nix::Error::EINVAL | nix::Error::ESRCH) => return Err(Unanswered::Gone),
             Err(errno) => return Err(unanswered_nix(errno)),
         };
         Ok(Self { proc, pidfd, peer, level, started: None, exit: OnceLock::new() })
     }
 
-    /// The process that has this number now, for an operator who asks about it: nothing may be handed to it.
+    /// The process that has this PID now, with its effective ids as credentials. There is no connection to it, so
+    /// nothing is sent to it.
     pub(super) fn numbered(proc: Arc<OwnedFd>, pid: u32, level: Level) -> Result<Self, Unanswered> {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Unanswered::Absent)?;
         let pidfd = Arc::new(pidfd_open(number, PidfdFlags::empty()).map_err(unanswered)?);
@@ -94,9 +97,11 @@ impl LinuxProcess {
         process.alive().map(|()| process)
     }
 
-    /// SECURITY: the number may have come to mean another process before we asked, and nothing here can tell. What can be
-    /// told is that it did not change its meaning *while* we asked: one start time before and after.
-    fn opened_by_number(proc: Arc<OwnedFd>, peer: Credentials) -> Result<Self, Unanswered> {
+    /// Opens a peer by its PID, where the kernel has no `SO_PEERPIDFD`.
+    ///
+    /// SECURITY: the PID may have been reused before this call, which cannot be detected. The equal start times before
+    /// and after `pidfd_open` show only that it was not reused *during* the call.
+    fn opened_by_pid(proc: Arc<OwnedFd>, peer: Credentials) -> Result<Self, Unanswered> {
         let pid = i32::try_from(peer.pid).ok().and_then(Pid::from_raw).ok_or(Unanswered::Absent)?;
         let started = start_time(&open_directory(&proc, peer.pid)?)?;
         let pidfd = Arc::new(pidfd_open(pid, PidfdFlags::empty()).map_err(unanswered)?);
@@ -104,7 +109,7 @@ impl LinuxProcess {
         process.open_directory().map(|_| process)
     }
 
-    /// Opens the process's directory, and proves by the living pidfd that the number still means this process.
+    /// Opens the process's directory. The live pidfd then proves that the PID was not reused.
     fn open_directory(&self) -> Result<OwnedFd, Unanswered> {
         let directory = open_directory(&self.proc, self.peer.pid)?;
         if let Some(started) = self.started
@@ -150,7 +155,7 @@ impl Process for LinuxProcess {
     }
 
     fn directory(&self) -> Result<Box<dyn ProcDirectory>, Unanswered> {
-        Ok(Box::new(Directory(self.open_directory()?)))
+        Ok(Box::new(LinuxProcDirectory(self.open_directory()?)))
     }
 
     fn exited(&self) -> BoxFuture<'static, ()> {
@@ -158,22 +163,23 @@ impl Process for LinuxProcess {
     }
 }
 
+/// Waits for the exit of a process.
 async fn exit_of(pidfd: Arc<OwnedFd>) {
     if sys::readable::readable(pidfd.as_fd()).await.is_ok() {
         return;
     }
-    // No room for one more wait: ask, and keep asking.
-    let mut answer = [PollFd::new(&pidfd, PollFlags::IN)];
-    while !matches!(poll(&mut answer, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1)) {
-        tokio::time::sleep(ASK_AGAIN).await;
+    // `epoll` accepts no more descriptors: poll instead.
+    let mut pidfds = [PollFd::new(&pidfd, PollFlags::IN)];
+    while !matches!(poll(&mut pidfds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1)) {
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 /// An open `/proc/PID`.
 #[derive(Debug)]
-struct Directory(OwnedFd);
+struct LinuxProcDirectory(OwnedFd);
 
-impl ProcDirectory for Directory {
+impl ProcDirectory for LinuxProcDirectory {
     fn read(&self, file: ProcFile) -> Result<Vec<u8>, Unanswered> {
         let name = match file {
             ProcFile::Status => "status",
@@ -194,7 +200,7 @@ impl ProcDirectory for Directory {
     fn executable_link(&self) -> Result<PathBuf, Unanswered> {
         match rustix::fs::readlinkat(&self.0, "exe", Vec::with_capacity(256)) {
             Ok(link) => Ok(PathBuf::from(OsString::from_vec(link.into_bytes()))),
-            // Longer than any path that can be typed: no path at all.
+            // Longer than PATH_MAX: an empty path, which matches no selector.
             Err(Errno::NAMETOOLONG) => Ok(PathBuf::new()),
             Err(errno) => Err(unanswered_link(errno)),
         }
@@ -214,7 +220,7 @@ impl ProcDirectory for Directory {
     }
 }
 
-/// The inode of a namespace, by the link below an open `/proc/PID`.
+/// The inode of a namespace, from its link below an open `/proc/PID`.
 pub(super) fn namespace_of(directory: &OwnedFd, namespace: Namespace) -> Result<u64, Errno> {
     let name = match namespace {
         Namespace::User => "ns/user",
@@ -247,7 +253,7 @@ fn unanswered_nix(errno: nix::Error) -> Unanswered {
     Unanswered::from_errno(errno as i32)
 }
 
-/// A link of a living process can be missing, too: a kernel thread runs no file, and a first thread that exited no more.
+/// A live process can have no `exe` link: a kernel thread, or a process whose first thread has exited.
 fn unanswered_link(errno: Errno) -> Unanswered {
     if errno == Errno::NOENT { Unanswered::Absent } else { unanswered(errno) }
 }
@@ -262,7 +268,7 @@ mod tests {
     use crate::attestation::linux::reference::proc_directory;
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_wait_for_an_exit_none_of_them_asks_again_and_again() {
+    async fn waits_for_an_exit_are_not_polled_while_the_process_lives() {
         let proc = Arc::new(proc_directory().unwrap());
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = LinuxProcess::numbered(proc, child.id(), Level::Pinned).unwrap();

@@ -1,4 +1,5 @@
-//! Is what the daemon sees of other processes the truth? Looked at once, at start, and refused with a reason if not.
+//! Start-up checks: may the daemon trust what `/proc` shows of other processes? If not, it refuses to start and says
+//! why.
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -35,60 +36,61 @@ const INITIAL_CGROUP: u64 = 4_026_531_835;
 /// `f_type` of `/proc`.
 const PROC: i64 = 0x9FA0;
 
-/// The line of a user or group map that maps every id to itself.
+/// The only line of a `uid_map` or `gid_map` that maps every id to itself.
 const IDENTITY: [&str; 3] = ["0", "0", "4294967295"];
 
-/// Whose root and namespaces callers are compared with.
+/// The process whose root and namespaces callers are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reference {
-    /// PID 1's.
+    /// PID 1.
     FirstProcess,
-    /// The daemon's own, because PID 1's may not be read.
+    /// The daemon, because it may not read the namespaces of PID 1.
     OwnRoot,
 }
 
-/// Why the daemon cannot work here: what, why, and what to do.
+/// Why the daemon cannot run on this host. Each message says what is wrong, why that matters, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedHost {
-    /// Something else is mounted there.
+    /// `/proc` is not a proc file system.
     #[error(
         "/proc is not the kernel's process file system; unmount what covers it, or mount it: mount -t proc proc /proc"
     )]
     NotProc,
-    /// It shows the processes of another PID namespace.
+    /// `/proc` shows the processes of another PID namespace.
     #[error(
         "/proc shows the processes of another PID namespace than the daemon's own; \
-         start the daemon in the host's PID namespace (hostPID: true, or no --pid), or mount /proc anew"
+         start the daemon in the host's PID namespace (hostPID: true, --pid=host), or mount /proc again: \
+         mount -t proc proc /proc"
     )]
     ForeignProc,
-    /// `hidepid`, or `ProtectProc=`, without the right to see through it.
+    /// `hidepid` or `ProtectProc=` hides processes, and the daemon lacks CAP_SYS_PTRACE.
     #[error(
-        "/proc hides other users' processes from the daemon: it is mounted with hidepid={hidepid}, as ProtectProc= does \
-         it, too; give the daemon CAP_SYS_PTRACE, or mount /proc without hidepid"
+        "/proc hides other users' processes from the daemon: it is mounted with hidepid={hidepid} (ProtectProc= sets \
+         it, too); give the daemon CAP_SYS_PTRACE, or mount /proc without hidepid"
     )]
     HiddenProc {
         /// The value of the mount option.
         hidepid: String,
     },
-    /// PID 1 cannot be read, and no `hidepid` is the cause.
+    /// `/proc/1` cannot be read, and `hidepid` is not the cause.
     #[error(
-        "the daemon may not read /proc/1, and /proc shows no hidepid as the cause; \
+        "the daemon may not read /proc/1, and /proc is not mounted with hidepid; \
          allow it in the security module (SELinux, AppArmor) or the container runtime"
     )]
     ClosedProc,
-    /// Not PID 1's user namespace.
+    /// The daemon is not in the user namespace of PID 1 or, where that is unknown, of the host.
     #[error(
         "the daemon's user namespace ({own}) is not that of PID 1 or of the host ({reference}), so it cannot tell users \
          apart; start it without PrivateUsers=, --userns or unshare --user"
     )]
     UserNamespace {
-        /// Ours.
+        /// The daemon's namespace.
         own: u64,
-        /// The reference.
+        /// The namespace of the reference.
         reference: u64,
     },
-    /// Ids are mapped.
+    /// The daemon's user namespace maps ids.
     #[error(
         "the daemon's user namespace maps ids ({map} is not the identity), so different users look the same; \
          start it in the host's user namespace"
@@ -97,39 +99,39 @@ pub enum UnsupportedHost {
         /// `uid_map` or `gid_map`.
         map: &'static str,
     },
-    /// Not PID 1's PID namespace.
+    /// The daemon is not in the PID namespace of PID 1.
     #[error(
-        "the daemon's PID namespace ({own}) is not that of PID 1 ({reference}), so callers outside it have no number; \
+        "the daemon's PID namespace ({own}) is not that of PID 1 ({reference}), so callers outside it have no PID here; \
          start it in the host's PID namespace (hostPID: true, --pid=host)"
     )]
     PidNamespace {
-        /// Ours.
+        /// The daemon's namespace.
         own: u64,
-        /// The reference.
+        /// The namespace of the reference.
         reference: u64,
     },
-    /// No pidfds at all.
-    #[error("this kernel has no pidfd_open (Linux 5.3); bonafide proves callers by it: use a newer kernel")]
+    /// The kernel has no pidfds.
+    #[error("this kernel has no pidfd_open; bonafide needs it to identify callers; use Linux 5.3 or later")]
     KernelTooOld,
-    /// Less proof than configured.
+    /// The kernel supports less than the configured minimum.
     #[error(
         "this kernel gives the level \"{}\", below the configured minimum \"{}\"; \
          use Linux 6.5 (pinned) or 6.13 (full), or lower [attest] minimum", name(*.found), name(*.minimum)
     )]
     BelowMinimum {
-        /// What it gives.
+        /// The level of the kernel.
         found: Level,
-        /// What is configured.
+        /// The configured minimum.
         minimum: Level,
     },
-    /// A call failed that should not.
+    /// A system call failed that must not fail.
     #[error(
         "{doing} failed: {error}; the kernel, or a filter around the daemon, does not allow it: run `bonafide doctor`"
     )]
     Kernel {
-        /// What was being done.
+        /// The failed operation.
         doing: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         error: Errno,
     },
 }
@@ -168,39 +170,41 @@ impl Namespaces {
         }
     }
 
-    /// Whether a path in `/proc/PID/cgroup` begins where PID 1's does.
+    /// Whether the daemon is in the cgroup namespace of the reference, so paths in `/proc/PID/cgroup` begin at its
+    /// root.
     pub(super) fn shares_cgroups(&self) -> bool {
         self.shares_cgroups
     }
 }
 
-/// What was found.
+/// The reference, with its namespaces and its root.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct HostReference {
     pub(super) reference: Reference,
     pub(super) namespaces: Namespaces,
     pub(super) root: OwnedFd,
 }
 
-/// Opens `/proc`, once for the life of the daemon, and makes sure that it is the kernel's and about us.
+/// Opens `/proc`, once for the life of the daemon. Checks that it is a proc file system of the daemon's PID namespace.
 pub(super) fn proc_directory() -> Result<OwnedFd, UnsupportedHost> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(|_| UnsupportedHost::NotProc)?;
-    let file_system = rustix::fs::fstatfs(&proc).map_err(UnsupportedHost::kernel("looking at /proc"))?;
+    let file_system = rustix::fs::fstatfs(&proc).map_err(UnsupportedHost::kernel("statfs of /proc"))?;
     if file_system.f_type != PROC {
         return Err(UnsupportedHost::NotProc);
     }
     let status = read(&proc, "self/status").map_err(|_| UnsupportedHost::ForeignProc)?;
-    if is_alone_at_its_number(&status, getpid().as_raw_pid()) { Ok(proc) } else { Err(UnsupportedHost::ForeignProc) }
+    if has_only_this_pid(&status, getpid().as_raw_pid()) { Ok(proc) } else { Err(UnsupportedHost::ForeignProc) }
 }
 
-/// Whether a `status` shows one number, ours: seen from outside its PID namespace, a process has several.
-fn is_alone_at_its_number(status: &[u8], pid: i32) -> bool {
+/// Whether a `status` shows exactly this PID. In the `/proc` of an outer PID namespace, a process has one PID per
+/// level.
+fn has_only_this_pid(status: &[u8], pid: i32) -> bool {
     let expected = format!("NSpid:\t{pid}");
     status.split(|byte| *byte == b'\n').any(|line| line == expected.as_bytes())
 }
 
-/// PID 1, as `/proc` shows it.
+/// The directory of PID 1, which must be readable.
 pub(super) fn first_process(proc: &OwnedFd) -> Result<OwnedFd, UnsupportedHost> {
     let first = open_directory(proc, 1).map_err(hidden)?;
     read(&first, "status").map_err(|_| hidden_proc())?;
@@ -216,14 +220,14 @@ fn hidden(unanswered: Unanswered) -> UnsupportedHost {
     }
 }
 
-/// Why other processes are not seen.
+/// The error for a hidden `/proc/1`.
 fn hidden_proc() -> UnsupportedHost {
     let mounts = procfs::process::Process::myself().and_then(|own| own.mountinfo());
     let hidepid = mounts.ok().and_then(|mounts| hidepid(&mounts));
     hidepid.map_or(UnsupportedHost::ClosedProc, |hidepid| UnsupportedHost::HiddenProc { hidepid })
 }
 
-/// The `hidepid` with which `/proc` is mounted. Of several mounts there, the last covers the others.
+/// The `hidepid` option of `/proc`. Of several mounts there, the last one covers the others.
 fn hidepid(mounts: &MountInfos) -> Option<String> {
     let proc = mounts.iter().rfind(|mount| mount.mount_point == Path::new("/proc"))?;
     let hidepid = proc.super_options.get("hidepid")?.clone()?;
@@ -234,7 +238,7 @@ fn hidepid(mounts: &MountInfos) -> Option<String> {
 pub(super) fn level(minimum: Level) -> Result<Level, UnsupportedHost> {
     let (one, _other) =
         socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).map_err(|errno| {
-            UnsupportedHost::Kernel { doing: "making a socket pair", error: Errno::from_raw_os_error(errno as i32) }
+            UnsupportedHost::Kernel { doing: "socketpair", error: Errno::from_raw_os_error(errno as i32) }
         })?;
     let own = pidfd_open(getpid(), PidfdFlags::empty());
     let peer_pidfd =
@@ -249,7 +253,7 @@ pub(super) fn level(minimum: Level) -> Result<Level, UnsupportedHost> {
     if found < minimum { Err(UnsupportedHost::BelowMinimum { found, minimum }) } else { Ok(found) }
 }
 
-/// What the answers to `pidfd_open`, `SO_PEERPIDFD` and `PIDFD_GET_INFO` mean.
+/// The level for the results of `pidfd_open`, `SO_PEERPIDFD` and `PIDFD_GET_INFO`.
 fn level_from(
     open: Result<(), Errno>,
     peer_pidfd: Result<(), Errno>,
@@ -266,8 +270,8 @@ fn level_from(
     }
 }
 
-/// Finds what callers are compared with.
-pub(super) fn find(proc: &OwnedFd) -> Result<Found, UnsupportedHost> {
+/// Determines the reference: PID 1 or, where it may not be read, the daemon.
+pub(super) fn find(proc: &OwnedFd) -> Result<HostReference, UnsupportedHost> {
     for map in ["uid_map", "gid_map"] {
         let text =
             read(proc, &format!("self/{map}")).map_err(UnsupportedHost::kernel("reading the daemon's own id maps"))?;
@@ -276,17 +280,19 @@ pub(super) fn find(proc: &OwnedFd) -> Result<Found, UnsupportedHost> {
         }
     }
     let own_directory = open_directory(proc, getpid().as_raw_pid().unsigned_abs()).map_err(hidden)?;
-    let own = links(&own_directory).map_err(UnsupportedHost::kernel("reading the daemon's own namespaces"))?;
+    let own = namespaces_of(&own_directory).map_err(UnsupportedHost::kernel("reading the daemon's own namespaces"))?;
     let first = first_process(proc)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let first_root = rustix::fs::openat(&first, "root", flags, Mode::empty());
-    match (links(&first), first_root) {
-        (Ok(first), Ok(root)) => {
-            Ok(Found { reference: Reference::FirstProcess, namespaces: compared(own, Some(first))?, root })
-        }
+    match (namespaces_of(&first), first_root) {
+        (Ok(first), Ok(root)) => Ok(HostReference {
+            reference: Reference::FirstProcess,
+            namespaces: check_namespaces(own, Some(first))?,
+            root,
+        }),
         (Err(Errno::ACCESS | Errno::PERM), _) | (_, Err(Errno::ACCESS | Errno::PERM)) => {
             let root = rustix::fs::open("/", flags, Mode::empty()).map_err(UnsupportedHost::kernel("opening /"))?;
-            Ok(Found { reference: Reference::OwnRoot, namespaces: compared(own, None)?, root })
+            Ok(HostReference { reference: Reference::OwnRoot, namespaces: check_namespaces(own, None)?, root })
         }
         (Err(error), _) | (_, Err(error)) => {
             Err(UnsupportedHost::Kernel { doing: "reading PID 1's namespaces", error })
@@ -294,17 +300,19 @@ pub(super) fn find(proc: &OwnedFd) -> Result<Found, UnsupportedHost> {
     }
 }
 
-/// Namespace inodes of one process: user, PID, mount, cgroup.
-type Links = [u64; 4];
+/// The namespace inodes of one process: user, PID, mount, cgroup.
+type NamespaceInodes = [u64; 4];
 
-fn links(directory: &OwnedFd) -> Result<Links, Errno> {
+fn namespaces_of(directory: &OwnedFd) -> Result<NamespaceInodes, Errno> {
     let of = |namespace| namespace_of(directory, namespace);
     Ok([of(Namespace::User)?, of(Namespace::Pid)?, of(Namespace::Mount)?, of(Namespace::Cgroup)?])
 }
 
-/// The daemon must share PID 1's user and PID namespace. Where PID 1 may not be read, its own user namespace must be the
-/// one that the kernel started with; that its PID namespace is that of `/proc` is proven already.
-fn compared(own: Links, first: Option<Links>) -> Result<Namespaces, UnsupportedHost> {
+/// The namespaces of the reference. The daemon must be in the user and PID namespace of PID 1.
+///
+/// Where PID 1 may not be read, the daemon must be in the initial user namespace. That `/proc` belongs to its own PID
+/// namespace was checked before.
+fn check_namespaces(own: NamespaceInodes, first: Option<NamespaceInodes>) -> Result<Namespaces, UnsupportedHost> {
     let [own_user, own_pid, own_mount, own_cgroup] = own;
     let [user, pid, mount, cgroup] = first.unwrap_or([INITIAL_USER, own_pid, own_mount, INITIAL_CGROUP]);
     if own_user != user {
@@ -323,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_level_is_what_the_kernel_answers() {
+    fn the_level_follows_from_the_results_of_the_kernel() {
         let no = |errno| Err(errno);
         for (peer_pidfd, info, level) in [
             (Ok(()), Ok(()), Level::Full),
@@ -337,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_means_no_level_is_a_refusal_and_never_a_lower_level() {
+    fn an_unexpected_error_is_a_refusal_and_never_a_lower_level() {
         assert_eq!(level_from(Err(Errno::NOSYS), Ok(()), Ok(())), Err(UnsupportedHost::KernelTooOld));
         for (open, peer_pidfd, info) in [
             (Err(Errno::PERM), Ok(()), Ok(())),
@@ -353,34 +361,34 @@ mod tests {
     #[test]
     fn the_daemon_must_share_the_user_and_pid_namespace_of_pid_1() {
         let own = [INITIAL_USER, 20, 30, 40];
-        let shared = compared(own, Some([INITIAL_USER, 20, 99, 40])).unwrap();
-        assert_eq!(shared.of(Namespace::Mount), 99, "the mount namespace is PID 1's, whichever is ours");
+        let shared = check_namespaces(own, Some([INITIAL_USER, 20, 99, 40])).unwrap();
+        assert_eq!(shared.of(Namespace::Mount), 99, "the mount namespace is that of PID 1");
         assert!(shared.shares_cgroups());
-        assert!(!compared(own, Some([INITIAL_USER, 20, 30, 41])).unwrap().shares_cgroups());
-        let other_user = compared(own, Some([11, 20, 30, 40]));
+        assert!(!check_namespaces(own, Some([INITIAL_USER, 20, 30, 41])).unwrap().shares_cgroups());
+        let other_user = check_namespaces(own, Some([11, 20, 30, 40]));
         assert_eq!(other_user, Err(UnsupportedHost::UserNamespace { own: INITIAL_USER, reference: 11 }));
-        let other_pid = compared(own, Some([INITIAL_USER, 21, 30, 40]));
+        let other_pid = check_namespaces(own, Some([INITIAL_USER, 21, 30, 40]));
         assert_eq!(other_pid, Err(UnsupportedHost::PidNamespace { own: 20, reference: 21 }));
     }
 
     #[test]
-    fn where_pid_1_may_not_be_read_the_daemons_user_namespace_must_be_the_first() {
-        assert!(compared([INITIAL_USER, 20, 30, INITIAL_CGROUP], None).unwrap().shares_cgroups());
-        assert!(!compared([INITIAL_USER, 20, 30, 40], None).unwrap().shares_cgroups());
-        let own = compared([11, 20, 30, INITIAL_CGROUP], None);
+    fn without_access_to_pid_1_the_daemon_must_be_in_the_initial_user_ns() {
+        assert!(check_namespaces([INITIAL_USER, 20, 30, INITIAL_CGROUP], None).unwrap().shares_cgroups());
+        assert!(!check_namespaces([INITIAL_USER, 20, 30, 40], None).unwrap().shares_cgroups());
+        let own = check_namespaces([11, 20, 30, INITIAL_CGROUP], None);
         assert_eq!(own, Err(UnsupportedHost::UserNamespace { own: 11, reference: INITIAL_USER }));
     }
 
     #[test]
-    fn a_proc_of_an_outer_pid_namespace_shows_more_than_one_number() {
-        assert!(is_alone_at_its_number(b"Name:\tx\nNSpid:\t42\n", 42));
-        assert!(!is_alone_at_its_number(b"Name:\tx\nNSpid:\t4711\t42\n", 42));
-        assert!(!is_alone_at_its_number(b"Name:\tx\nNSpid:\t43\n", 42));
-        assert!(!is_alone_at_its_number(b"Name:\tNSpid:\t42\n", 42));
+    fn a_proc_of_an_outer_pid_namespace_shows_several_pids() {
+        assert!(has_only_this_pid(b"Name:\tx\nNSpid:\t42\n", 42));
+        assert!(!has_only_this_pid(b"Name:\tx\nNSpid:\t4711\t42\n", 42));
+        assert!(!has_only_this_pid(b"Name:\tx\nNSpid:\t43\n", 42));
+        assert!(!has_only_this_pid(b"Name:\tNSpid:\t42\n", 42));
     }
 
     #[test]
-    fn the_mount_that_covers_the_others_says_whether_proc_hides_processes() {
+    fn the_last_mount_of_proc_decides_whether_processes_are_hidden() {
         let hidepid_of = |options: &[&str]| {
             let line = |options: &&str| format!("22 27 0:21 / /proc rw,relatime - proc proc {options}\n");
             let text: String =
@@ -397,7 +405,7 @@ mod tests {
 
     #[test]
     fn every_refusal_says_what_is_wrong_and_what_to_do() {
-        for unfit in [
+        for unsupported in [
             UnsupportedHost::NotProc,
             UnsupportedHost::ForeignProc,
             UnsupportedHost::HiddenProc { hidepid: "invisible".to_owned() },
@@ -409,7 +417,7 @@ mod tests {
             UnsupportedHost::BelowMinimum { found: Level::Reduced, minimum: Level::Full },
             UnsupportedHost::Kernel { doing: "SO_PEERPIDFD", error: Errno::PERM },
         ] {
-            let text = unfit.to_string();
+            let text = unsupported.to_string();
             assert!(text.contains("; ") || text.contains(": "), "{text}");
         }
     }

@@ -73,6 +73,7 @@ fn text(report: &StatusReport) -> String {
         ReloadState::Current => "as on disk",
         ReloadState::LastGood => "as last accepted, because the files are bad",
         ReloadState::HeldBack => "as before a change that waits for bonafide reload",
+        ReloadState::AwaitsRestart => "as before a change that needs a restart",
     };
     let accepted = from_now(configuration.accepted_at, now);
     text += &row("config", &format!("{}, {in_force}, accepted {accepted}", printable(&configuration.file)));

@@ -131,6 +131,8 @@ pub enum ReloadState {
     LastGood,
     /// The one before a change that was seen on disk and waits for `bonafide reload`.
     HeldBack,
+    /// The one before a change that only a restart can put in force.
+    AwaitsRestart,
 }
 
 /// Which configuration is in force, and since when.

@@ -8,6 +8,8 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::evidence::Principal;
 
 /// The limits of one door.
@@ -101,7 +103,7 @@ pub struct Usage {
 /// The accounts of one door. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Budgets {
-    limits: Arc<Limits>,
+    limits: Arc<ArcSwap<Limits>>,
     held: Arc<Mutex<Held>>,
 }
 
@@ -117,13 +119,19 @@ impl Budgets {
     /// Nothing held.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits: Arc::new(limits), held: Arc::default() }
+        Self { limits: Arc::new(ArcSwap::from_pointee(limits)), held: Arc::default() }
     }
 
     /// The limits.
     #[must_use]
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    pub fn limits(&self) -> Arc<Limits> {
+        self.limits.load_full()
+    }
+
+    /// Changes the limits. What is held stays held, also where that is more than may be held from now on; a connection
+    /// keeps the times and the number of streams that it began with.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limits.store(Arc::new(limits));
     }
 
     /// What is held now.
@@ -137,11 +145,11 @@ impl Budgets {
     /// # Errors
     /// [`OverBudget::Connections`], [`OverBudget::Uid`]
     pub fn connection(&self, uid: u32) -> Result<ConnectionCharge, OverBudget> {
-        let mut held = self.held();
-        if held.usage.connections >= self.limits.connections {
+        let (mut held, limits) = (self.held(), self.limits.load());
+        if held.usage.connections >= limits.connections {
             return Err(held.refuse(OverBudget::Connections));
         }
-        if !add(&mut held.by_uid, uid, self.limits.connections_per_uid()) {
+        if !add(&mut held.by_uid, uid, limits.connections_per_uid()) {
             return Err(held.refuse(OverBudget::Uid));
         }
         held.usage.connections += 1;
@@ -154,7 +162,7 @@ impl Budgets {
     /// [`OverBudget::Streams`]
     pub fn stream(&self, caller: Principal) -> Result<StreamCharge, OverBudget> {
         let mut held = self.held();
-        if !add(&mut held.streams, caller, self.limits.streams_per_caller()) {
+        if !add(&mut held.streams, caller, self.limits.load().streams_per_caller()) {
             return Err(held.refuse(OverBudget::Streams));
         }
         held.usage.streams += 1;
@@ -189,7 +197,7 @@ impl ConnectionCharge {
     /// [`OverBudget::Caller`]
     pub fn charge_to(&mut self, caller: Principal) -> Result<(), OverBudget> {
         let mut held = self.budgets.held();
-        if !add(&mut held.by_caller, caller, self.budgets.limits.connections_per_caller) {
+        if !add(&mut held.by_caller, caller, self.budgets.limits.load().connections_per_caller) {
             return Err(held.refuse(OverBudget::Caller));
         }
         self.caller = Some(caller);
@@ -285,6 +293,17 @@ mod tests {
         second.charge_to(B).unwrap();
         drop(first);
         budgets.connection(1).unwrap().charge_to(A).unwrap();
+    }
+
+    #[test]
+    fn changed_limits_count_for_the_next_connection_and_end_none() {
+        let budgets = budgets(8, 4);
+        let held: Vec<_> = (0..4).map(|_| budgets.connection(A.uid).unwrap()).collect();
+        budgets.set_limits(Limits { connections: 2, ..Limits::clone(&budgets.limits()) });
+        assert_eq!(budgets.connection(B.uid).unwrap_err(), OverBudget::Connections);
+        assert_eq!(budgets.usage().connections, 4);
+        drop(held);
+        drop(budgets.connection(B.uid).unwrap());
     }
 
     #[test]

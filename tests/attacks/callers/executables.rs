@@ -1,4 +1,4 @@
-//! What a caller runs: files that are not what their names say, or not any more.
+//! Attacks by the caller's executable: files that are not what their paths say, or not any more.
 
 use std::fs;
 use std::fs::File;
@@ -15,43 +15,44 @@ use crate::node::Node;
 use crate::node::PYTHON;
 use crate::process_identity::swap;
 
-/// A process of uid 41001 connects, asks, and becomes the trusted program before the daemon accepts, by a mode of that file
-/// that changes its user or group.
+/// A process of uid 41001 connects, sends its request, and execs the trusted program before the daemon accepts. The
+/// file's mode changes its uid or gid.
 fn becomes_with(node: &Node, mode: u32) -> String {
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
     fs::set_permissions(&node.trusted, fs::Permissions::from_mode(mode)).unwrap();
     node.gets("asks_and_becomes(TRUSTED, 41001)")
 }
 
-/// A node whose programs may change the user of who executes them.
+/// A node on whose file system set-user-ID programs work.
 fn with_set_user_id(test: &str) -> Option<Node> {
     let node = Node::start(test)?;
     if rustix::fs::statvfs(&node.trusted).unwrap().f_flag.contains(StatVfsMountFlags::NOSUID) {
-        eprintln!("skipped: {test}: the mount keeps modes from working, needs TMPDIR without nosuid");
+        eprintln!("skipped: {test}: the mount ignores set-user-ID, needs TMPDIR without nosuid");
         return None;
     }
     Some(node)
 }
 
-/// Defences: `attestation::attest::pidfd_facts` and `attestation::attest::agree`. With both returning early it gets the
-/// identity; with the first alone, nothing.
+/// Defences: `pinned::pidfd_facts` and `pinned::agree`. If both return early, the attacker gets the identity; if only
+/// the first does, nothing.
 #[test]
-fn attack_8_becoming_a_set_user_id_program_gives_neither_its_path_nor_its_user() {
+fn attack_8_an_exec_of_a_setuid_program_gives_neither_its_path_nor_uid() {
     let Some(node) = with_set_user_id("attack_8") else { return };
     assert_eq!(becomes_with(&node, 0o4755), "nothing");
 }
 
-/// Defences: as above, with the same verdicts.
+/// Defences and results as above.
 #[test]
-fn attack_9_becoming_a_set_group_id_program_gives_neither_its_path_nor_its_group() {
+fn attack_9_an_exec_of_a_setgid_program_gives_neither_its_path_nor_gid() {
     let Some(node) = with_set_user_id("attack_9") else { return };
     chown(&node.trusted, None, Some(41042)).unwrap();
     assert_eq!(becomes_with(&node, 0o2755), "nothing");
 }
 
-/// Defence: `PinnedProcess::same_image`, for user and groups stay what they were. With it returning early, it gets the identity.
+/// Defence: `PinnedProcess::same_image`; uid and gids do not change here. If it returns early, the attacker gets the
+/// identity.
 #[test]
-fn attack_9_becoming_a_program_with_capabilities_of_its_file_does_not_give_its_path() {
+fn attack_9_an_exec_of_a_file_with_capabilities_does_not_give_its_path() {
     let Some(node) = Node::start("attack_9_capabilities") else { return };
     let file_capability =
         "os.setxattr(TRUSTED, 'security.capability', struct.pack('<5I', 0x02000001, 1 << 10, 0, 0, 0))";
@@ -64,16 +65,16 @@ fn attack_9_becoming_a_program_with_capabilities_of_its_file_does_not_give_its_p
     assert_eq!(node.gets(&swap(41001)), "nothing");
 }
 
-/// Defence: `host::facts::path`, by the count of names and by the inode. With it returning early, the deleted program gets
+/// Defence: `host::facts::path` compares the link count and the inode. If it returns early, the deleted program gets
 /// the identity of its look-alike.
 #[test]
-fn attack_23_neither_a_deleted_program_nor_its_look_alike_has_its_path() {
+fn attack_23_a_deleted_program_and_its_look_alike_do_not_have_its_path() {
     let table = "[[workload]]\nid = \"/odd\"\nselectors = [\"unix:uid:41005\", \"unix:path:TRUSTED (deleted)\"]\n";
     let Some(node) = Node::start_behind("attack_23", &[], table) else { return };
     let look_alike = node.trusted.with_file_name("trusted (deleted)");
     fs::copy(&node.trusted, &look_alike).unwrap();
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
-    assert_eq!(node.honest_gets(&look_alike, 41005), "identity", "a file that is called so");
+    assert_eq!(node.honest_gets(&look_alike, 41005), "identity", "a file whose name ends in (deleted)");
     assert_eq!(node.honest_gets(&look_alike, 41001), "nothing");
     for uid in [41001, 41005] {
         let replaced = format!(
@@ -86,12 +87,12 @@ fn attack_23_neither_a_deleted_program_nor_its_look_alike_has_its_path() {
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
 }
 
-/// Defence: `host::facts::not_on_the_host`, for device, inode, path and mount namespace are the genuine ones. With it
-/// returning early, the liar gets the identity.
+/// Defence: `host::facts::not_on_the_host`; device, inode, path and mount namespace are the genuine ones. If it returns
+/// early, the attacker gets the identity.
 #[test]
-fn attack_26_a_rewritten_link_to_the_program_proves_neither_path_nor_hash() {
+fn attack_26_a_rewritten_exe_link_proves_neither_path_nor_hash() {
     if !cfg!(target_arch = "x86_64") {
-        return eprintln!("skipped: attack_26: has its machine code for x86_64 alone");
+        return eprintln!("skipped: attack_26: has machine code for x86_64 only");
     }
     let Some(node) = Node::start("attack_26") else { return };
     let trusted = node.trusted.display().to_string();
@@ -105,8 +106,8 @@ fn attack_26_a_rewritten_link_to_the_program_proves_neither_path_nor_hash() {
     }
 }
 
-/// Defences: `host::facts::path`, and `host::facts::hash_withheld` because the caller owns what it runs. With both
-/// returning early, the liar gets an identity.
+/// Defences: `host::facts::path`, and `host::facts::hash_withheld`, because the caller owns its executable. If both
+/// return early, the attacker gets an identity.
 #[test]
 fn attack_27_a_program_without_a_file_has_neither_path_nor_hash() {
     let Some(node) = Node::start("attack_27") else { return };
@@ -121,7 +122,7 @@ fn attack_27_a_program_without_a_file_has_neither_path_nor_hash() {
     }
 }
 
-/// Changes the program's last byte, which nothing reads that runs it, and gives it back the time it had.
+/// Changes the program's last byte, which no run of it reads, and restores its modification time.
 pub(crate) fn tamper(program: &Path) {
     let file = File::options().read(true).write(true).open(program).unwrap();
     let before = file.metadata().unwrap();
@@ -132,7 +133,7 @@ pub(crate) fn tamper(program: &Path) {
     assert_eq!(file.metadata().unwrap().mtime_nsec(), before.mtime_nsec());
 }
 
-/// Defence: `hashing::looks`. Without the change time in it, the rewritten program still gets an identity.
+/// Defence: `hashing::version_of`. If it lacks the change time, the rewritten program still gets an identity.
 #[test]
 fn attack_29_a_remembered_hash_does_not_outlive_the_bytes() {
     let Some(node) = Node::start("attack_29") else { return };
@@ -150,10 +151,11 @@ fn attack_29_a_remembered_hash_does_not_outlive_the_bytes() {
     assert_eq!(node.honest_gets(&node.trusted, 41004), "nothing", "another file of the same size and time");
 }
 
-/// Defence: `host::facts::path`. With a closed directory taken for an empty one, another reason is told. The daemon of this test has root's user and not its right to search every directory.
+/// Defence: `host::facts::path`. If it takes a closed directory for an empty one, `explain` shows another reason. The
+/// daemon of this test runs as uid 0 without `CAP_DAC_OVERRIDE` and `CAP_DAC_READ_SEARCH`.
 #[test]
-fn a_program_where_the_daemon_may_not_search_has_no_path_and_is_told_so() {
-    let test = "a_program_where_the_daemon_may_not_search";
+fn a_path_in_a_directory_closed_to_the_daemon_is_withheld() {
+    let test = "a_path_in_a_directory_closed_to_the_daemon_is_withheld";
     let table =
         "[[workload]]\nid = \"/closed\"\nselectors = [\"unix:uid:41005\", \"unix:path:TRUSTED-home/program\"]\n";
     let launcher = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
@@ -171,10 +173,10 @@ fn a_program_where_the_daemon_may_not_search_has_no_path_and_is_told_so() {
     assert_eq!(withheld(), "path_not_searchable");
 }
 
-/// Defences: the kernel, which names the loader, so that with `host::facts::path` returning early there is still nothing; and
-/// `config::workload::warn_of_interpreters`, which tells the author of an entry for the loader itself.
+/// Defences: `/proc/PID/exe` is the loader, so even if `host::facts::path` returns early the caller gets nothing.
+/// `config::workload::warn_of_interpreters` warns the author of an entry for the loader itself.
 #[test]
-fn attack_31_a_program_that_another_loads_lends_it_no_path() {
+fn attack_31_a_loader_does_not_get_the_path_of_the_program_it_loads() {
     let Some(node) = Node::start("attack_31") else { return };
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
     let loader = "/lib64/ld-linux-x86-64.so.2";

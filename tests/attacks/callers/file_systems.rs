@@ -1,5 +1,5 @@
-//! Where the file is that a caller runs: file systems that show other bytes than they run, that never answer, or that hold
-//! more than anyone wants to read.
+//! Attacks by the file system of the caller's executable: one that shows other bytes than it runs, one that hangs, and
+//! one with files too large to hash.
 
 use std::fs;
 use std::fs::File;
@@ -17,8 +17,8 @@ use crate::node::PYTHON;
 
 const LYING_FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/attacks/callers/lying_files.py");
 
-/// A node on which uids 41005 and 41007 may have an identity by the bytes of their program, and uid 41006 by a path in `TRUSTED-2`. Its
-/// daemon has a mount namespace of its own, so that what is mounted there goes away with it.
+/// A node with hash entries for uids 41005 and 41007, and an entry for uid 41006 by a path in `TRUSTED-2`. The daemon
+/// has its own mount namespace, so that its mounts end with it.
 fn node_with_mounts(test: &str) -> Option<Node> {
     let tables = "[[workload]]\nid = \"/bytes\"\nselectors = [\"unix:uid:41005\", \"unix:sha256:DIGEST\"]\n\
                   [[workload]]\nid = \"/mounted\"\nselectors = [\"unix:uid:41006\", \"unix:path:TRUSTED-2/program\"]\n\
@@ -26,8 +26,8 @@ fn node_with_mounts(test: &str) -> Option<Node> {
     Node::start_behind(test, &["unshare", "-m"], tables)
 }
 
-/// A command that runs a tampered copy of the trusted program, from the FUSE file system of this number in the daemon's mount
-/// namespace, which shows the daemon the genuine one.
+/// A command that runs a tampered copy of the trusted program from a FUSE file system, mounted at `TRUSTED-number` in
+/// the daemon's mount namespace. The file system shows the daemon the genuine program.
 fn from_lying_files(node: &Node, how: &str, number: u32) -> Vec<String> {
     let tampered = node.trusted.with_file_name("tampered");
     if !tampered.exists() {
@@ -42,10 +42,10 @@ fn from_lying_files(node: &Node, how: &str, number: u32) -> Vec<String> {
     command.into_iter().map(str::to_owned).chain(paths).collect()
 }
 
-/// Defence: `host::facts::hash_withheld`, by the file system's type. With FUSE among the local ones, the liar gets the
-/// identity.
+/// Defence: `host::facts::hash_withheld` checks the type of the file system. If FUSE counts as local, the attacker gets
+/// the identity.
 #[test]
-fn attack_28_a_file_system_that_shows_other_bytes_than_it_runs_has_no_hash() {
+fn attack_28_a_program_on_a_lying_fuse_file_system_has_no_hash() {
     let Some(node) = node_with_mounts("attack_28_lies") else { return };
     assert_eq!(node.honest_gets(&node.trusted, 41004), "identity");
     let lie = "assert open('/proc/self/exe', 'rb').read() != open(TRUSTED, 'rb').read()";
@@ -54,10 +54,10 @@ fn attack_28_a_file_system_that_shows_other_bytes_than_it_runs_has_no_hash() {
     assert_eq!(node.withheld_from(&lies(1), 41004, "UnixSha256"), "foreign_file_system");
 }
 
-/// Defences: `Hashing::on_a_thread`, and the time limits of `Hashing::digest` and `Hashing::look_up`. On the thread that serves,
-/// or without the limits, the attackers' own requests are never answered.
+/// Defences: `lookups::run` hashes on a thread of its own and within `lookups::LIMIT`. On a runtime thread, or without
+/// the limit, the attackers' requests are never answered.
 #[test]
-fn attack_28_file_systems_that_never_answer_hold_up_nobody_else() {
+fn attack_28_a_hanging_file_system_delays_no_other_caller() {
     let Some(node) = node_with_mounts("attack_28_hangs") else { return };
     let node = &node;
     std::thread::scope(|threads| {
@@ -78,12 +78,12 @@ fn attack_28_file_systems_that_never_answer_hold_up_nobody_else() {
             assert_eq!(attack.join().unwrap(), "nothing");
         }
     });
-    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "once its file system has gone");
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "after the hanging file system is unmounted");
 }
 
-/// Defence: `agent::daemon::on_a_thread_of_its_own`. On a thread that serves, nobody is answered while the file is looked at.
+/// Defence: `agent::node::on_a_thread_of_its_own`. On a runtime thread, no caller is answered while the read hangs.
 #[test]
-fn a_bundle_file_on_a_file_system_that_never_answers_holds_up_nobody() {
+fn a_bundle_file_on_a_hanging_file_system_delays_no_caller() {
     let table = "[[federation]]\ntrust_domain = \"partner.example\"\nbundle_file = \"TRUSTED-0/program\"\n";
     let Some(node) = Node::start_behind("a_bundle_file_that_hangs", &["unshare", "-m"], table) else { return };
     let hanging = from_lying_files(&node, "hangs", 0);
@@ -104,12 +104,12 @@ fn a_bundle_file_on_a_file_system_that_never_answers_holds_up_nobody() {
     });
 }
 
-/// Defence: `Hashing::spend`. With it returning early, 1,376 MiB are read.
+/// Defence: `hashing::Shared::spend`. If it returns early, 1,376 MiB are read.
 #[test]
-fn attack_30_hundreds_of_megabytes_to_hash_hold_up_nobody_else() {
+fn attack_30_hundreds_of_megabytes_to_hash_delay_no_other_caller() {
     let Some(node) = Node::start("attack_30") else { return };
     if libc::major(fs::metadata(&node.trusted).unwrap().dev()) == 0 {
-        return eprintln!("skipped: attack_30: of what lies in memory no hash is remembered, needs TMPDIR on a disk");
+        return eprintln!("skipped: attack_30: the hash of a file on tmpfs is not cached, needs TMPDIR on a disk");
     }
     assert_eq!(node.honest_gets(&node.trusted, 41004), "identity");
     let programs: Vec<_> = (0..16).map(|number| node.trusted.with_file_name(format!("huge-{number}"))).collect();
@@ -140,13 +140,13 @@ fn attack_30_hundreds_of_megabytes_to_hash_hold_up_nobody_else() {
     });
     let read = read_so_far() - before;
     assert!(read < 1100 << 20, "{} MiB were read for one caller in a minute", read >> 20);
-    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "what is remembered costs nothing");
+    assert_eq!(node.honest_gets(&node.trusted, 41004), "identity", "a cached hash was charged to the budget");
 }
 
-/// Defence: `host::facts::hash_withheld_by_metadata`. With it returning early, the program is read for as long as the time limit
-/// allows, and the hash is not withheld.
+/// Defence: `host::facts::hash_withheld_by_metadata`. If it returns early, the daemon reads the program until the time
+/// limit, and the hash is not withheld.
 #[test]
-fn attack_30_a_program_beyond_the_size_limit_is_not_read_at_all() {
+fn attack_30_a_program_above_the_size_limit_is_not_read() {
     let Some(node) = Node::start("attack_30_size") else { return };
     let program = node.trusted.with_file_name("larger");
     fs::copy(&node.trusted, &program).unwrap();
@@ -160,10 +160,11 @@ fn attack_30_a_program_beyond_the_size_limit_is_not_read_at_all() {
     assert_eq!(withheld(), "not withheld");
 }
 
-/// Defence: `host::facts::hash_withheld`. With it returning early, or with overlay among the local file systems, the liar gets an identity.
+/// Defence: `host::facts::hash_withheld`. If it returns early, or if overlay counts as local, the attacker gets an
+/// identity.
 #[test]
-fn a_layer_of_an_overlay_that_is_changed_after_the_exec_has_no_hash() {
-    let Some(node) = Node::start("a_layer_of_an_overlay") else { return };
+fn a_program_whose_overlay_layer_changes_after_the_exec_has_no_hash() {
+    let Some(node) = Node::start("a_program_whose_overlay_layer_changes") else { return };
     assert_eq!(node.honest_gets(&node.trusted, 41004), "identity");
     let folder = node.trusted.parent().unwrap().join("overlay");
     for layer in ["lower", "upper", "work", "merged"] {

@@ -1,5 +1,5 @@
-//! What an older kernel proves: the shipped daemon behind a filter that answers as a kernel does which has no
-//! `PIDFD_GET_INFO` (`pinned`), or no `SO_PEERPIDFD` either (`reduced`).
+//! The levels of older kernels: the shipped daemon behind a seccomp filter that denies `PIDFD_GET_INFO` (`pinned`), or
+//! `SO_PEERPIDFD` as well (`reduced`).
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::process_identity::swap;
 pub(crate) const OLDER_KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/older_kernel.py");
 pub(crate) const OLDER: [&str; 2] = ["pinned", "reduced"];
 
-/// A node on a kernel of this level. `None` where this cannot be tested, which is said.
+/// A node on a kernel of this level. Where this cannot be tested, prints the reason and returns `None`.
 pub(crate) fn node(test: &str, level: &str) -> Option<Node> {
     if level == "pinned" && !pins() {
         eprintln!("skipped: {test}: at pinned, needs Linux 6.5");
@@ -33,7 +33,7 @@ pub(crate) fn pins() -> bool {
 }
 
 #[test]
-fn status_names_the_level_and_a_user_s_entry_needs_no_more_than_reduced() {
+fn status_names_the_level_and_a_uid_entry_works_at_reduced() {
     for level in OLDER {
         let Some(node) = node("status_names_the_level", level) else { continue };
         assert_eq!(node.level(), level);
@@ -43,9 +43,9 @@ fn status_names_the_level_and_a_user_s_entry_needs_no_more_than_reduced() {
 }
 
 #[test]
-fn at_reduced_a_path_proves_nothing_unless_its_entry_accepts_that() {
+fn a_path_at_reduced_counts_only_for_an_entry_with_accept_weak() {
     for (level, verdict) in [("pinned", "identity"), ("reduced", "nothing")] {
-        let Some(node) = node("at_reduced_a_path_proves_nothing", level) else { continue };
+        let Some(node) = node("a_path_at_reduced", level) else { continue };
         assert_eq!(node.honest_gets(&node.trusted, 41001), verdict, "{level}");
         assert_eq!(node.honest_gets(&node.trusted, 41003), "identity", "{level}: accept_weak");
         assert_eq!(node.honest_gets(PYTHON, 41003), "nothing", "{level}: another program");
@@ -53,22 +53,22 @@ fn at_reduced_a_path_proves_nothing_unless_its_entry_accepts_that() {
 }
 
 #[test]
-fn below_the_configured_minimum_the_daemon_does_not_start() {
+fn the_daemon_refuses_to_start_below_the_configured_minimum() {
     if !Path::new(PYTHON).exists() {
-        return eprintln!("skipped: below_the_configured_minimum: needs {PYTHON}");
+        return eprintln!("skipped: the_daemon_refuses_to_start_below_the_configured_minimum: needs {PYTHON}");
     }
     for level in if pins() { &OLDER[..] } else { &OLDER[1..] } {
         let ended = Daemon::end_behind(&[PYTHON, OLDER_KERNEL, *level], "[attest]\nminimum = \"full\"\n");
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(ended.status.code(), Some(2), "{said}");
+        let printed = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{printed}");
         assert!(
-            said.contains(&format!("gives the level \"{level}\", below the configured minimum \"full\"")),
-            "{said}"
+            printed.contains(&format!("gives the level \"{level}\", below the configured minimum \"full\"")),
+            "{printed}"
         );
     }
 }
 
-/// Defences: those that the attacks' own tests name; at these levels the facts come from `/proc`, between two
+/// Defences: as in the tests of these attacks. At these levels the facts come from `/proc`, read between two calls of
 /// `Process::alive`.
 #[test]
 fn attacks_3_4_6_10_and_12_fail_on_older_kernels_too() {

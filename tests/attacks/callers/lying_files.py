@@ -1,5 +1,5 @@
-"""A FUSE file system of one program, mounted before that program is run: whoever answers for it shows the daemon other
-bytes than it lets run ("lies"), or never answers the daemon at all ("hangs"). Answers for as long as the program runs."""
+"""A FUSE file system with one program, which this script mounts and then runs. Its server shows the daemon other bytes
+than those that run ("lies"), or never answers the daemon ("hangs"). It serves for as long as the program runs."""
 import ctypes, os, select, struct, sys
 
 how, daemon, folder, shown, run, *arguments = sys.argv[1:]
@@ -10,13 +10,13 @@ FOREVER, DIRECT_IO, ENOENT, ENOSYS = 1 << 30, 1, 2, 38
 
 
 def attributes(node):
-    """The root is 1, the program 2: root's own, whoever answers for it."""
+    """The root directory is node 1, the program node 2; uid 0 owns both."""
     mode, size = (0o40755, 0) if node == 1 else (0o100755, os.stat(run).st_size)
     return struct.pack("6Q10I", node, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
 def answer(kind, node, body, by_daemon):
-    """Bytes, or the number of an error."""
+    """The response as bytes, or an errno."""
     if kind == INIT:
         return struct.pack("4I2H2I2H8I", 7, 31, 1 << 17, 0, 8, 8, 1 << 17, 1, 32, 0, *[0] * 8)
     if kind == LOOKUP and body != b"program\0":

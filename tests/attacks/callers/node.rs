@@ -1,4 +1,4 @@
-//! A daemon with callers of several users, and programs that only some of them may be.
+//! A daemon with callers of several users, and entries for some of their programs.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,24 +15,25 @@ use crate::levels;
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 const PEER: &str = include_str!("peer.py");
 
-/// What every honest caller does.
+/// The script of every honest caller.
 pub(crate) const HONEST: &str = "s = connect(); say(s, HELLO + request()); answer(s)";
 
-/// A daemon that gives uid 41000 an identity, root one on the host, uids 41001 and 41003 one that only the program
-/// `trusted` may have, for 41003 also where the kernel proves little, and uid 41004 one that only its bytes may have.
+/// A daemon with entries for uid 41000 and for root on the host. Uids 41001 and 41003 need the path of `trusted`, where
+/// 41003 has `accept_weak`; uid 41004 needs its SHA-256.
 pub(crate) struct Node {
     pub(crate) daemon: Daemon,
-    /// A program of root's.
+    /// A program that root owns.
     pub(crate) trusted: PathBuf,
 }
 
 impl Node {
-    /// `None` where this cannot be tested, which is said.
+    /// Where this cannot be tested, prints the reason and returns `None`.
     pub(crate) fn start(test: &str) -> Option<Self> {
         Self::start_behind(test, &[], "")
     }
 
-    /// As [`Node::start`], with more tables, in which `TRUSTED` stands for the path and `DIGEST` for the hash, and with a launcher of the daemon.
+    /// As [`Node::start`], with a launcher of the daemon and more tables. In these, `TRUSTED` is replaced by the path
+    /// and `DIGEST` by the hash.
     pub(crate) fn start_behind(test: &str, launcher: &[&str], tables: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !PathBuf::from(PYTHON).exists() {
             eprintln!("skipped: {test}: needs root and {PYTHON}");
@@ -48,7 +49,7 @@ impl Node {
              [[workload]]\nid = \"/trusted\"\nselectors = [\"unix:uid:41001\", \"unix:path:TRUSTED\"]\n\
              [[workload]]\nid = \"/hashed\"\nselectors = [\"unix:uid:41004\", \"unix:sha256:DIGEST\"]\n{tables}"
         );
-        // Below Linux 6.5 an honest caller has neither path nor hash for any other entry.
+        // Below Linux 6.5 paths and hashes count only for entries with `accept_weak`.
         let tables = if levels::pins() || levels::OLDER.iter().any(|level| launcher.contains(level)) {
             tables
         } else {
@@ -64,29 +65,29 @@ impl Node {
         Some(Self { daemon, trusted })
     }
 
-    /// The level of the kernel, as `status` says it.
+    /// The kernel's level, as `status` shows it.
     pub(crate) fn level(&self) -> String {
         let status = self.daemon.ask(&["status", "-o", "json"]);
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
         status["level"].as_str().unwrap().to_owned()
     }
 
-    /// What a process gets that does this.
+    /// The outcome for a process that runs this script.
     pub(crate) fn gets(&self, script: &str) -> String {
         self.gets_as(PYTHON, script)
     }
 
-    /// What a process of `program` gets that does this.
+    /// The outcome for a process of `program` that runs this script.
     pub(crate) fn gets_as(&self, program: impl AsRef<Path>, script: &str) -> String {
         self.gets_by(&[&program.as_ref().display().to_string()], script)
     }
 
-    /// What an honest caller of this user gets that runs `program`.
+    /// The outcome for an honest caller of this user that runs `program`.
     pub(crate) fn honest_gets(&self, program: impl AsRef<Path>, uid: u32) -> String {
         self.gets_as(program, &format!("become({uid}); {HONEST}"))
     }
 
-    /// What the trusted program gets after `prepare`, in a mount namespace of its own.
+    /// The outcome for the trusted program in its own mount namespace, after the shell command `prepare`.
     pub(crate) fn gets_in(&self, prepare: &str, script: &str) -> String {
         self.gets_by(
             &[
@@ -102,15 +103,15 @@ impl Node {
         )
     }
 
-    /// What a process gets that is started by this command.
+    /// The outcome for a process that this command starts: "identity" or "nothing".
     pub(crate) fn gets_by(&self, command: &[impl AsRef<OsStr>], script: &str) -> String {
         let run = self.caller(command, script).stdin(Stdio::null()).output().unwrap();
-        let said = String::from_utf8(run.stdout).unwrap().trim().to_owned();
-        assert!(!said.is_empty(), "{}", String::from_utf8_lossy(&run.stderr));
-        said
+        let printed = String::from_utf8(run.stdout).unwrap().trim().to_owned();
+        assert!(!printed.is_empty(), "{}", String::from_utf8_lossy(&run.stderr));
+        printed
     }
 
-    /// Why a fact of this kind is withheld from a process of this user that is started by this command, as `explain` says it.
+    /// The reason that `explain` shows for a withheld fact of this kind, for a process of this user and command.
     pub(crate) fn withheld_from(&self, command: &[impl AsRef<OsStr>], uid: u32, kind: &str) -> String {
         let waits = format!("become({uid}); print('.', flush=True); sys.stdin.read()");
         let mut waiting = self.caller(command, &waits).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -135,8 +136,8 @@ impl Node {
         caller
     }
 
-    /// While the daemon is stopped, a process connects, asks, hands the connection to a child and exits; `wait` is how its
-    /// parent learns of that, before it lets the daemon go on.
+    /// While the daemon is stopped, a process connects, sends a request, leaves the connection to a child and exits.
+    /// `wait` is the call by which its parent waits for the exit, before it continues the daemon.
     pub(crate) fn dead_at_the_accept(&self, wait: &str) -> String {
         format!(
             "stop()\nmiddle = os.fork()\n\
@@ -153,7 +154,7 @@ impl Drop for Node {
     }
 }
 
-/// As `sha256sum` says it.
+/// The digest that sha256sum(1) prints.
 pub(crate) fn sha256(file: &Path) -> String {
     let sum = Command::new("sha256sum").arg(file).output().unwrap();
     String::from_utf8(sum.stdout).unwrap()[..64].to_owned()

@@ -1,4 +1,4 @@
-"""A caller of the Workload API that can misbehave: HTTP/2 by hand, so that every step can be stood between."""
+"""A hostile caller of the Workload API. It writes HTTP/2 frames itself, so that a test can act between any two."""
 import ctypes, os, signal, socket, struct, sys, threading, time
 
 libc = ctypes.CDLL(None)
@@ -9,7 +9,7 @@ def frame(kind, flags, stream, payload):
 
 
 def request(stream=1):
-    """A FetchX509SVID, whole."""
+    """The frames of a complete FetchX509SVID request."""
     headers = {
         ":method": "POST", ":scheme": "http", ":path": "/SpiffeWorkloadAPI/FetchX509SVID", ":authority": "localhost",
         "content-type": "application/grpc", "te": "trailers", "workload.spiffe.io": "true",
@@ -29,7 +29,7 @@ def connect():
 
 
 def say(s, data):
-    """Sends what the daemon may have no ear for any more."""
+    """Sends data, even if the daemon has closed the connection."""
     try:
         s.sendall(data)
     except ConnectionError:
@@ -37,12 +37,12 @@ def say(s, data):
 
 
 def answer(s):
-    """Prints what came back."""
+    """Prints the outcome."""
     print(answered(s), flush=True)
 
 
 def answered(s):
-    """An identity, or nothing."""
+    """The outcome: "identity" or "nothing"."""
     found, data = "nothing", b""
     try:
         while True:
@@ -64,7 +64,7 @@ def answered(s):
 
 
 def accepted(s):
-    """Returns once the daemon has accepted the connection: its first frame is there."""
+    """Returns once the daemon has accepted the connection, which its first frame shows."""
     s.recv(1, socket.MSG_PEEK)
 
 
@@ -75,7 +75,7 @@ def become(uid):
 
 
 def stop():
-    """Returns once no thread of the daemon runs any more."""
+    """Stops the daemon, and returns once all of its threads have stopped."""
     daemon = int(sys.argv[2])
     os.kill(daemon, signal.SIGSTOP)
     for task in os.listdir(f"/proc/{daemon}/task"):
@@ -88,12 +88,12 @@ def go_on():
 
 
 def fields(stat):
-    """What follows the name of a process: its state is the first, its start time the twentieth."""
+    """The fields after the name of a process: the first is its state, the twentieth its start time."""
     return open(stat).read().rsplit(") ", 1)[1].split()
 
 
 def asks_and_becomes(program, uid, after_the_accept=False):
-    """While the daemon is stopped, a process asks, leaves its connection to a child, and becomes `program`."""
+    """While the daemon is stopped, a process sends a request, leaves the connection to a child, and execs `program`."""
     connected, tells = os.pipe()
     stopped, lets_ask = os.pipe()
     if not after_the_accept:
@@ -123,14 +123,14 @@ def asks_and_becomes(program, uid, after_the_accept=False):
 
 
 def clone_at(pid):
-    """A fork whose child has this number."""
+    """A fork whose child has this PID."""
     number = (ctypes.c_int * 1)(pid)
     arguments = (ctypes.c_uint64 * 11)(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(number), 1, 0)
     return libc.syscall(435, arguments, ctypes.sizeof(arguments))
 
 
 def attackers(uid):
-    """One after the other, for as long as one is asked for; each leaves its number, its start and its connection."""
+    """Forks one attacker for each request on the link; each sends its PID, its start time and its connection."""
     link = socket.socket(fileno=int(sys.argv[3]))
     while link.recv(1):
         if os.fork() == 0:
@@ -145,7 +145,7 @@ def attackers(uid):
 
 
 def attack(link, victim, at_once, stopped):
-    """How many numbers came round, how many of them in the tick of the one before, how many won."""
+    """Counts the reused PIDs, those whose process started in the same tick as its predecessor, and those that won."""
     if stopped:
         stop()
     connections, victims, same_tick = [], [], 0
@@ -184,7 +184,7 @@ def attack(link, victim, at_once, stopped):
 
 
 def attacks(python, victim, tries, seconds):
-    """Half of them while the daemon is stopped, before its accept; the others as fast as they go."""
+    """Half of the attacks run while the daemon is stopped, before its accept; the others as fast as possible."""
     link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
         os.set_inheritable(theirs.fileno(), True)
@@ -197,13 +197,13 @@ def attacks(python, victim, tries, seconds):
     print(*total)
 
 
-# A function of (program, copy, length): copies the program's pages and puts the copy where they were, before anything
-# else can run: rep movsb; mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, program).
+# A function of (program, copy, length) that copies the program's pages and maps the copy in their place, in one call:
+# rep movsb; mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, program).
 REPLACE = bytes.fromhex("4989f84889d1 4887fe 57 f3a4 5f 4889d6 41ba03000000 b819000000 0f05 c3")
 
 
 def claim_to_run(program):
-    """Lets /proc/self/exe lead to another program, by the right to restore checkpoints in a user namespace of our own."""
+    """Points /proc/self/exe at another program with PR_SET_MM_MAP, which its own user namespace permits."""
     own = os.readlink("/proc/self/exe")
     libc.mmap.restype = ctypes.c_void_p
     anonymous = lambda size, access: libc.mmap(None, ctypes.c_size_t(size), access, 0x22, -1, ctypes.c_size_t(0))

@@ -1,4 +1,4 @@
-//! Who asks: processes that change, hand their connection on, or pretend.
+//! Attacks by the caller's process: callers that change, pass their connection on, or imitate others.
 
 use std::fs;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use crate::node::HONEST;
 use crate::node::Node;
 use crate::node::PYTHON;
 
-/// Becomes the trusted program after the accept, with its request on the way; a child waits for the answer.
+/// Execs the trusted program after the accept, with its request still unread; a child waits for the response.
 pub(crate) fn swap(uid: u32) -> String {
     format!("asks_and_becomes(TRUSTED, {uid}, after_the_accept=True)")
 }
 
-/// Drops its user after the connect.
+/// Changes its uid after connect(2).
 pub(crate) const DROP: &str = "s = connect(); become(41000); say(s, HELLO + request()); answer(s)";
 
-/// A child asks on the connection that it inherited.
+/// A child sends the request on the connection that it inherited.
 pub(crate) const CHILD: &str = "s = connect(); say(s, HELLO); accepted(s)\n\
                                 if os.fork() == 0: say(s, request()); answer(s); os._exit(0)\nos.wait()";
 
-/// Defence: the kernel, which forgets a process that was reaped: with `Process::alive`, `attestation::attest::pidfd_facts` and
-/// `attestation::attest::image` returning early, still nothing. They stop what comes after it (attacks 1 and 4).
+/// Defence: the kernel has no `/proc` entry of a reaped process. If `Process::alive`, `pinned::pidfd_facts` and
+/// `pinned::image` return early, the caller gets nothing. They stop attacks 1 and 4.
 #[test]
 fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
     let Some(node) = Node::start("attack_3") else { return };
@@ -30,8 +30,8 @@ fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
     assert_eq!(node.gets(&node.dead_at_the_accept("os.waitpid(middle, 0)")), "nothing");
 }
 
-/// Defences: `Process::alive`, which a process that exited fails whether it was reaped or not, and
-/// `attestation::attest::image`. With both returning early, the zombie's child gets the identity; with the first alone, nothing.
+/// Defences: `Process::alive` fails for a process that exited, reaped or not; `pinned::image`. If both return early,
+/// the zombie's child gets the identity; if only the first does, nothing.
 #[test]
 fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
     let Some(node) = Node::start("attack_4") else { return };
@@ -40,8 +40,8 @@ fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
     assert_eq!(node.gets(&node.dead_at_the_accept(unreaped)), "nothing");
 }
 
-/// Defence: `attestation::attest::image`, by a first thread that is dead and has neither executable nor namespaces. With it
-/// making do with what is there, the other thread gets the identity.
+/// Defence: `pinned::image`: a thread group leader that exited has neither executable nor namespaces. If it accepts
+/// their absence, the other thread gets the identity.
 #[test]
 fn attack_5_a_caller_whose_first_thread_has_exited_gets_nothing() {
     let Some(node) = Node::start("attack_5") else { return };
@@ -52,9 +52,9 @@ fn attack_5_a_caller_whose_first_thread_has_exited_gets_nothing() {
     assert_eq!(node.gets(rest), "nothing");
 }
 
-/// Defence: `PinnedProcess::same_image`. With it returning early, the attacker gets the identity.
+/// Defence: `PinnedProcess::same_image`. If it returns early, the attacker gets the identity.
 #[test]
-fn attack_6_a_caller_that_becomes_the_trusted_program_after_the_accept_gets_nothing() {
+fn attack_6_an_exec_of_the_trusted_program_after_the_accept_gives_nothing() {
     let Some(node) = Node::start("attack_6") else { return };
     let trusted = node.trusted.display().to_string();
     assert_eq!(node.gets_as(&trusted, &format!("become(41001); {HONEST}")), "identity");
@@ -62,19 +62,19 @@ fn attack_6_a_caller_that_becomes_the_trusted_program_after_the_accept_gets_noth
     assert_eq!(node.gets(&swap(41001)), "nothing");
 }
 
-/// Defences: `attestation::attest::pidfd_facts`, `attestation::attest::agree` and `PinnedProcess::wrote`. With all three
-/// returning early, it gets root's identity; with `agree` or `wrote` left, nothing.
+/// Defences: `pinned::pidfd_facts`, `pinned::agree` and `PinnedProcess::check_writer`. If all three return early, the
+/// caller gets root's identity; if one of the last two remains, nothing.
 #[test]
-fn attack_10_a_caller_that_drops_its_user_after_the_connect_gets_nothing() {
+fn attack_10_a_caller_that_changes_its_uid_after_connect_gets_nothing() {
     let Some(node) = Node::start("attack_10") else { return };
     assert_eq!(node.gets(HONEST), "identity");
     assert_eq!(node.gets(DROP), "nothing");
 }
 
-/// Defences: `attestation::attest::pidfd_facts` and `attestation::attest::agree`. With both returning early, the thread gets
-/// the identity; with the first alone, nothing.
+/// Defences: `pinned::pidfd_facts` and `pinned::agree`. If both return early, the thread gets the identity; if only the
+/// first does, nothing.
 #[test]
-fn attack_11_a_thread_with_a_user_of_its_own_gets_neither_users_identity() {
+fn attack_11_a_thread_with_another_uid_gets_the_identity_of_neither() {
     let Some(node) = Node::start("attack_11") else { return };
     assert_eq!(node.gets(&format!("become(41000); {HONEST}")), "identity");
     let thread = "def other():\n libc.syscall(117, 41000, 41000, 41000)\n \
@@ -83,7 +83,7 @@ fn attack_11_a_thread_with_a_user_of_its_own_gets_neither_users_identity() {
     assert_eq!(node.gets(thread), "nothing");
 }
 
-/// Defence: `PinnedProcess::wrote`. With it returning early, the child gets the identity.
+/// Defence: `PinnedProcess::check_writer`. If it returns early, the child gets the identity.
 #[test]
 fn attack_12_a_child_that_inherits_the_connection_gets_nothing() {
     let Some(node) = Node::start("attack_12") else { return };
@@ -94,7 +94,7 @@ fn attack_12_a_child_that_inherits_the_connection_gets_nothing() {
     assert_eq!(node.gets(root_forks_and_drops), "nothing");
 }
 
-/// Defence: `PinnedProcess::wrote`. With it returning early, the other user gets the identity.
+/// Defence: `PinnedProcess::check_writer`. If it returns early, the other user gets the identity.
 #[test]
 fn attack_13_a_connection_that_is_passed_to_another_user_gives_it_nothing() {
     let Some(node) = Node::start("attack_13") else { return };
@@ -106,7 +106,7 @@ fn attack_13_a_connection_that_is_passed_to_another_user_gives_it_nothing() {
     assert_eq!(node.gets(passed), "nothing");
 }
 
-/// Defence: `host::facts::path`. With it returning early, the liar gets the identity.
+/// Defence: `host::facts::path`. If it returns early, the attacker gets the identity.
 #[test]
 fn attack_25_a_file_bound_over_the_trusted_path_gets_nothing() {
     let Some(node) = Node::start("attack_25") else { return };
@@ -117,9 +117,9 @@ fn attack_25_a_file_bound_over_the_trusted_path_gets_nothing() {
     assert_eq!(node.gets_in(&lie, &format!("become(41001); {HONEST}")), "nothing");
 }
 
-/// Defence: `PinnedProcess::wrote`. With it returning early, the thief gets the identity.
+/// Defence: `PinnedProcess::check_writer`. If it returns early, the thief gets the identity.
 #[test]
-fn attack_14_a_connection_that_is_taken_out_of_its_process_gives_the_thief_nothing() {
+fn attack_14_a_connection_taken_by_pidfd_getfd_gives_the_thief_nothing() {
     let Some(node) = Node::start("attack_14") else { return };
     assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
     let stolen = "a, b = os.pipe(); victim = os.fork()\n\
@@ -131,18 +131,18 @@ fn attack_14_a_connection_that_is_taken_out_of_its_process_gives_the_thief_nothi
     assert_eq!(node.gets(stolen), "nothing");
 }
 
-/// Defence: `host::stat::Stat::parse`, by the last parenthesis. By the first one, the name hides a process from its own
-/// identity: the honest caller gets nothing.
+/// Defence: `host::stat::Stat::parse` searches the last parenthesis. If it takes the first, the honest caller with this
+/// name gets nothing.
 #[test]
-fn attack_37_a_name_made_of_fields_changes_nothing() {
+fn attack_37_a_process_name_that_imitates_stat_fields_changes_nothing() {
     let Some(node) = Node::start("attack_37") else { return };
     let renamed = "libc.prctl(15, b') R 1 (', 0, 0, 0)";
     assert_eq!(node.gets(&format!("{renamed}; become(41000); {HONEST}")), "identity");
     assert_eq!(node.gets(&format!("{renamed}; become(41002); {HONEST}")), "nothing");
 }
 
-/// Defence: `OwnedFd`, which everything about a caller is held by. With one directory handle of each attestation forgotten,
-/// descriptors stay behind.
+/// Defence: `OwnedFd` holds every descriptor of a caller. If each attestation leaks one directory handle, descriptors
+/// remain.
 #[test]
 fn attack_38_callers_that_fail_in_every_way_leave_no_descriptor_behind() {
     let Some(node) = Node::start("attack_38") else { return };

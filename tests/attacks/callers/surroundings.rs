@@ -1,4 +1,4 @@
-//! What lies around the daemon and its callers: namespaces, `/proc`, cgroups, the names of users.
+//! Attacks by the environment of the daemon and its callers: namespaces, `/proc`, cgroups, the user database.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,20 +13,20 @@ use crate::node::Node;
 use crate::node::PYTHON;
 use crate::transport::refuses;
 
-/// As this user, in whatever follows.
+/// A launcher that runs its command as this user.
 fn user(uid: &str) -> [&str; 6] {
     ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]
 }
 
-/// A daemon after this shell command, in a mount namespace of its own.
+/// A launcher that runs this shell command and then the daemon, in their own mount namespace.
 fn after(prepare: &str) -> [String; 6] {
     ["unshare", "-m", "sh", "-c", &format!("{prepare} \"$@\""), "sh"].map(str::to_owned)
 }
 
-/// The launcher gives the daemon its folder, a user of its own, the capabilities of the shipped unit, and takes away what
-/// `RestrictSUIDSGID=` does.
+/// The launcher gives the daemon its folder, its own user and the capabilities of the shipped unit, and denies
+/// `openat2`, as `RestrictSUIDSGID=` does.
 #[test]
-fn what_the_unit_leaves_the_daemon_is_enough_for_every_fact() {
+fn the_daemon_reads_every_fact_with_the_capabilities_of_the_unit() {
     const AS_THE_UNIT: &str = "for file do :; done; folder=${file%/*}; cp \"$1\" \"$folder/bonafide\"; shift
         chown -R 41999:41999 \"$folder\"
         exec setpriv --reuid 41999 --regid 41999 --clear-groups --no-new-privs \\
@@ -35,7 +35,7 @@ fn what_the_unit_leaves_the_daemon_is_enough_for_every_fact() {
     let ambient = unit.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=CAP_")).unwrap();
     let capabilities = ambient.to_lowercase().replace(" cap_", ",+");
     let launcher = [PYTHON, OLDER_KERNEL, "without-openat2", "sh", "-c", AS_THE_UNIT, &format!("+{capabilities}")];
-    let Some(node) = Node::start_behind("what_the_unit_leaves_the_daemon", &launcher, "") else { return };
+    let Some(node) = Node::start_behind("the_capabilities_of_the_unit", &launcher, "") else { return };
     for (program, uid) in [(Path::new(PYTHON), 41000), (&node.trusted, 41001), (&node.trusted, 41004)] {
         assert_eq!(node.honest_gets(program, uid), "identity", "{uid}");
         assert_eq!(node.honest_gets(program, 41002), "nothing");
@@ -46,7 +46,8 @@ fn what_the_unit_leaves_the_daemon_is_enough_for_every_fact() {
     assert_eq!(node.withheld_from(&[&program], 41004, "UnixSha256"), "not_readable");
 }
 
-/// Defence: `reference::find`, by the daemon's own id maps. Without that, `reference::compared` refuses by the namespace.
+/// Defence: `reference::find` checks the daemon's own id maps. Without it, `reference::check_namespaces` refuses the
+/// namespace.
 #[test]
 fn attack_17_a_daemon_in_a_user_namespace_refuses_to_start() {
     let Some(node) = Node::start("attack_17") else { return };
@@ -54,7 +55,7 @@ fn attack_17_a_daemon_in_a_user_namespace_refuses_to_start() {
     refuses(&Daemon::end_behind(&["unshare", "-Ur"], ""), "maps ids");
 }
 
-/// Enters a user namespace in which every id is itself, and executes what follows.
+/// Enters a user namespace with an identity map, and execs its command.
 const SAME_IDS: &str = "import ctypes, os, sys\nentered, enters = os.pipe()\n\
                         if os.fork() == 0:\n os.read(entered, 1)\n \
                         for ids in 'ug': open(f'/proc/{os.getppid()}/{ids}id_map', 'w').write('0 0 4294967295')\n \
@@ -62,19 +63,19 @@ const SAME_IDS: &str = "import ctypes, os, sys\nentered, enters = os.pipe()\n\
                         assert ctypes.CDLL(None).unshare(0x10000000) == 0; os.write(enters, b'.')\n\
                         assert os.wait()[1] == 0; os.execvp(sys.argv[1], sys.argv[1:])";
 
-/// Defence: `reference::compared`, by the number of the namespace, for its maps are those of the host. With it returning
+/// Defence: `reference::check_namespaces` compares the namespace's inode; the id maps equal the host's. If it returns
 /// early, the daemon starts.
 #[test]
-fn attack_17_a_daemon_in_a_user_namespace_that_maps_every_id_to_itself_refuses_to_start() {
+fn attack_17_a_user_namespace_with_an_identity_map_refuses_the_start() {
     let Some(node) = Node::start("attack_17_same_ids") else { return };
     assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
     refuses(&Daemon::end_behind(&[PYTHON, "-c", SAME_IDS], ""), "not that of PID 1 or of the host");
 }
 
-/// Defences: `reference::proc_directory` at the start, and `Attestor::pin` for a caller that has no number. With that check
-/// gone, still nothing: there is no `/proc/0`.
+/// Defences: `reference::proc_directory` at the start, and `Attestor::by_peer` for a caller whose PID is 0. Without the
+/// second, the caller gets nothing, because there is no `/proc/0`.
 #[test]
-fn attack_18_a_daemon_in_a_pid_namespace_refuses_to_start_or_takes_those_outside_for_nobody() {
+fn attack_18_a_daemon_in_a_pid_namespace_serves_no_caller_outside_of_it() {
     let namespace = ["unshare", "-pf", "--kill-child", "--mount-proc"];
     let Some(node) = Node::start_behind("attack_18", &namespace, "") else { return };
     let children = format!("/proc/{pid}/task/{pid}/children", pid = node.daemon.pid());
@@ -85,10 +86,10 @@ fn attack_18_a_daemon_in_a_pid_namespace_refuses_to_start_or_takes_those_outside
     refuses(&Daemon::end_behind(&["unshare", "-pf"], ""), "another PID namespace");
 }
 
-/// Defence: `host::facts::host`, by the namespace that the kernel shows and not by a number that the caller knows. With
-/// namespaces not looked at, it gets the identity of the host's root.
+/// Defence: `host::facts::host` compares the namespaces in `/proc` and ignores the PID that the caller sees. If it does
+/// not compare them, the caller gets the identity of the host's root.
 #[test]
-fn attack_19_a_caller_that_is_the_first_process_of_its_own_pid_namespace_is_still_itself() {
+fn attack_19_pid_1_of_another_pid_namespace_is_not_root_of_the_host() {
     let Some(node) = Node::start("attack_19") else { return };
     let first = format!("assert os.getpid() == 1; {HONEST}");
     assert_eq!(node.gets(HONEST), "identity");
@@ -99,9 +100,9 @@ fn attack_19_a_caller_that_is_the_first_process_of_its_own_pid_namespace_is_stil
     }
 }
 
-/// Defence: `reference::first_process`. Without it, the start still fails, with an error that does not name the cause.
+/// Defence: `reference::first_process`. Without it, the start fails with an error that does not name the cause.
 #[test]
-fn attack_21_a_daemon_from_which_processes_are_hidden_refuses_to_start() {
+fn attack_21_a_daemon_that_hidepid_blinds_refuses_to_start() {
     let hidden = "mount -t proc -o hidepid=invisible proc /proc && exec";
     let launcher = after(hidden);
     let Some(node) = Node::start_behind("attack_21", &launcher.each_ref().map(String::as_str), "") else { return };
@@ -110,19 +111,19 @@ fn attack_21_a_daemon_from_which_processes_are_hidden_refuses_to_start() {
     refuses(&Daemon::end_behind(&without.each_ref().map(String::as_str), ""), "mounted with hidepid=invisible");
 }
 
-/// Defence: `reference::proc_directory`. Without its look at the file system, its look at itself refuses.
+/// Defence: `reference::proc_directory`. Without its check of the file system type, its check of `/proc/self` refuses.
 #[test]
-fn attack_22_a_daemon_with_something_else_on_proc_refuses_to_start() {
+fn attack_22_a_daemon_without_procfs_on_proc_refuses_to_start() {
     let Some(node) = Node::start("attack_22") else { return };
     assert_eq!(node.honest_gets(PYTHON, 41000), "identity");
     let fake = after("mount -t tmpfs tmpfs /proc && exec");
     refuses(&Daemon::end_behind(&fake.each_ref().map(String::as_str), ""), "not the kernel's process file system");
 }
 
-/// Defences: `host::facts::not_on_the_host` and `host::facts::path`. With both returning early, the liar gets the identity;
-/// with the second alone, nothing.
+/// Defences: `host::facts::not_on_the_host` and `host::facts::path`. If both return early, the attacker gets the
+/// identity; if only the second does, nothing.
 #[test]
-fn attack_24_a_root_directory_of_its_own_lends_no_path() {
+fn attack_24_a_caller_with_another_root_directory_has_no_path() {
     let Some(node) = Node::start("attack_24") else { return };
     assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
     let trusted = node.trusted.display().to_string();
@@ -136,7 +137,7 @@ fn attack_24_a_root_directory_of_its_own_lends_no_path() {
     assert_eq!(node.gets_by(&lie, HONEST), "nothing");
 }
 
-/// A user data base of this one name, for who sees it at `/etc/passwd`.
+/// The text of an `/etc/passwd` with root and this user.
 fn passwd(uid: u32) -> String {
     format!("root:x:0:0::/:/bin/sh\nbonafide-web:x:{uid}:{uid}::/:/bin/sh\n")
 }
@@ -144,10 +145,10 @@ fn passwd(uid: u32) -> String {
 const BINARY: &str = env!("CARGO_BIN_EXE_bonafide");
 const NAMED: &str = "[[workload]]\nid = \"/named\"\nselectors = [\"unix:user:bonafide-web\"]\n";
 
-/// Defence: `config::accounts::look_up`, which is the only one to ask for names. With `host::facts::facts` asking the system for
-/// the caller's name, the other user gets the identity.
+/// Defence: only `config::accounts::look_up` queries the user database. If `host::facts::facts` queries the caller's
+/// name, the other user gets the identity.
 #[test]
-fn attack_35_a_name_means_what_it_meant_when_the_configuration_was_loaded() {
+fn attack_35_a_changed_user_database_does_not_change_an_entry() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, passwd(41005)).unwrap();
     let launcher = after(&format!("mount --bind {} /etc/passwd && exec", file.path().display()));
@@ -158,11 +159,11 @@ fn attack_35_a_name_means_what_it_meant_when_the_configuration_was_loaded() {
     assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
 }
 
-/// Defences: the time limit of `config::accounts::look_up`, without which the reload does not end; and the thread of its own
-/// in `Reloader::reload`, without which one caller is answered in those 5 s. The user data base is a pipe that nobody writes
-/// to: who opens it waits for ever.
+/// Defences: the time limit of `config::accounts::look_up`, without which the reload does not end; and the thread of
+/// `Reloader::reload`, without which one caller is answered in those 5 s. The user database is a FIFO without a writer,
+/// whose open(2) blocks for ever.
 #[test]
-fn attack_35_a_name_service_that_never_answers_ends_a_start_and_a_reload_and_holds_up_no_caller() {
+fn attack_35_a_hanging_name_service_fails_a_reload_and_delays_no_caller() {
     let folder = tempfile::tempdir().unwrap();
     let [file, silent] = ["passwd", "silent"].map(|name| folder.path().join(name));
     fs::write(&file, passwd(41005)).unwrap();
@@ -176,7 +177,7 @@ fn attack_35_a_name_service_that_never_answers_ends_a_start_and_a_reload_and_hol
     };
     nix::unistd::mkfifo(&silent, nix::sys::stat::Mode::S_IRUSR).unwrap();
     assert!(in_its_view(&["mount", "--bind", silent.to_str().unwrap(), "/etc/passwd"]).status.success());
-    let told = "still has to say it of user \"bonafide-web\"; try getent passwd bonafide-web";
+    let expected = "still has to say it of user \"bonafide-web\"; try getent passwd bonafide-web";
     let answered = std::thread::scope(|threads| {
         let socket = node.daemon.admin_socket().display().to_string();
         let reload = threads.spawn(move || in_its_view(&[BINARY, "reload", "--admin-socket", &socket]));
@@ -185,19 +186,19 @@ fn attack_35_a_name_service_that_never_answers_ends_a_start_and_a_reload_and_hol
             assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
             answered += 1;
         }
-        refuses(&reload.join().unwrap(), told);
+        refuses(&reload.join().unwrap(), expected);
         answered
     });
-    assert!(answered > 1, "{answered} callers were answered while a reload waited 5 s for a name");
+    assert!(answered > 1, "{answered} callers were answered while a reload waited 5 s for the name service");
     let configuration = node.daemon.configuration().display().to_string();
-    refuses(&in_its_view(&[BINARY, "config", "check", &configuration]), told);
-    refuses(&Daemon::end_behind(&reads(&silent).each_ref().map(String::as_str), NAMED), told);
+    refuses(&in_its_view(&[BINARY, "config", "check", &configuration]), expected);
+    refuses(&Daemon::end_behind(&reads(&silent).each_ref().map(String::as_str), NAMED), expected);
 }
 
-/// Defence: `attestation::linux::process`, which reads the status of the first thread. With that of another thread read
-/// instead, the caller gets the identity.
+/// Defence: `attestation::linux::process` reads the status of the thread group leader. If it reads another thread's,
+/// the caller gets the identity.
 #[test]
-fn attack_36_a_group_that_is_not_the_process_s_counts_for_nothing() {
+fn attack_36_a_group_of_another_thread_or_namespace_does_not_count() {
     let table = "[[workload]]\nid = \"/grouped\"\nselectors = [\"unix:uid:41007\", \"unix:supplementary_gid:41042\"]\n";
     let Some(node) = Node::start_behind("attack_36", &[], table) else { return };
     let become_alone = "libc.syscall(119, 41007, 41007, 41007); libc.syscall(117, 41007, 41007, 41007)";
@@ -212,7 +213,7 @@ fn attack_36_a_group_that_is_not_the_process_s_counts_for_nothing() {
     assert_eq!(node.gets_by(&own_namespace, HONEST), "nothing");
 }
 
-/// A cgroup that goes away after those who are in it.
+/// A cgroup, removed on drop.
 struct Group(PathBuf);
 
 impl Group {
@@ -222,7 +223,7 @@ impl Group {
         Self(group)
     }
 
-    /// A shell that goes into these groups and becomes what follows.
+    /// A launcher that enters these cgroups and execs its command.
     fn enter(groups: &[&Self]) -> Vec<String> {
         let moves: String =
             groups.iter().map(|group| format!("echo $$ >{}/cgroup.procs && ", group.0.display())).collect();
@@ -237,30 +238,31 @@ impl Drop for Group {
     }
 }
 
-/// Where the unified hierarchy is.
+/// The mount point of the unified hierarchy.
 fn unified() -> &'static Path {
     let hybrid = Path::new("/sys/fs/cgroup/unified");
     if hybrid.exists() { hybrid } else { Path::new("/sys/fs/cgroup") }
 }
 
-/// What uid 41008 gets in these groups.
+/// The outcome for uid 41008 in these cgroups.
 fn gets_in(node: &Node, groups: &[&Group]) -> String {
     let enter = Group::enter(groups);
     let command: Vec<&str> = enter.iter().map(String::as_str).chain([PYTHON]).collect();
     node.gets_by(&command, &format!("become(41008); {HONEST}"))
 }
 
-/// A unit of this test, and the entry for it.
+/// The name of a unit for this test, and its entry.
 fn unit(test: u32) -> (String, String) {
     let name = format!("bonafide-{test}-{}.service", std::process::id());
     let table = format!("[[workload]]\nid = \"/unit\"\nselectors = [\"systemd:id:{name}\"]\n");
     (name, table)
 }
 
-/// Defences: `Hierarchy::anchored` for the daemon's own namespace, `host::facts::host` for the caller's. With the first
-/// returning early, the group below the daemon's own gets the unit's identity; with the second, the caller gets root's.
+/// Defences: `Hierarchy::anchored` for the daemon's cgroup namespace, `host::facts::host` for the caller's. If the
+/// first returns early, a cgroup below the daemon's gets the unit's identity. If the second does, the caller gets
+/// root's.
 #[test]
-fn attack_42_a_cgroup_namespace_moves_nobody_to_the_root() {
+fn attack_42_a_cgroup_namespace_moves_no_caller_to_another_cgroup() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: attack_42: needs root");
     }
@@ -274,17 +276,18 @@ fn attack_42_a_cgroup_namespace_moves_nobody_to_the_root() {
     if node.level() == "full" {
         assert_eq!(gets_in(&node, &[&real]), "identity");
     } else {
-        eprintln!("skipped: attack_42: nothing tells the daemon where its own group is, needs Linux 6.13");
+        eprintln!("skipped: attack_42: the daemon cannot learn its own cgroup, needs Linux 6.13");
     }
-    assert_eq!(gets_in(&node, &[&below]), "nothing", "which the daemon sees at /system.slice");
+    assert_eq!(gets_in(&node, &[&below]), "nothing", "a cgroup that the daemon sees at /system.slice");
     let Some(node) = Node::start("attack_42") else { return };
     assert_eq!(node.gets(HONEST), "identity");
     assert_eq!(node.gets_by(&["unshare", "-C", PYTHON], HONEST), "nothing");
 }
 
-/// Defence: `host::cgroup::Cgroups::group`. With it content where lines disagree, the unit of the first gets its identity.
+/// Defence: `host::cgroup::Cgroups::group`. If it accepts lines that disagree, the unit of the first line gets its
+/// identity.
 #[test]
-fn attack_44_hierarchies_that_name_different_units_or_containers_prove_none() {
+fn attack_44_cgroup_hierarchies_that_disagree_prove_no_unit() {
     let systemd = Path::new("/sys/fs/cgroup/systemd");
     if !rustix::process::geteuid().is_root() || !systemd.exists() {
         return eprintln!("skipped: attack_44: needs root and a machine with both cgroup hierarchies");

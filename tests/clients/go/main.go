@@ -1,8 +1,8 @@
-// A workload on go-spiffe. It finds the Workload API through SPIFFE_ENDPOINT_SOCKET, as any workload does.
+// A workload that uses go-spiffe. It finds the Workload API through SPIFFE_ENDPOINT_SOCKET, as any workload does.
 //
-//	probe                          every call of the API, verification of what it gives, and one rotation
-//	server PEER                    answers lines over mTLS, to PEER alone; prints where it listens
-//	client PEER ADDRESS REQUESTS   sends lines over mTLS, to PEER alone; a new connection every 20 requests
+//	probe                          calls the whole API, verifies the responses, and waits for one rotation
+//	server PEER                    answers lines over mTLS, only to PEER; prints its address
+//	client PEER ADDRESS REQUESTS   sends lines over mTLS, only to PEER; a new connection every 20 requests
 package main
 
 import (
@@ -88,7 +88,7 @@ func probe(ctx context.Context, source *workloadapi.X509Source) error {
 		return err
 	}
 	if !bundles.Has(first.ID.TrustDomain()) {
-		return fmt.Errorf("the bundles lack the own trust domain")
+		return fmt.Errorf("the bundles lack the workload's own trust domain")
 	}
 
 	select {

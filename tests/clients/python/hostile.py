@@ -1,5 +1,5 @@
-"""Requests that no library sends, over the real C-core stack of PyPI grpcio. After each, an ordinary request by the same
-user on a connection of its own must be served. The messages are bytes, so nothing here is generated.
+"""Requests that no client library sends, over the gRPC C-core of PyPI grpcio. After each, an ordinary request of the same
+user on another connection must be served. The messages are plain bytes, so no generated code is needed.
 """
 
 import os
@@ -32,7 +32,7 @@ def stream(at, method="FetchX509SVID", message=b"", metadata=HEADER, timeout=5):
 
 
 def code(name, at=None, **request):
-    """How the stream ends when all of it is read; the first message counts as a success."""
+    """The status code of the stream, or None if a message arrives first."""
     with at or channel(use_local_subchannel_pool=1) as at:
         try:
             next(stream(at, **request))
@@ -42,8 +42,8 @@ def code(name, at=None, **request):
 
 
 def served(at):
-    """The first message to a client whose connection may just have been closed, as one is that resets its streams this fast: its
-    channel connects again, and it must be served within a few tries.
+    """The first message to a client whose connection the daemon may just have closed for its stream resets. The channel
+    reconnects, and it must be served within five tries.
     """
     for _ in range(5):
         try:
@@ -99,6 +99,6 @@ with channel(use_local_subchannel_pool=1) as at:
     print("ok a stream ends at the client's deadline")
     for _ in range(200):
         stream(at).cancel()
-    assert code("somebody else") is None, "others must not notice"
+    assert code("another client") is None, "another client was disturbed"
     assert served(at)
     print("ok 200 streams begun and cancelled at once")

@@ -1,11 +1,11 @@
-"""A workload on the PyPI packages spiffe, spiffe-tls and PyJWT. It finds the Workload API through
+"""A workload that uses the PyPI packages spiffe, spiffe-tls and PyJWT. It finds the Workload API through
 SPIFFE_ENDPOINT_SOCKET, as any workload does.
 
-    probe                          every call of the API, verification of what it gives, and one rotation
-    federated                      its SPIFFE ID, and the trust domains of each kind of bundle that it sees
-    token AUDIENCE                 a token, checked by PyJWT against the JWT bundle
-    server PEER                    answers lines over mTLS, to PEER alone; prints where it listens
-    client PEER ADDRESS REQUESTS   sends lines over mTLS, to PEER alone; a new connection every 20 requests
+    probe                          calls the whole API, verifies the responses, and waits for one rotation
+    federated                      prints its SPIFFE ID, and the trust domains of each kind of bundle that it gets
+    token AUDIENCE                 prints a token that PyJWT has verified with the JWT bundle
+    server PEER                    answers lines over mTLS, only to PEER; prints its address
+    client PEER ADDRESS REQUESTS   sends lines over mTLS, only to PEER; a new connection every 20 requests
 """
 
 import json
@@ -89,8 +89,8 @@ def serve(peer):
     print("listens on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
     while True:
         stream, _ = listener.accept()
-        # A context for each connection: pyOpenSSL refuses to change one that is in use, so spiffe-tls's own listener
-        # would keep its first certificate for ever.
+        # A context for each connection: pyOpenSSL refuses to change a context in use, so spiffe-tls's own listener
+        # keeps its first certificate for ever.
         context = create_ssl_context(SSL.TLS_SERVER_METHOD, source, authorize_id(peer))
         threading.Thread(target=answer, args=(SSL.Connection(context, stream),), daemon=True).start()
 
@@ -132,7 +132,7 @@ def ask(peer, address, requests):
 
 
 if __name__ == "__main__":
-    # Of every rotation spiffe-tls tells the contexts that are in use, too, and logs that pyOpenSSL refuses.
+    # At every rotation spiffe-tls also updates the contexts in use, and logs an error because pyOpenSSL refuses.
     logging.disable(logging.CRITICAL)
     match sys.argv[1:]:
         case ["probe"]:

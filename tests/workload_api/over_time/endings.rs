@@ -22,7 +22,7 @@ fn web(node: &TestNode) -> FakePid {
     node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() })
 }
 
-/// The words with which certificates ended, and how many of each.
+/// The reasons for which certificates ended, and how many for each.
 fn words(node: &TestNode) -> BTreeMap<String, usize> {
     let mut words = BTreeMap::new();
     for record in node.records.0.lock().unwrap().iter().filter(|record| record.event == Event::Ended) {
@@ -41,11 +41,12 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_signed_for_entries_that_are_no_more_has_ended() {
+async fn a_certificate_signed_for_entries_that_are_gone_has_ended() {
     let node = TestNode::start(7, &web_and_metrics());
-    node.authority.sign_only(0);
+    node.authority.sign_only(1);
     let mut stream = node.workload_later(&web(&node));
     settle().await;
+    assert_eq!(node.records.of_certificates(Event::Issued).len(), 1, "the second one waits to be signed");
     node.reload(&(web_and_metrics() + "hint = \"new\"\n"), ReloadTrigger::Asked);
     node.authority.sign_only(100);
     assert!(matches!(stream.within(MINUTE).await, Some(Seen::Update(_))));
@@ -54,7 +55,7 @@ async fn a_certificate_signed_for_entries_that_are_no_more_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_whose_stream_is_closed_before_the_next_one_is_signed_has_ended() {
+async fn a_certificate_ends_when_its_stream_closes_before_the_next_is_signed() {
     let node = TestNode::start(7, &web_and_metrics());
     node.authority.sign_only(1);
     let process = web(&node);
@@ -79,7 +80,7 @@ async fn a_certificate_that_is_renewed_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_that_is_not_served_because_the_default_is_missing_has_ended() {
+async fn a_certificate_behind_a_missing_default_ends_unserved() {
     let node = TestNode::start(7, &web_and_metrics());
     node.authority.refuse_path("/web");
     assert!(matches!(node.workload(&web(&node)).await.next().await, Seen::End(_)));

@@ -12,34 +12,29 @@ use bonafide::attestation::source::Changes;
 use bonafide::attestation::source::EvidenceSource;
 use bonafide::attestation::source::Known;
 use bonafide::audit::Event;
-use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
-use bonafide::endpoints::workload_api::proto::X509BundlesRequest;
-use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::evidence::Fact;
 use bonafide::evidence::Grade;
 use bonafide::evidence::Provider;
 use bonafide::evidence::Selector;
 use bonafide::evidence::Source;
 use bonafide::evidence::Undecided;
+use bonafide::registration::EntrySource;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tonic::Code;
-use tonic::transport::Channel;
 
-use crate::asking::asking;
 use crate::http2;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
 use crate::late_source::DELAY;
 use crate::late_source::LateSource;
 use crate::node::Seen;
+use crate::node::Setup;
 use crate::node::TestNode;
-use crate::node::Workload;
-use crate::node::fetch_x509_on;
+use crate::node::Updates;
 use crate::node::ids;
 use crate::node::workload;
-use crate::pipes::Observer;
 use crate::pipes::WIDE_PIPE;
 use crate::server_entries::server;
 
@@ -74,22 +69,19 @@ impl Scene {
             .collect();
         // What is pushed once is enough: the server stays silent.
         let (_silent, entries) = server(&entries);
-        let pipe: (usize, Observer) = (pipe, Arc::new(|_, _| {}));
-        let node = TestNode::built(7, "", pipe, vec![Arc::new(source.clone())], vec![entries]);
+        let evidence_sources: Vec<Arc<dyn EvidenceSource>> = vec![Arc::new(source.clone())];
+        let entry_sources: Vec<Arc<dyn EntrySource>> = vec![entries];
+        let node = TestNode::with(Setup { pipe, evidence_sources, entry_sources, ..Setup::default() });
         let web = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
         Self { node, source, web }
     }
 
     /// A stream of the process, and how long its first message or its end took.
-    async fn first(&self) -> (Workload, Seen, Duration) {
+    async fn first(&self) -> (Updates, Seen, Duration) {
         let begun = Instant::now();
         let mut stream = self.node.workload_later(&self.web);
         let seen = stream.next().await;
         (stream, seen, begun.elapsed())
-    }
-
-    async fn channel(&self) -> Channel {
-        self.node.connect(&self.web).channel().await
     }
 }
 
@@ -223,12 +215,11 @@ async fn a_process_that_loses_its_label_loses_the_identity() {
 async fn a_token_for_one_identity_waits_for_its_evidence_alone() {
     let scene = Scene::new(&["/labelled", "/plain"]);
     scene.source.hang();
-    let mut client = SpiffeWorkloadApiClient::new(scene.channel().await);
-    let mut fetch = async |id: &str| {
+    let client = scene.node.client(&scene.web);
+    let fetch = async |id: &str| {
         let begun = Instant::now();
-        let request = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: id.to_owned() };
-        let answer = client.fetch_jwtsvid(asking(request)).await;
-        (answer.map(|answer| answer.into_inner().svids.len()).map_err(|status| status.code()), begun.elapsed())
+        let answer = client.jwt_svids("ledger", id).await;
+        (answer.map(|svids| svids.len()), begun.elapsed())
     };
     let (plain, took) = fetch(PLAIN).await;
     assert_eq!(plain, Ok(1));
@@ -247,8 +238,7 @@ async fn a_source_that_hangs_delays_no_process_that_it_cannot_help() {
     scene.node.reload(&tables, bonafide::agent::reload::ReloadTrigger::Asked);
     let db = scene.node.kernel.spawn(FakeProcess { uid: 1001, gid: 1001, ..FakeProcess::default() });
     let begun = Instant::now();
-    let mut stream = fetch_x509_on(scene.node.connect(&db).channel().await).await.unwrap();
-    assert_eq!(ids(&stream.message().await.unwrap().unwrap()), ["spiffe://example.org/db"]);
+    assert_eq!(scene.node.workload(&db).await.ids().await, ["spiffe://example.org/db"]);
     assert!(begun.elapsed() < DELAY);
 }
 
@@ -282,9 +272,8 @@ async fn a_source_that_is_down_takes_no_bundle_from_a_process_that_has_another_i
     let (_live, first, _) = scene.first().await;
     assert_eq!(names(&first), [LABELLED, PLAIN]);
     scene.source.go_down();
-    let mut client = SpiffeWorkloadApiClient::new(scene.channel().await);
-    let mut bundles = client.fetch_x509_bundles(asking(X509BundlesRequest {})).await.unwrap().into_inner();
-    assert_eq!(bundles.message().await.unwrap().unwrap().bundles.len(), 1);
+    let mut bundles = scene.node.client(&scene.web).x509_bundles().await;
+    assert_eq!(bundles.update().await.bundles.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,12 +282,8 @@ async fn a_token_is_of_no_other_default_identity_while_the_source_is_down() {
     let (live, first, _) = scene.first().await;
     assert_eq!(names(&first), [LABELLED, PLAIN]);
     scene.source.go_down();
-    let mut client = SpiffeWorkloadApiClient::new(scene.channel().await);
-    let mut fetch = async |id: &str| {
-        let request = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: id.to_owned() };
-        let answer = client.fetch_jwtsvid(asking(request)).await.map_err(|status| status.code());
-        answer.map(|answer| answer.into_inner().svids[0].spiffe_id.clone())
-    };
+    let client = scene.node.client(&scene.web);
+    let fetch = async |id: &str| client.jwt_svids("ledger", id).await.map(|svids| svids[0].spiffe_id.clone());
     assert_eq!(fetch("").await, Err(Code::Unavailable));
     assert_eq!(fetch(PLAIN).await, Ok(PLAIN.to_owned()));
     drop(live);

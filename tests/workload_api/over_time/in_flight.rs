@@ -1,4 +1,4 @@
-//! What was handed over and waits behind a full pipe, while the world changes: the second look, at the first byte.
+//! Messages that wait in the daemon behind a full pipe while something changes: the second check, at the first byte.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,14 +71,14 @@ fn node() -> TestNode {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_arrives_when_nothing_has_changed() {
+async fn a_queued_svid_arrives_when_nothing_has_changed() {
     let node = node();
     let (_process, bytes) = asked(&node).await;
     assert!(arrives(bytes).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_does_not_leave_to_another_program() {
+async fn a_queued_svid_does_not_leave_to_another_program() {
     let node = node();
     let (process, bytes) = asked(&node).await;
     process.exec("/usr/bin/other");
@@ -86,7 +86,7 @@ async fn what_waited_does_not_leave_to_another_program() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_does_not_leave_to_another_unit() {
+async fn a_queued_svid_does_not_leave_to_another_unit() {
     let entry = workload("/web", &["systemd:id:web.service"]);
     let node = TestNode::observed(7, &entry, NARROW_PIPE, Arc::new(|_, _| {}));
     let (process, bytes) = asked(&node).await;
@@ -95,7 +95,7 @@ async fn what_waited_does_not_leave_to_another_unit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_does_not_leave_once_the_entry_is_gone() {
+async fn a_queued_svid_does_not_leave_once_its_entry_is_gone() {
     let node = node();
     let (_process, bytes) = asked(&node).await;
     assert!(node.reload(&workload("/db", &["unix:uid:1001"]), ReloadTrigger::Asked).swapped);
@@ -103,7 +103,7 @@ async fn what_waited_does_not_leave_once_the_entry_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_of_two_tokens_that_waited_leaves_only_while_its_own_entry_stands() {
+async fn a_queued_token_leaves_only_while_its_own_entry_stands() {
     let (_node, bytes) = asked_for_two_tokens().await;
     assert!(arrives(bytes).await, "nothing has changed");
     let (node, bytes) = asked_for_two_tokens().await;

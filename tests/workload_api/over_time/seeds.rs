@@ -16,7 +16,7 @@ use crate::kernel::FakeProcess;
 use crate::node::Records;
 use crate::node::Seeded;
 use crate::node::TestNode;
-use crate::node::Workload;
+use crate::node::Updates;
 use crate::node::workload;
 
 const SEEDS: u64 = 1000;
@@ -119,7 +119,7 @@ struct Walk {
     chance: Seeded,
     truth: Arc<Mutex<Truth>>,
     alive: Vec<FakePid>,
-    streams: Vec<Workload>,
+    streams: Vec<Updates>,
 }
 
 impl Walk {
@@ -240,7 +240,7 @@ fn live(seed: u64) -> (Arc<Mutex<Truth>>, Arc<Records>) {
 }
 
 #[test]
-fn nobody_is_ever_handed_what_is_not_permitted_when_its_first_byte_leaves() {
+fn no_identity_leaves_that_is_not_permitted_at_its_first_byte() {
     let mut handed_over = 0;
     for seed in 0..SEEDS {
         let (truth, _) = live(seed);

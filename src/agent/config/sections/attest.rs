@@ -1,15 +1,15 @@
-//! `[attest]`: how firmly a caller must be pinned, and how long its evidence is waited for.
+//! `[attest]`: the minimum kernel level, and how long a first answer waits for pending evidence.
 
 use std::time::Duration;
 
 use crate::agent::config::reader::Reader;
 use crate::evidence::Level;
 
-/// The longest `wait`: no client waits longer for a first answer.
+/// The longest `wait`; clients give up sooner.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 
-/// What attestation must reach.
+/// The settings of attestation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attest {
     /// The kernel level below which the node refuses to run.
@@ -22,7 +22,7 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> Attest {
     let mut attest = top.table("attest", "[attest]");
     let levels = [("reduced", Level::Reduced), ("pinned", Level::Pinned), ("full", Level::Full)];
     let minimum = attest.word("minimum", &levels, &[]).unwrap_or(Level::Reduced);
-    let wait = attest.duration("wait", (Duration::ZERO, ""), LONGEST_WAIT);
+    let wait = attest.duration("wait", Duration::ZERO..=LONGEST_WAIT);
     attest.not_built_yet("kubernetes", "the attestor [attest.kubernetes]");
     attest.finish();
     Attest { minimum, wait: wait.map_or(DEFAULT_WAIT, |(length, _)| length) }

@@ -8,7 +8,7 @@ use crate::agent::config::reader::Reader;
 use crate::agent::config::sections::svid::LONGEST_LIFETIME;
 use crate::agent::config::sections::svid::warn_if_short;
 
-/// The shortest life of an authority: twice two of the shortest SVIDs.
+/// The shortest life of an authority: four times that of an SVID.
 pub const SHORTEST_AUTHORITY: Duration = Duration::from_secs(40);
 
 /// Where it keeps its keys unless the configuration says otherwise.
@@ -29,13 +29,12 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> AuthoritySecti
     let data_dir = authority.string("data_dir").and_then(|text| {
         let plain = is_plain_absolute(text.value);
         if !plain {
-            let told = "write an absolute path without \"..\", for example \"/var/lib/bonafide\"";
-            authority.problem(text.span.start, format!("data_dir is {}; {told}", shown(text.value)));
+            let advice = "write an absolute path without \"..\", for example \"/var/lib/bonafide\"";
+            authority.problem(text.span.start, format!("data_dir is {}; {advice}", shown(text.value)));
         }
         plain.then(|| PathBuf::from(text.value))
     });
-    let least = (SHORTEST_AUTHORITY, "the shortest authority lives 40s");
-    let ca_ttl = authority.duration("ca_ttl", least, LONGEST_LIFETIME);
+    let ca_ttl = authority.duration("ca_ttl", SHORTEST_AUTHORITY..=LONGEST_LIFETIME);
     warn_if_short(&mut authority, "ca_ttl", ca_ttl);
     authority.finish();
     AuthoritySection {
@@ -44,7 +43,7 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> AuthoritySecti
     }
 }
 
-/// An absolute path that means what it says: no `..`, no control characters.
+/// Whether a path is absolute, without `..` and control characters.
 pub(in crate::agent::config) fn is_plain_absolute(path: &str) -> bool {
     path.starts_with('/') && path.split('/').all(|part| part != "..") && !path.chars().any(char::is_control)
 }

@@ -1,6 +1,7 @@
 //! `[workload_api]`, `[admin]`, `[health]`, `[metrics]`: where the daemon listens. Never over a network, and never on an
 //! abstract socket, which has no permissions.
 
+use core::fmt;
 use core::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ const MAX_SOCKET_NAME: usize = 107;
 pub struct WorkloadApi {
     /// Its name.
     pub socket: PathBuf,
-    /// Its mode bits: who may ask.
+    /// Its mode bits: who may connect.
     pub mode: u32,
 }
 
@@ -41,14 +42,23 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 pub(in crate::agent::config) fn workload_api(top: &mut Reader<'_, '_>) -> WorkloadApi {
     let mut table = top.table("workload_api", "[workload_api]");
     let socket = socket(&mut table, "/run/bonafide/workload.sock");
     let mode = table.string("mode").and_then(|text| {
         let mode = u32::from_str_radix(text.value, 8).ok().filter(|mode| mode & 0o600 == 0o600 && mode & !0o777 == 0);
         if mode.is_none() {
-            let told = "write an octal mode with read and write for the owner, for example \"0666\" or \"0660\"";
-            table.problem(text.span.start, format!("mode is {}; {told}", shown(text.value)));
+            let advice = "write an octal mode with read and write for the owner, for example \"0666\" or \"0660\"";
+            table.problem(text.span.start, format!("mode is {}; {advice}", shown(text.value)));
         }
         mode
     });
@@ -98,7 +108,7 @@ fn required<'a>(table: &mut Reader<'a, '_>, key: &'static str) -> Option<Text<'a
 }
 
 fn socket_name(table: &mut Reader<'_, '_>, key: &str, text: &Text<'_>, path: &str) -> Option<PathBuf> {
-    let told = if path.starts_with('@') || path.starts_with('\0') {
+    let advice = if path.starts_with('@') || path.starts_with('\0') {
         "an abstract socket has no permissions; write an absolute path"
     } else if path.contains("://") {
         "it is the path of a Unix socket, and a network has no callers to attest; write an absolute path"
@@ -109,15 +119,15 @@ fn socket_name(table: &mut Reader<'_, '_>, key: &str, text: &Text<'_>, path: &st
     } else {
         return Some(path.into());
     };
-    table.problem(text.span.start, format!("{key} is {}; {told}", shown(text.value)));
+    table.problem(text.span.start, format!("{key} is {}; {advice}", shown(text.value)));
     None
 }
 
 fn loopback(table: &mut Reader<'_, '_>, text: &Text<'_>) -> Option<SocketAddr> {
     let address = text.value.parse::<SocketAddr>().ok().filter(|address| address.ip().is_loopback());
     if address.is_none() {
-        let told = "write a loopback address with its port, for example \"127.0.0.1:8090\"";
-        table.problem(text.span.start, format!("listen is {}; {told}", shown(text.value)));
+        let advice = "write a loopback address with its port, for example \"127.0.0.1:8090\"";
+        table.problem(text.span.start, format!("listen is {}; {advice}", shown(text.value)));
     }
     address
 }

@@ -1,4 +1,4 @@
-//! `[[federation]]`: whom else this node believes.
+//! `[[federation]]`: the foreign trust domains whose bundles this node serves.
 
 use std::path::Path;
 
@@ -24,15 +24,15 @@ pub(in crate::agent::config) fn read(
     }
     let trust_domain = table.parsed::<TrustDomain>("trust_domain");
     if let Some((_, text)) = trust_domain.as_ref().filter(|(name, _)| Some(name) == own) {
-        let told = "the node's own trust domain needs no federation; remove it";
-        table.problem(text.span.start, format!("trust_domain is {}; {told}", shown(text.value)));
+        let advice = "the node's own trust domain needs no federation; remove it";
+        table.problem(text.span.start, format!("trust_domain is {}; {advice}", shown(text.value)));
     }
     let bundle_file = table.string("bundle_file");
     for key in ["endpoint", "profile"] {
         table.not_built_yet(key, "a bundle endpoint");
     }
     table.finish();
-    // A relative name is meant from the file that says it.
+    // A relative path starts at the directory of the file that has it.
     let folder = file.path.parent().unwrap_or(Path::new(""));
     Some(FederationSettings { trust_domain: trust_domain?.0, bundle_file: folder.join(bundle_file?.value) })
 }

@@ -19,7 +19,7 @@ pub struct LimitsSection {
     pub idle: Duration,
 }
 
-const LEAST_WAIT: (Duration, &str) = (Duration::from_secs(1), "write at least \"1s\"");
+const SHORTEST: Duration = Duration::from_secs(1);
 
 pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> LimitsSection {
     let mut limits = top.table("limits", "[limits]");
@@ -27,8 +27,8 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>) -> LimitsSection 
     let connections = count("connections", 1_000_000);
     let connections_per_caller = count("connections_per_caller", 1_000_000);
     let streams_per_connection = count("streams_per_connection", 100_000).unwrap_or(100);
-    let first_request = limits.duration("first_request", LEAST_WAIT, Duration::from_secs(3600));
-    let idle = limits.duration("idle", LEAST_WAIT, Duration::from_secs(86_400));
+    let first_request = limits.duration("first_request", SHORTEST..=Duration::from_secs(3600));
+    let idle = limits.duration("idle", SHORTEST..=Duration::from_secs(86_400));
     limits.finish();
     LimitsSection {
         connections,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::agent::config::reader::Reader;
 use crate::time::duration::exact;
 
-/// The shortest life of an SVID, and why.
-pub const SHORTEST_SVID: (Duration, &str) = (Duration::from_secs(10), "the shortest SVID lives 10s");
+/// The shortest life of an SVID.
+pub const SHORTEST_SVID: Duration = Duration::from_secs(10);
 /// The longest life of anything that is signed.
 pub const LONGEST_LIFETIME: Duration = Duration::from_secs(87_600 * 3600);
 /// Below this a lifetime is allowed, and warned of.
@@ -42,7 +42,7 @@ pub(in crate::agent::config) fn lifetime(
     key: &'static str,
     ca_ttl: Duration,
 ) -> Option<Duration> {
-    let found = table.duration(key, SHORTEST_SVID, LONGEST_LIFETIME);
+    let found = table.duration(key, SHORTEST_SVID..=LONGEST_LIFETIME);
     warn_if_short(table, key, found);
     let (length, at) = found?;
     if length > ca_ttl / 2 {

@@ -42,7 +42,7 @@ const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 /// Serves one connection until either side ends it, a limit is reached, or the door stops.
 pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, routes: Routes) {
     let AdmittedConnection { stream, connection, budgets, stop } = admitted;
-    let limits = budgets.limits().clone();
+    let limits = budgets.limits();
     let mut closed = connection.closed();
     let activity = Arc::new(Activity::default());
     let (executor, mut streams) = StreamExecutor::new();

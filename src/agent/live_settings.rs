@@ -1,7 +1,29 @@
-//! What `[limits]` means on this machine.
+//! The settings that a reload changes while they are in use: `[limits]` and `[log]`.
 
+use crate::agent::config::Config;
 use crate::agent::config::sections::limits::LimitsSection;
+use crate::audit::LogSettings;
+use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::budgets::Limits;
+
+/// Settings in use.
+#[derive(Debug)]
+pub(in crate::agent) struct LiveSettings {
+    /// How lines are written.
+    pub(in crate::agent) log: LogSettings,
+    /// What workloads are charged to.
+    pub(in crate::agent) budgets: Budgets,
+    /// How many descriptors may be open.
+    pub(in crate::agent) descriptors: u64,
+}
+
+impl LiveSettings {
+    /// Changes them to what `config` says.
+    pub(in crate::agent) fn apply(&self, config: &Config) {
+        self.log.set(config.log.format, config.log.level);
+        self.budgets.set_limits(limits(&config.limits, self.descriptors));
+    }
+}
 
 /// The limits that were asked for; what was not follows from how many descriptors may be open.
 #[must_use]
