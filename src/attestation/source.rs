@@ -156,7 +156,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 pub struct Change(BoxFuture<'static, ()>);
 
 impl Change {
-    /// What stands for the change of a source that cannot tell when it can find out.
+    /// The change of a source that could not find out and does not say when it can.
     pub(in crate::attestation) fn in_a_while() -> Self {
         Self(async { sleep(ASK_AGAIN).await }.boxed())
     }

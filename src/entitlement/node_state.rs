@@ -262,11 +262,11 @@ impl NodeState {
             }
             tokio::select! {
                 biased;
-                () = any(std::mem::take(&mut decision.changes)) => {}
                 () = &mut patience => {
                     self.parts.attestor.gave_up(process, &decision.awaits);
                     return Ok(decision);
                 }
+                () = any(std::mem::take(&mut decision.changes)) => {}
             }
         }
     }

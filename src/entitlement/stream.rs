@@ -3,12 +3,14 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use futures_util::Stream;
 use futures_util::StreamExt;
 use futures_util::stream;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
 use tokio::time::sleep;
 
 use crate::attestation::Contradiction;
@@ -80,6 +82,12 @@ fn updates<T>(
     })
 }
 
+/// So many decisions close together are made at once; each further one waits [`HASTE_PAUSE`] longer.
+const HASTE: u32 = 8;
+const HASTE_PAUSE: Duration = Duration::from_millis(10);
+/// Decisions further apart than this are not close together. No pause is longer.
+const HASTE_PERIOD: Duration = Duration::from_secs(1);
+
 struct Driver {
     subject: Arc<SessionSubject>,
     state: StreamState,
@@ -88,6 +96,8 @@ struct Driver {
     basis: Option<DecisionBasis>,
     /// When a source behind the latest decision would answer otherwise.
     changes: Vec<Change>,
+    /// When the latest decision was made, and how many were made close together before it.
+    decided: (Instant, u32),
     /// What happened since the door was given the last update.
     event: StreamEvent,
     /// The generation of rulebook and bundles that the last decision was made in.
@@ -109,6 +119,7 @@ impl Driver {
             handle,
             basis: None,
             changes: Vec::new(),
+            decided: (Instant::now(), 0),
             event: StreamEvent::Woken,
             generation: 0,
             underway: Vec::new(),
@@ -141,6 +152,8 @@ impl Driver {
     fn decide(&mut self) -> StreamEvent {
         let node = Arc::clone(self.subject.node());
         self.generation = node.generation();
+        let (at, close) = self.decided;
+        self.decided = (Instant::now(), if at.elapsed() < HASTE_PERIOD { close.saturating_add(1) } else { 0 });
         let bundles = node.bundles();
         let decided = match node.decide(self.subject.pinned()) {
             Ok(decided) => decided,
@@ -223,7 +236,7 @@ impl Driver {
         self.note_holdings();
         let pinned = subject.pinned();
         let mut closed = subject.closed();
-        let mut changed = pin!(any(std::mem::take(&mut self.changes)));
+        let mut changed = pin!(self.next_change());
         let image = self.basis.as_ref().map_or_else(|| pinned.epoch(), |basis| basis.image);
         let mut time_left = until.duration_since(node.now()).unwrap_or_default();
         loop {
@@ -241,6 +254,19 @@ impl Driver {
             // What cannot be found out now takes nothing away; it is checked again next time.
             if let Err(why @ NotAttested::No(_)) = subject.process.check_shared(image) {
                 return Ok(self.changed(why));
+            }
+        }
+    }
+
+    /// The next change. SECURITY: where a source's answers change without end, as others start and stop what it watches,
+    /// the processor is left to everybody else in between.
+    fn next_change(&mut self) -> impl Future<Output = ()> + use<> {
+        let changes = std::mem::take(&mut self.changes);
+        let pause = HASTE_PAUSE.saturating_mul(self.decided.1.saturating_sub(HASTE)).min(HASTE_PERIOD);
+        async move {
+            any(changes).await;
+            if !pause.is_zero() {
+                sleep(pause).await;
             }
         }
     }

@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bonafide::attestation::source::Asked;
+use bonafide::attestation::source::Changes;
 use bonafide::attestation::source::EvidenceSource;
 use bonafide::attestation::source::Known;
 use bonafide::audit::Event;
@@ -315,4 +317,38 @@ async fn a_source_that_failed_once_is_asked_again_within_a_minute() {
     let mut stream = node.workload_later(&web);
     assert_eq!(names(&stream.next().await), [PLAIN]);
     assert_eq!(names(&stream.within(MINUTE).await.expect("an update")), [PLAIN, LABELLED]);
+}
+
+/// A source whose answers have changed again as soon as they are given, up to the last of many.
+#[derive(Debug, Default)]
+struct Restless(AtomicU32);
+
+const QUESTIONS: u32 = 200;
+
+impl EvidenceSource for Restless {
+    fn provider(&self) -> Provider {
+        Provider::new("docker")
+    }
+
+    fn ask(&self, _: &Asked<'_>) -> Known {
+        let changes = Changes::default();
+        let change = changes.next();
+        if self.0.fetch_add(1, Ordering::Relaxed) < QUESTIONS {
+            changes.happened();
+        }
+        Known::settled(Vec::new(), Vec::new()).until(change)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_changes_without_end_leaves_the_processor_to_others() {
+    let (_silent, entries) = server(&[("/plain", &["unix:uid:1000"]), ("/labelled", LABEL)]);
+    let source = Arc::new(Restless::default());
+    let node = TestNode::with_sources("", vec![source.clone()], vec![entries]);
+    let web = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
+    let mut stream = node.workload_later(&web);
+    assert_eq!(names(&stream.next().await), [PLAIN]);
+    assert_eq!(stream.within(10 * SECOND).await, None);
+    let asked = source.0.load(Ordering::Relaxed);
+    assert!(asked < 100, "asked {asked} times in ten seconds");
 }
