@@ -221,9 +221,10 @@ impl Attestor {
 const ON_THE_HOST: [(Provider, SelectorKind); 2] =
     [(Provider::PATH, SelectorKind::UnixPath), (Provider::SHA256, SelectorKind::UnixSha256)];
 
-/// Adds the answer of a source to the evidence.
+/// Adds the answer of a source to the evidence. SECURITY: a source proves facts of its own provider alone, whatever it
+/// answers.
 fn record(known: Known, provider: Provider, evidence: &mut EvidenceSet) -> Option<Change> {
-    for fact in known.facts {
+    for fact in known.facts.into_iter().filter(|fact| fact.selector.provider() == provider) {
         evidence.prove(fact.selector, fact.grade, fact.source);
     }
     for withheld in known.withheld {

@@ -352,3 +352,30 @@ async fn a_source_that_changes_without_end_leaves_the_processor_to_others() {
     let asked = source.0.load(Ordering::Relaxed);
     assert!(asked < 100, "asked {asked} times in ten seconds");
 }
+
+/// A source of labels that proves another user.
+#[derive(Debug)]
+struct Overreaching;
+
+impl EvidenceSource for Overreaching {
+    fn provider(&self) -> Provider {
+        Provider::new("docker")
+    }
+
+    fn ask(&self, _: &Asked<'_>) -> Known {
+        let prove = |text: &str| Fact {
+            selector: Selector::try_from(text.to_owned()).unwrap(),
+            grade: Grade::Claimed,
+            source: Source::Runtime,
+        };
+        Known::settled(vec![prove("unix:uid:0"), prove("docker:label:app:web")], Vec::new())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_proves_nothing_of_another_provider() {
+    let (_silent, entries) = server(&[("/root", &["unix:uid:0"]), ("/labelled", LABEL)]);
+    let node = TestNode::with_sources("", vec![Arc::new(Overreaching)], vec![entries]);
+    let web = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
+    assert_eq!(node.workload(&web).await.ids().await, [LABELLED]);
+}
