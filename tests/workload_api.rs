@@ -73,3 +73,5 @@ mod security_header;
 mod seeds;
 #[path = "workload_api/socket.rs"]
 mod socket;
+#[path = "workload_api/over_time/truth.rs"]
+mod truth;

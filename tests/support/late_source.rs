@@ -54,6 +54,11 @@ impl LateSource {
         self.changes.happened();
     }
 
+    /// Whether the processes of this user have a label.
+    pub(crate) fn is_labelled(&self, uid: u32) -> bool {
+        self.state().labels.contains_key(&uid)
+    }
+
     /// Every question fails from now on.
     pub(crate) fn go_down(&self) {
         self.state().is_down = true;

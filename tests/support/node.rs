@@ -44,6 +44,7 @@ use bonafide::endpoints::admin::reports::ReloadState;
 use bonafide::endpoints::workload_socket;
 use bonafide::entitlement::node_state::NodeState;
 use bonafide::entitlement::node_state::Parts;
+use bonafide::evidence::Selector;
 use bonafide::readiness::Readiness;
 use bonafide::registration::EntrySource;
 use bonafide::time::Clock as _;
@@ -226,6 +227,20 @@ impl TestNode {
     pub(crate) fn reload(&self, tables: &str, cause: ReloadTrigger) -> ReloadReport {
         let (config, accepted) = accepted(&self.authority.trust_domain(), tables);
         self.reloader.swap(config, accepted, cause)
+    }
+
+    /// Puts other tables in force, of which the entries of these paths need one more selector: of types that a
+    /// configuration does not know, too.
+    pub(crate) fn reload_with(&self, tables: &str, further: &[(&str, &str)]) -> ReloadReport {
+        let (mut config, accepted) = accepted(&self.authority.trust_domain(), tables);
+        for entry in &mut config.entries {
+            let entry = Arc::make_mut(entry);
+            let of_entry = further.iter().filter(|(path, _)| *path == entry.id.path());
+            let of_entry = of_entry.map(|(_, text)| Selector::try_from((*text).to_owned()).unwrap());
+            entry.selectors.extend(of_entry);
+            entry.selectors.sort();
+        }
+        self.reloader.swap(config, accepted, ReloadTrigger::Asked)
     }
 
     /// Opens the operator's door.
