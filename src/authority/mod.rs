@@ -1,8 +1,7 @@
-//! Who signs. An authority turns orders into certificates and tokens, publishes the bundle that verifies them, and keeps
-//! its own keys. Refuses to know who asked and why: an [`Order`] names an entry and an identity, and no process.
+//! Authorities. An authority turns orders into certificates and tokens, publishes the bundle that verifies them, and keeps
+//! its own keys. It does not know which process asked: an [`Order`] names an entry and a SPIFFE ID.
 //!
-//! [`open()`] is the one place that knows which kinds there are; [`signing`] is what every authority with a key on this
-//! machine signs with.
+//! [`open()`] is the only function that names the kinds of authority. [`signing`] is shared by all that have a local key.
 
 pub mod embedded;
 pub mod no_authority;
@@ -33,7 +32,7 @@ use tokio::sync::watch;
 
 use crate::identity::bundle::Bundle;
 
-/// Whose keys may be the same.
+/// Which SVIDs may have the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeySharing {
     /// No two process images share a key.
@@ -42,21 +41,21 @@ pub enum KeySharing {
     PerEntry,
 }
 
-/// Where signatures are made, and with that what limits them.
+/// Where an authority signs. It follows what limits the number of signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignerLocation {
-    /// On the processors of this machine: a signature waits for its turn on one of them.
+    /// On this machine: a signature takes a core.
     Local,
-    /// Over the network: a signature costs time and no processor.
+    /// On another machine: a signature takes a round trip and no core.
     Remote {
         /// The most orders in one call.
         max_batch: usize,
-        /// Whose keys may be the same. A signer on this machine never lets two process images share one.
+        /// Which SVIDs may have the same key. With a local signer no two process images share one.
         key_sharing: KeySharing,
     },
 }
 
-/// Who signs.
+/// A signer of certificates and tokens.
 pub trait Authority: Send + Sync + fmt::Debug {
     /// The value of `[authority] kind`.
     fn kind(&self) -> &'static str;
@@ -79,12 +78,12 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// Where `now` lies in the life of that key; `None` before there is one.
     fn validity(&self, now: SystemTime) -> Option<Validity>;
 
-    /// What an operator does to replace an authority whose life is over or was given by a wrong clock.
+    /// The instruction for an operator who has to replace the authority.
     fn replacement(&self) -> String;
 
-    /// Does what is due by that time, such as making the first keys; says so, if it did. Blocks for as long as a disk takes.
+    /// Does what is due at `now`, such as making the first keys, and returns a note of it. Blocks while it writes to disk.
     ///
     /// # Errors
-    /// [`NoAuthority`]; nothing was changed, and it may be tried again.
+    /// [`NoAuthority`]; nothing was changed, and the call may be repeated.
     fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority>;
 }

@@ -11,7 +11,7 @@ use crate::authority::no_authority::Note;
 use crate::durable::DataDir;
 use crate::randomness::Randomness;
 
-/// Which authority signs, and what it needs to know.
+/// The kind of the authority with its settings.
 #[derive(Debug, Clone)]
 pub enum AuthoritySettings {
     /// `kind = "embedded"`

@@ -1,4 +1,4 @@
-//! What an authority is asked for, and what it answers.
+//! Orders for an authority, and its answers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,25 +10,25 @@ use crate::identity::SpiffeId;
 use crate::identity::SubjectKey;
 use crate::registration::Entry;
 
-/// What is to be certified.
+/// An order for a certificate.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// The entry on whose terms: a signer of one's own signs by them, a server by the entry's id there.
+    /// The entry. A local signer signs by its terms, a server by its id on the server.
     pub entry: Arc<Entry>,
-    /// Whose certificate.
+    /// The SPIFFE ID of the subject.
     pub id: SpiffeId,
     /// The subject's key.
     pub key: Arc<SubjectKey>,
-    /// When it is wanted to begin; the authority dates it back by 60 s.
+    /// The time of issue; the authority backdates the certificate by 60 s.
     pub issued: SystemTime,
-    /// When it is wanted to end; the authority's own end comes first.
+    /// The latest end; the authority's own end may come first.
     pub not_after: SystemTime,
 }
 
-/// What a token is to say.
+/// An order for a token.
 #[derive(Debug, Clone)]
 pub struct TokenOrder {
-    /// The entry on whose terms, as in [`Order::entry`].
+    /// The entry, as in [`Order::entry`].
     pub entry: Arc<Entry>,
     /// `sub`
     pub id: SpiffeId,

@@ -1,4 +1,4 @@
-//! Key pairs of SVIDs: making them, the form in which their public half travels, and certificate requests.
+//! Key pairs of SVIDs: generation, public keys as SubjectPublicKeyInfo, and certificate requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub enum KeyType {
     P256,
 }
 
-/// A key pair that was made for one subject and not yet certified.
+/// The key pair of one subject.
 pub struct SubjectKey {
     key_type: KeyType,
     private: Arc<PrivateKey>,
@@ -87,7 +87,7 @@ impl SubjectKey {
     /// A certificate request (SPEC: RFC 2986) that names `id` and has no subject, DER. `None` when the crypto library has
     /// failed.
     ///
-    /// SECURITY: its signature proves to a signer elsewhere that whoever asks has the private key.
+    /// SECURITY: the signature proves possession of the private key to a remote signer.
     #[must_use]
     pub fn certificate_request(&self, id: &SpiffeId) -> Option<Bytes> {
         let key = match self.key_type {
@@ -109,7 +109,7 @@ impl fmt::Debug for SubjectKey {
     }
 }
 
-/// A P-256 key while it signs a certificate request.
+/// A P-256 key that signs certificate requests.
 struct RequestKey(EcdsaKeyPair);
 
 impl SigningKey for RequestKey {

@@ -1,4 +1,4 @@
-//! What every way of issuing needs: the authority, the clock, random bytes, the cores, and the checks between them.
+//! The parts that local and remote issuance share: authority, clock, random bytes, cores, metrics, and the epoch check.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +27,10 @@ use crate::policy::Permit;
 use crate::randomness::NoRandomness;
 use crate::randomness::Randomness;
 use crate::randomness::fraction;
+use crate::randomness::fraction_of;
 use crate::time::Clock;
 
-/// Tells the epoch of the rulebook in force.
+/// Returns the epoch of the current rulebook.
 pub type CurrentEpoch = Box<dyn Fn() -> u64 + Send + Sync>;
 
 pub(super) struct IssuanceContext {
@@ -42,7 +43,7 @@ pub(super) struct IssuanceContext {
     pub(super) metrics: IssuanceMetrics,
 }
 
-/// An order that is being signed, with what the SVID is made of afterwards.
+/// An X509-SVID before it is signed.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) grant: Grant,
@@ -66,42 +67,48 @@ impl Draft {
 }
 
 impl IssuanceContext {
-    /// Asked after each wait: the entries may have changed meanwhile.
+    /// Refuses a permit of an earlier rulebook. Called after each wait, because the rulebook may have changed.
     pub(super) fn check(&self, permit: &Permit) -> Result<(), IssueError> {
         if permit.rulebook_epoch() == (self.current_epoch)() { Ok(()) } else { Err(IssueError::StalePermit) }
     }
 
-    /// The SVID of a draft that was signed.
+    /// The SVID of a signed draft. The issuance id and the spread of the renewal come from one call of the generator: a call
+    /// costs more than the bytes.
     pub(super) fn signed(&self, draft: Draft, issued: SystemTime, chain: Chain) -> Result<SignedSvid, IssueError> {
         let Draft { grant, decision, key } = draft;
         let Chain { certificates, serial, not_after, clamped } = chain;
-        let issuance = self.issuance(CredentialKind::X509, &grant, decision, (serial.clone(), not_after))?;
+        let [id @ .., a, b, c, d] = self.random::<10>()?;
+        let renew_at = renewal::renew_at(issued, not_after, fraction_of([a, b, c, d]));
+        let issuance = Arc::new(Issuance {
+            id: IssuanceId(id),
+            kind: CredentialKind::X509,
+            spiffe_id: grant.id.clone(),
+            serial: serial.clone(),
+            not_after,
+            entry: grant.entry.origin.clone(),
+            decision,
+        });
         self.metrics.count_issued(clamped);
         let (id, hint, key) = (grant.id, grant.hint, Arc::clone(key.private_key()));
         let svid = X509Svid { id, chain: certificates, key, hint, serial, issued, not_after };
-        Ok(SignedSvid { issuance, svid, renew_at: renewal::renew_at(issued, not_after, self.spread()) })
+        Ok(SignedSvid { issuance, svid, renew_at })
     }
 
-    /// The order for a token.
-    pub(super) fn token_order(&self, grant: &Grant, audiences: Vec<String>) -> Result<TokenOrder, NoRandomness> {
+    /// The order for a token, and the id of its issuance.
+    pub(super) fn token_order(
+        &self,
+        grant: &Grant,
+        audiences: Vec<String>,
+    ) -> Result<(TokenOrder, IssuanceId), NoRandomness> {
+        let [a, b, c, d, e, f, token_id @ ..] = self.random::<22>()?;
+        let token_id = format!("{:032x}", u128::from_be_bytes(token_id));
         let (entry, issued) = (Arc::clone(&grant.entry), self.clock.now());
         let not_after = end_of(issued, entry.terms.jwt_ttl);
-        let token_id = format!("{:032x}", u128::from_be_bytes(self.random()?));
-        Ok(TokenOrder { entry, id: grant.id.clone(), audiences, issued, not_after, token_id })
+        let order = TokenOrder { entry, id: grant.id.clone(), audiences, issued, not_after, token_id };
+        Ok((order, IssuanceId([a, b, c, d, e, f])))
     }
 
-    pub(super) fn issuance(
-        &self,
-        kind: CredentialKind,
-        grant: &Grant,
-        decision: DecisionId,
-        (serial, not_after): (String, SystemTime),
-    ) -> Result<Arc<Issuance>, NoRandomness> {
-        let (id, spiffe_id, entry) = (IssuanceId(self.random()?), grant.id.clone(), grant.entry.origin.clone());
-        Ok(Arc::new(Issuance { id, kind, spiffe_id, serial, not_after, entry, decision }))
-    }
-
-    /// Without random bytes everyone renews in the middle: less spread, nothing unsafe.
+    /// A random number in `0.0 ..= 1.0`; 0.5 without random bytes, which spreads less and is safe.
     pub(super) fn spread(&self) -> f64 {
         fraction(&*self.randomness).unwrap_or(0.5)
     }
@@ -113,12 +120,12 @@ impl IssuanceContext {
     }
 }
 
-/// What it is to a caller that no answer came.
+/// The error for an order that got no answer.
 pub(super) fn unanswered() -> Refused {
     Refused::Unavailable("it has not answered".to_owned())
 }
 
-/// A life that is too long for the calendar ends at the epoch, and the authority refuses that.
+/// On overflow returns the epoch, which the authority refuses.
 fn end_of(issued: SystemTime, ttl: Duration) -> SystemTime {
     issued.checked_add(ttl).unwrap_or(UNIX_EPOCH)
 }

@@ -1,4 +1,4 @@
-//! When two entries are one: what is kept per entry outlives a reload that did not touch it.
+//! Equality of entries across reloads, for state that is kept per entry.
 
 use std::hash::Hash;
 use std::hash::Hasher;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::registration::Entry;
 use crate::registration::entry::Origin;
 
-/// An entry as a key: the same selectors give the same SPIFFE ID on the same terms. The file and the line where it is
-/// written are no part of it; the id that a server knows it by is, for the server signs by that.
+/// An entry as a map key. Two entries are equal if the same selectors give the same SPIFFE ID on the same terms. File and
+/// line are ignored; a server's entry id is compared, because the server signs by it.
 #[derive(Debug, Clone)]
 pub(super) struct EntryKey(pub(super) Arc<Entry>);
 
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_that_moved_in_its_file_is_the_same_and_one_on_other_terms_is_not() {
+    fn entries_are_equal_wherever_they_are_written_and_on_equal_terms_only() {
         let entry = |change: &dyn Fn(&mut Entry)| {
             let mut entry = Entry::example(0, "/web", &["unix:uid:1"]);
             change(&mut entry);

@@ -1,4 +1,4 @@
-//! What was issued: one credential under one id, which everything that is written about it carries.
+//! Issuances: every signed credential has an id that all audit records of it carry.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,11 +11,11 @@ use crate::identity::X509Svid;
 use crate::policy::DecisionId;
 use crate::registration::entry::Origin;
 
-/// The id of one issuance: random, and says nothing by itself. `Display` gives `i-7f31c2a90b4e`.
+/// The random id of one issuance. `Display` gives `i-7f31c2a90b4e`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IssuanceId(pub [u8; 6]);
 
-/// Not the id of an issuance.
+/// The text is no issuance id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the id of an issuance is i- and twelve hexadecimal digits, for example i-7f31c2a90b4e")]
 pub struct NotAnIssuanceId;
@@ -36,36 +36,35 @@ pub struct Issuance {
     pub id: IssuanceId,
     /// Its kind.
     pub kind: CredentialKind,
-    /// Whose it is.
+    /// The SPIFFE ID of its subject.
     pub spiffe_id: SpiffeId,
     /// The serial number of the certificate, in lower-case hexadecimal, or the token's `jti`.
     pub serial: String,
     /// When it ends.
     pub not_after: SystemTime,
-    /// Where the entry comes from that gave it.
+    /// The origin of the entry that gave it.
     pub entry: Origin,
-    /// The decision that it rests on.
+    /// The decision that permitted it.
     pub decision: DecisionId,
 }
 
 /// An X509-SVID for one caller.
 #[derive(Debug, Clone)]
 pub struct IssuedX509Svid {
-    /// What it is called in records.
+    /// The issuance.
     pub issuance: Arc<Issuance>,
     /// The SVID.
     pub svid: X509Svid,
-    /// When to ask again, at least 1 s from now: where the SVID is shared and its renewal fails, the same one comes back
-    /// with a later time.
+    /// When to ask again, at least 1 s from now. A shared SVID whose renewal failed comes back unchanged with a later time.
     pub renew_at: SystemTime,
-    /// Whether nobody was given this issuance before. Each further hand-over is a record `delivered`.
+    /// Whether this is the first hand-over of the issuance. Each further one is a record `delivered`.
     pub first: bool,
 }
 
 /// A JWT-SVID for one caller, newly signed.
 #[derive(Debug, Clone)]
 pub struct IssuedJwtSvid {
-    /// What it is called in records.
+    /// The issuance.
     pub issuance: Arc<Issuance>,
     /// The SVID.
     pub svid: JwtSvid,

@@ -4,10 +4,10 @@ use crate::authority::Refused;
 use crate::evidence::Undecided;
 use crate::randomness::NoRandomness;
 
-/// Why nothing was issued on a permit. All of it is of our making, none of it about the caller.
+/// Why nothing was issued on a permit. Every cause is on our side, none is about the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
-    /// The entries have changed since the permit was given: decide again.
+    /// The rulebook has changed since the permit was given. The caller decides again.
     #[error("the entries have changed since it was decided")]
     StalePermit,
     /// The authority signed nothing.
@@ -22,7 +22,7 @@ pub enum IssueError {
 }
 
 impl IssueError {
-    /// What it is to the caller: a check that could not be completed.
+    /// The error as a check that could not be completed.
     #[must_use]
     pub fn undecided(&self) -> Undecided {
         match self {

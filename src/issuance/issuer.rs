@@ -1,7 +1,7 @@
-//! The issuer: the only one who turns a permit into a credential.
+//! The issuer: the only place where a permit becomes a credential.
 //!
-//! What a signer on this machine costs is the processor, so it signs under a turn. A signer on the network costs round
-//! trips: the turn covers the key alone, and orders travel in batches.
+//! A local signer uses a core, so key generation and signature run under a turn. A remote signer uses round trips, so the
+//! turn covers key generation alone, and orders are sent in batches.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,6 +20,7 @@ use crate::issuance::context::IssuanceContext;
 use crate::issuance::context::unanswered;
 use crate::issuance::entry_key::EntryKey;
 use crate::issuance::issuance::CredentialKind;
+use crate::issuance::issuance::Issuance;
 use crate::issuance::issuance::IssuedJwtSvid;
 use crate::issuance::issuance::IssuedX509Svid;
 use crate::issuance::issue_error::IssueError;
@@ -41,16 +42,16 @@ pub struct Issuer {
 
 /// How an X509-SVID comes about.
 enum Route {
-    /// Signed here, for one caller.
+    /// The local signer signs for one caller.
     Local,
-    /// Signed elsewhere, for one caller.
+    /// A remote signer signs for one caller.
     Remote(RemoteSigner),
-    /// Signed elsewhere, for all callers of an entry.
+    /// A remote signer signs for all callers of an entry.
     Shared(SharedSvids),
 }
 
 impl Issuer {
-    /// An issuer that uses as many cores at once as there are, and one less than that for any one principal.
+    /// An issuer that uses all cores at once, and one less for any one principal.
     pub fn new(
         authority: Arc<dyn Authority>,
         current_epoch: CurrentEpoch,
@@ -70,12 +71,12 @@ impl Issuer {
         Self { context: IssuanceContext { authority, current_epoch, clock, randomness, cores, metrics }, route }
     }
 
-    /// What it has done so far.
+    /// Its counters.
     pub fn metrics(&self) -> &IssuanceMetrics {
         &self.context.metrics
     }
 
-    /// Sends orders to a signer on the network: without it, nothing is issued that such a signer signs. Never ends.
+    /// Sends orders to a remote signer; no such order is answered unless this runs. Never ends.
     pub async fn run(&self) {
         match &self.route {
             Route::Local => std::future::pending().await,
@@ -84,7 +85,7 @@ impl Issuer {
         }
     }
 
-    /// Drops what is kept for any other entries than these. It has to be called after each change of the rulebook.
+    /// Drops the state of entries that are not among these. The node calls it after each change of the rulebook.
     pub fn retain(&self, entries: &EntryIndex) {
         let in_force: HashSet<_> = entries.entries().iter().cloned().map(EntryKey).collect();
         self.metrics().retain(&in_force);
@@ -93,8 +94,8 @@ impl Issuer {
         }
     }
 
-    /// An X509-SVID: with a key that was made for it alone, or the one of the permit's entry where the authority has one
-    /// key per entry. Waits for the turn of `principal`, whom the work is charged to.
+    /// Issues an X509-SVID with a new key, or the entry's if the authority has one key per entry. Waits for a turn of
+    /// `principal`, whom the work is charged to.
     ///
     /// # Errors
     /// [`IssueError`]
@@ -115,7 +116,7 @@ impl Issuer {
         Ok(IssuedX509Svid { issuance, svid, renew_at, first: true })
     }
 
-    /// A JWT-SVID for `audiences`, newly signed. Waits for the turn of `principal`.
+    /// Signs a new JWT-SVID for `audiences`. Waits for a turn of `principal`.
     ///
     /// # Errors
     /// [`IssueError`]
@@ -128,7 +129,7 @@ impl Issuer {
         self.unless_stale(self.sign_token(principal, &permit, audiences).await, &permit)
     }
 
-    /// Hands out nothing by entries that have changed while it was signed.
+    /// Turns a result into an error if the rulebook changed while it was signed.
     fn unless_stale<T>(&self, issued: Result<T, IssueError>, permit: &Permit) -> Result<T, IssueError> {
         let issued = issued.and_then(|issued| self.context.check(permit).map(|()| issued));
         issued.inspect_err(|why| {
@@ -163,14 +164,21 @@ impl Issuer {
             Some(signer) => signer.enter(principal).await,
         };
         context.check(permit)?;
-        let order = context.token_order(grant, audiences)?;
+        let (order, id) = context.token_order(grant, audiences)?;
         let token_id = order.token_id.clone();
         let Token { compact, not_after, clamped } = match remote {
             None => context.authority.jwt(order).await?,
             Some(signer) => signer.token(context, order).await?,
         };
-        let signed = (token_id.clone(), not_after);
-        let issuance = context.issuance(CredentialKind::Jwt, grant, permit.decision(), signed)?;
+        let issuance = Arc::new(Issuance {
+            id,
+            kind: CredentialKind::Jwt,
+            spiffe_id: grant.id.clone(),
+            serial: token_id.clone(),
+            not_after,
+            entry: grant.entry.origin.clone(),
+            decision: permit.decision(),
+        });
         context.metrics.count_issued(clamped);
         context.metrics.count_token(&grant.entry, || context.check(permit).is_ok());
         let svid = JwtSvid { id: grant.id.clone(), token: compact, hint: grant.hint.clone(), token_id, not_after };

@@ -1,4 +1,4 @@
-//! What the issuer has done, in numbers.
+//! Counters of the issuer.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -18,17 +18,17 @@ pub struct IssuanceMetrics {
     issued: AtomicU64,
     failed: AtomicU64,
     clamped: AtomicU64,
-    /// INVARIANT: of entries in force, so that its size is theirs.
+    /// INVARIANT: its keys are entries of the current rulebook, which bounds its size.
     tokens: Mutex<HashMap<EntryKey, u64>>,
 }
 
 impl IssuanceMetrics {
-    /// SVIDs that were signed, certificates and tokens together.
+    /// Signed SVIDs, certificates and tokens together.
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
     }
 
-    /// Permits on which nothing could be signed, and renewals that failed while the earlier SVID was served.
+    /// Permits on which nothing was signed, and failed renewals of shared SVIDs.
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
     }
@@ -38,7 +38,7 @@ impl IssuanceMetrics {
         self.clamped.load(Ordering::Relaxed)
     }
 
-    /// Tokens that were signed on the terms of an entry since it is in force. Tokens are not remembered one by one.
+    /// Tokens signed for an entry since it is in force. Single tokens are not kept.
     pub fn tokens_of(&self, entry: &Arc<Entry>) -> u64 {
         self.tokens().get(&EntryKey(Arc::clone(entry))).copied().unwrap_or_default()
     }
@@ -52,8 +52,10 @@ impl IssuanceMetrics {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a token, if its entry is in force still. RACE: asked under the lock that [`Self::retain`] takes after the
-    /// rulebook was replaced, so no entry is counted after it was dropped.
+    /// Counts a token, if its entry is still in force.
+    ///
+    /// RACE: `in_force` runs under the lock that [`Self::retain`] takes after the rulebook was replaced, so a dropped entry
+    /// is not added again.
     pub(super) fn count_token(&self, entry: &Arc<Entry>, in_force: impl FnOnce() -> bool) {
         let mut tokens = self.tokens();
         if in_force() {

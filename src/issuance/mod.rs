@@ -1,5 +1,5 @@
-//! Permits become SVIDs: a new key for each, or one per entry, signed for on the permit's terms, and the times at which
-//! they are renewed. Refuses to know why somebody is permitted, and to issue on a permit of entries that are no more.
+//! Issuance: turns a permit into an SVID on the terms of its entry, and decides when the SVID is renewed. Does not know
+//! why a process is permitted, and refuses the permits of an earlier rulebook.
 
 mod context;
 mod entry_key;

@@ -1,4 +1,4 @@
-//! Orders on their way to a signer on the network: collected into batches, a few calls at a time.
+//! The queue in front of a remote signer: collects orders into batches and limits the calls in flight.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -23,29 +23,29 @@ use crate::issuance::svid_cache::SignedSvid;
 
 /// Calls in flight at once.
 const CALLS: usize = 4;
-/// Orders in a call, whatever a signer would take.
+/// Upper limit of the orders in a call.
 const MAX_BATCH: usize = 10_000;
-/// How long a batch that is not full waits for more orders while no call is in flight: long enough for streams that open
-/// at once, short beside a round trip.
+/// How long a partial batch waits for more orders while no call is in flight. Streams that open at once fit into it, and a
+/// round trip takes longer.
 const LINGER: Duration = Duration::from_millis(2);
-/// The same while a call is in flight: about a round trip.
+/// How long a partial batch waits while a call is in flight: about a round trip.
 const BUSY_LINGER: Duration = Duration::from_millis(20);
 
-/// One certificate that is wanted.
+/// One order that waits for a call.
 #[derive(Debug)]
 pub(super) struct QueuedOrder {
     pub(super) draft: Draft,
     pub(super) recipient: Recipient,
-    /// Its place among all that is queued or in flight.
+    /// Its place among the orders that are queued or in flight.
     pub(super) place: Ticket,
 }
 
-/// Who gets the answer.
+/// The receiver of an answer.
 #[derive(Debug)]
 pub(super) enum Recipient {
-    /// The caller that ordered it.
+    /// One caller.
     Caller(oneshot::Sender<Result<SignedSvid, IssueError>>),
-    /// Everybody who shares it.
+    /// All callers of an entry.
     Sharers(Renewal),
 }
 
@@ -59,8 +59,8 @@ pub(super) struct OrderQueue {
 }
 
 impl OrderQueue {
-    /// A queue for calls of at most `max_batch` orders. It holds as many orders as the calls in flight can take, and half
-    /// of them for one principal.
+    /// A queue for calls of at most `max_batch` orders. It has a place for each order of the calls in flight; one principal
+    /// can take half of them.
     pub(super) fn new(max_batch: usize) -> Self {
         let max_batch = max_batch.clamp(1, MAX_BATCH);
         let places = max_batch.saturating_mul(CALLS);
@@ -79,7 +79,7 @@ impl OrderQueue {
         self.arrived.notify_one();
     }
 
-    /// Sends batches by `call`, which answers each order in it. Never ends.
+    /// Sends batches with `call`, which answers each order. Never ends.
     pub(super) async fn run<F: Future<Output = ()>>(&self, call: impl Fn(Vec<QueuedOrder>) -> F) {
         let mut calls = FuturesUnordered::new();
         loop {
@@ -98,7 +98,7 @@ impl OrderQueue {
         }
     }
 
-    /// When the next batch is to leave; `None` where there is nothing to send, or no call left to send it by.
+    /// When the next batch is sent; `None` without orders, or with the most calls in flight.
     fn due(&self, calls: usize) -> Option<Instant> {
         let orders = self.orders();
         let (oldest, _) = orders.front().filter(|_| calls < CALLS)?;
@@ -109,7 +109,7 @@ impl OrderQueue {
         })
     }
 
-    /// The oldest orders that somebody waits for.
+    /// Takes the oldest orders, without those whose caller has gone.
     fn take_batch(&self) -> Vec<QueuedOrder> {
         let mut orders = self.orders();
         orders.retain(|(_, order)| order.is_awaited());
@@ -123,7 +123,7 @@ impl OrderQueue {
 }
 
 impl QueuedOrder {
-    /// A renewal that is shared goes on although whoever began it has gone.
+    /// A shared renewal continues after the caller that began it has gone.
     fn is_awaited(&self) -> bool {
         match &self.recipient {
             Recipient::Caller(caller) => !caller.is_closed(),

@@ -1,4 +1,4 @@
-//! Issuing by a signer on the network, whose calls take time and no processor.
+//! Issuance by a remote signer, whose calls take time and no core.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::issuance::svid_cache::Renewal;
 use crate::issuance::svid_cache::SignedSvid;
 use crate::policy::Permit;
 
-/// How long the signer may take for a call.
+/// The time limit of a call.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// A signer on the network, and what is on its way to it.
+/// A remote signer with its queue.
 #[derive(Debug)]
 pub(super) struct RemoteSigner {
     queue: OrderQueue,
@@ -39,7 +39,7 @@ impl RemoteSigner {
         self.queue.enter(principal).await
     }
 
-    /// An SVID for one caller.
+    /// Has an SVID signed for one caller.
     pub(super) async fn sign(
         &self,
         context: &IssuanceContext,
@@ -57,24 +57,24 @@ impl RemoteSigner {
         answer.await.unwrap_or_else(|_| Err(unanswered().into()))
     }
 
-    /// Orders the SVID of `draft` for all who share it.
+    /// Queues the renewal of a shared SVID.
     pub(super) fn renew(&self, draft: Draft, renewal: Renewal, place: Ticket) {
         self.queue.push(QueuedOrder { draft, recipient: Recipient::Sharers(renewal), place });
     }
 
-    /// A token for one caller.
+    /// Has a token signed.
     pub(super) async fn token(&self, context: &IssuanceContext, order: TokenOrder) -> Result<Token, IssueError> {
         let answer = timeout(CALL_LIMIT, context.authority.jwt(order)).await;
         Ok(answer.unwrap_or_else(|_| Err(unanswered()))?)
     }
 
-    /// Sends what is queued. Never ends.
+    /// Sends the queued orders. Never ends.
     pub(super) async fn run(&self, context: &IssuanceContext) {
         self.queue.run(|batch| call(context, batch)).await;
     }
 }
 
-/// One call of the signer, and its answers to everybody who waits for them.
+/// Makes one call and passes each answer to its receiver.
 async fn call(context: &IssuanceContext, batch: Vec<QueuedOrder>) {
     let issued = context.clock.now();
     let orders = batch.iter().map(|queued| queued.draft.order(issued)).collect();
@@ -85,7 +85,7 @@ async fn call(context: &IssuanceContext, batch: Vec<QueuedOrder>) {
         let id = draft.grant.id.clone();
         let signed = chain.map_err(IssueError::from).and_then(|chain| context.signed(draft, issued, chain));
         match recipient {
-            // If the caller has gone, nobody was given what was signed.
+            // The send fails if the caller has gone. Then the SVID was not handed out, and is dropped.
             Recipient::Caller(caller) => drop(caller.send(signed)),
             Recipient::Sharers(renewal) => {
                 let failed = signed.as_ref().err().map(ToString::to_string);

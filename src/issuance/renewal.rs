@@ -31,7 +31,7 @@ pub fn retry_at(now: SystemTime, not_after: SystemTime, failures: u32, spread: f
     after(now, scattered(pause, spread).max(SOONEST))
 }
 
-/// When to ask for an SVID again that is due then: not at once, although it is due already.
+/// When to ask again for an SVID that is due at `due`: never sooner than 1 s after `now`.
 #[must_use]
 pub fn ask_again_at(due: SystemTime, now: SystemTime) -> SystemTime {
     due.max(after(now, SOONEST))
@@ -58,7 +58,7 @@ fn scattered(pause: Duration, spread: f64) -> Duration {
     pause.mul_f64(0.9 + 0.2 * spread.clamp(0.0, 1.0))
 }
 
-/// A time that no calendar has is the end of all renewals; the start itself is a safe answer for it.
+/// On overflow returns `from`, which is safe: the SVID is asked for again.
 fn after(from: SystemTime, pause: Duration) -> SystemTime {
     from.checked_add(pause).unwrap_or(from)
 }
@@ -113,7 +113,7 @@ mod tests {
         }
 
         #[test]
-        fn a_failed_renewal_is_tried_again_before_the_end_and_never_in_a_tight_loop(
+        fn a_failed_renewal_is_retried_before_the_end_after_at_least_a_second(
             left in 2_u64..10_000_000, failures in 0_u32.., spread in 0.0..=1.0_f64,
         ) {
             let pause = remaining(at(0), retry_at(at(0), at(left), failures, spread));

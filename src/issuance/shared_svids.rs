@@ -1,4 +1,4 @@
-//! Issuing where an authority has one key per entry: callers share an SVID, and one of them has it renewed.
+//! Issuance with one key per entry: callers share an SVID, and one of them renews it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::issuance::svid_cache::SvidCache;
 use crate::issuance::svid_cache::SvidKey;
 use crate::policy::Permit;
 
-/// How long a renewal may hold up a caller who could be served the earlier SVID.
+/// How long a caller waits for a renewal before it gets the earlier SVID.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often SVIDs that have ended are dropped.
+/// How often expired SVIDs are dropped.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// The SVIDs of all entries, and who signs them.
+/// The SVIDs of all entries, with their signer.
 #[derive(Debug)]
 pub(super) struct SharedSvids {
     pub(super) signer: RemoteSigner,
@@ -39,8 +39,8 @@ impl SharedSvids {
         Self { signer, cache: SvidCache::default() }
     }
 
-    /// The SVID of the permit's entry, renewed first where that is due, and when to ask again. Where the renewal fails, or
-    /// takes long, the earlier SVID is served until its own end.
+    /// Returns the SVID of the permit's entry and when to ask again, after renewing it if that is due. If the renewal fails
+    /// or takes too long, the earlier SVID is served until its own end.
     pub(super) async fn svid(
         &self,
         context: &IssuanceContext,
@@ -66,12 +66,12 @@ impl SharedSvids {
         }
     }
 
-    /// Drops the SVIDs of all other entries.
+    /// Drops the SVIDs of other entries.
     pub(super) fn retain(&self, in_force: &HashSet<EntryKey>) {
         self.cache.retain(in_force);
     }
 
-    /// Sends what is ordered, and drops what has ended. Never ends.
+    /// Sends the queued orders and drops expired SVIDs. Never ends.
     pub(super) async fn run(&self, context: &IssuanceContext) {
         let sweep = async {
             let mut ticks = interval(SWEEP);
@@ -83,7 +83,7 @@ impl SharedSvids {
         tokio::join!(self.signer.run(context), sweep);
     }
 
-    /// Has an SVID renewed, or waits for whoever does already.
+    /// Renews an SVID, or waits for the renewal that another caller began.
     async fn renew(
         &self,
         context: &IssuanceContext,

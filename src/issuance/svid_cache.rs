@@ -1,5 +1,4 @@
-//! One SVID per entry, for authorities that give no more than one: shared by all who may have it, renewed once for all of
-//! them. Refuses to know how one is signed.
+//! The cache of shared SVIDs: one per entry, with one renewal at a time. Does not know how an SVID is signed.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -21,14 +20,14 @@ use crate::issuance::issuance::Issuance;
 use crate::issuance::issue_error::IssueError;
 use crate::issuance::renewal;
 
-/// Which SVID: an entry, and the SPIFFE ID that it gives.
+/// The key of an SVID: an entry and the SPIFFE ID that it gives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct SvidKey {
     pub(super) entry: EntryKey,
     pub(super) id: SpiffeId,
 }
 
-/// A signed SVID with its issuance, and when it is to be renewed.
+/// A signed SVID with its issuance and its renewal time.
 #[derive(Debug, Clone)]
 pub(super) struct SignedSvid {
     pub(super) issuance: Arc<Issuance>,
@@ -36,20 +35,20 @@ pub(super) struct SignedSvid {
     pub(super) renew_at: SystemTime,
 }
 
-/// One that several callers hold.
+/// An SVID that several callers hold.
 #[derive(Debug)]
 pub(super) struct SharedSvid {
     pub(super) signed: SignedSvid,
     handed_over: AtomicBool,
 }
 
-/// How a renewal ended, once it has.
+/// The result of a renewal; `None` until it ends.
 pub(super) type Renewed = Option<Result<Arc<SharedSvid>, IssueError>>;
 
-/// What a caller does who wants the SVID of an entry.
+/// The next step of a caller that wants an SVID.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Nothing: this one is to be had, and is due then.
+    /// Take this SVID. It is due at that time.
     Take(Arc<SharedSvid>, SystemTime),
     /// Wait for the renewal that another caller began.
     Await(watch::Receiver<Renewed>),
@@ -57,7 +56,7 @@ pub(super) enum Next {
     Renew(Renewal),
 }
 
-/// The right to renew one SVID. There is one at a time; if it is dropped, the next caller begins.
+/// The right to renew one SVID. Only one exists at a time; after it is dropped, the next caller gets one.
 #[derive(Debug)]
 pub(super) struct Renewal {
     key: SvidKey,
@@ -67,7 +66,9 @@ pub(super) struct Renewal {
 
 type Slots = Arc<Mutex<HashMap<SvidKey, Slot>>>;
 
-/// The SVIDs of all entries. INVARIANT: of entries in force, so that its size is theirs.
+/// The SVIDs of all entries.
+///
+/// INVARIANT: its keys are entries of the current rulebook, which bounds its size.
 #[derive(Debug, Default)]
 pub(super) struct SvidCache {
     slots: Slots,
@@ -77,34 +78,34 @@ pub(super) struct SvidCache {
 struct Slot {
     held: Option<Arc<SharedSvid>>,
     renewal: Option<watch::Receiver<Renewed>>,
-    /// Renewals in a row that failed.
+    /// Renewals that failed in a row.
     failures: u32,
-    /// From the last failure until a renewal is tried again.
+    /// The time from the last failure to the next try.
     pause: Option<Range<SystemTime>>,
 }
 
 impl SharedSvid {
-    /// Whether this is the first time that it is handed over.
+    /// Notes a hand-over. Returns whether it is the first.
     pub(super) fn hand_over(&self) -> bool {
         !self.handed_over.swap(true, Ordering::Relaxed)
     }
 }
 
 impl SvidCache {
-    /// The SVID of an entry, while no renewal is due, and when one is.
+    /// The SVID and when it is due, if no renewal is due now.
     pub(super) fn current(&self, key: &SvidKey, now: SystemTime) -> Option<(Arc<SharedSvid>, SystemTime)> {
         self.slots().get(key)?.current(now)
     }
 
-    /// The SVID of an entry although its renewal may be due: until its own end.
+    /// The SVID, if it has not ended.
     pub(super) fn servable(&self, key: &SvidKey, now: SystemTime) -> Option<Arc<SharedSvid>> {
         self.slots().get(key)?.servable(now).cloned()
     }
 
-    /// What a caller does next, if its entry is in force still.
+    /// The next step of a caller, if its entry is still in force.
     ///
-    /// RACE: `in_force` is asked under the lock that [`Self::retain`] takes after the rulebook was replaced, so no entry
-    /// comes back after it was dropped.
+    /// RACE: `in_force` runs under the lock that [`Self::retain`] takes after the rulebook was replaced, so a dropped entry
+    /// is not added again.
     pub(super) fn next(
         &self,
         key: &SvidKey,
@@ -125,12 +126,12 @@ impl SvidCache {
         Ok(Next::Renew(Renewal { key: key.clone(), slots: Arc::clone(&self.slots), done }))
     }
 
-    /// Drops the SVIDs of all other entries.
+    /// Drops the SVIDs of other entries.
     pub(super) fn retain(&self, in_force: &HashSet<EntryKey>) {
         self.slots().retain(|key, _| in_force.contains(&key.entry));
     }
 
-    /// Drops SVIDs that have ended and that nobody renews.
+    /// Drops expired SVIDs that no caller renews.
     pub(super) fn drop_ended(&self, now: SystemTime) {
         self.slots().retain(|_, slot| slot.underway().is_some() || slot.servable(now).is_some());
     }
@@ -141,18 +142,18 @@ impl SvidCache {
 }
 
 impl Renewal {
-    /// What those hear who wait for it.
+    /// Receives the result.
     pub(super) fn subscribe(&self) -> watch::Receiver<Renewed> {
         self.done.subscribe()
     }
 
-    /// Ends it, and tells everybody who waits. What was held before stays until its own end if it failed; `spread` in
-    /// `0.0 ..= 1.0` draws the next try apart. Returns whether that is so.
+    /// Stores the result and wakes the callers that wait. After a failure the earlier SVID stays until its own end, and
+    /// `spread` in `0.0 ..= 1.0` scatters the next try. Returns whether the earlier SVID is served.
     pub(super) fn finish(self, signed: Result<SignedSvid, IssueError>, now: SystemTime, spread: f64) -> bool {
         let renewed = signed.map(|signed| Arc::new(SharedSvid { signed, handed_over: AtomicBool::new(false) }));
         let mut slots = lock(&self.slots);
         let mut served = false;
-        // Without a slot the entry is not in force any more: those who wait find that out by their permits.
+        // The slot is missing if the entry was dropped meanwhile. The permits of the callers that wait are stale then.
         if let Some(slot) = slots.get_mut(&self.key) {
             match &renewed {
                 Ok(svid) => *slot = Slot { held: Some(Arc::clone(svid)), ..Slot::default() },
@@ -177,7 +178,7 @@ impl Slot {
         self.held.as_ref().filter(|held| renewal::is_servable(held.signed.svid.not_after, now))
     }
 
-    /// A pause that begins in the future was measured by a clock that has been set back since, and does not count.
+    /// A pause that begins in the future is ignored: the clock was set back after it was measured.
     fn current(&self, now: SystemTime) -> Option<(Arc<SharedSvid>, SystemTime)> {
         let held = self.servable(now)?;
         let due = match &self.pause {
@@ -188,12 +189,12 @@ impl Slot {
         (now < due).then(|| (Arc::clone(held), due))
     }
 
-    /// The renewal that some caller has begun; none where that was dropped before it ended.
+    /// The current renewal; `None` if it was dropped before it ended.
     fn underway(&self) -> Option<&watch::Receiver<Renewed>> {
         self.renewal.as_ref().filter(|renewal| renewal.has_changed().is_ok())
     }
 
-    /// Whether what is held is served still.
+    /// Notes a failure. Returns whether the earlier SVID is served.
     fn failed(&mut self, now: SystemTime, spread: f64) -> bool {
         self.renewal = None;
         let Some(not_after) = self.servable(now).map(|held| held.signed.svid.not_after) else {
@@ -328,7 +329,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_caller_gets_the_latest_svid_before_its_end_and_one_renewal_is_underway_at_most(steps in steps()) {
+        fn a_caller_gets_the_latest_svid_and_at_most_one_renewal_is_underway(steps in steps()) {
             let cache = SvidCache::default();
             let (mut now, mut number, mut last_failure) = (UNIX_EPOCH + 100 * LIFE, 0, None);
             let mut underway: Option<Renewal> = None;

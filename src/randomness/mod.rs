@@ -34,5 +34,11 @@ impl Randomness for SystemRandomness {
 pub fn fraction(source: &dyn Randomness) -> Result<f64, NoRandomness> {
     let mut bytes = [0; 4];
     source.fill(&mut bytes)?;
-    Ok(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
+    Ok(fraction_of(bytes))
+}
+
+/// The number in `0.0 ..= 1.0` that random bytes stand for.
+#[must_use]
+pub fn fraction_of(bytes: [u8; 4]) -> f64 {
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
 }

@@ -1,5 +1,5 @@
-//! A signer on a network: every call takes a round trip and has many orders, and each entry has one key. It signs for
-//! nobody who does not prove to have the key.
+//! A fake signer on a network: each call takes a round trip and up to 500 orders, and each entry has one key. It verifies
+//! the signature of every certificate request.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -48,7 +48,7 @@ impl RemoteSigner {
         Arc::new(Self { keys, calls: Mutex::default(), is_down: AtomicBool::new(false) })
     }
 
-    /// How many orders each call so far had.
+    /// The number of orders in each call.
     pub(crate) fn calls(&self) -> Vec<usize> {
         self.calls.lock().unwrap().clone()
     }

@@ -1,5 +1,5 @@
-//! Signing with a key on this machine: what a leaf and a token look like, what is read before it is signed, and from when
-//! until when a key may sign. Refuses to know where keys are kept.
+//! Signing with a local key: builds leaves and tokens, checks the profile before signing, and limits the time in which a
+//! key may sign. Does not know where keys are stored.
 
 pub(in crate::authority) mod certificates;
 pub(in crate::authority) mod key;

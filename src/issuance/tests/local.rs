@@ -1,4 +1,4 @@
-//! By an authority of this process.
+//! Issuance by a local signer.
 
 use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
 use aws_lc_rs::signature::EcdsaKeyPair;
@@ -77,7 +77,7 @@ async fn a_stale_permit_issues_nothing_and_is_no_failure() {
     assert_eq!((world.issuer.metrics().issued(), world.issuer.metrics().failed()), (0, 0));
 }
 
-/// Takes all the turns that one principal can have.
+/// Takes every turn that one principal can get.
 fn all_turns(world: &World) -> Vec<crate::fairness::Ticket> {
     std::iter::from_fn(|| world.issuer.context.cores.enter(CALLER).now_or_never()).collect()
 }

@@ -1,4 +1,4 @@
-//! The issuer's claims, by signers here and on the network.
+//! Tests of the issuer with local and remote signers.
 
 mod local;
 mod remote;
@@ -63,7 +63,7 @@ fn entry(path: &str) -> Entry {
     Entry::example(0, path, &["unix:uid:1000"])
 }
 
-/// What `decide` gives to uid 1000 by this entry alone.
+/// The permit of uid 1000 by this entry alone.
 fn permit_by(entry: Entry) -> Permit {
     let mut evidence = EvidenceSet::default();
     evidence.prove("unix:uid:1000".parse().unwrap(), Grade::Kernel, Source::Credentials);
@@ -82,7 +82,7 @@ fn embedded(ca_ttl: Duration) -> Embedded {
     Embedded::in_memory(settings, release(), Arc::new(SystemRandomness)).unwrap()
 }
 
-/// An issuer with what it stands on. The wall clock goes with tokio's.
+/// An issuer with its clock and epoch. The wall clock follows tokio's paused clock.
 struct World {
     issuer: Arc<Issuer>,
     clock: Arc<RunningClock>,
@@ -90,12 +90,12 @@ struct World {
 }
 
 impl World {
-    /// With an authority in this process that lives for `ca_ttl`.
+    /// Uses a local authority that lives for `ca_ttl`.
     fn local(ca_ttl: Duration) -> Self {
         Self::of(Arc::new(embedded(ca_ttl)))
     }
 
-    /// With a signer on the network, which is talked to.
+    /// Uses a remote signer, and runs the issuer's sender.
     fn remote(key_sharing: KeySharing, max_batch: usize) -> (Self, Arc<NetworkSigner>) {
         let signer = Arc::new(NetworkSigner {
             inner: embedded(HOUR * 168),
@@ -143,7 +143,7 @@ impl Clock for RunningClock {
     }
 }
 
-/// A signer that answers after a round trip, or not.
+/// A remote signer with a scripted behaviour.
 #[derive(Debug)]
 struct NetworkSigner {
     inner: Embedded,
@@ -168,7 +168,7 @@ impl NetworkSigner {
         *self.behaves.lock().unwrap() = behave;
     }
 
-    /// How many orders each call so far had.
+    /// The number of orders in each call.
     fn calls(&self) -> Vec<usize> {
         self.seen.lock().unwrap().iter().map(Vec::len).collect()
     }

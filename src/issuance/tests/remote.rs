@@ -1,4 +1,4 @@
-//! By a signer on the network that gives each caller a key of its own.
+//! Issuance by a remote signer with one key per caller.
 
 use futures_util::future::FutureExt;
 use futures_util::future::join_all;
@@ -163,9 +163,9 @@ async fn an_svid_is_dated_by_when_its_order_left() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Callers come at any time, and some go before they are answered.
+    /// Callers arrive at random times, and some give up.
     #[test]
-    fn every_caller_that_waits_is_answered_once_in_calls_that_are_not_too_large(
+    fn every_waiting_caller_is_answered_in_calls_within_the_limits(
         callers in prop::collection::vec((0_u64..120, prop::option::of(0_u64..60)), 1..40), max_batch in 1_usize..6,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

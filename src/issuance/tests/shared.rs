@@ -1,4 +1,4 @@
-//! By a signer on the network that has one key per entry.
+//! Issuance by a remote signer with one key per entry.
 
 use futures_util::future::FutureExt;
 use futures_util::future::join_all;
@@ -16,7 +16,7 @@ async fn svid(world: &World, path: &str) -> Result<IssuedX509Svid, IssueError> {
     world.issuer.x509_svid(CALLER, permit(path)).await
 }
 
-/// Lets time pass until the wall clock shows `at`.
+/// Sleeps until the wall clock shows `at`.
 async fn until(world: &World, at: SystemTime) {
     sleep_until(Instant::now() + at.duration_since(world.clock.now()).unwrap_or_default()).await;
 }

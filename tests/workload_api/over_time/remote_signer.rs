@@ -1,4 +1,4 @@
-//! A node whose signer is a round trip away, and has one key per entry.
+//! A node with a remote signer that has one key per entry.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::remote_signer::RemoteSigner;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A node that a signer elsewhere signs for, with SVIDs of an hour.
+/// A node with a remote signer. Its SVIDs live for an hour.
 fn node(tables: &str) -> (TestNode, Arc<RemoteSigner>) {
     let signer = RemoteSigner::start();
     (TestNode::with_authority(tables, signer.clone()), signer)
 }
 
-/// Opens streams of so many processes at once, process `n` of the user `1000 + uid(n)`, and takes the first update of each.
+/// Opens the streams of so many processes at once, and reads one update from each. Process `n` has the uid `1000 + uid(n)`.
 async fn open(node: &TestNode, streams: u32, uid: impl Fn(u32) -> u32) -> (Vec<Updates>, Vec<X509svidResponse>) {
     let process = |n| FakeProcess { uid: 1000 + uid(n), gid: 1000, ..FakeProcess::default() };
     let processes: Vec<_> = (0..streams).map(|n| node.kernel.spawn(process(n))).collect();
@@ -47,7 +47,7 @@ fn chains(updates: &[X509svidResponse]) -> BTreeSet<&[u8]> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_entries_whose_streams_open_at_once_are_signed_for_in_few_calls() {
+async fn streams_of_a_thousand_entries_at_once_are_signed_for_in_four_calls() {
     let tables: String = (0..1000).map(|n| workload(&format!("/w{n}"), &[&format!("unix:uid:{}", 1000 + n)])).collect();
     let (node, signer) = node(&tables);
     let begun = Instant::now();
@@ -113,7 +113,7 @@ async fn an_svid_that_comes_back_unchanged_is_pushed_to_no_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signer_that_is_down_takes_nothing_away_and_renews_all_when_it_comes_back() {
+async fn a_signer_that_comes_back_renews_what_was_served_meanwhile() {
     let (node, signer) = node(&workload("/web", &["unix:uid:1000"]));
     let (mut streams, first) = open(&node, 10, |_| 0).await;
     signer.goes_down();

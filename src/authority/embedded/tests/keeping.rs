@@ -82,7 +82,7 @@ async fn a_restart_finds_the_same_authority() {
 /// Faults F1, F3 and F4: a machine that loses power at any step of the first start comes up again, and everything that
 /// was handed out before verifies after.
 #[tokio::test]
-async fn a_power_cut_at_any_step_of_the_first_start_loses_no_identity_that_was_handed_out() {
+async fn a_power_cut_during_the_first_start_loses_no_identity_handed_out() {
     for step in 0.. {
         let disk = SimulatedDisk::default();
         disk.expect(Trouble::PowerFailsAt(step));
@@ -110,7 +110,7 @@ async fn a_power_cut_at_any_step_of_the_first_start_loses_no_identity_that_was_h
 /// The same for a change of what is kept: a retired key stays in the bundle, and the sequence never goes back behind
 /// what was published.
 #[tokio::test]
-async fn a_power_cut_at_any_step_of_a_change_leaves_one_active_key_and_every_old_leaf_verifies() {
+async fn a_power_cut_during_a_change_leaves_one_active_key_and_valid_leaves() {
     for step in 0.. {
         let disk = SimulatedDisk::default();
         let (first, _) = open(&disk).unwrap();
@@ -140,7 +140,7 @@ async fn a_power_cut_at_any_step_of_a_change_leaves_one_active_key_and_every_old
 
 /// Faults F5 and F6.
 #[tokio::test]
-async fn a_full_or_read_only_directory_with_good_state_starts_and_signs_and_says_so() {
+async fn an_authority_opens_from_a_full_or_read_only_directory_with_a_note() {
     for trouble in [io::ErrorKind::StorageFull, io::ErrorKind::ReadOnlyFilesystem] {
         let disk = SimulatedDisk::default();
         let (first, _) = open(&disk).unwrap();
@@ -224,7 +224,7 @@ fn a_prepared_key_is_not_in_the_bundle_and_a_published_or_retired_one_is() {
 
 /// F9 to F11: an end that the clock has passed changes nothing that is kept.
 #[tokio::test]
-async fn an_authority_whose_life_is_over_opens_and_is_kept_for_the_day_the_clock_is_right() {
+async fn an_authority_outside_its_life_opens_and_keeps_its_keys() {
     let disk = SimulatedDisk::default();
     let (first, _) = open(&disk).unwrap();
     for now in [release() + 2 * CA_TTL, release() - 2 * CA_TTL] {

@@ -125,7 +125,7 @@ fn no_leaf_and_no_token_ends_after_the_authority_does() {
 }
 
 #[tokio::test]
-async fn nothing_is_signed_outside_the_authoritys_life_and_signing_resumes_when_the_clock_is_right() {
+async fn signing_stops_outside_the_authoritys_life_and_resumes_within_it() {
     let authority = authority();
     let wrong = [release() - HOUR, UNIX_EPOCH, authority.not_after().unwrap(), authority.not_after().unwrap() + HOUR];
     for wrong in wrong {
@@ -175,7 +175,7 @@ async fn ten_thousand_leaves_have_ten_thousand_serials_of_128_random_bits() {
 }
 
 #[tokio::test]
-async fn the_authoritys_own_certificate_is_one_root_in_the_bundle_with_the_life_that_was_asked_for() {
+async fn the_authoritys_certificate_is_the_only_root_with_the_configured_life() {
     let authority = authority();
     let bundle = authority.bundle().borrow().clone();
     let [root] = bundle.x509_authorities.as_slice() else { panic!("{bundle:?}") };
@@ -221,7 +221,7 @@ async fn a_token_has_exactly_the_header_and_the_claims_of_the_standard() {
 }
 
 #[tokio::test]
-async fn another_reader_verifies_a_token_with_the_key_in_the_bundle_and_no_other() {
+async fn another_library_verifies_a_token_with_the_key_in_the_bundle_alone() {
     let (authority, stranger) = (authority(), super::authority());
     let signed = authority.jwt(token(release(), HOUR)).await.unwrap();
     let verifies_with = |authority: &Embedded| {
