@@ -9,14 +9,18 @@ use std::sync::Arc;
 
 use bonafide::endpoints::transport::http2::frames;
 
+use crate::node::workload;
+
 const PREFIX: &[u8] = b"spiffe://example.org/";
+/// The one supplementary group that counts.
+pub(crate) const GROUP: u32 = 2000;
 
 /// What an entry needs beside the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Nothing,
     Program(&'static str),
-    /// The one supplementary group that counts.
+    /// To be in [`GROUP`].
     Group,
     /// The one unit that counts.
     Unit,
@@ -31,6 +35,21 @@ pub(crate) struct Rule {
     pub(crate) path: &'static str,
     pub(crate) uid: u32,
     pub(crate) need: Need,
+}
+
+impl Rule {
+    /// Its table in a configuration; a label has to be added to it.
+    pub(crate) fn table(&self) -> String {
+        let mut selectors = vec![format!("unix:uid:{}", self.uid)];
+        selectors.extend(match self.need {
+            Need::Nothing | Need::Label => None,
+            Need::Program(program) => Some(format!("unix:path:{program}")),
+            Need::Group => Some(format!("unix:supplementary_gid:{GROUP}")),
+            Need::Unit => Some("systemd:id:web.service".to_owned()),
+            Need::Host => Some("host:true".to_owned()),
+        });
+        workload(self.path, &selectors.iter().map(String::as_str).collect::<Vec<_>>()) + "x509_ttl = \"6m\"\n"
+    }
 }
 
 /// Where a process is.
