@@ -49,6 +49,8 @@ mod ends;
 mod entry_sources;
 #[path = "workload_api/over_time/evidence_sources.rs"]
 mod evidence_sources;
+#[path = "workload_api/over_time/file_systems.rs"]
+mod file_systems;
 #[path = "workload_api/hostile.rs"]
 mod hostile;
 #[path = "workload_api/over_time/in_flight.rs"]
