@@ -9,11 +9,16 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 use crate::attestation::ImageEpoch;
 use crate::identity::SpiffeId;
 use crate::policy::Trace;
+
+/// How many streams are woken at once. Each decides again, and whoever connects meanwhile waits for these alone.
+const WOKEN_AT_ONCE: usize = 16;
 
 /// What one open stream looks like from outside.
 #[derive(Debug, Clone)]
@@ -61,13 +66,18 @@ impl Live {
         StreamHandle { live: Arc::clone(self), number, wake }
     }
 
-    /// Wakes every stream that `concerned` says is concerned, and says how many that were.
+    /// Wakes every stream that `concerned` says is concerned, a few at a time, and says how many they are.
     ///
     /// To find out may take long. It is asked of a copy, so that streams come and go meanwhile.
     pub fn wake(&self, concerned: impl Fn(&LiveStream) -> bool) -> usize {
-        let woken: Vec<_> = self.snapshot().into_iter().filter(|stream| concerned(stream)).collect();
-        woken.iter().for_each(|stream| stream.wake.notify_one());
-        woken.len()
+        let concerned = self.snapshot().into_iter().filter(|stream| concerned(stream));
+        let woken: Vec<_> = concerned.map(|stream| stream.wake).collect();
+        let count = woken.len();
+        match Handle::try_current() {
+            Ok(runtime) if count > WOKEN_AT_ONCE => drop(runtime.spawn(wake_in_groups(woken))),
+            _ => woken.iter().for_each(|stream| stream.notify_one()),
+        }
+        count
     }
 
     /// The open streams, in the order of their opening.
@@ -88,6 +98,14 @@ impl Live {
 
     fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, LiveStream>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every other task that could go on does so between two groups.
+async fn wake_in_groups(streams: Vec<Arc<Notify>>) {
+    for group in streams.chunks(WOKEN_AT_ONCE) {
+        group.iter().for_each(|stream| stream.notify_one());
+        yield_now().await;
     }
 }
 
@@ -130,5 +148,39 @@ impl StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         self.live.locked().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::future::join_all;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    const STREAMS: usize = 100;
+
+    #[tokio::test]
+    async fn all_streams_wake_and_another_task_runs_before_the_last_of_them() {
+        let live = Arc::new(Live::default());
+        let awake = Arc::new(AtomicUsize::new(0));
+        let streams: Vec<_> = (0..STREAMS)
+            .map(|_| {
+                let (stream, awake) = (live.register(), Arc::clone(&awake));
+                tokio::spawn(async move {
+                    stream.woken().await;
+                    awake.fetch_add(1, Ordering::Relaxed)
+                })
+            })
+            .collect();
+        yield_now().await;
+        assert_eq!(live.wake(|_| true), STREAMS);
+        let other = Arc::clone(&awake);
+        let awake_before_it = tokio::spawn(async move { other.load(Ordering::Relaxed) }).await.unwrap();
+        assert!(awake_before_it <= WOKEN_AT_ONCE, "{awake_before_it}");
+        join_all(streams).await;
+        assert_eq!(awake.load(Ordering::Relaxed), STREAMS);
     }
 }
