@@ -90,9 +90,6 @@ pub enum WithheldBecause {
     /// The file is larger than the limit for hashing.
     #[error("the file is larger than the limit for hashing")]
     TooLarge,
-    /// The kernel level is `reduced`, at which a path or hash proves too little.
-    #[error("at the kernel level \"reduced\" this counts only for entries that accept it")]
-    ReducedLevel,
     /// No attestor for such facts is configured.
     #[error("no attestor is configured for it")]
     NoAttestor,
