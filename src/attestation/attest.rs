@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::attestation::attested::Attested;
 use crate::attestation::attested::Contradiction;
-use crate::attestation::attested::ImageEpoch;
+use crate::attestation::attested::Epoch;
 use crate::attestation::attested::NotAttested;
 use crate::attestation::hashing::HashSource;
 use crate::attestation::host::cgroup::Cgroups;
@@ -28,7 +28,9 @@ use crate::attestation::pinned::PinId;
 use crate::attestation::pinned::PinnedProcess;
 use crate::attestation::pinned::agree;
 use crate::attestation::pinned::cgroup_mark;
+use crate::attestation::pinned::groups_mark;
 use crate::attestation::pinned::image;
+use crate::attestation::pinned::namespaces;
 use crate::attestation::pinned::pidfd_facts;
 use crate::attestation::source::Asked;
 use crate::attestation::source::Change;
@@ -95,14 +97,17 @@ impl Attestor {
             return Err(Contradiction::OutsidePidNamespace.into());
         }
         let directory = process.directory()?;
-        let pidfd = pidfd_facts(&*process)?;
+        pidfd_facts(&*process)?;
         let text = directory.read(ProcFile::Cgroup)?;
         let cgroups = Cgroups::parse(&text).map_err(|_| Contradiction::Malformed)?;
-        let (epoch, _) = image(&*directory, cgroup_mark(pidfd.as_ref(), &cgroups, &text))?;
-        process.alive()?;
+        // The handle comes first: what is read after it is of its image, or of one that `runs_still` refuses.
+        let memory = directory.memory()?;
+        let (image, _) = image(&*directory)?;
         let cgroup = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
         let id = PinId(self.pinned.fetch_add(1, Ordering::Relaxed));
-        Ok(PinnedProcess { process, id, epoch, principal: Principal { uid: peer.uid, cgroup } })
+        let pinned = PinnedProcess { process, id, image, memory, principal: Principal { uid: peer.uid, cgroup } };
+        pinned.runs_still(&*directory)?;
+        Ok(pinned)
     }
 
     /// Pins the process that has this PID now, for a connection that asks about another process.
@@ -132,9 +137,14 @@ impl Attestor {
         let text = directory.read(ProcFile::Cgroup)?;
         let cgroups = Cgroups::parse(&text).map_err(|_| Contradiction::Malformed)?;
         let place = self.place(&cgroups, before.as_ref())?;
-        let (epoch, executable) = image(&*directory, cgroup_mark(before.as_ref(), &cgroups, &text))?;
-        pinned.same_image(&epoch)?;
-        let namespaces = self.namespaces(&*directory, &epoch)?;
+        let (image, executable) = image(&*directory)?;
+        if image != pinned.image {
+            return Err(Contradiction::ImageChanged.into());
+        }
+        let cgroup = cgroup_mark(before.as_ref(), &cgroups, &text);
+        let (namespaces, groups) = (namespaces(&*directory)?, groups_mark(&status.groups));
+        let epoch = Epoch { image, cgroup, namespaces, groups };
+        let namespaces = self.of_the_host(namespaces);
         let seen = Observed { peer: process.peer(), groups: &status.groups, namespaces, place: &place };
         let mut evidence = facts::facts(&seen, accounts);
         if let Some(because) = facts::not_on_the_host(&seen) {
@@ -145,12 +155,9 @@ impl Attestor {
         }
         let asked = Asked { pinned, directory: &directory, executable: &executable };
         let changes = self.ask_sources(&asked, wants, &mut evidence);
-        if evidence.answer_of(&Provider::SHA256).is_some_and(|answer| answer == Answer::Settled) {
-            // RACE: the file was hashed earlier. An `exec` before this check changes the image, and the process is
-            // refused. An exec after it is found by `unchanged`, before each message with a secret.
-            pinned.same_image(&image(&*directory, epoch.cgroup)?.0)?;
-        }
-        process.alive()?;
+        // RACE: the file may have been hashed earlier. An `exec` before this check changes the image, and the process is
+        // refused. An exec after it is found by `unchanged`, before each message with a secret.
+        pinned.runs_still(&*directory)?;
         if pidfd_facts(process)? != before {
             return Err(Contradiction::CgroupsDisagree.into());
         }
@@ -204,15 +211,13 @@ impl Attestor {
         Ok(CgroupPosition::Anchored { path, kind })
     }
 
-    fn namespaces(&self, directory: &dyn ProcDirectory, epoch: &ImageEpoch) -> Result<HostNamespaces, NotAttested> {
-        let [user, _, pid] = epoch.namespaces;
+    fn of_the_host(&self, [user, _, pid, cgroup]: [u64; 4]) -> HostNamespaces {
         let is_host = |namespace, inode| self.host.namespace(namespace) == Some(inode);
-        let cgroup = directory.namespace(Namespace::Cgroup)?;
-        Ok(HostNamespaces {
+        HostNamespaces {
             user: is_host(Namespace::User, user),
             pid: is_host(Namespace::Pid, pid),
             cgroup: is_host(Namespace::Cgroup, cgroup),
-        })
+        }
     }
 }
 

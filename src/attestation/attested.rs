@@ -10,22 +10,33 @@ use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::evidence::Undecided;
 
-/// Identifies the program image of a process: it changes with every `exec`, and with every move to another user, mount
-/// or PID namespace.
+/// The program image of a process: another one after every `exec`.
 ///
-/// A changed ctime or link count is not a new image: every package upgrade changes them.
+/// A changed ctime or link count is not a new image: every package upgrade changes them. Where the kernel places programs at
+/// random (it does so by default), an `exec` of the same file is seen by the addresses, too; where a process has switched
+/// that off for itself, by the handle of its memory alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ImageEpoch {
+pub struct Image {
     /// Device of the executable.
     pub device: u64,
     /// Inode of the executable.
     pub inode: u64,
-    /// The addresses that the kernel chose at random.
+    /// The addresses at which the kernel placed it.
     pub layout: MemoryLayout,
-    /// Inodes of the user, mount and PID namespaces.
-    pub namespaces: [u64; 3],
-    /// The cgroup. It is not part of the image, but a decision depends on it, too.
+}
+
+/// Everything that facts about a process rest on (SPEC: product contract §5, rule 4), but for its user and group ids, which
+/// are those of its socket as long as it is attested at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch {
+    /// The image.
+    pub image: Image,
+    /// The cgroup.
     pub cgroup: CgroupMark,
+    /// Inodes of the user, mount, PID and cgroup namespaces.
+    pub namespaces: [u64; 4],
+    /// SHA-256 of the supplementary groups.
+    pub groups: [u8; 32],
 }
 
 /// Identifies the cgroup of a process.
@@ -37,14 +48,6 @@ pub enum CgroupMark {
     Lines([u8; 32]),
 }
 
-impl ImageEpoch {
-    /// Whether both are the same image, in whichever cgroup.
-    #[must_use]
-    pub fn is_same_image(&self, other: &Self) -> bool {
-        Self { cgroup: other.cgroup, ..*self } == *other
-    }
-}
-
 /// The proof that a process was alive before *and after* its facts were read, and ran the image of the accept.
 ///
 /// Only attestation creates it, from a pinned process. Path and digest are facts about the executable of
@@ -54,7 +57,7 @@ impl ImageEpoch {
 pub struct Attested {
     pub(in crate::attestation) peer: Credentials,
     pub(in crate::attestation) level: Level,
-    pub(in crate::attestation) epoch: ImageEpoch,
+    pub(in crate::attestation) epoch: Epoch,
     pub(in crate::attestation) evidence: EvidenceSet,
 }
 
@@ -71,9 +74,9 @@ impl Attested {
         self.level
     }
 
-    /// The image that was running.
+    /// The image that was running, and what else the facts rest on.
     #[must_use]
-    pub fn epoch(&self) -> ImageEpoch {
+    pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
@@ -124,6 +127,12 @@ pub enum Contradiction {
     /// The process is in another cgroup than at the time of the decision.
     #[error("the process was moved to another cgroup")]
     Moved,
+    /// The process is in another namespace than at the time of the decision.
+    #[error("the process moved to another namespace")]
+    NamespaceChanged,
+    /// The process has other supplementary groups than at the time of the decision.
+    #[error("the process changed its supplementary groups")]
+    GroupsChanged,
     /// A process other than the connected one wrote to the connection.
     #[error("another process wrote to the connection")]
     ForeignWriter,
@@ -135,6 +144,15 @@ pub enum Contradiction {
     CgroupsDisagree,
 }
 
+impl Contradiction {
+    /// Whether it is the same program of the same user in other circumstances: that takes nothing away by itself, for a new
+    /// decision may give the same.
+    #[must_use]
+    pub const fn leaves_the_image(self) -> bool {
+        matches!(self, Self::Moved | Self::NamespaceChanged | Self::GroupsChanged)
+    }
+}
+
 #[cfg(test)]
 impl Attested {
     /// A proof without a process, for tests of modules that take one.
@@ -142,12 +160,11 @@ impl Attested {
         Self {
             peer: Credentials { pid: 4121, uid: 1000, gid: 1000 },
             level,
-            epoch: ImageEpoch {
-                device: 1,
-                inode: 2,
-                layout: MemoryLayout { code: 3, stack: 4, heap: 5 },
-                namespaces: [5, 6, 7],
+            epoch: Epoch {
+                image: Image { device: 1, inode: 2, layout: MemoryLayout { code: 3, stack: 4, heap: 5 } },
                 cgroup: CgroupMark::Unified(8),
+                namespaces: [5, 6, 7, 8],
+                groups: [9; 32],
             },
             evidence,
         }

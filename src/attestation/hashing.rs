@@ -273,6 +273,7 @@ mod tests {
 
     use super::*;
     use crate::attestation::kernel::Executable;
+    use crate::attestation::kernel::Memory;
     use crate::attestation::kernel::Namespace;
     use crate::attestation::kernel::ProcFile;
     use crate::evidence::Answer;
@@ -328,6 +329,10 @@ mod tests {
 
         fn executable(&self) -> Result<FileIdentity, Unanswered> {
             Ok(self.identity)
+        }
+
+        fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered> {
+            Ok(None)
         }
 
         fn executable_link(&self) -> Result<PathBuf, Unanswered> {

@@ -7,18 +7,23 @@ use aws_lc_rs::digest;
 
 use crate::attestation::attested::CgroupMark;
 use crate::attestation::attested::Contradiction;
-use crate::attestation::attested::ImageEpoch;
+use crate::attestation::attested::Epoch;
+use crate::attestation::attested::Image;
 use crate::attestation::attested::NotAttested;
 use crate::attestation::host::cgroup::Cgroups;
+use crate::attestation::host::stat::MemoryLayout;
 use crate::attestation::host::stat::Stat;
 use crate::attestation::host::status::Status;
 use crate::attestation::kernel::FileIdentity;
+use crate::attestation::kernel::Memory;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::ProcFile;
 use crate::attestation::kernel::Process;
 use crate::evidence::Credentials;
+use crate::evidence::EpochPart;
+use crate::evidence::EpochParts;
 use crate::evidence::Principal;
 
 /// The id of a pinned process, unique in this run of the daemon even if the PID is reused.
@@ -30,7 +35,9 @@ pub struct PinId(pub(in crate::attestation) u64);
 pub struct PinnedProcess {
     pub(in crate::attestation) process: Arc<dyn Process>,
     pub(in crate::attestation) id: PinId,
-    pub(in crate::attestation) epoch: ImageEpoch,
+    pub(in crate::attestation) image: Image,
+    /// The memory of the image; `None` where the kernel has no handle of it.
+    pub(in crate::attestation) memory: Option<Arc<dyn Memory>>,
     pub(in crate::attestation) principal: Principal,
 }
 
@@ -53,36 +60,70 @@ impl PinnedProcess {
         self.principal
     }
 
-    /// The image when it was pinned.
-    #[must_use]
-    pub fn epoch(&self) -> ImageEpoch {
-        self.epoch
-    }
-
-    /// Checks that the process still runs the image of a decision, with the same credentials and in the same cgroup.
-    /// Called before every message with a secret; takes about 10 µs.
+    /// Checks what a decision rests on: the image, the user and group ids, the cgroup, and those other parts of `decided`
+    /// that are among `rests_on`. Called before every message with a secret; takes about 10 µs.
     ///
     /// # Errors
     /// [`NotAttested`] when the process has exited, any of these has changed, or the check could not be completed.
-    pub fn unchanged(&self, decided: ImageEpoch) -> Result<(), NotAttested> {
+    pub fn unchanged(&self, decided: &Epoch, rests_on: EpochParts) -> Result<(), NotAttested> {
         let process = &*self.process;
         let directory = process.directory()?;
         let pidfd = pidfd_facts(process)?;
-        if pidfd.is_none() {
+        let mut groups = None;
+        if pidfd.is_none() || rests_on.contains(EpochPart::Groups) {
             let status = Status::parse(&directory.read(ProcFile::Status)?).map_err(|_| Contradiction::Malformed)?;
             agree(process.peer(), &status)?;
+            groups = rests_on.contains(EpochPart::Groups).then(|| groups_mark(&status.groups));
         }
-        let mark = match (decided.cgroup, pidfd) {
+        let cgroup = match (decided.cgroup, pidfd) {
             (CgroupMark::Unified(_), Some(pidfd)) => CgroupMark::Unified(pidfd.cgroup),
             _ => CgroupMark::Lines(sha256(&directory.read(ProcFile::Cgroup)?)),
         };
-        let (now, _) = image(&*directory, mark)?;
-        process.alive()?;
-        self.same_image(&now)?;
-        if !now.is_same_image(&decided) {
+        let namespaces = match rests_on.contains(EpochPart::Namespaces) {
+            true => Some(namespaces(&*directory)?),
+            false => None,
+        };
+        self.runs_still(&*directory)?;
+        if decided.image != self.image {
             return Err(Contradiction::ImageChanged.into());
         }
-        if mark == decided.cgroup { Ok(()) } else { Err(Contradiction::Moved.into()) }
+        if cgroup != decided.cgroup {
+            return Err(Contradiction::Moved.into());
+        }
+        if namespaces.is_some_and(|namespaces| namespaces != decided.namespaces) {
+            return Err(Contradiction::NamespaceChanged.into());
+        }
+        if groups.is_some_and(|groups| groups != decided.groups) {
+            return Err(Contradiction::GroupsChanged.into());
+        }
+        Ok(())
+    }
+
+    /// Checks that the process still runs the image that was pinned, with the same user and group ids.
+    ///
+    /// # Errors
+    /// As [`unchanged`](Self::unchanged).
+    pub fn is_same_image(&self) -> Result<(), NotAttested> {
+        let directory = self.process.directory()?;
+        if pidfd_facts(&*self.process)?.is_none() {
+            let status = Status::parse(&directory.read(ProcFile::Status)?).map_err(|_| Contradiction::Malformed)?;
+            agree(self.process.peer(), &status)?;
+        }
+        self.runs_still(&*directory)
+    }
+
+    /// Whether `later` is this image, pinned again for another connection of the same user.
+    ///
+    /// Two live processes never have one PID: the process of this handle has it during this check, and that of the other
+    /// handle before and after. Without a handle of its memory nothing is known to be the same image.
+    #[must_use]
+    pub fn is_pinned_again(&self, later: &Self) -> bool {
+        let same = self.process.peer() == later.process.peer() && self.image == later.image;
+        let in_use = |memory: &Arc<dyn Memory>| memory.is_in_use() == Ok(true);
+        same && self.process.alive().is_ok()
+            && self.memory.as_ref().is_some_and(in_use)
+            && later.memory.as_ref().is_some_and(in_use)
+            && later.process.alive().is_ok()
     }
 
     /// Checks the sender that the kernel reports for a message on the connection.
@@ -93,9 +134,24 @@ impl PinnedProcess {
         if writer == self.process.peer() { Ok(()) } else { Err(Contradiction::ForeignWriter.into()) }
     }
 
-    /// Checks that this is the image of the pinned process.
-    pub(in crate::attestation) fn same_image(&self, now: &ImageEpoch) -> Result<(), Contradiction> {
-        if now.is_same_image(&self.epoch) { Ok(()) } else { Err(Contradiction::ImageChanged) }
+    /// Checks that the process is alive and runs the pinned image. The memory comes last: an `exec` changes it before
+    /// anything else that is checked.
+    pub(in crate::attestation) fn runs_still(&self, directory: &dyn ProcDirectory) -> Result<(), NotAttested> {
+        let layout = layout(directory)?;
+        let same_file = match &self.memory {
+            Some(_) => true,
+            None => {
+                let executable = directory.executable()?;
+                (executable.device, executable.inode) == (self.image.device, self.image.inode)
+            }
+        };
+        self.process.alive()?;
+        let in_use = self.memory.as_ref().map_or(Ok(true), |memory| memory.is_in_use())?;
+        if in_use && same_file && layout == self.image.layout {
+            return Ok(());
+        }
+        self.process.alive()?;
+        Err(Contradiction::ImageChanged.into())
     }
 }
 
@@ -130,27 +186,30 @@ pub(in crate::attestation) fn agree(peer: Credentials, status: &Status) -> Resul
 ///
 /// RACE: an `exec` between the reads of `stat` and `exe` combines the old addresses with the new file. The result
 /// equals neither image, so the process is refused.
-pub(in crate::attestation) fn image(
-    directory: &dyn ProcDirectory,
-    cgroup: CgroupMark,
-) -> Result<(ImageEpoch, FileIdentity), NotAttested> {
-    let stat = Stat::parse(&directory.read(ProcFile::Stat)?).map_err(|_| Contradiction::Malformed)?;
-    if stat.is_dead() {
-        return Err(Contradiction::ProcessGone.into());
-    }
+pub(in crate::attestation) fn image(directory: &dyn ProcDirectory) -> Result<(Image, FileIdentity), NotAttested> {
+    let layout = layout(directory)?;
     let executable = directory.executable()?;
-    if stat.layout.stack == 0 {
+    Ok((Image { device: executable.device, inode: executable.inode, layout }, executable))
+}
+
+/// The addresses of a program that runs.
+fn layout(directory: &dyn ProcDirectory) -> Result<MemoryLayout, NotAttested> {
+    let stat = Stat::parse(&directory.read(ProcFile::Stat)?).map_err(|_| Contradiction::Malformed)?;
+    if stat.is_dead() || stat.layout.stack == 0 {
         return Err(Contradiction::ProcessGone.into());
     }
+    Ok(stat.layout)
+}
+
+/// Inodes of the user, mount, PID and cgroup namespaces.
+pub(in crate::attestation) fn namespaces(directory: &dyn ProcDirectory) -> Result<[u64; 4], NotAttested> {
     let of = |namespace| directory.namespace(namespace);
-    let epoch = ImageEpoch {
-        device: executable.device,
-        inode: executable.inode,
-        layout: stat.layout,
-        namespaces: [of(Namespace::User)?, of(Namespace::Mount)?, of(Namespace::Pid)?],
-        cgroup,
-    };
-    Ok((epoch, executable))
+    Ok([of(Namespace::User)?, of(Namespace::Mount)?, of(Namespace::Pid)?, of(Namespace::Cgroup)?])
+}
+
+/// A digest of supplementary groups.
+pub(in crate::attestation) fn groups_mark(groups: &[u32]) -> [u8; 32] {
+    sha256(&groups.iter().flat_map(|gid| gid.to_le_bytes()).collect::<Vec<_>>())
 }
 
 /// The id of the cgroup where the kernel reports it for the deciding path, else a digest of all lines.
@@ -172,6 +231,14 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 #[cfg(test)]
+impl PinId {
+    /// Some id.
+    pub(crate) const fn example() -> Self {
+        Self(0)
+    }
+}
+
+#[cfg(test)]
 impl PinnedProcess {
     /// A process of this principal that answers no question.
     pub(in crate::attestation) fn example(principal: Principal) -> Self {
@@ -181,8 +248,9 @@ impl PinnedProcess {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = PinId(NEXT.fetch_add(1, Ordering::Relaxed));
         let peer = Credentials { pid: 4121, uid: principal.uid, gid: principal.uid };
-        let epoch = crate::attestation::Attested::example(crate::evidence::Level::Full, Default::default()).epoch();
-        Self { process: Arc::new(tests::SilentProcess(peer)), id, epoch, principal }
+        let example = crate::attestation::Attested::example(crate::evidence::Level::Full, Default::default());
+        let (process, image) = (Arc::new(tests::SilentProcess(peer)), example.epoch().image);
+        Self { process, id, image, memory: None, principal }
     }
 }
 

@@ -7,8 +7,6 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::attestation::Contradiction;
-use crate::attestation::NotAttested;
 use crate::attestation::kernel::Process;
 use crate::entitlement::door::BrokerConnection;
 use crate::entitlement::door::Connection;
@@ -63,17 +61,15 @@ impl Connection for Session {
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
-        let images = self.outbound().images();
-        for (process, image) in &images {
-            process.check_now(*image).map_err(|why| self.node.refuse_unattested(&process.pinned, why))?;
+        let bases = self.outbound().bases();
+        for (process, epoch, rests_on) in &bases {
+            let checked = process.check_now(epoch, *rests_on);
+            checked.map_err(|why| self.node.refuse_unattested(&process.pinned, why))?;
         }
-        if !images.iter().any(|(process, _)| Arc::ptr_eq(process, &self.peer)) {
-            // Nothing was decided about who receives it, so its cgroup does not matter; that it is the program that
-            // connected does.
-            match self.peer.check_now(self.peer.pinned.epoch()) {
-                Ok(()) | Err(NotAttested::No(Contradiction::Moved)) => {}
-                Err(why) => return Err(self.node.refuse_unattested(&self.peer.pinned, why)),
-            }
+        if !bases.iter().any(|(process, ..)| Arc::ptr_eq(process, &self.peer)) {
+            // Nothing was decided about who receives it; that it is the program that connected is all that matters.
+            let checked = self.peer.pinned.is_same_image();
+            checked.map_err(|why| self.node.refuse_unattested(&self.peer.pinned, why))?;
         }
         match self.outbound().not_permitted(&self.node.rulebook()) {
             None => Ok(()),

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::attestation::ImageEpoch;
+use crate::attestation::Epoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
+use crate::evidence::EpochParts;
 
 /// A process that became another one is noticed at the latest after this time, whether or not anything is due for it
 /// (SPEC: product contract §5, rule 8).
@@ -29,9 +30,15 @@ pub(in crate::entitlement) struct CheckedProcess {
 #[derive(Debug)]
 struct LivenessCheck {
     at: Instant,
-    /// The image that was expected.
-    image: ImageEpoch,
+    /// The process as it was attested, and what of it was checked.
+    of: (Epoch, EpochParts),
     result: Result<(), NotAttested>,
+}
+
+impl LivenessCheck {
+    fn covers(&self, epoch: &Epoch, rests_on: EpochParts) -> bool {
+        self.of.0 == *epoch && self.of.1.contains_all(rests_on)
+    }
 }
 
 impl CheckedProcess {
@@ -39,10 +46,10 @@ impl CheckedProcess {
         Self { pinned, latest: Mutex::default() }
     }
 
-    /// Proves now that the image which something was decided for is still running.
-    pub(in crate::entitlement) fn check_now(&self, image: ImageEpoch) -> Result<(), NotAttested> {
-        let result = self.pinned.unchanged(image);
-        *self.latest() = Some(LivenessCheck { at: Instant::now(), image, result });
+    /// Proves now that what something was decided on is as it was.
+    pub(in crate::entitlement) fn check_now(&self, epoch: &Epoch, rests_on: EpochParts) -> Result<(), NotAttested> {
+        let result = self.pinned.unchanged(epoch, rests_on);
+        *self.latest() = Some(LivenessCheck { at: Instant::now(), of: (*epoch, rests_on), result });
         result
     }
 
@@ -50,16 +57,16 @@ impl CheckedProcess {
     ///
     /// INVARIANT: CHECK_TTL < CHECK_INTERVAL, and a stream waits at most CHECK_INTERVAL from the check whose result it
     /// used last. So each stream learns of a change within CHECK_INTERVAL.
-    pub(in crate::entitlement) fn check_shared(&self, image: ImageEpoch) -> Result<(), NotAttested> {
-        let recent = |check: &&LivenessCheck| check.image == image && check.at.elapsed() < CHECK_TTL;
+    pub(in crate::entitlement) fn check_shared(&self, epoch: &Epoch, rests_on: EpochParts) -> Result<(), NotAttested> {
+        let recent = |check: &&LivenessCheck| check.covers(epoch, rests_on) && check.at.elapsed() < CHECK_TTL;
         let shared = self.latest().as_ref().filter(recent).map(|check| check.result);
-        shared.unwrap_or_else(|| self.check_now(image))
+        shared.unwrap_or_else(|| self.check_now(epoch, rests_on))
     }
 
     /// How long a stream may wait for its next check; `spread` in `0.0 ..= 1.0` draws connections apart.
-    pub(in crate::entitlement) fn next_check_in(&self, image: ImageEpoch, spread: f64) -> Duration {
+    pub(in crate::entitlement) fn next_check_in(&self, epoch: &Epoch, rests_on: EpochParts, spread: f64) -> Duration {
         let wait = CHECK_TTL + (CHECK_INTERVAL - CHECK_TTL).mul_f64(spread);
-        match self.latest().as_ref().filter(|check| check.image == image) {
+        match self.latest().as_ref().filter(|check| check.covers(epoch, rests_on)) {
             Some(LivenessCheck { result: Err(NotAttested::No(_)), .. }) => Duration::ZERO,
             Some(check) => wait.saturating_sub(check.at.elapsed()),
             None => wait,

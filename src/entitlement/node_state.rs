@@ -243,7 +243,7 @@ impl NodeState {
             Outcome::Awaiting(_) => Vec::new(),
             Outcome::Denied(denial) => return Err((RefusalCause::Denied(denial), Some(trace))),
         };
-        let basis = DecisionBasis { trace, image: proof.epoch() };
+        let basis = DecisionBasis { trace, epoch: proof.epoch(), rests_on: decision.rests_on };
         Ok(LiveDecision { permits, open: decision.open, awaits, basis, changes })
     }
 
@@ -274,9 +274,8 @@ impl NodeState {
     /// Whether a new stream or a token would have another default identity than this image has on a stream, only because a
     /// provider has not answered (SPEC: product contract §5, rule 7).
     pub(in crate::entitlement) fn changes_default(&self, process: &PinnedProcess, decision: &LiveDecision) -> bool {
-        let pid = process.process().peer().pid;
         let mut first = decision.open.iter().filter(|open| open.place == 0);
-        first.any(|open| self.live.is_default(pid, decision.basis.image, &open.id))
+        first.any(|open| self.live.is_default(process.id(), &open.id))
     }
 
     /// Keeps and logs that a process could not be pinned, and says what its connection may hear of it.

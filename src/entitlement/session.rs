@@ -103,7 +103,7 @@ impl SessionSubject {
         basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
-        self.process.check_now(basis.image)?;
+        self.process.check_now(&basis.epoch, basis.rests_on)?;
         self.session.outbound().set_stream(stream, &self.process, basis, ids);
         Ok(())
     }
@@ -114,7 +114,7 @@ impl SessionSubject {
         basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
-        self.process.check_now(basis.image)?;
+        self.process.check_now(&basis.epoch, basis.rests_on)?;
         self.session.outbound().add_reply(&self.process, basis, ids);
         Ok(())
     }

@@ -13,7 +13,6 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio::time::sleep;
 
-use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::attestation::source::Change;
 use crate::audit::Event;
@@ -112,7 +111,7 @@ impl Driver {
     fn new(subject: Arc<SessionSubject>, delivers: Delivers) -> Self {
         let node = subject.node();
         let patience_ends = node.now() + node.rulebook().rules().wait;
-        let handle = node.live.register();
+        let handle = node.live.register(subject.pinned().id());
         Self {
             state: StreamState::new(delivers, patience_ends),
             subject,
@@ -167,7 +166,7 @@ impl Driver {
         } else {
             decided.permits
         };
-        self.handle.decided_on(Arc::clone(&decided.basis.trace), decided.basis.image);
+        self.handle.decided_on(Arc::clone(&decided.basis.trace));
         self.subject.session.outbound().decided_again(&self.subject.process, &decided.basis);
         self.basis = Some(decided.basis);
         self.changes = decided.changes;
@@ -234,13 +233,12 @@ impl Driver {
             return Ok(StreamEvent::Woken);
         }
         self.note_holdings();
-        let pinned = subject.pinned();
         let mut closed = subject.closed();
         let mut changed = pin!(self.next_change());
-        let image = self.basis.as_ref().map_or_else(|| pinned.epoch(), |basis| basis.image);
+        let Some(DecisionBasis { epoch, rests_on, .. }) = &self.basis else { return Ok(StreamEvent::Woken) };
         let mut time_left = until.duration_since(node.now()).unwrap_or_default();
         loop {
-            let nap = time_left.min(subject.process.next_check_in(image, self.spread()));
+            let nap = time_left.min(subject.process.next_check_in(epoch, *rests_on, self.spread()));
             tokio::select! {
                 biased;
                 ended = &mut closed => return Err(ended),
@@ -252,7 +250,7 @@ impl Driver {
                 return Ok(StreamEvent::Woken);
             }
             // What cannot be found out now takes nothing away; it is checked again next time.
-            if let Err(why @ NotAttested::No(_)) = subject.process.check_shared(image) {
+            if let Err(why @ NotAttested::No(_)) = subject.process.check_shared(epoch, *rests_on) {
                 return Ok(self.changed(why));
             }
         }
@@ -302,8 +300,8 @@ impl Driver {
 
     fn changed(&self, why: NotAttested) -> StreamEvent {
         match why {
-            // It is who it was, in another place: whether that gives it the same has to be decided again.
-            NotAttested::No(Contradiction::Moved) => StreamEvent::Woken,
+            // It is who it was, in other circumstances: whether they give it the same has to be decided again.
+            NotAttested::No(why) if why.leaves_the_image() => StreamEvent::Woken,
             why => self.refused(self.subject.node().refuse_unattested(self.subject.pinned(), why)),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::attestation::Contradiction;
 use crate::attestation::NotAttested;
 use crate::audit::Event;
 use crate::entitlement::door::Ended;
@@ -53,7 +52,7 @@ pub(in crate::entitlement) async fn issue(
         let ids = svids.iter().map(|svid| svid.id.clone()).collect();
         match subject.hand_over_reply(&decision.basis, ids) {
             Ok(()) => return Ok(svids),
-            Err(NotAttested::No(Contradiction::Moved)) => {}
+            Err(NotAttested::No(why)) if why.leaves_the_image() => {}
             Err(why) => return Err(node.refuse_unattested(subject.pinned(), why)),
         }
     }

@@ -2,6 +2,7 @@
 //! is open. Does not know how a fact is found or which identity it gives.
 
 pub mod accounts;
+pub mod epoch_parts;
 pub mod evidence_set;
 pub mod principal;
 pub mod provider;
@@ -10,6 +11,8 @@ pub mod undecided;
 pub mod workload;
 
 pub use accounts::Accounts;
+pub use epoch_parts::EpochPart;
+pub use epoch_parts::EpochParts;
 pub use evidence_set::EvidenceSet;
 pub use evidence_set::Fact;
 pub use evidence_set::Grade;

@@ -11,6 +11,7 @@ use crate::attestation::Attested;
 use crate::attestation::Contradiction;
 use crate::evidence::Answer;
 use crate::evidence::Credentials;
+use crate::evidence::EpochParts;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
 use crate::evidence::Providers;
@@ -54,6 +55,8 @@ pub struct OpenGrant {
     pub awaits: Providers,
     /// The number of grants that precede it; with 0 it would be the default identity.
     pub place: usize,
+    /// What the facts that its entry names rest on.
+    pub rests_on: EpochParts,
 }
 
 /// Why a caller is denied: the check was completed.
@@ -89,6 +92,8 @@ pub struct Decision {
     pub outcome: Outcome,
     /// The identities that open providers could still add, in the order of their entries.
     pub open: Vec<OpenGrant>,
+    /// What the facts rest on that its grants need, the open ones included.
+    pub rests_on: EpochParts,
     /// Its inputs, and the entries that were compared.
     pub trace: Trace,
 }
@@ -165,6 +170,8 @@ pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: Syste
     let candidates = rulebook.entries().candidates(caller.evidence());
     let compared = compare(caller.level(), caller.evidence(), &candidates, MAX_MISSES);
     let Verdict { grants, open, denial } = conclude(caller.level(), caller.evidence(), rulebook, compared.grants);
+    let granted = grants.iter().map(|grant| grant.entry.rests_on());
+    let rests_on = granted.chain(open.iter().map(|open| open.rests_on)).fold(EpochParts::default(), EpochParts::union);
     let permit = |grant| Permit { grant, rulebook_epoch: rulebook.epoch(), decision: id };
     let outcome = match denial {
         Some(denial) => Outcome::Denied(denial),
@@ -180,7 +187,7 @@ pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: Syste
         looked_at: candidates.len(),
         considered: compared.considered,
     };
-    Decision { id, outcome, open, trace }
+    Decision { id, outcome, open, rests_on, trace }
 }
 
 /// Decides again on recorded evidence. With the same rulebook the verdict is the same.
@@ -264,7 +271,8 @@ fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants
         let granted = grants.iter().position(|grant| grant.id == entry.id).is_some_and(|at| at <= place);
         let known = granted || open.iter().any(|open| open.id == entry.id);
         if !known && !is_too_weak(entry, level) {
-            open.push(OpenGrant { id: entry.id.clone(), awaits: candidate.awaits, place });
+            let (id, rests_on) = (entry.id.clone(), entry.rests_on());
+            open.push(OpenGrant { id, awaits: candidate.awaits, place, rests_on });
         }
     }
     open

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::evidence::EpochParts;
 use crate::evidence::Selector;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
@@ -119,6 +120,12 @@ impl Entry {
     #[must_use]
     pub fn grants_the_same_as(&self, other: &Self) -> bool {
         self.id == other.id && self.terms == other.terms && self.federates_with == other.federates_with
+    }
+
+    /// What the facts that its selectors name rest on.
+    #[must_use]
+    pub fn rests_on(&self) -> EpochParts {
+        EpochParts::of_selectors(&self.selectors)
     }
 
     /// Whether the entry depends on the executable: on its path or its hash.

@@ -13,10 +13,13 @@ use bonafide::attestation::kernel::MayBlock;
 use bonafide::attestation::kernel::Namespace;
 use bonafide::evidence::Accounts;
 use bonafide::evidence::Answer;
+use bonafide::evidence::EpochPart;
+use bonafide::evidence::EpochParts;
 use bonafide::evidence::EvidenceSet;
 use bonafide::evidence::Level;
 use bonafide::evidence::Provider;
 use bonafide::evidence::Providers;
+use bonafide::evidence::SelectorKind;
 use bonafide::evidence::Undecided;
 use bonafide::evidence::WithheldBecause;
 
@@ -57,6 +60,9 @@ impl Node {
     }
 }
 
+/// Every part of a process that a fact can rest on.
+const EVERYTHING: EpochParts = SelectorKind::Other.rests_on();
+
 /// The providers of the executable's facts that have no answer yet.
 fn everything(evidence: &EvidenceSet) -> Providers {
     let all = [Provider::PATH, Provider::SHA256];
@@ -88,18 +94,20 @@ async fn a_unit_of_the_host_has_every_fact_at_every_level() {
                 "host:true"
             ]
         );
-        assert_eq!(pinned.unchanged(attested.epoch()), Ok(()));
+        assert_eq!(pinned.unchanged(&attested.epoch(), EVERYTHING), Ok(()));
     }
 }
 
 #[tokio::test]
 async fn every_change_of_a_process_is_detected_before_the_next_secret() {
     type Change = fn(&FakePid);
-    let changes: [(Change, Contradiction); 7] = [
+    let changes: [(Change, Contradiction); 9] = [
         (|web| web.exec("/usr/bin/other"), Contradiction::ImageChanged),
         (|web| web.exec("/usr/bin/web"), Contradiction::ImageChanged),
-        (|web| web.unshare(Namespace::User), Contradiction::ImageChanged),
-        (|web| web.unshare(Namespace::Mount), Contradiction::ImageChanged),
+        (|web| web.unshare(Namespace::User), Contradiction::NamespaceChanged),
+        (|web| web.unshare(Namespace::Mount), Contradiction::NamespaceChanged),
+        (|web| web.unshare(Namespace::Cgroup), Contradiction::NamespaceChanged),
+        (|web| web.setgroups(&[]), Contradiction::GroupsChanged),
         (|web| web.setuid(0), Contradiction::CredentialsDisagree),
         (|web| web.move_to("/system.slice/other.service"), Contradiction::Moved),
         (FakePid::exit, Contradiction::ProcessGone),
@@ -110,8 +118,65 @@ async fn every_change_of_a_process_is_detected_before_the_next_secret() {
             let (web, pinned) = node.web();
             let before = node.attest(&pinned).await.unwrap();
             change(&web);
-            assert_eq!(pinned.unchanged(before.epoch()), Err(NotAttested::No(contradiction)), "{level:?}");
+            assert_eq!(pinned.unchanged(&before.epoch(), EVERYTHING), Err(NotAttested::No(contradiction)), "{level:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_image_ends_with_the_exec_though_a_child_keeps_its_memory_in_use() {
+    for level in LEVELS {
+        let node = Node::at(level);
+        let (web, pinned) = node.web();
+        let before = node.attest(&pinned).await.unwrap();
+        node.kernel.spawn(FakeProcess::default()).share_memory_of(&web);
+        assert_eq!(pinned.unchanged(&before.epoch(), EVERYTHING), Ok(()), "{level:?}");
+        web.exec("/usr/bin/web");
+        let changed = NotAttested::No(Contradiction::ImageChanged);
+        assert_eq!(pinned.unchanged(&before.epoch(), EVERYTHING), Err(changed), "{level:?}");
+        assert_eq!(node.attest(&pinned).await.unwrap_err(), changed, "{level:?}");
+        let again = node.attestor.by_peer(node.kernel.connect(&web)).unwrap();
+        assert!(!pinned.is_pinned_again(&again), "{level:?}");
+    }
+}
+
+#[test]
+fn connections_of_one_process_have_one_image_until_it_execs_or_changes_its_user() {
+    let node = Node::at(Level::Full);
+    let (web, first) = node.web();
+    let pin = |process: &FakePid| node.attestor.by_peer(node.kernel.connect(process)).unwrap();
+    assert!(first.is_pinned_again(&pin(&web)));
+    web.move_to("/system.slice/other.service");
+    assert!(first.is_pinned_again(&pin(&web)), "the cgroup is no part of the image");
+    let child = node.kernel.spawn(FakeProcess::default());
+    child.share_memory_of(&web);
+    assert!(!first.is_pinned_again(&pin(&child)), "a child that shares the memory is another process");
+    web.setuid(2000);
+    assert!(!first.is_pinned_again(&pin(&web)));
+    let (other, second) = node.web();
+    other.exec("/usr/bin/web");
+    assert!(!second.is_pinned_again(&pin(&other)));
+    other.exit();
+    let successor = node.kernel.reuse(&other, FakeProcess::default());
+    assert!(!second.is_pinned_again(&pin(&successor)));
+}
+
+#[tokio::test]
+async fn a_part_that_nothing_rests_on_may_change() {
+    type Change = fn(&FakePid);
+    let changes: [(Change, EpochPart); 3] = [
+        (|web| web.setgroups(&[]), EpochPart::Groups),
+        (|web| web.unshare(Namespace::User), EpochPart::Namespaces),
+        (|web| web.unshare(Namespace::Cgroup), EpochPart::Namespaces),
+    ];
+    for (change, part) in changes {
+        let node = Node::at(Level::Full);
+        let (web, pinned) = node.web();
+        let before = node.attest(&pinned).await.unwrap();
+        change(&web);
+        let others = EpochParts::of([EpochPart::Image, EpochPart::Credentials, EpochPart::Cgroup]);
+        assert_eq!(pinned.unchanged(&before.epoch(), others), Ok(()), "{part:?}");
+        assert!(pinned.unchanged(&before.epoch(), EpochParts::of([part])).is_err(), "{part:?}");
     }
 }
 
@@ -122,7 +187,7 @@ async fn a_process_moved_to_another_cgroup_is_attested_there() {
     web.move_to("/system.slice/other.service");
     let attested = node.attest(&pinned).await.unwrap();
     assert!(texts(&attested).contains(&"systemd:id:other.service".to_owned()));
-    assert_eq!(pinned.unchanged(attested.epoch()), Ok(()));
+    assert_eq!(pinned.unchanged(&attested.epoch(), EVERYTHING), Ok(()));
 }
 
 #[tokio::test]
@@ -159,11 +224,11 @@ async fn a_failure_of_the_node_is_undecided_and_never_a_denial() {
     for cause in [Undecided::OutOfDescriptors, Undecided::OutOfMemory, Undecided::TimedOut, Undecided::NotPermitted] {
         let node = Node::at(Level::Full);
         let (web, pinned) = node.web();
-        let epoch = pinned.epoch();
+        let epoch = node.attest(&pinned).await.unwrap().epoch();
         node.kernel.fail(cause);
         let undecided = NotAttested::Undecided(cause);
         assert_eq!(node.attest(&pinned).await.unwrap_err(), undecided);
-        assert_eq!(pinned.unchanged(epoch), Err(undecided));
+        assert_eq!(pinned.unchanged(&epoch, EVERYTHING), Err(undecided));
         assert_eq!(node.attestor.by_peer(node.kernel.connect(&web)).unwrap_err(), undecided);
         node.kernel.heal();
         assert!(node.attest(&pinned).await.is_ok());
@@ -174,7 +239,7 @@ async fn a_failure_of_the_node_is_undecided_and_never_a_denial() {
 async fn a_fault_of_one_process_is_no_fault_of_another() {
     let node = Node::at(Level::Full);
     let ((web, pinned), (_, neighbour)) = (node.web(), node.web());
-    for question in [Question::Pidfd, Question::Proc, Question::Namespaces, Question::Executable] {
+    for question in [Question::Pidfd, Question::Proc, Question::Memory, Question::Namespaces, Question::Executable] {
         web.fail_at(question, Undecided::OutOfMemory);
         let undecided = NotAttested::Undecided(Undecided::OutOfMemory);
         assert_eq!(node.attest(&pinned).await.unwrap_err(), undecided, "{question:?}");
@@ -208,7 +273,7 @@ async fn a_package_upgrade_withholds_the_path_and_nothing_else() {
     let (_, pinned) = node.web();
     let before = node.attest(&pinned).await.unwrap();
     node.kernel.replace("/usr/bin/web", b"the next version");
-    assert_eq!(pinned.unchanged(before.epoch()), Ok(()), "the process no longer counts as the same image");
+    assert_eq!(pinned.unchanged(&before.epoch(), EVERYTHING), Ok(()), "the process no longer counts as the same image");
     let after = node.attest(&pinned).await.unwrap();
     let because = after.evidence().withheld().iter().map(|withheld| withheld.because).collect::<Vec<_>>();
     assert_eq!(because, [WithheldBecause::Deleted]);

@@ -33,6 +33,7 @@ use crate::attestation::host::status::Status;
 use crate::attestation::kernel::Executable;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::Ids;
+use crate::attestation::kernel::Memory;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
@@ -197,6 +198,16 @@ impl ProcDirectory for LinuxProcDirectory {
         files::identity_at(&self.0, "exe", AtFlags::empty()).map_err(unanswered_link)
     }
 
+    fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.0, "pagemap", flags, Mode::empty()) {
+            Ok(file) => Ok(Some(Arc::new(LinuxMemory(file)))),
+            // A kernel without CONFIG_PROC_PAGE_MONITOR, or a process that has exited: then the next read fails, too.
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(unanswered(errno)),
+        }
+    }
+
     fn executable_link(&self) -> Result<PathBuf, Unanswered> {
         match rustix::fs::readlinkat(&self.0, "exe", Vec::with_capacity(256)) {
             Ok(link) => Ok(PathBuf::from(OsString::from_vec(link.into_bytes()))),
@@ -217,6 +228,23 @@ impl ProcDirectory for LinuxProcDirectory {
         let file = rustix::fs::openat(&self.0, "exe", flags, Mode::empty()).map_err(unanswered_link)?;
         let identity = files::identity(&file).map_err(unanswered)?;
         Ok(Executable { file: File::from(file), identity })
+    }
+}
+
+/// `/proc/PID/pagemap`, which stays that of the memory in which the process ran when it was opened.
+#[derive(Debug)]
+struct LinuxMemory(OwnedFd);
+
+impl Memory for LinuxMemory {
+    /// SPEC: `pagemap_read` in fs/proc/task_mmu.c: a read of memory without users returns 0, before the length is looked
+    /// at; of memory with users, a length that is no multiple of eight is `EINVAL`. No lock of the process is taken, so it
+    /// cannot hold up the reader.
+    fn is_in_use(&self) -> Result<bool, Unanswered> {
+        match rustix::io::pread(&self.0, &mut [0; 1], 0) {
+            Err(Errno::INVAL) => Ok(true),
+            Ok(_) => Ok(false),
+            Err(errno) => Err(unanswered(errno)),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
-use crate::attestation::ImageEpoch;
+use crate::attestation::PinId;
 use crate::identity::SpiffeId;
 use crate::policy::Trace;
 
@@ -25,8 +25,8 @@ const WOKEN_AT_ONCE: usize = 16;
 pub struct LiveStream {
     /// What its last decision was made on; `None` before the first.
     pub trace: Option<Arc<Trace>>,
-    /// The image that was decided for.
-    pub image: Option<ImageEpoch>,
+    /// Whom it is about.
+    pub process: PinId,
     /// The identities it serves.
     pub identities: Vec<LiveSvid>,
     /// How many renewals in a row have failed.
@@ -57,11 +57,10 @@ pub struct Live {
 impl Live {
     /// Adds a stream, which stays until the registration is dropped.
     #[must_use]
-    pub fn register(self: &Arc<Self>) -> StreamHandle {
+    pub fn register(self: &Arc<Self>, process: PinId) -> StreamHandle {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let wake = Arc::new(Notify::new());
-        let stream =
-            LiveStream { trace: None, image: None, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
+        let stream = LiveStream { trace: None, process, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
         self.locked().insert(number, stream);
         StreamHandle { live: Arc::clone(self), number, wake }
     }
@@ -86,13 +85,11 @@ impl Live {
         self.locked().values().cloned().collect()
     }
 
-    /// Whether some stream of this process, with this image, serves `id` as its default identity.
+    /// Whether some stream of this process image serves `id` as its default identity.
     #[must_use]
-    pub fn is_default(&self, pid: u32, image: ImageEpoch, id: &SpiffeId) -> bool {
+    pub fn is_default(&self, process: PinId, id: &SpiffeId) -> bool {
         self.locked().values().any(|stream| {
-            stream.image == Some(image)
-                && stream.trace.as_ref().is_some_and(|trace| trace.peer.pid == pid)
-                && stream.identities.first().is_some_and(|default| default.id == *id)
+            stream.process == process && stream.identities.first().is_some_and(|default| default.id == *id)
         })
     }
 
@@ -125,9 +122,9 @@ impl StreamHandle {
     }
 
     /// Notes a decision of the stream.
-    pub fn decided_on(&self, trace: Arc<Trace>, image: ImageEpoch) {
+    pub fn decided_on(&self, trace: Arc<Trace>) {
         if let Some(stream) = self.live.locked().get_mut(&self.number) {
-            (stream.trace, stream.image) = (Some(trace), Some(image));
+            stream.trace = Some(trace);
         }
     }
 
@@ -168,7 +165,7 @@ mod tests {
         let awake = Arc::new(AtomicUsize::new(0));
         let streams: Vec<_> = (0..STREAMS)
             .map(|_| {
-                let (stream, awake) = (live.register(), Arc::clone(&awake));
+                let (stream, awake) = (live.register(PinId::example()), Arc::clone(&awake));
                 tokio::spawn(async move {
                     stream.woken().await;
                     awake.fetch_add(1, Ordering::Relaxed)

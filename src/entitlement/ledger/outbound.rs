@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::attestation::ImageEpoch;
+use crate::attestation::Epoch;
 use crate::entitlement::liveness::CheckedProcess;
+use crate::evidence::EpochParts;
 use crate::identity::SpiffeId;
 use crate::policy::Rulebook;
 use crate::policy::Trace;
@@ -15,8 +16,10 @@ use crate::policy::redecide;
 pub(in crate::entitlement) struct DecisionBasis {
     /// The evidence and the rulebook's epoch.
     pub(in crate::entitlement) trace: Arc<Trace>,
-    /// The image that was attested.
-    pub(in crate::entitlement) image: ImageEpoch,
+    /// The process as it was attested.
+    pub(in crate::entitlement) epoch: Epoch,
+    /// What of it the identities rest on.
+    pub(in crate::entitlement) rests_on: EpochParts,
 }
 
 /// The latest state of every stream, and all replies to single calls.
@@ -110,16 +113,18 @@ impl Outbound {
         self.items.retain(|item| item.stream != Some(stream));
     }
 
-    /// Each process with each image that was decided for: one, unless it moved in between or the connection asks about
-    /// several.
-    pub(in crate::entitlement) fn images(&self) -> Vec<(Arc<CheckedProcess>, ImageEpoch)> {
-        let mut images: Vec<(Arc<CheckedProcess>, ImageEpoch)> = Vec::with_capacity(1);
+    /// Each process with what was decided about it: one, unless it moved in between or the connection asks about several.
+    pub(in crate::entitlement) fn bases(&self) -> Vec<(Arc<CheckedProcess>, Epoch, EpochParts)> {
+        let mut bases: Vec<(Arc<CheckedProcess>, Epoch, EpochParts)> = Vec::with_capacity(1);
         for Item { process, basis, .. } in &self.items {
-            if !images.iter().any(|(known, image)| Arc::ptr_eq(known, process) && *image == basis.image) {
-                images.push((Arc::clone(process), basis.image));
+            let same = |(known, epoch, rests_on): &&mut (_, _, EpochParts)| {
+                Arc::ptr_eq(known, process) && *epoch == basis.epoch && *rests_on == basis.rests_on
+            };
+            if !bases.iter_mut().any(|known| same(&known)) {
+                bases.push((Arc::clone(process), basis.epoch, basis.rests_on));
             }
         }
-        images
+        bases
     }
 
     /// The first process of which something is not permitted any more: the rulebook may have changed while it waited to
