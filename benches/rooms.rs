@@ -20,6 +20,8 @@ use bonafide::authority::Embedded;
 use bonafide::authority::EmbeddedSettings;
 use bonafide::evidence::Level;
 use bonafide::evidence::Principal;
+use bonafide::issuance::Holder;
+use bonafide::issuance::ImageSvids;
 use bonafide::issuance::Issuer;
 use bonafide::policy::Decision;
 use bonafide::policy::DecisionId;
@@ -184,7 +186,8 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
     let mut left = permits();
     let (x509, key_and_signature) = in_turns(
         || {
-            let issuing = issuer.x509_svid(principal, left.pop().expect("one for each"));
+            let holder = Holder { principal, svids: &ImageSvids::default(), held: &[] };
+            let issuing = issuer.x509_svid(holder, left.pop().expect("one for each"));
             black_box(issuing.now_or_never().expect("no other request is queued").expect("an SVID"));
         },
         || signer.key_and_signature(),

@@ -28,6 +28,7 @@
 //! | rulebook owner, one per source of entries | merges entries of all sources into the next rulebook | the source |
 //! | configuration and bundle files, on threads of their own | read files that changed | inotify, a timer |
 //! | order queue | sends orders to a signer on the network in batches | an order |
+//! | image sweep | drops process images that have no connection, and SVIDs that have ended | a timer |
 //! | look-up | resolves a path or hashes a file on a bounded thread | its thread |
 //! | watches: clock, authority, memory, readiness, suppressed records | compare, report | a timer, a reason |
 //! | log writer, a thread | empties the queue of lines | a line |

@@ -99,7 +99,7 @@ impl Node {
         let bundles = BundleSet::new(None, own.borrow_and_update().clone(), &foreign.borrow_and_update());
         let budgets = Budgets::new(limits(&active.config.limits, descriptors));
         let nothing_yet = Rulebook::new(0, EntryIndex::default(), active.config.rules());
-        let node_state = Arc::new(NodeState::new(parts, nothing_yet, bundles));
+        let node_state = Arc::new(NodeState::new(parts, nothing_yet, bundles, descriptors));
         let entries = Arc::new(FileEntries::new(active.entries(ReloadTrigger::Asked)));
         let owner = Arc::new(RulebookOwner::new(node_state.clone(), entries, entry_sources, active.config.rules()));
         let are_followed = files.are_followed;
@@ -133,6 +133,8 @@ impl Node {
         }
         let state = node.node_state.clone();
         node.spawn_until_stop(async move { state.send_orders().await });
+        let state = node.node_state.clone();
+        node.spawn_until_stop(async move { state.sweep_images().await });
         let cannot_sign = readiness.register("authority");
         check_authority(&*authority, &*clock, &cannot_sign);
         node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));

@@ -19,7 +19,6 @@ use crate::entitlement::door::Subject;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::door::X509Update;
 use crate::entitlement::ledger::refusals::RefusalCause;
-use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::session::Session;
 use crate::entitlement::session::SessionSubject;
@@ -52,7 +51,7 @@ fn session(node: &Arc<NodeState>, process: Arc<dyn Process>) -> Result<Arc<Sessi
 
 impl Connection for Session {
     fn principal(&self) -> Principal {
-        self.peer.pinned.principal()
+        self.principal
     }
 
     fn check_writer(&self, writer: Credentials) -> Result<(), Ended> {
@@ -66,7 +65,7 @@ impl Connection for Session {
             let checked = process.check_now(epoch, *rests_on);
             checked.map_err(|why| self.node.refuse_unattested(&process.pinned, why))?;
         }
-        if !bases.iter().any(|(process, ..)| Arc::ptr_eq(process, &self.peer)) {
+        if !bases.iter().any(|(process, ..)| Arc::ptr_eq(process, self.peer.process())) {
             // Nothing was decided about who receives it; that it is the program that connected is all that matters.
             let checked = self.peer.pinned.is_same_image();
             checked.map_err(|why| self.node.refuse_unattested(&self.peer.pinned, why))?;
@@ -91,8 +90,7 @@ impl Connection for Session {
     }
 
     fn subject(self: Arc<Self>) -> Arc<dyn Subject> {
-        let process = Arc::clone(&self.peer);
-        Arc::new(SessionSubject { session: self, process })
+        Arc::new(SessionSubject { session: self, other: None })
     }
 }
 
@@ -102,8 +100,8 @@ impl BrokerConnection for Session {
         let asked_about = Credentials { pid, uid: u32::MAX, gid: u32::MAX };
         let pinned = attestor.by_reference(pid);
         let pinned = pinned.map_err(|why| self.node.refuse_unpinned(asked_about, attestor.host().level(), why))?;
-        let process = Arc::new(CheckedProcess::new(pinned));
-        Ok(Arc::new(SessionSubject { session: self, process }))
+        let other = self.node.images.of(pinned);
+        Ok(Arc::new(SessionSubject { session: self, other: Some(other) }))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::attestation::Epoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::evidence::EpochParts;
+use crate::issuance::ImageSvids;
 
 /// A process that became another one is noticed at the latest after this time, whether or not anything is due for it
 /// (SPEC: product contract §5, rule 8).
@@ -20,10 +21,11 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// A waiting stream uses the result of another stream's check up to this age.
 const CHECK_TTL: Duration = Duration::from_secs(8);
 
-/// A pinned process, and the latest liveness check of it.
+/// A pinned process, the latest liveness check of it, and its SVIDs.
 #[derive(Debug)]
 pub(in crate::entitlement) struct CheckedProcess {
     pub(in crate::entitlement) pinned: PinnedProcess,
+    pub(in crate::entitlement) svids: ImageSvids,
     latest: Mutex<Option<LivenessCheck>>,
 }
 
@@ -43,7 +45,7 @@ impl LivenessCheck {
 
 impl CheckedProcess {
     pub(in crate::entitlement) fn new(pinned: PinnedProcess) -> Self {
-        Self { pinned, latest: Mutex::default() }
+        Self { pinned, svids: ImageSvids::default(), latest: Mutex::default() }
     }
 
     /// Proves now that what something was decided on is as it was.

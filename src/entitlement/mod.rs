@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`door`] | the traits of connections and subjects, updates, secrets and their gate |
 //! | `face` | those traits over the node: admission, the check before a first byte |
+//! | `images` | the process images that are connected: one handle, one liveness check and one SVID per entry for each |
 //! | `session` | one connection and one process that it asks about: issue, hand over, record |
 //! | `stream` | the driver of one stream: the trip of an SVID in one function |
 //! | [`machine`] | what a stream holds and what it does next, purely |
@@ -28,12 +29,13 @@
 //!
 //! # Locks
 //!
-//! Rulebook and bundles are swapped without a lock. `Live`, `Outbound`, `LivenessCheck`, `Refusals` and `Latencies` have a
+//! Rulebook and bundles are swapped without a lock. `Live`, `Images`, `Outbound`, `LivenessCheck`, `Refusals` and `Latencies` have a
 //! mutex each, which is never held across an await, and never while another of them is taken.
 
 pub mod door;
 pub mod examine;
 mod face;
+mod images;
 pub mod ledger;
 mod liveness;
 pub mod machine;

@@ -4,11 +4,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use futures_util::future::select_all;
 use tokio::time::Instant;
+use tokio::time::interval;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +23,7 @@ use crate::attestation::source::Change;
 use crate::audit;
 use crate::authority::Authority;
 use crate::entitlement::door::Ended;
+use crate::entitlement::images::Images;
 use crate::entitlement::ledger::latencies::Latencies;
 use crate::entitlement::ledger::live::Live;
 use crate::entitlement::ledger::outbound::DecisionBasis;
@@ -35,6 +38,7 @@ use crate::evidence::Principal;
 use crate::evidence::Providers;
 use crate::evidence::Undecided;
 use crate::identity::SpiffeId;
+use crate::issuance::EntriesInForce;
 use crate::issuance::Issuer;
 use crate::issuance::metrics::IssuanceMetrics;
 use crate::policy::DecisionId;
@@ -48,6 +52,9 @@ use crate::policy::is_affected;
 use crate::policy::redecide;
 use crate::randomness::Randomness;
 use crate::time::Clock;
+
+/// How often images are dropped that nobody needs.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// What the wiring gives.
 #[derive(Debug)]
@@ -72,6 +79,7 @@ pub struct NodeState {
     pub(in crate::entitlement) parts: Parts,
     pub(in crate::entitlement) issuer: Issuer,
     pub(in crate::entitlement) live: Arc<Live>,
+    pub(in crate::entitlement) images: Arc<Images>,
     pub(in crate::entitlement) refusals: Refusals,
     latencies: Latencies,
     rulebook: Arc<ArcSwap<Rulebook>>,
@@ -97,9 +105,10 @@ pub(in crate::entitlement) struct LiveDecision {
 pub(in crate::entitlement) type Undecidable = (RefusalCause, Option<Arc<Trace>>);
 
 impl NodeState {
-    /// Everything is decided by `rulebook` and served from `board` until they are replaced.
+    /// Everything is decided by `rulebook` and served from `bundles` until they are replaced; the daemon may open so many
+    /// `descriptors`.
     #[must_use]
-    pub fn new(parts: Parts, rulebook: Rulebook, bundles: BundleSet) -> Self {
+    pub fn new(parts: Parts, rulebook: Rulebook, bundles: BundleSet, descriptors: u64) -> Self {
         let rulebook = Arc::new(ArcSwap::from_pointee(rulebook));
         let in_force = Arc::clone(&rulebook);
         let current_epoch = Box::new(move || in_force.load().epoch());
@@ -112,6 +121,7 @@ impl NodeState {
             ),
             parts,
             live: Arc::default(),
+            images: Arc::new(Images::for_descriptors(descriptors)),
             refusals: Refusals::default(),
             latencies: Latencies::default(),
             rulebook,
@@ -161,7 +171,9 @@ impl NodeState {
         let after = Arc::new(rulebook);
         let swap = || {
             let before = self.rulebook.swap(Arc::clone(&after));
-            self.issuer.retain(after.entries());
+            let in_force = EntriesInForce::of(after.entries());
+            self.issuer.retain(&in_force);
+            self.images.retain(&in_force);
             before
         };
         self.changed(swap, |before, trace| is_affected(trace, before, &after))
@@ -197,6 +209,15 @@ impl NodeState {
     /// Sends orders to a signer on the network, in batches. Never ends; a local signer needs none.
     pub async fn send_orders(&self) {
         self.issuer.run().await;
+    }
+
+    /// Drops process images that nobody needs, and SVIDs that have ended. Never ends.
+    pub async fn sweep_images(&self) {
+        let mut ticks = interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            self.images.sweep(self.now());
+        }
     }
 
     /// A number that differs from an earlier one if anything was replaced in between.

@@ -15,13 +15,16 @@ use crate::attestation::PinnedProcess;
 use crate::audit::Event;
 use crate::audit::Record;
 use crate::entitlement::door::Ended;
+use crate::entitlement::images::HeldImage;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::outbound::Outbound;
 use crate::entitlement::ledger::records;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::NodeState;
+use crate::evidence::Principal;
 use crate::identity::SpiffeId;
+use crate::issuance::Holder;
 use crate::issuance::Issuance;
 use crate::issuance::IssuanceId;
 use crate::issuance::IssueError;
@@ -34,7 +37,9 @@ use crate::policy::Trace;
 #[derive(Debug)]
 pub(in crate::entitlement) struct Session {
     pub(in crate::entitlement) node: Arc<NodeState>,
-    pub(in crate::entitlement) peer: Arc<CheckedProcess>,
+    pub(in crate::entitlement) peer: HeldImage,
+    /// Whom everything on it is charged to.
+    pub(in crate::entitlement) principal: Principal,
     outbound: Mutex<Outbound>,
 }
 
@@ -42,7 +47,8 @@ pub(in crate::entitlement) struct Session {
 #[derive(Debug)]
 pub(in crate::entitlement) struct SessionSubject {
     pub(in crate::entitlement) session: Arc<Session>,
-    pub(in crate::entitlement) process: Arc<CheckedProcess>,
+    /// `None` where it is the connection's own.
+    pub(in crate::entitlement) other: Option<HeldImage>,
 }
 
 /// Why nothing was issued on a permit.
@@ -56,7 +62,8 @@ pub(in crate::entitlement) enum NotIssued {
 
 impl Session {
     pub(in crate::entitlement) fn new(node: Arc<NodeState>, peer: PinnedProcess) -> Self {
-        Self { node, peer: Arc::new(CheckedProcess::new(peer)), outbound: Mutex::default() }
+        let principal = peer.principal();
+        Self { peer: node.images.of(peer), node, principal, outbound: Mutex::default() }
     }
 
     /// What was handed to the door and may not have left yet.
@@ -70,8 +77,12 @@ impl SessionSubject {
         &self.session.node
     }
 
+    pub(in crate::entitlement) fn process(&self) -> &Arc<CheckedProcess> {
+        self.other.as_ref().unwrap_or(&self.session.peer).process()
+    }
+
     pub(in crate::entitlement) fn pinned(&self) -> &PinnedProcess {
-        &self.process.pinned
+        &self.process().pinned
     }
 
     /// Resolves when nothing can be handed out any more: the process or the connection's own has exited, or the daemon
@@ -79,10 +90,9 @@ impl SessionSubject {
     pub(in crate::entitlement) fn closed(&self) -> BoxFuture<'static, Ended> {
         let node = Arc::clone(self.node());
         let exited = self.pinned().process().exited();
-        let peer_exited = if Arc::ptr_eq(&self.process, &self.session.peer) {
-            pending().boxed()
-        } else {
-            self.session.peer.pinned.process().exited()
+        let peer_exited = match self.other {
+            Some(_) => self.session.peer.pinned.process().exited(),
+            None => pending().boxed(),
         };
         async move {
             tokio::select! {
@@ -103,8 +113,8 @@ impl SessionSubject {
         basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
-        self.process.check_now(&basis.epoch, basis.rests_on)?;
-        self.session.outbound().set_stream(stream, &self.process, basis, ids);
+        self.process().check_now(&basis.epoch, basis.rests_on)?;
+        self.session.outbound().set_stream(stream, self.process(), basis, ids);
         Ok(())
     }
 
@@ -114,15 +124,15 @@ impl SessionSubject {
         basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
     ) -> Result<(), NotAttested> {
-        self.process.check_now(&basis.epoch, basis.rests_on)?;
-        self.session.outbound().add_reply(&self.process, basis, ids);
+        self.process().check_now(&basis.epoch, basis.rests_on)?;
+        self.session.outbound().add_reply(self.process(), basis, ids);
         Ok(())
     }
 
     /// Takes note of a decision that denies the process everything: nothing that waits may leave any more.
     pub(in crate::entitlement) fn note_denial(&self, ended: Ended) {
         if matches!(ended, Ended::Denied(_)) {
-            self.session.outbound().denied(&self.process);
+            self.session.outbound().denied(self.process());
         }
     }
 
@@ -134,7 +144,8 @@ impl SessionSubject {
         trace: &Trace,
         held: &[IssuanceId],
     ) -> Result<IssuedX509Svid, NotIssued> {
-        match self.node().issuer.x509_svid(self.session.peer.pinned.principal(), permit).await {
+        let holder = Holder { principal: self.session.principal, svids: &self.process().svids, held };
+        match self.node().issuer.x509_svid(holder, permit).await {
             Ok(issued) => {
                 if !held.contains(&issued.issuance.id) {
                     let event = if issued.first { Event::Issued } else { Event::Delivered };

@@ -167,7 +167,7 @@ impl Driver {
             decided.permits
         };
         self.handle.decided_on(Arc::clone(&decided.basis.trace));
-        self.subject.session.outbound().decided_again(&self.subject.process, &decided.basis);
+        self.subject.session.outbound().decided_again(self.subject.process(), &decided.basis);
         self.basis = Some(decided.basis);
         self.changes = decided.changes;
         let bundles = bundles.view(permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter()));
@@ -238,7 +238,7 @@ impl Driver {
         let Some(DecisionBasis { epoch, rests_on, .. }) = &self.basis else { return Ok(StreamEvent::Woken) };
         let mut time_left = until.duration_since(node.now()).unwrap_or_default();
         loop {
-            let nap = time_left.min(subject.process.next_check_in(epoch, *rests_on, self.spread()));
+            let nap = time_left.min(subject.process().next_check_in(epoch, *rests_on, self.spread()));
             tokio::select! {
                 biased;
                 ended = &mut closed => return Err(ended),
@@ -250,7 +250,7 @@ impl Driver {
                 return Ok(StreamEvent::Woken);
             }
             // What cannot be found out now takes nothing away; it is checked again next time.
-            if let Err(why @ NotAttested::No(_)) = subject.process.check_shared(epoch, *rests_on) {
+            if let Err(why @ NotAttested::No(_)) = subject.process().check_shared(epoch, *rests_on) {
                 return Ok(self.changed(why));
             }
         }

@@ -80,8 +80,7 @@ async fn sign_all(
 ) -> Result<Vec<JwtSvid>, NotIssued> {
     let mut svids = Vec::with_capacity(permits.len());
     for permit in permits {
-        let principal = subject.session.peer.pinned.principal();
-        let signed = subject.node().issuer.jwt_svid(principal, permit, audiences.to_vec()).await;
+        let signed = subject.node().issuer.jwt_svid(subject.session.principal, permit, audiences.to_vec()).await;
         let IssuedJwtSvid { issuance, svid } = signed.map_err(|why| subject.not_issued(&why))?;
         subject.record(Event::Issued, &issuance, trace, None);
         svids.push(svid);

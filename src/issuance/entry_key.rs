@@ -1,16 +1,30 @@
 //! Equality of entries across reloads, for state that is kept per entry.
 
+use std::collections::HashSet;
 use std::hash::Hash;
 use std::hash::Hasher;
 use std::sync::Arc;
 
 use crate::registration::Entry;
+use crate::registration::EntryIndex;
 use crate::registration::entry::Origin;
 
 /// An entry as a map key. Two entries are equal if the same selectors give the same SPIFFE ID on the same terms. File and
 /// line are ignored; a server's entry id is compared, because the server signs by it.
 #[derive(Debug, Clone)]
 pub(super) struct EntryKey(pub(super) Arc<Entry>);
+
+/// The entries of the current rulebook.
+#[derive(Debug)]
+pub struct EntriesInForce(pub(super) HashSet<EntryKey>);
+
+impl EntriesInForce {
+    /// Those of this index.
+    #[must_use]
+    pub fn of(entries: &EntryIndex) -> Self {
+        Self(entries.entries().iter().cloned().map(EntryKey).collect())
+    }
+}
 
 impl EntryKey {
     fn server(&self) -> Option<&Origin> {
@@ -38,8 +52,6 @@ impl Hash for EntryKey {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]

@@ -3,7 +3,6 @@
 //! A local signer uses a core, so key generation and signature run under a turn. A remote signer uses round trips, so the
 //! turn covers key generation alone, and orders are sent in batches.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,10 +14,10 @@ use crate::evidence::Principal;
 use crate::fairness::FairPool;
 use crate::identity::JwtSvid;
 use crate::issuance::context::CurrentEpoch;
-use crate::issuance::context::Draft;
 use crate::issuance::context::IssuanceContext;
-use crate::issuance::context::unanswered;
-use crate::issuance::entry_key::EntryKey;
+use crate::issuance::entry_key::EntriesInForce;
+use crate::issuance::image_svids;
+use crate::issuance::image_svids::Holder;
 use crate::issuance::issuance::CredentialKind;
 use crate::issuance::issuance::Issuance;
 use crate::issuance::issuance::IssuedJwtSvid;
@@ -31,7 +30,6 @@ use crate::issuance::shared_svids::SharedSvids;
 use crate::issuance::svid_cache::SignedSvid;
 use crate::policy::Permit;
 use crate::randomness::Randomness;
-use crate::registration::EntryIndex;
 use crate::time::Clock;
 
 /// Turns permits into SVIDs.
@@ -42,7 +40,7 @@ pub struct Issuer {
 
 /// How an X509-SVID comes about.
 enum Route {
-    /// The local signer signs for one caller.
+    /// The local signer signs for all connections of a process image.
     Local,
     /// A remote signer signs for one caller.
     Remote(RemoteSigner),
@@ -85,35 +83,34 @@ impl Issuer {
         }
     }
 
-    /// Drops the state of entries that are not among these. The node calls it after each change of the rulebook.
-    pub fn retain(&self, entries: &EntryIndex) {
-        let in_force: HashSet<_> = entries.entries().iter().cloned().map(EntryKey).collect();
-        self.metrics().retain(&in_force);
+    /// Drops the state of other entries. The node calls it after each change of the rulebook.
+    pub fn retain(&self, in_force: &EntriesInForce) {
+        self.metrics().retain(in_force);
         if let Route::Shared(svids) = &self.route {
-            svids.retain(&in_force);
+            svids.retain(in_force);
         }
     }
 
-    /// Issues an X509-SVID with a new key, or the entry's if the authority has one key per entry. Waits for a turn of
-    /// `principal`, whom the work is charged to.
+    /// Issues an X509-SVID, or hands out the one that the holder's process image has; where the authority has one key per
+    /// entry, the one that the entry has. Waits for a turn of the holder's principal.
     ///
     /// # Errors
     /// [`IssueError`]
-    pub async fn x509_svid(&self, principal: Principal, permit: Permit) -> Result<IssuedX509Svid, IssueError> {
-        let signed = match &self.route {
-            Route::Local => self.sign_here(principal, &permit).await,
-            Route::Remote(signer) => signer.sign(&self.context, principal, &permit).await,
-            Route::Shared(svids) => {
-                let shared = svids.svid(&self.context, principal, &permit).await;
-                let (shared, due) = self.unless_stale(shared, &permit)?;
-                let SignedSvid { issuance, mut svid, .. } = shared.signed.clone();
-                svid.hint.clone_from(&permit.grant().hint);
-                let renew_at = renewal::ask_again_at(due, self.context.clock.now());
-                return Ok(IssuedX509Svid { issuance, svid, renew_at, first: shared.hand_over() });
+    pub async fn x509_svid(&self, holder: Holder<'_>, permit: Permit) -> Result<IssuedX509Svid, IssueError> {
+        let shared = match &self.route {
+            Route::Local => image_svids::svid(&self.context, holder, &permit).await,
+            Route::Shared(svids) => svids.svid(&self.context, holder.principal, &permit).await,
+            Route::Remote(signer) => {
+                let signed = signer.sign(&self.context, holder.principal, &permit).await;
+                let SignedSvid { issuance, svid, renew_at } = self.unless_stale(signed, &permit)?;
+                return Ok(IssuedX509Svid { issuance, svid, renew_at, first: true });
             }
         };
-        let SignedSvid { issuance, svid, renew_at } = self.unless_stale(signed, &permit)?;
-        Ok(IssuedX509Svid { issuance, svid, renew_at, first: true })
+        let (shared, due) = self.unless_stale(shared, &permit)?;
+        let SignedSvid { issuance, mut svid, .. } = shared.signed.clone();
+        svid.hint.clone_from(&permit.grant().hint);
+        let renew_at = renewal::ask_again_at(due, self.context.clock.now());
+        Ok(IssuedX509Svid { issuance, svid, renew_at, first: shared.hand_over() })
     }
 
     /// Signs a new JWT-SVID for `audiences`. Waits for a turn of `principal`.
@@ -137,15 +134,6 @@ impl Issuer {
                 self.metrics().count_failed();
             }
         })
-    }
-
-    async fn sign_here(&self, principal: Principal, permit: &Permit) -> Result<SignedSvid, IssueError> {
-        let _turn = self.context.cores.enter(principal).await;
-        self.context.check(permit)?;
-        let (draft, issued) = (Draft::new(permit)?, self.context.clock.now());
-        let mut answers = self.context.authority.x509(vec![draft.order(issued)]).await;
-        let chain = answers.pop().unwrap_or_else(|| Err(unanswered()))?;
-        self.context.signed(draft, issued, chain)
     }
 
     async fn sign_token(

@@ -1,7 +1,6 @@
 //! Counters of the issuer.
 
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -9,6 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use crate::issuance::entry_key::EntriesInForce;
 use crate::issuance::entry_key::EntryKey;
 use crate::registration::Entry;
 
@@ -63,8 +63,8 @@ impl IssuanceMetrics {
         }
     }
 
-    pub(super) fn retain(&self, in_force: &HashSet<EntryKey>) {
-        self.tokens().retain(|entry, _| in_force.contains(entry));
+    pub(super) fn retain(&self, in_force: &EntriesInForce) {
+        self.tokens().retain(|entry, _| in_force.0.contains(entry));
     }
 
     fn tokens(&self) -> MutexGuard<'_, HashMap<EntryKey, u64>> {

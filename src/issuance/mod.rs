@@ -3,6 +3,7 @@
 
 mod context;
 mod entry_key;
+mod image_svids;
 #[allow(clippy::module_inception, reason = "the room is named for the noun that it makes")]
 pub mod issuance;
 mod issue_error;
@@ -15,6 +16,9 @@ mod shared_svids;
 mod svid_cache;
 
 pub use context::CurrentEpoch;
+pub use entry_key::EntriesInForce;
+pub use image_svids::Holder;
+pub use image_svids::ImageSvids;
 pub use issuance::CredentialKind;
 pub use issuance::Issuance;
 pub use issuance::IssuanceId;

@@ -1,6 +1,5 @@
 //! Issuance with one key per entry: callers share an SVID, and one of them renews it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -12,7 +11,7 @@ use crate::evidence::Principal;
 use crate::issuance::context::Draft;
 use crate::issuance::context::IssuanceContext;
 use crate::issuance::context::unanswered;
-use crate::issuance::entry_key::EntryKey;
+use crate::issuance::entry_key::EntriesInForce;
 use crate::issuance::issue_error::IssueError;
 use crate::issuance::remote_signer::CALL_LIMIT;
 use crate::issuance::remote_signer::RemoteSigner;
@@ -47,8 +46,7 @@ impl SharedSvids {
         principal: Principal,
         permit: &Permit,
     ) -> Result<(Arc<SharedSvid>, SystemTime), IssueError> {
-        let grant = permit.grant();
-        let key = SvidKey { entry: EntryKey(Arc::clone(&grant.entry)), id: grant.id.clone() };
+        let key = SvidKey::of(permit.grant());
         let begun = context.clock.now();
         if let Some(current) = self.cache.current(&key, begun) {
             return Ok(current);
@@ -67,7 +65,7 @@ impl SharedSvids {
     }
 
     /// Drops the SVIDs of other entries.
-    pub(super) fn retain(&self, in_force: &HashSet<EntryKey>) {
+    pub(super) fn retain(&self, in_force: &EntriesInForce) {
         self.cache.retain(in_force);
     }
 

@@ -1,7 +1,7 @@
-//! The cache of shared SVIDs: one per entry, with one renewal at a time. Does not know how an SVID is signed.
+//! The cache of shared SVIDs: one per entry, with one renewal at a time. Does not know how an SVID is signed, or who shares
+//! it.
 
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -15,10 +15,12 @@ use tokio::sync::watch;
 
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
+use crate::issuance::entry_key::EntriesInForce;
 use crate::issuance::entry_key::EntryKey;
 use crate::issuance::issuance::Issuance;
 use crate::issuance::issue_error::IssueError;
 use crate::issuance::renewal;
+use crate::policy::Grant;
 
 /// The key of an SVID: an entry and the SPIFFE ID that it gives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,7 +68,7 @@ pub(super) struct Renewal {
 
 type Slots = Arc<Mutex<HashMap<SvidKey, Slot>>>;
 
-/// The SVIDs of all entries.
+/// SVIDs by their entries, for all who share them.
 ///
 /// INVARIANT: its keys are entries of the current rulebook, which bounds its size.
 #[derive(Debug, Default)]
@@ -127,8 +129,8 @@ impl SvidCache {
     }
 
     /// Drops the SVIDs of other entries.
-    pub(super) fn retain(&self, in_force: &HashSet<EntryKey>) {
-        self.slots().retain(|key, _| in_force.contains(&key.entry));
+    pub(super) fn retain(&self, in_force: &EntriesInForce) {
+        self.slots().retain(|key, _| in_force.0.contains(&key.entry));
     }
 
     /// Drops expired SVIDs that no caller renews.
@@ -166,6 +168,26 @@ impl Renewal {
         drop(slots);
         self.done.send_replace(Some(renewed));
         served
+    }
+
+    /// Wakes the callers that wait with the reason why nothing was signed. Each decides for itself when it tries again, and
+    /// the earlier SVID stays until its own end.
+    pub(super) fn fail(self, why: IssueError) {
+        let mut slots = lock(&self.slots);
+        if let Some(slot) = slots.get_mut(&self.key) {
+            slot.renewal = None;
+            if slot.held.is_none() {
+                slots.remove(&self.key);
+            }
+        }
+        drop(slots);
+        self.done.send_replace(Some(Err(why)));
+    }
+}
+
+impl SvidKey {
+    pub(super) fn of(grant: &Grant) -> Self {
+        Self { entry: EntryKey(Arc::clone(&grant.entry)), id: grant.id.clone() }
     }
 }
 
@@ -221,6 +243,7 @@ mod tests {
     use crate::issuance::IssuanceId;
     use crate::policy::DecisionId;
     use crate::registration::Entry;
+    use crate::registration::EntryIndex;
 
     const LIFE: Duration = Duration::from_secs(600);
     const HALF: Duration = Duration::from_secs(300);
@@ -303,7 +326,7 @@ mod tests {
     fn an_entry_that_is_not_in_force_any_more_does_not_come_back() {
         let cache = SvidCache::default();
         let underway = renewal_of(&cache, UNIX_EPOCH);
-        cache.retain(&HashSet::new());
+        cache.retain(&EntriesInForce::of(&EntryIndex::default()));
         underway.finish(Ok(signed(1, UNIX_EPOCH)), UNIX_EPOCH, 0.5);
         assert!(cache.next(&key(), UNIX_EPOCH, || Err(IssueError::StalePermit)).is_err());
         assert!(cache.slots().is_empty());

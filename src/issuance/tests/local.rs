@@ -11,7 +11,6 @@ use x509_parser::prelude::FromDer;
 use super::*;
 use crate::evidence::Undecided;
 use crate::issuance::CredentialKind;
-use crate::issuance::IssueError;
 
 fn audiences() -> Vec<String> {
     vec!["ledger".to_owned()]
@@ -23,7 +22,7 @@ async fn a_permit_becomes_an_svid_on_the_terms_of_its_entry() {
     let mut entry = entry("/web");
     entry.hint = Some("internal".to_owned());
     entry.terms.dns = vec!["web.internal".to_owned()];
-    let issued = world.issuer.x509_svid(CALLER, permit_by(entry)).await.unwrap();
+    let issued = issue(&world, CALLER, permit_by(entry)).await.unwrap();
     let (svid, now) = (issued.svid, world.clock.now());
     assert_eq!(svid.id.as_str(), "spiffe://example.org/web");
     assert_eq!(svid.hint.as_deref(), Some("internal"));
@@ -38,7 +37,7 @@ async fn a_permit_becomes_an_svid_on_the_terms_of_its_entry() {
 #[tokio::test(start_paused = true)]
 async fn an_issuance_names_the_credential_its_entry_and_its_decision() {
     let world = World::local(HOUR * 168);
-    let x509 = world.issuer.x509_svid(CALLER, permit("/web")).await.unwrap();
+    let x509 = issue(&world, CALLER, permit("/web")).await.unwrap();
     let jwt = world.issuer.jwt_svid(CALLER, permit("/web"), audiences()).await.unwrap();
     assert!(x509.first);
     assert_ne!(x509.issuance.id, jwt.issuance.id);
@@ -55,8 +54,8 @@ async fn an_issuance_names_the_credential_its_entry_and_its_decision() {
 #[tokio::test(start_paused = true)]
 async fn no_two_svids_share_a_key_a_serial_or_a_token_id() {
     let world = World::local(HOUR * 168);
-    let first = world.issuer.x509_svid(CALLER, permit("/web")).await.unwrap().svid;
-    let second = world.issuer.x509_svid(CALLER, permit("/web")).await.unwrap().svid;
+    let first = issue(&world, CALLER, permit("/web")).await.unwrap().svid;
+    let second = issue(&world, CALLER, permit("/web")).await.unwrap().svid;
     assert_ne!(first.key.expose_pkcs8(), second.key.expose_pkcs8());
     assert_ne!(first.serial, second.serial);
     let first = world.issuer.jwt_svid(CALLER, permit("/web"), audiences()).await.unwrap().svid;
@@ -70,7 +69,7 @@ async fn no_two_svids_share_a_key_a_serial_or_a_token_id() {
 async fn a_stale_permit_issues_nothing_and_is_no_failure() {
     let world = World::local(HOUR * 168);
     world.change_rulebook();
-    let refused = world.issuer.x509_svid(CALLER, permit("/web")).await.unwrap_err();
+    let refused = issue(&world, CALLER, permit("/web")).await.unwrap_err();
     assert_eq!(refused, IssueError::StalePermit);
     let refused = world.issuer.jwt_svid(CALLER, permit("/web"), audiences()).await.unwrap_err();
     assert_eq!(refused, IssueError::StalePermit);
@@ -86,7 +85,7 @@ fn all_turns(world: &World) -> Vec<crate::fairness::Ticket> {
 async fn entries_that_change_while_a_caller_waits_for_its_turn_count() {
     let world = World::local(HOUR * 168);
     let turns = all_turns(&world);
-    let mut waiting = Box::pin(world.issuer.x509_svid(CALLER, permit("/web")));
+    let mut waiting = Box::pin(issue(&world, CALLER, permit("/web")));
     assert!((&mut waiting).now_or_never().is_none());
     world.change_rulebook();
     drop(turns);
@@ -97,7 +96,7 @@ async fn entries_that_change_while_a_caller_waits_for_its_turn_count() {
 async fn a_credential_is_dated_by_when_its_turn_came() {
     let world = World::local(HOUR * 168);
     let turns = all_turns(&world);
-    let mut svid = Box::pin(world.issuer.x509_svid(CALLER, permit("/web")));
+    let mut svid = Box::pin(issue(&world, CALLER, permit("/web")));
     let mut token = Box::pin(world.issuer.jwt_svid(CALLER, permit("/web"), audiences()));
     assert!((&mut svid).now_or_never().is_none() && (&mut token).now_or_never().is_none());
     advance(Duration::from_secs(30)).await;
@@ -111,7 +110,7 @@ async fn a_credential_is_dated_by_when_its_turn_came() {
 async fn an_authority_that_cannot_sign_is_never_a_no_to_the_caller() {
     let world = World::local(HOUR * 168);
     world.clock.set_back(2 * HOUR);
-    let refused = world.issuer.x509_svid(CALLER, permit("/web")).await.unwrap_err();
+    let refused = issue(&world, CALLER, permit("/web")).await.unwrap_err();
     assert!(matches!(refused, IssueError::Refused(Refused::OutsideLife(_))), "{refused}");
     assert_eq!(refused.undecided(), Undecided::Authority);
     assert_eq!(world.issuer.metrics().failed(), 1);
@@ -120,7 +119,7 @@ async fn an_authority_that_cannot_sign_is_never_a_no_to_the_caller() {
 #[tokio::test(start_paused = true)]
 async fn an_svid_that_the_authoritys_end_cuts_short_is_counted() {
     let world = World::local(HOUR + Duration::from_secs(60));
-    let svid = world.issuer.x509_svid(CALLER, permit("/web")).await.unwrap().svid;
+    let svid = issue(&world, CALLER, permit("/web")).await.unwrap().svid;
     assert_eq!(svid.not_after, world.clock.now() + Duration::from_secs(60));
     assert_eq!((world.issuer.metrics().issued(), world.issuer.metrics().clamped()), (1, 1));
 }
@@ -133,6 +132,6 @@ async fn tokens_are_counted_per_entry_while_it_is_in_force() {
     }
     let counts = || ["/web", "/db"].map(|path| world.issuer.metrics().tokens_of(&Arc::new(entry(path))));
     assert_eq!(counts(), [2, 1]);
-    world.issuer.retain(&EntryIndex::new(vec![entry("/db")]));
+    world.issuer.retain(&EntriesInForce::of(&EntryIndex::new(vec![entry("/db")])));
     assert_eq!(counts(), [0, 1]);
 }

@@ -1,5 +1,6 @@
 //! Tests of the issuer with local and remote signers.
 
+mod image;
 mod local;
 mod remote;
 mod shared;
@@ -39,6 +40,11 @@ use crate::evidence::Level;
 use crate::evidence::Principal;
 use crate::evidence::Source;
 use crate::identity::Bundle;
+use crate::issuance::EntriesInForce;
+use crate::issuance::Holder;
+use crate::issuance::ImageSvids;
+use crate::issuance::IssueError;
+use crate::issuance::IssuedX509Svid;
 use crate::issuance::Issuer;
 use crate::policy::DecisionId;
 use crate::policy::Permit;
@@ -71,6 +77,12 @@ fn permit_by(entry: Entry) -> Permit {
     let rulebook =
         Rulebook::new(EPOCH, EntryIndex::new(vec![entry]), Rules { minimum: Level::Reduced, wait: Duration::ZERO });
     decide(&caller, &rulebook, DecisionId([3; 6]), release()).outcome.into_permits().remove(0)
+}
+
+/// Issues for a process image of its own.
+async fn issue(world: &World, principal: Principal, permit: Permit) -> Result<IssuedX509Svid, IssueError> {
+    let holder = Holder { principal, svids: &ImageSvids::default(), held: &[] };
+    world.issuer.x509_svid(holder, permit).await
 }
 
 fn permit(path: &str) -> Permit {

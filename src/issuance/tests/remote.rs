@@ -6,15 +6,13 @@ use proptest::prelude::*;
 use tokio::time::timeout;
 
 use super::*;
-use crate::issuance::IssueError;
-use crate::issuance::IssuedX509Svid;
 
 fn world(max_batch: usize) -> (World, Arc<NetworkSigner>) {
     World::remote(KeySharing::PerImage, max_batch)
 }
 
 async fn svid(world: &World, path: &str) -> Result<IssuedX509Svid, IssueError> {
-    world.issuer.x509_svid(CALLER, permit(path)).await
+    issue(world, CALLER, permit(path)).await
 }
 
 fn unanswered() -> IssueError {
@@ -25,7 +23,7 @@ fn unanswered() -> IssueError {
 async fn a_thousand_orders_at_once_travel_in_two_full_calls() {
     let (world, signer) = world(500);
     let begun = Instant::now();
-    let answers = join_all((0..1000).map(|n| world.issuer.x509_svid(CALLER, permit(&format!("/{n}"))))).await;
+    let answers = join_all((0..1000).map(|n| issue(&world, CALLER, permit(&format!("/{n}"))))).await;
     assert_eq!(signer.calls(), [500, 500]);
     assert_eq!(begun.elapsed(), ROUND_TRIP);
     for (n, answer) in answers.into_iter().enumerate() {
@@ -90,7 +88,7 @@ async fn a_principal_with_many_orders_leaves_room_for_another() {
         assert!(order.now_or_never().is_none());
     }
     let stranger = Principal { uid: 1001, cgroup: 0 };
-    let mut strangers = Box::pin(world.issuer.x509_svid(stranger, permit("/stranger")));
+    let mut strangers = Box::pin(issue(&world, stranger, permit("/stranger")));
     assert!((&mut strangers).now_or_never().is_none());
     sleep(ROUND_TRIP * 2).await;
     assert_eq!(signer.calls(), [10, 10, 1]);
@@ -99,7 +97,7 @@ async fn a_principal_with_many_orders_leaves_room_for_another() {
 #[tokio::test(start_paused = true)]
 async fn no_more_than_four_calls_are_away_at_once() {
     let (world, signer) = world(1);
-    let strangers = (0..8).map(|uid| world.issuer.x509_svid(Principal { uid, cgroup: 0 }, permit("/web")));
+    let strangers = (0..8).map(|uid| issue(&world, Principal { uid, cgroup: 0 }, permit("/web")));
     let mut orders: Vec<_> = strangers.map(Box::pin).collect();
     for order in &mut orders {
         assert!(order.now_or_never().is_none());

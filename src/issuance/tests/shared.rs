@@ -5,15 +5,13 @@ use futures_util::future::join_all;
 use tokio::time::sleep_until;
 
 use super::*;
-use crate::issuance::IssueError;
-use crate::issuance::IssuedX509Svid;
 
 fn world() -> (World, Arc<NetworkSigner>) {
     World::remote(KeySharing::PerEntry, 500)
 }
 
 async fn svid(world: &World, path: &str) -> Result<IssuedX509Svid, IssueError> {
-    world.issuer.x509_svid(CALLER, permit(path)).await
+    issue(world, CALLER, permit(path)).await
 }
 
 /// Sleeps until the wall clock shows `at`.
@@ -66,7 +64,7 @@ async fn entries_share_nothing_and_an_entry_on_other_terms_is_another() {
     moved.order = crate::registration::entry::EntryOrder { source: 0, place: 9 };
     let mut serials = Vec::new();
     for entry in [entry("/web"), entry("/db"), other_terms, moved] {
-        serials.push(world.issuer.x509_svid(CALLER, permit_by(entry)).await.unwrap().svid.serial);
+        serials.push(issue(&world, CALLER, permit_by(entry)).await.unwrap().svid.serial);
     }
     assert_eq!(serials[0], serials[3]);
     serials.truncate(3);
@@ -141,7 +139,7 @@ async fn a_hint_is_the_permits_own() {
     let mut hinted = entry("/web");
     hinted.hint = Some("internal".to_owned());
     let without = svid(&world, "/web").await.unwrap().svid;
-    let with = world.issuer.x509_svid(CALLER, permit_by(hinted)).await.unwrap().svid;
+    let with = issue(&world, CALLER, permit_by(hinted)).await.unwrap().svid;
     assert_eq!(without.serial, with.serial);
     assert_eq!((without.hint, with.hint.as_deref()), (None, Some("internal")));
 }
@@ -150,9 +148,9 @@ async fn a_hint_is_the_permits_own() {
 async fn an_entry_that_was_gone_gets_a_new_key_when_it_comes_back() {
     let (world, _) = world();
     let first = svid(&world, "/web").await.unwrap().svid;
-    world.issuer.retain(&EntryIndex::new(vec![entry("/db"), entry("/web")]));
+    world.issuer.retain(&EntriesInForce::of(&EntryIndex::new(vec![entry("/db"), entry("/web")])));
     assert_eq!(svid(&world, "/web").await.unwrap().svid.serial, first.serial);
-    world.issuer.retain(&EntryIndex::new(vec![entry("/db")]));
+    world.issuer.retain(&EntriesInForce::of(&EntryIndex::new(vec![entry("/db")])));
     let second = svid(&world, "/web").await.unwrap().svid;
     assert_ne!(first.key.expose_pkcs8(), second.key.expose_pkcs8());
 }

@@ -1,8 +1,8 @@
 //! What is true of a machine and of its configuration, whatever the node believes, and the judge of what the node does.
 //!
-//! Left out, because the node finds it out at its next decision only: a supplementary group or the host's cgroup namespace
-//! that a process gave up, and a label that it lost, still count for what the process asked for before. A client that reads
-//! may be told less than is true at any time; that it is told all of it in the end is judged once all faults are over.
+//! Left out, because the node finds it out at its next decision only: a label that a process lost still counts for what the
+//! process asked for before. A client that reads may be told less than is true at any time; that it is told all of it in the
+//! end is judged once all faults are over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,8 +67,8 @@ pub(crate) struct Subject {
     pub(crate) program: &'static str,
     pub(crate) place: Place,
     pub(crate) own_user_namespace: bool,
-    pub(crate) group: Fading,
-    pub(crate) host_cgroup_namespace: Fading,
+    pub(crate) group: bool,
+    pub(crate) host_cgroup_namespace: bool,
     pub(crate) label: Fading,
     /// The node has sent something to it. A change before its connection was accepted cannot be told from having been so
     /// all along.
@@ -116,8 +116,8 @@ impl Subject {
             program,
             place: Place::Unit,
             own_user_namespace: false,
-            group: Fading::new(true),
-            host_cgroup_namespace: Fading::new(true),
+            group: true,
+            host_cgroup_namespace: true,
             label: Fading::new(is_labelled),
             is_spoken_to: false,
             has_changed: false,
@@ -133,9 +133,9 @@ impl Subject {
         let fits = match rule.need {
             Need::Nothing => true,
             Need::Program(program) => on_host && program == self.program,
-            Need::Group => held(self.group),
+            Need::Group => self.group,
             Need::Unit => self.place == Place::Unit,
-            Need::Host => on_host && held(self.host_cgroup_namespace),
+            Need::Host => on_host && self.host_cgroup_namespace,
             Need::Label => held(self.label),
         };
         rule.uid == self.uid && fits && !self.is_nobody
