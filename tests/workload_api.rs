@@ -61,6 +61,8 @@ mod lifetime;
 mod operator;
 #[path = "workload_api/over_time/power_cuts.rs"]
 mod power_cuts;
+#[path = "workload_api/over_time/process_images.rs"]
+mod process_images;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
 #[path = "workload_api/over_time/reloads.rs"]

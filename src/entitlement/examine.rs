@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use crate::attestation::PinnedProcess;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
+use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::LiveDecision;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Undecidable;
@@ -56,7 +56,7 @@ impl NodeState {
             Examination { peer, level, evidence, verdict, at }
         };
         let process = match self.parts.attestor.by_peer(process) {
-            Ok(process) => process,
+            Ok(pinned) => CheckedProcess::new(pinned),
             Err(why) => return examination(None, Err(why.into())),
         };
         match self.examine_patiently(&process).await {
@@ -73,7 +73,7 @@ impl NodeState {
     }
 
     /// Decides again until no provider is pending, no longer than a first answer would wait.
-    async fn examine_patiently(&self, process: &PinnedProcess) -> Result<LiveDecision, Undecidable> {
+    async fn examine_patiently(&self, process: &CheckedProcess) -> Result<LiveDecision, Undecidable> {
         let patience = sleep(self.rulebook().rules().wait);
         let mut patience = pin!(patience);
         loop {

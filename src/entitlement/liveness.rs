@@ -1,6 +1,7 @@
-//! The check that a process still is what something was decided for: made at once before a secret leaves, and shared by
-//! all streams of a process that only wait.
+//! One process image: the check that it still is what something was decided for, made at once before a secret leaves, and
+//! shared by all streams that only wait; and the latest decision about it.
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -13,6 +14,7 @@ use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::evidence::EpochParts;
 use crate::issuance::ImageSvids;
+use crate::policy::Decision;
 
 /// A process that became another one is noticed at the latest after this time, whether or not anything is due for it
 /// (SPEC: product contract §5, rule 8).
@@ -21,12 +23,32 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// A waiting stream uses the result of another stream's check up to this age.
 const CHECK_TTL: Duration = Duration::from_secs(8);
 
-/// A pinned process, the latest liveness check of it, and its SVIDs.
+/// A decision about a process that has permits and waits for nothing is used again up to this age. Every hand-over checks
+/// what it rests on.
+const DECISION_TTL: Duration = Duration::from_secs(1);
+
+/// A pinned process, the latest liveness check of it and decision about it, and its SVIDs.
 #[derive(Debug)]
 pub(in crate::entitlement) struct CheckedProcess {
     pub(in crate::entitlement) pinned: PinnedProcess,
     pub(in crate::entitlement) svids: ImageSvids,
     latest: Mutex<Option<LivenessCheck>>,
+    decided: Mutex<Option<Standing>>,
+}
+
+/// A decision about the process as it was attested.
+#[derive(Debug, Clone)]
+pub(in crate::entitlement) struct Standing {
+    pub(in crate::entitlement) decision: Arc<Decision>,
+    pub(in crate::entitlement) epoch: Epoch,
+    at: Instant,
+}
+
+impl Standing {
+    /// A decision that was made now.
+    pub(in crate::entitlement) fn new(decision: Decision, epoch: Epoch) -> Self {
+        Self { decision: Arc::new(decision), epoch, at: Instant::now() }
+    }
 }
 
 #[derive(Debug)]
@@ -45,12 +67,15 @@ impl LivenessCheck {
 
 impl CheckedProcess {
     pub(in crate::entitlement) fn new(pinned: PinnedProcess) -> Self {
-        Self { pinned, svids: ImageSvids::default(), latest: Mutex::default() }
+        Self { pinned, svids: ImageSvids::default(), latest: Mutex::default(), decided: Mutex::default() }
     }
 
     /// Proves now that what something was decided on is as it was.
     pub(in crate::entitlement) fn check_now(&self, epoch: &Epoch, rests_on: EpochParts) -> Result<(), NotAttested> {
         let result = self.pinned.unchanged(epoch, rests_on);
+        if result.is_err() {
+            self.decide_anew();
+        }
         *self.latest() = Some(LivenessCheck { at: Instant::now(), of: (*epoch, rests_on), result });
         result
     }
@@ -73,6 +98,29 @@ impl CheckedProcess {
             Some(check) => wait.saturating_sub(check.at.elapsed()),
             None => wait,
         }
+    }
+
+    /// The latest decision, where it was made by this rulebook and is not too old.
+    pub(in crate::entitlement) fn standing(&self, rulebook_epoch: u64) -> Option<Standing> {
+        let decided = self.decided();
+        let stands = |standing: &&Standing| {
+            standing.decision.trace.rulebook_epoch == rulebook_epoch && standing.at.elapsed() < DECISION_TTL
+        };
+        decided.as_ref().filter(stands).cloned()
+    }
+
+    /// Keeps a decision for those who ask next.
+    pub(in crate::entitlement) fn stands(&self, standing: Standing) {
+        *self.decided() = Some(standing);
+    }
+
+    /// Whoever asks next is attested and decided again.
+    pub(in crate::entitlement) fn decide_anew(&self) {
+        *self.decided() = None;
+    }
+
+    fn decided(&self) -> MutexGuard<'_, Option<Standing>> {
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<LivenessCheck>> {

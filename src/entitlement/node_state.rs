@@ -31,6 +31,8 @@ use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::ledger::refusals::Refusals;
+use crate::entitlement::liveness::CheckedProcess;
+use crate::entitlement::liveness::Standing;
 use crate::entitlement::published::BundleSet;
 use crate::evidence::Credentials;
 use crate::evidence::Level;
@@ -230,49 +232,65 @@ impl NodeState {
     }
 
     /// Attests a process now and decides; a refusal is kept and logged.
-    pub(in crate::entitlement) fn decide(&self, process: &PinnedProcess) -> Result<LiveDecision, Ended> {
+    pub(in crate::entitlement) fn decide(&self, process: &CheckedProcess) -> Result<LiveDecision, Ended> {
         self.decide_for(process, None)
     }
 
-    fn decide_for(&self, process: &PinnedProcess, wanted: Option<&SpiffeId>) -> Result<LiveDecision, Ended> {
+    fn decide_for(&self, process: &CheckedProcess, wanted: Option<&SpiffeId>) -> Result<LiveDecision, Ended> {
         let decided = self.decide_wanting(process, wanted);
-        decided.map_err(|(cause, trace)| self.refuse(process, cause, trace.as_ref()))
+        decided.map_err(|(cause, trace)| self.refuse(&process.pinned, cause, trace.as_ref()))
     }
 
     /// Attests a process now and decides; records nothing.
-    pub(in crate::entitlement) fn decide_quietly(&self, process: &PinnedProcess) -> Result<LiveDecision, Undecidable> {
+    pub(in crate::entitlement) fn decide_quietly(&self, process: &CheckedProcess) -> Result<LiveDecision, Undecidable> {
         self.decide_wanting(process, None)
     }
 
-    /// Attests and decides, for a caller who wants one identity alone or whatever there is. Before the authority has its
-    /// first key there is nothing to decide about: an empty bundle would tell a workload to trust nobody.
-    fn decide_wanting(&self, process: &PinnedProcess, wanted: Option<&SpiffeId>) -> Result<LiveDecision, Undecidable> {
+    /// Attests and decides, or takes the latest decision while it stands, for a caller who wants one identity alone or
+    /// whatever there is. Before the authority has its first key there is nothing to decide about: an empty bundle would
+    /// tell a workload to trust nobody.
+    fn decide_wanting(&self, process: &CheckedProcess, wanted: Option<&SpiffeId>) -> Result<LiveDecision, Undecidable> {
         if self.bundles().own().bundle().x509_authorities.is_empty() {
             return Err((RefusalCause::Undecided(Undecided::Authority), None));
         }
         let rulebook = self.rulebook();
-        let entries = rulebook.entries();
-        let begun = Instant::now();
-        let attested = self.parts.attestor.attest(process, &|evidence| entries.wants(evidence), entries.accounts());
+        let (standing, changes) = match process.standing(rulebook.epoch()) {
+            Some(standing) => (standing, Vec::new()),
+            None => self.attest_and_decide(process, &rulebook)?,
+        };
+        let Standing { decision, epoch, .. } = standing;
+        let basis = DecisionBasis { trace: Arc::clone(&decision.trace), epoch, rests_on: decision.rests_on };
+        let awaits = decision.worth_waiting_for(wanted);
+        Ok(LiveDecision { permits: decision.permits(), open: decision.open.clone(), awaits, basis, changes })
+    }
+
+    /// A decision that depends on no source which can change its answer stands for a while.
+    fn attest_and_decide(
+        &self,
+        process: &CheckedProcess,
+        rulebook: &Rulebook,
+    ) -> Result<(Standing, Vec<Change>), Undecidable> {
+        process.decide_anew();
+        let (entries, begun) = (rulebook.entries(), Instant::now());
+        let attested = self.parts.attestor.attest(&process.pinned, &|known| entries.wants(known), entries.accounts());
         let Attestation { proof, changes } = attested.map_err(|why| (RefusalCause::from(why), None))?;
         self.latencies.took(begun.elapsed());
-        let decision = decide(&proof, &rulebook, self.name(), self.now());
-        let awaits = decision.worth_waiting_for(wanted);
-        let trace = Arc::new(decision.trace);
-        let permits = match decision.outcome {
-            Outcome::Permits(permits) => permits,
-            Outcome::Awaiting(_) => Vec::new(),
-            Outcome::Denied(denial) => return Err((RefusalCause::Denied(denial), Some(trace))),
-        };
-        let basis = DecisionBasis { trace, epoch: proof.epoch(), rests_on: decision.rests_on };
-        Ok(LiveDecision { permits, open: decision.open, awaits, basis, changes })
+        let decision = decide(&proof, rulebook, self.name(), self.now());
+        if let Outcome::Denied(denial) = decision.outcome {
+            return Err((RefusalCause::Denied(denial), Some(decision.trace)));
+        }
+        let standing = Standing::new(decision, proof.epoch());
+        if changes.is_empty() {
+            process.stands(standing.clone());
+        }
+        Ok((standing, changes))
     }
 
     /// Decides for a single call, which waits for pending evidence as a first answer does; of a request for one identity,
     /// for that one alone.
     pub(in crate::entitlement) async fn decide_patiently(
         &self,
-        process: &PinnedProcess,
+        process: &CheckedProcess,
         wanted: Option<&SpiffeId>,
     ) -> Result<LiveDecision, Ended> {
         let mut patience = pin!(sleep(self.rulebook().rules().wait));
@@ -284,7 +302,7 @@ impl NodeState {
             tokio::select! {
                 biased;
                 () = &mut patience => {
-                    self.parts.attestor.gave_up(process, &decision.awaits);
+                    self.parts.attestor.gave_up(&process.pinned, &decision.awaits);
                     return Ok(decision);
                 }
                 () = any(std::mem::take(&mut decision.changes)) => {}

@@ -154,7 +154,7 @@ impl Driver {
         let (at, close) = self.decided;
         self.decided = (Instant::now(), if at.elapsed() < HASTE_PERIOD { close.saturating_add(1) } else { 0 });
         let bundles = node.bundles();
-        let decided = match node.decide(self.subject.pinned()) {
+        let decided = match node.decide(self.subject.process()) {
             Ok(decided) => decided,
             Err(ended) => {
                 self.subject.note_denial(ended);

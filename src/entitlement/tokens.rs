@@ -35,7 +35,7 @@ pub(in crate::entitlement) async fn issue(
 ) -> Result<Vec<JwtSvid>, Ended> {
     let node = subject.node();
     for _ in 0..TRIES {
-        let decision = node.decide_patiently(subject.pinned(), id.as_ref()).await;
+        let decision = node.decide_patiently(subject.process(), id.as_ref()).await;
         let decision = decision.inspect_err(|ended| subject.note_denial(*ended))?;
         let trace = Arc::clone(&decision.basis.trace);
         let changes_default = id.is_none() && node.changes_default(subject.pinned(), &decision);
@@ -110,7 +110,7 @@ pub(in crate::entitlement) async fn validate(
 
 /// Whoever has no identity may still have tokens of the own trust domain verified: verifying needs public keys alone.
 fn may_see(subject: &SessionSubject, bundles: &BundleSet) -> Result<VisibleBundles, Ended> {
-    match subject.node().decide_quietly(subject.pinned()) {
+    match subject.node().decide_quietly(subject.process()) {
         Ok(granted) => {
             Ok(bundles.view(granted.permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter())))
         }

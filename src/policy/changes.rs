@@ -121,7 +121,8 @@ mod tests {
         let mut evidence = EvidenceSet::default();
         evidence.prove(Selector::UnixUid(uid), Grade::Kernel, Source::Credentials);
         evidence.withhold(SelectorKind::UnixPath, None, WithheldBecause::NotWanted);
-        decide(&Attested::example(Level::Full, evidence), rulebook, DecisionId([0; 6]), SystemTime::UNIX_EPOCH).trace
+        let caller = Attested::example(Level::Full, evidence);
+        Trace::clone(&decide(&caller, rulebook, DecisionId([0; 6]), SystemTime::UNIX_EPOCH).trace)
     }
 
     fn web_and_db() -> Vec<Entry> {

@@ -95,7 +95,7 @@ pub struct Decision {
     /// What the facts rest on that its grants need, the open ones included.
     pub rests_on: EpochParts,
     /// Its inputs, and the entries that were compared.
-    pub trace: Trace,
+    pub trace: Arc<Trace>,
 }
 
 /// The result of a decision.
@@ -178,7 +178,7 @@ pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: Syste
         None if grants.is_empty() => Outcome::Awaiting(open.iter().flat_map(|open| open.awaits.clone()).collect()),
         None => Outcome::Permits(grants.into_iter().map(permit).collect()),
     };
-    let trace = Trace {
+    let trace = Arc::new(Trace {
         peer: caller.peer(),
         level: caller.level(),
         evidence: caller.evidence().clone(),
@@ -186,7 +186,7 @@ pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: Syste
         rulebook_epoch: rulebook.epoch(),
         looked_at: candidates.len(),
         considered: compared.considered,
-    };
+    });
     Decision { id, outcome, open, rests_on, trace }
 }
 
@@ -307,6 +307,15 @@ impl Permit {
 }
 
 impl Decision {
+    /// The permits of this decision once more; none where it has none. They are refused like the first ones once the
+    /// rulebook is another.
+    #[must_use]
+    pub fn permits(&self) -> Vec<Permit> {
+        let Outcome::Permits(permits) = &self.outcome else { return Vec::new() };
+        let again = |permit: &Permit| Permit { grant: permit.grant.clone(), ..*permit };
+        permits.iter().map(again).collect()
+    }
+
     /// The pending providers that a first answer waits for (SPEC: product contract §5, rule 7).
     ///
     /// Without `wanted` they are those that could change the default identity; where nothing is permitted, all count.
@@ -409,7 +418,7 @@ mod tests {
         assert_eq!(denial(&decision), &Denial::NoEntry);
         assert_eq!(denial(&rarest_holds), &Denial::NoEntry);
         let lacking: Vec<_> =
-            [decision, rarest_holds].into_iter().flat_map(|decision| decision.trace.considered).collect();
+            [decision, rarest_holds].into_iter().flat_map(|decision| decision.trace.considered.clone()).collect();
         assert_eq!(lacking.len(), 1);
         assert_eq!(lacking[0].lacking.len(), 1);
     }
@@ -629,7 +638,7 @@ mod tests {
 
             let recorded = serde_json::to_string(&decision.trace).unwrap();
             let read_back: Trace = serde_json::from_str(&recorded).unwrap();
-            prop_assert_eq!(&read_back, &decision.trace);
+            prop_assert_eq!(&read_back, &*decision.trace);
             prop_assert_eq!(redecide(&read_back, &rulebook), verdict);
         }
     }
