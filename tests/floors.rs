@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "endpoints/transport/http2/frames",
     "entitlement/machine",
     "entitlement/published",
+    "entitlement/steps",
     "evidence/",
     "federation/foreign_bundles",
     "file_watch/debounce",

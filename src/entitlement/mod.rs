@@ -8,6 +8,7 @@
 //! | `session` | one connection and one process that it asks about: issue, hand over, record |
 //! | `stream` | the driver of one stream: the trip of an SVID in one function |
 //! | [`machine`] | what a stream holds and what it does next, purely |
+//! | [`steps`] | the words between the machine and its driver |
 //! | `tokens` | single calls: JWT-SVIDs, validation |
 //! | [`node_state`] | what all streams share: rulebook, bundles, attestor, issuer; the place where a change arrives |
 //! | `liveness` | the check that a process still is what was decided for |
@@ -42,5 +43,6 @@ pub mod machine;
 pub mod node_state;
 pub mod published;
 mod session;
+pub mod steps;
 mod stream;
 mod tokens;

@@ -15,7 +15,8 @@ use crate::evidence::Principal;
 /// The limits of one door.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all. Each takes two descriptors.
+    /// Connections in all. Each takes up to three descriptors: the socket, and two handles of the process, which all
+    /// connections of the process share.
     pub connections: usize,
     /// Connections of one principal.
     pub connections_per_caller: usize,
@@ -33,19 +34,19 @@ pub struct Limits {
 const KEPT_BACK: u64 = 40;
 
 impl Limits {
-    /// The defaults under a soft limit of `descriptors`: 40 % of it as connections, and for one principal 1,024, or half
+    /// The defaults under a soft limit of `descriptors`: 27 % of it as connections, and for one principal 1,024, or half
     /// of all where that is less: no principal can take all connections.
     #[must_use]
     pub fn for_descriptors(descriptors: u64) -> Self {
-        let share = usize::try_from(descriptors.saturating_mul(2) / 5).unwrap_or(usize::MAX);
+        let share = usize::try_from(descriptors.saturating_mul(27) / 100).unwrap_or(usize::MAX);
         Self::for_connections(share.clamp(2, Self::most_connections(descriptors)))
     }
 
-    /// The most connections that leave the daemon the descriptors it needs itself: without a free one it could not attest
-    /// again who is connected.
+    /// The most connections that leave the daemon the descriptors it needs itself, and those of processes that were
+    /// connected until a moment ago: without a free one it could not attest again who is connected.
     #[must_use]
     pub fn most_connections(descriptors: u64) -> usize {
-        usize::try_from(descriptors.saturating_sub(KEPT_BACK) / 2).unwrap_or(usize::MAX).max(2)
+        usize::try_from((descriptors - descriptors / 20).saturating_sub(KEPT_BACK) / 3).unwrap_or(usize::MAX).max(2)
     }
 
     /// The defaults of a door with so many connections in all.
@@ -262,14 +263,14 @@ mod tests {
 
     #[test]
     fn no_caller_can_take_the_whole_door_by_default() {
-        for descriptors in [0, 64, 1024, 20_000, u64::MAX] {
+        for descriptors in [0, 64, 1024, 30_000, u64::MAX] {
             let limits = Limits::for_descriptors(descriptors);
             assert!(limits.connections_per_uid() < limits.connections, "{descriptors}: {limits:?}");
         }
         assert_eq!(Limits::for_connections(100).connections_per_caller, 50);
-        assert_eq!(Limits::for_descriptors(20_000).connections, 8000);
-        assert_eq!(Limits::for_descriptors(64).connections, 12);
-        assert_eq!(Limits::for_descriptors(20_000).connections_per_caller, 1024);
+        assert_eq!(Limits::for_descriptors(30_000).connections, 8100);
+        assert_eq!(Limits::for_descriptors(64).connections, 7);
+        assert_eq!(Limits::for_descriptors(30_000).connections_per_caller, 1024);
     }
 
     #[test]
