@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use spiffe::X509Source;
-use spiffe_rustls::TlsStatus;
 use spiffe_rustls::authorizer;
 use spiffe_rustls::mtls_client;
 use spiffe_rustls_tokio::TlsConnector;
@@ -34,13 +33,11 @@ async fn main() -> Outcome<()> {
 
     // Waits until the daemon issues an SVID to this process; the source then follows its rotations.
     let source = X509Source::new().await?;
-    let (config, mut status) =
-        mtls_client(source).authorize(authorizer::exact([server.as_str()])?).build_with_status()?;
+    let config = mtls_client(source).authorize(authorizer::exact([server.as_str()])?).build()?;
     let connector = TlsConnector::new(Arc::new(config));
 
     let requests: Vec<u32> = (1..=count).collect();
     for some in requests.chunks(20) {
-        available(&mut status).await?;
         // The authorizer checks the server's SPIFFE ID; the host name is not checked.
         let name = ServerName::try_from("server.invalid")?;
         let (stream, _) = connector.connect(name, TcpStream::connect(&address).await?).await?;
@@ -57,14 +54,6 @@ async fn main() -> Outcome<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         stream.shutdown().await?;
-    }
-    Ok(())
-}
-
-/// Waits until the newest SVID is in the TLS configuration: between its arrival and that moment a handshake would fail.
-async fn available(status: &mut TlsStatus) -> Outcome<()> {
-    while !status.current().available {
-        status.changed().await?;
     }
     Ok(())
 }

@@ -12,7 +12,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use spiffe::X509Source;
-use spiffe_rustls::TlsStatus;
 use spiffe_rustls::authorizer;
 use spiffe_rustls::mtls_server;
 use spiffe_rustls_tokio::TlsAcceptor;
@@ -35,15 +34,13 @@ async fn main() -> Outcome<()> {
 
     // Waits until the daemon issues an SVID to this process; the source then follows its rotations.
     let source = X509Source::new().await?;
-    let (config, mut status) =
-        mtls_server(source.clone()).authorize(authorizer::exact([client.as_str()])?).build_with_status()?;
+    let config = mtls_server(source.clone()).authorize(authorizer::exact([client.as_str()])?).build()?;
     let acceptor = TlsAcceptor::new(Arc::new(config));
 
     let listener = TcpListener::bind(&address).await?;
     println!("{} listens on {}", source.svid()?.spiffe_id(), listener.local_addr()?);
     loop {
         let (stream, from) = listener.accept().await?;
-        available(&mut status).await?;
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
             if let Err(error) = greet(acceptor, stream).await {
@@ -51,14 +48,6 @@ async fn main() -> Outcome<()> {
             }
         });
     }
-}
-
-/// Waits until the newest SVID is in the TLS configuration: between its arrival and that moment a handshake would fail.
-async fn available(status: &mut TlsStatus) -> Outcome<()> {
-    while !status.current().available {
-        status.changed().await?;
-    }
-    Ok(())
 }
 
 /// Answers every line with a greeting, until the client closes the connection.

@@ -9,7 +9,6 @@ use spiffe::JwtSvid;
 use spiffe::SpiffeId;
 use spiffe::WorkloadApiClient;
 use spiffe::X509Source;
-use spiffe_rustls::TlsStatus;
 use spiffe_rustls::authorizer;
 use spiffe_rustls::mtls_client;
 use spiffe_rustls::mtls_server;
@@ -68,35 +67,40 @@ async fn the_spiffe_crate_reads_a_denial_as_no_identity_issued() {
     assert!(matches!(error, spiffe::WorkloadApiError::NoIdentityIssued), "{error:?}");
 }
 
+/// A handshake between a server and a client that have just built their sources.
+async fn handshake(node: &Daemon, expected: SpiffeId) -> Result<SpiffeId, String> {
+    let config = mtls_server(source(node).await).build().unwrap();
+    let acceptor = TlsAcceptor::new(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await });
+
+    let client = mtls_client(source(node).await).authorize(authorizer::exact([expected]).unwrap());
+    let connector = TlsConnector::new(Arc::new(client.build().unwrap()));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("server.invalid").unwrap();
+    connector.connect(name, stream).await.map_err(|why| why.to_string())?;
+    let (_, client) = served.await.unwrap().map_err(|why| why.to_string())?;
+    Ok(client.spiffe_id().unwrap().clone())
+}
+
 #[tokio::test]
 async fn spiffe_rustls_talks_to_the_right_peer_and_to_no_other() {
     let node = node();
-    let stranger = SpiffeId::new("spiffe://example.org/stranger").unwrap();
-    for (expected, succeeds) in [(SpiffeId::new(ID).unwrap(), true), (stranger, false)] {
-        let (config, mut status) = mtls_server(source(&node).await).build_with_status().unwrap();
-        available(&mut status).await;
-        let acceptor = TlsAcceptor::new(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let served = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await });
-
-        let client = mtls_client(source(&node).await).authorize(authorizer::exact([expected]).unwrap());
-        let (config, mut status) = client.build_with_status().unwrap();
-        available(&mut status).await;
-        let stream = TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from("server.invalid").unwrap();
-        let connected = TlsConnector::new(Arc::new(config)).connect(name, stream).await;
-
-        assert_eq!(connected.is_ok(), succeeds, "{:?}", connected.err());
-        if succeeds {
-            let (_, client) = served.await.unwrap().unwrap();
-            assert_eq!(client.spiffe_id().unwrap().to_string(), ID);
-        }
-    }
+    let id = SpiffeId::new(ID).unwrap();
+    assert_eq!(handshake(&node, id.clone()).await, Ok(id));
+    handshake(&node, SpiffeId::new("spiffe://example.org/stranger").unwrap()).await.unwrap_err();
 }
 
-async fn available(status: &mut TlsStatus) {
-    while !status.current().available {
-        status.changed().await.unwrap();
+#[tokio::test]
+async fn two_hundred_first_handshakes_of_spiffe_rustls_fail_not_once() {
+    let node = node();
+    let id = SpiffeId::new(ID).unwrap();
+    let mut failed = Vec::new();
+    for nth in 0..200 {
+        if let Err(why) = handshake(&node, id.clone()).await {
+            failed.push((nth, why));
+        }
     }
+    assert!(failed.is_empty(), "{failed:?}");
 }

@@ -49,7 +49,7 @@ fn attack_9_an_exec_of_a_setgid_program_gives_neither_its_path_nor_gid() {
     assert_eq!(becomes_with(&node, 0o2755), "nothing");
 }
 
-/// Defence: `PinnedProcess::same_image`; uid and gids do not change here. If it returns early, the attacker gets the
+/// Defence: `PinnedProcess::runs_still`; uid and gids do not change here. If it returns early, the attacker gets the
 /// identity.
 #[test]
 fn attack_9_an_exec_of_a_file_with_capabilities_does_not_give_its_path() {

@@ -22,7 +22,7 @@ pub(crate) const CHILD: &str = "s = connect(); say(s, HELLO); accepted(s)\n\
                                 if os.fork() == 0: say(s, request()); answer(s); os._exit(0)\nos.wait()";
 
 /// Defence: the kernel has no `/proc` entry of a reaped process. If `Process::alive`, `pinned::pidfd_facts` and
-/// `pinned::image` return early, the caller gets nothing. They stop attacks 1 and 4.
+/// `pinned::layout` return early, the caller gets nothing. They stop attacks 1 and 4.
 #[test]
 fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
     let Some(node) = Node::start("attack_3") else { return };
@@ -30,7 +30,7 @@ fn attack_3_a_caller_that_is_dead_at_the_accept_gets_nothing() {
     assert_eq!(node.gets(&node.dead_at_the_accept("os.waitpid(middle, 0)")), "nothing");
 }
 
-/// Defences: `Process::alive` fails for a process that exited, reaped or not; `pinned::image`. If both return early,
+/// Defences: `Process::alive` fails for a process that exited, reaped or not; `pinned::layout`. If both return early,
 /// the zombie's child gets the identity; if only the first does, nothing.
 #[test]
 fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
@@ -40,7 +40,7 @@ fn attack_4_a_caller_that_is_a_zombie_at_the_accept_gets_nothing() {
     assert_eq!(node.gets(&node.dead_at_the_accept(unreaped)), "nothing");
 }
 
-/// Defence: `pinned::image`: a thread group leader that exited has neither executable nor namespaces. If it accepts
+/// Defence: `pinned::layout`: a thread group leader that exited has neither executable nor namespaces. If it accepts
 /// their absence, the other thread gets the identity.
 #[test]
 fn attack_5_a_caller_whose_first_thread_has_exited_gets_nothing() {
@@ -52,7 +52,7 @@ fn attack_5_a_caller_whose_first_thread_has_exited_gets_nothing() {
     assert_eq!(node.gets(rest), "nothing");
 }
 
-/// Defence: `PinnedProcess::same_image`. If it returns early, the attacker gets the identity.
+/// Defence: `PinnedProcess::runs_still`. If it returns early, the attacker gets the identity.
 #[test]
 fn attack_6_an_exec_of_the_trusted_program_after_the_accept_gives_nothing() {
     let Some(node) = Node::start("attack_6") else { return };

@@ -213,6 +213,23 @@ fn attack_36_a_group_of_another_thread_or_namespace_does_not_count() {
     assert_eq!(node.gets_by(&own_namespace, HONEST), "nothing");
 }
 
+/// Defences: the parts of `EpochParts` that `PinnedProcess::unchanged` reads again. Without `Groups` and `Namespaces` the
+/// caller gets the identity that it was entitled to before.
+#[test]
+fn attack_156_an_answer_that_waits_does_not_outlive_the_group_or_namespace() {
+    let table = "[[workload]]\nid = \"/grouped\"\nselectors = [\"unix:uid:41007\", \"unix:supplementary_gid:41042\"]\n\
+                 [[workload]]\nid = \"/plain\"\nselectors = [\"unix:uid:41009\"]\n";
+    let Some(node) = Node::start_behind("attack_156", &[], table) else { return };
+    let waits = |begins: &str, changes: &str| node.gets(&format!("{begins}; s = held_back(); {changes}; opened(s)"));
+    let in_group = "os.setgroups([41042]); become_with(41007, 6)";
+    assert_eq!(waits(in_group, "pass"), "identity");
+    assert_eq!(waits(in_group, "os.setgroups([])"), "nothing");
+    assert_eq!(waits("pass", "pass"), "identity");
+    assert_eq!(waits("pass", "assert libc.unshare(0x02000000) == 0"), "nothing");
+    let without = "os.setgroups([41042]); become_with(41009, 6)";
+    assert_eq!(waits(without, "os.setgroups([])"), "identity", "nothing of the entry rests on its groups");
+}
+
 /// A cgroup, removed on drop.
 struct Group(PathBuf);
 
