@@ -1,4 +1,4 @@
-//! Unmodified third-party clients against the shipped daemon: crates, PyPI packages, a Go module, OpenSSL, a linter.
+//! Unmodified third-party clients against the shipped daemon: crates, PyPI packages, a Go module, a Java library, OpenSSL, a linter.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -10,6 +10,8 @@ mod daemon;
 mod demo;
 #[path = "clients/go.rs"]
 mod go;
+#[path = "clients/java.rs"]
+mod java;
 #[path = "clients/python.rs"]
 mod python;
 #[path = "clients/rotations.rs"]

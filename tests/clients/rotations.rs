@@ -1,6 +1,7 @@
-//! Services in three languages keep talking mTLS while their SVIDs rotate and the daemon is killed.
+//! Services in four languages keep talking mTLS while their SVIDs rotate and the daemon is killed.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::daemon::Daemon;
 use crate::tools::entry;
 use crate::tools::example;
 use crate::tools::go_workload;
+use crate::tools::java_workload;
 use crate::tools::python;
 use crate::tools::script;
 use crate::tools::workload;
@@ -28,16 +30,18 @@ const KILLED_AFTER: usize = 240;
 struct Language {
     server: (&'static str, PathBuf),
     client: (&'static str, PathBuf),
-    script: Option<PathBuf>,
+    /// What comes before the arguments of the workload.
+    arguments: Vec<OsString>,
 }
 
 impl Language {
     fn rust() -> Self {
-        Self { server: ("/rust-server", example("server")), client: ("/rust-client", example("client")), script: None }
+        let (server, client) = (("/rust-server", example("server")), ("/rust-client", example("client")));
+        Self { server, client, arguments: Vec::new() }
     }
 
-    fn one_program(id: &'static str, program: PathBuf, script: Option<PathBuf>) -> Self {
-        Self { server: (id, program.clone()), client: (id, program), script }
+    fn one_program(id: &'static str, program: PathBuf, arguments: Vec<OsString>) -> Self {
+        Self { server: (id, program.clone()), client: (id, program), arguments }
     }
 
     fn is_rust(&self) -> bool {
@@ -68,7 +72,7 @@ impl Conversation {
         let mut command = workload(node, &server.server.1);
         match server.is_rust() {
             true => command.args(["127.0.0.1:0", &client_id]),
-            false => command.args(&server.script).args(["server", &client_id]),
+            false => command.args(&server.arguments).args(["server", &client_id]),
         };
         let (serving, mut printed) = start(&mut command);
         let mut first = String::new();
@@ -80,7 +84,7 @@ impl Conversation {
         let requests = REQUESTS.to_string();
         match client.is_rust() {
             true => command.args([&address, &server_id, &requests]),
-            false => command.args(&client.script).args(["client", &server_id, &address, &requests]),
+            false => command.args(&client.arguments).args(["client", &server_id, &address, &requests]),
         };
         let (asking, answers) = start(&mut command);
         let name = format!("{client_id} -> {server_id}");
@@ -122,9 +126,12 @@ fn start(command: &mut Command) -> (Child, BufReader<std::process::ChildStdout>)
 #[test]
 fn services_keep_mtls_through_ten_rotations_and_a_killed_daemon() {
     let rust = Language::rust();
-    let python = python(TEST).map(|program| Language::one_program("/python", program, Some(script("workload.py"))));
-    let go = go_workload(TEST).map(|program| Language::one_program("/go", program.to_owned(), None));
-    let others: Vec<_> = [python, go].into_iter().flatten().collect();
+    let python = python(TEST);
+    let python = python.map(|program| Language::one_program("/python", program, vec![script("workload.py").into()]));
+    let go = go_workload(TEST).map(|program| Language::one_program("/go", program.to_owned(), Vec::new()));
+    let java = java_workload(TEST);
+    let java = java.map(|(program, arguments)| Language::one_program("/java", program.clone(), arguments.clone()));
+    let others: Vec<_> = [python, go, java].into_iter().flatten().collect();
     let mut entries = entry(rust.server.0, &rust.server.1) + &entry(rust.client.0, &rust.client.1);
     entries.extend(others.iter().map(|other| entry(other.server.0, &other.server.1)));
 

@@ -1,6 +1,7 @@
 //! The programs that run as workloads, and their entries.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -59,6 +60,29 @@ pub(crate) fn go_workload(test: &str) -> Option<&'static Path> {
         skipped(test, "there is no Go, or its modules cannot be downloaded");
     }
     built.as_deref()
+}
+
+/// The program and the arguments that run the java-spiffe workload, built once.
+pub(crate) fn java_workload(test: &str) -> Option<&'static (PathBuf, Vec<OsString>)> {
+    static BUILT: OnceLock<Option<(PathBuf, Vec<OsString>)>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/java");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("java-workload");
+        let path = std::env::var_os("PATH")?;
+        let java = std::env::split_paths(&path).map(|folder| folder.join("java")).find(|java| java.exists())?;
+        let fetch = ["--quiet", "--batch-mode", "dependency:copy-dependencies"];
+        let output = format!("-DoutputDirectory={}", folder.display());
+        let fetched = Command::new("mvn").args(fetch).arg(output).current_dir(&source).output();
+        fetched.is_ok_and(|output| output.status.success()).then_some(())?;
+        let libraries = format!("{0}/*:{0}", folder.display());
+        let compile = ["-cp", &libraries, "-d", folder.to_str()?, "Workload.java"];
+        succeeded(&Command::new("javac").args(compile).current_dir(&source).output().ok()?);
+        Some((fs::canonicalize(java).ok()?, ["-cp", &libraries, "Workload"].map(OsString::from).into()))
+    });
+    if built.is_none() {
+        skipped(test, "there is no Java or no Maven, or its libraries cannot be downloaded");
+    }
+    built.as_ref()
 }
 
 /// One of the cargo examples, which `cargo test` has built.
