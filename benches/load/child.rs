@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::client;
+use crate::mark::Mark;
 
 /// The maximum life of a child, even if its parent dies.
 const LONGEST_LIFE: Duration = Duration::from_secs(600);
@@ -30,6 +31,8 @@ pub(crate) enum Role {
     /// Fetches X509-SVIDs, each on a new connection; prints the start and the duration of each in nanoseconds, or the
     /// error.
     Stranger,
+    /// Opens one stream of X509-SVIDs, and prints which version of the entry each message shows.
+    Follower,
 }
 
 pub(crate) async fn run(role: Role, socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -38,6 +41,7 @@ pub(crate) async fn run(role: Role, socket: &Path) -> Result<(), Box<dyn std::er
         Role::EmptyCall => println!("{}", client::first_empty_call(socket).await?.as_nanos()),
         Role::FirstSvid => println!("{}", client::first_svid(socket).await?.as_nanos()),
         Role::Stranger => be_a_stranger(socket).await?,
+        Role::Follower => tokio::time::timeout(LONGEST_LIFE, follow(socket)).await??,
     }
     Ok(())
 }
@@ -94,6 +98,16 @@ async fn serve_nothing(socket: &Path) -> Result<(), Box<dyn std::error::Error>> 
     let (_reporter, service) = tonic_health::server::health_reporter();
     let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
     Ok(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await?)
+}
+
+async fn follow(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let channel = client::connect(socket).await?;
+    let (first, mut stream) = client::open_stream(&channel).await?;
+    println!("{}", Mark::in_message(&first).line());
+    while let Some(message) = stream.message().await? {
+        println!("{}", Mark::in_message(&message).line());
+    }
+    Ok(())
 }
 
 async fn be_a_stranger(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {

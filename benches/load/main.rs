@@ -8,6 +8,7 @@
 mod child;
 mod client;
 mod figures;
+mod mark;
 #[path = "../measure/mod.rs"]
 #[allow(dead_code, reason = "the other program uses the rest")]
 mod measure;

@@ -5,19 +5,20 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::time::Clock as _;
 use bonafide::time::SystemClock;
+use tokio::io::AsyncBufReadExt as _;
 use tokio::io::AsyncReadExt as _;
+use tokio::io::BufReader;
 use tokio::process::ChildStdout;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use x509_parser::extensions::GeneralName;
 
 use crate::child;
 use crate::child::Role;
 use crate::client;
+use crate::mark::Mark;
 use crate::measure::raw;
 use crate::measure::report::Figure;
 use crate::measure::report::Promise;
@@ -36,8 +37,34 @@ pub(crate) async fn measure(
     connections: usize,
     rounds: usize,
 ) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for of in [Crowd::OneProcess, Crowd::Processes] {
+        figures.extend(of_a_crowd(of, target, change, connections, rounds).await);
+    }
+    figures
+}
+
+/// Who holds the streams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crowd {
+    /// One process: all of its streams share one SVID.
+    OneProcess,
+    /// A process for each stream: each needs a key of its own.
+    Processes,
+}
+
+async fn of_a_crowd(
+    crowd: Crowd,
+    target: &Target,
+    change: &EntryChange<'_>,
+    connections: usize,
+    rounds: usize,
+) -> Vec<Figure> {
     let (report, mut marks) = mpsc::unbounded_channel();
-    let streams = open_streams(target, connections, &report).await;
+    let streams = match crowd {
+        Crowd::OneProcess => open_streams(target, connections, &report).await,
+        Crowd::Processes => spawn_followers(target, connections, &report, &mut marks).await,
+    };
     let (whose, mut stranger) = match change {
         EntryChange::File(_) if nix::unistd::getuid().is_root() => {
             ("another user", child::spawn_as(STRANGER, Role::Stranger, &target.socket))
@@ -64,18 +91,50 @@ pub(crate) async fn measure(
     let mut meanwhile: Vec<f64> = printed.lines().filter_map(|line| during(line, &spans)).collect();
     let failed = printed.lines().filter(|line| line.contains(|c: char| c.is_alphabetic())).count();
     drop(streams);
-    let name = format!("entry change -> all of {connections} streams");
+    let of = match crowd {
+        Crowd::OneProcess => "connections of one process",
+        Crowd::Processes => "processes",
+    };
+    let name = format!("entry change -> all of {connections} {of}");
+    let unsigned = Figure::new(format!("{name}, nothing signed"), "ms", unsigned, Promise::AtMost(200.0));
+    let signed = match crowd {
+        Crowd::OneProcess => Figure::new(format!("{name}, one new key"), "ms", signed, Promise::AtMost(200.0)),
+        Crowd::Processes => {
+            Figure::new(format!("{name}, each a new key"), "ms", signed, Promise::AtMostTimesTheLimit(2.5))
+                .beside(limit)
+        }
+    };
+    let p99 = percentile(&mut meanwhile, 0.99);
     vec![
-        Figure::new(format!("{name}, nothing signed"), "ms", unsigned, Promise::AtMost(200.0)),
-        Figure::new(format!("{name}, each a new key"), "ms", signed, Promise::AtMostTimesTheLimit(2.5)).beside(limit),
-        Figure::new(
-            format!("first SVID of {whose} meanwhile, p99"),
-            "ms",
-            percentile(&mut meanwhile, 0.99),
-            Promise::AtMost(20.0),
-        ),
+        unsigned,
+        signed,
+        Figure::new(format!("first SVID of {whose} meanwhile, p99"), "ms", p99, Promise::AtMost(20.0)),
         Figure::new(format!("failures of {whose} meanwhile"), "", failed as f64, Promise::AtMost(0.0)),
     ]
+}
+
+/// Starts one process for each stream, and reports the mark of every message. Returns once each has its first SVID.
+async fn spawn_followers(
+    target: &Target,
+    processes: usize,
+    report: &mpsc::UnboundedSender<Mark>,
+    marks: &mut mpsc::UnboundedReceiver<Mark>,
+) -> JoinSet<()> {
+    let mut followers = JoinSet::new();
+    for _ in 0..processes {
+        let mut follower = child::spawn(Role::Follower, &target.socket);
+        let mut lines = BufReader::new(follower.stdout.take().expect("its output is a pipe")).lines();
+        let report = report.clone();
+        followers.spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                // The receiver is gone once everything is measured.
+                let _ = report.send(Mark::of_line(&line));
+            }
+            drop(follower);
+        });
+        marks.recv().await.expect("an SVID");
+    }
+    followers
 }
 
 /// Opens one connection for each stream, and reports the mark of every message.
@@ -113,28 +172,6 @@ async fn reached_all(
     let change = change.make(&wanted.hint, &wanted.dns);
     let (took, ()) = tokio::join!(tokio::time::timeout(LONGEST, everyone), change);
     took.expect("every stream gets the change")
-}
-
-/// The parts of a message that show which version of the entry it has. The hint is not signed, the DNS name is.
-#[derive(PartialEq, Eq)]
-struct Mark {
-    hint: String,
-    dns: String,
-}
-
-impl Mark {
-    fn in_message(message: &X509svidResponse) -> Self {
-        let svid = message.svids.first().cloned().unwrap_or_default();
-        let (_, certificate) = x509_parser::parse_x509_certificate(&svid.x509_svid).expect("a certificate");
-        let names = certificate.subject_alternative_name().ok().flatten();
-        let dns = names.and_then(|names| {
-            names.value.general_names.iter().find_map(|name| match name {
-                GeneralName::DNSName(dns) => Some((*dns).to_owned()),
-                _ => None,
-            })
-        });
-        Self { hint: svid.hint, dns: dns.unwrap_or_default() }
-    }
 }
 
 async fn everything_printed(mut output: ChildStdout) -> String {
