@@ -123,7 +123,7 @@ impl Images {
         let (principal, now) = (process.pinned.principal(), Instant::now());
         let mut kept = self.kept();
         let Some(image) = kept.image(pid, id) else { return };
-        image.connections -= 1;
+        image.connections = image.connections.saturating_sub(1);
         if image.connections > 0 {
             return;
         }

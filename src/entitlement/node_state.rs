@@ -1,5 +1,6 @@
 //! What all callers share: how they are attested and decided, who issues, which bundles there are, and who is connected.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -205,7 +206,10 @@ impl NodeState {
     fn changed<T>(&self, swap: impl FnOnce() -> T, concerns: impl Fn(&T, &Trace) -> bool) -> usize {
         let before = swap();
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.live.wake(|stream| stream.trace.as_ref().is_none_or(|trace| concerns(&before, trace)))
+        let mut known = HashMap::new(); // the streams of a process share their trace
+        let mut is_concerned =
+            |trace: &Arc<Trace>| *known.entry(Arc::as_ptr(trace)).or_insert_with(|| concerns(&before, trace));
+        self.live.wake(|stream| stream.trace.as_ref().is_none_or(&mut is_concerned))
     }
 
     /// Sends orders to a signer on the network, in batches. Never ends; a local signer needs none.

@@ -68,7 +68,7 @@ impl Live {
     /// Wakes every stream that `concerned` says is concerned, a few at a time, and says how many they are.
     ///
     /// To find out may take long. It is asked of a copy, so that streams come and go meanwhile.
-    pub fn wake(&self, concerned: impl Fn(&LiveStream) -> bool) -> usize {
+    pub fn wake(&self, mut concerned: impl FnMut(&LiveStream) -> bool) -> usize {
         let concerned = self.snapshot().into_iter().filter(|stream| concerned(stream));
         let woken: Vec<_> = concerned.map(|stream| stream.wake).collect();
         let count = woken.len();

@@ -1,6 +1,7 @@
 //! Attacks by the caller's process: callers that change, pass their connection on, or imitate others.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -161,5 +162,34 @@ fn attack_38_callers_that_fail_in_every_way_leave_no_descriptor_behind() {
     let begun = Instant::now();
     while descriptors() > before {
         assert!(begun.elapsed() < Duration::from_secs(20), "{before} descriptors became {}", descriptors());
+    }
+}
+
+/// Defences: `PinnedProcess::is_pinned_again`. Without the handle of the memory and the addresses, a process that became
+/// another image has the key of the one before; without the addresses, beside a child that shares the memory.
+#[test]
+fn threads_share_a_key_and_no_fork_or_exec_has_that_of_another() {
+    const TEST: &str = "threads_share_a_key_and_no_fork_or_exec_has_that_of_another";
+    let Some(node) = Node::start(TEST) else { return };
+    let threads = "become(41000); mine, theirs = key(), []\n\
+                   t = threading.Thread(target=lambda: theirs.append(key())); t.start(); t.join()\n\
+                   compare(theirs, [mine])";
+    assert_eq!(node.gets(threads), "same");
+    let fork = "become(41000); mine = key(); r, w = os.pipe()\n\
+                if os.fork() == 0: os.write(w, key()); os._exit(0)\nos.wait(); compare(os.read(r, 200), mine)";
+    assert_eq!(node.gets(fork), "other");
+    let library = node.trusted.with_file_name("memory_sharer.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/memory_sharer.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
+    assert!(built.success());
+    for child in ["0", &format!("ctypes.CDLL({:?}).share_memory()", library.display().to_string())] {
+        let exec = format!(
+            "if len(sys.argv) > 3:\n compare(key().hex(), sys.argv[3])\n \
+             if sys.argv[4] != '0': os.kill(int(sys.argv[4]), 9)\n sys.exit()\n\
+             become(41000); mine, child = key().hex(), str({child}); assert key().hex() == mine\n\
+             me = open('/proc/self/cmdline').read().split('\\0')[2]\n\
+             os.execv(sys.executable, [sys.executable, '-c', me, *sys.argv[1:], mine, child])"
+        );
+        assert_eq!(node.gets(&exec), "other", "{child}");
     }
 }
