@@ -115,15 +115,18 @@ impl PinnedProcess {
     /// Whether `later` is this image, pinned again for another connection of the same user.
     ///
     /// Two live processes never have one PID: the process of this handle has it during this check, and that of the other
-    /// handle before and after. Without a handle of its memory nothing is known to be the same image.
+    /// handle before and after. Where no handle of the memory is to be had, the addresses alone tell one `exec` of a file
+    /// from the next: that is, unless the process has switched their randomness off for itself.
     #[must_use]
     pub fn is_pinned_again(&self, later: &Self) -> bool {
         let same = self.process.peer() == later.process.peer() && self.image == later.image;
         let in_use = |memory: &Arc<dyn Memory>| memory.is_in_use() == Ok(true);
-        same && self.process.alive().is_ok()
-            && self.memory.as_ref().is_some_and(in_use)
-            && later.memory.as_ref().is_some_and(in_use)
-            && later.process.alive().is_ok()
+        let memories_in_use = match (&self.memory, &later.memory) {
+            (Some(mine), Some(its)) => in_use(mine) && in_use(its),
+            (None, None) => true,
+            _ => false,
+        };
+        same && self.process.alive().is_ok() && memories_in_use && later.process.alive().is_ok()
     }
 
     /// Checks the sender that the kernel reports for a message on the connection.

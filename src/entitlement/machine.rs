@@ -13,9 +13,9 @@ use crate::entitlement::steps::Effects;
 use crate::entitlement::steps::EndedSvid;
 use crate::entitlement::steps::HeldSvid;
 use crate::entitlement::steps::IssueAnswer;
-use crate::entitlement::steps::Place;
 use crate::entitlement::steps::Step;
 use crate::entitlement::steps::StreamEvent;
+use crate::entitlement::steps::SvidPlace;
 use crate::entitlement::steps::Update;
 use crate::identity::SpiffeId;
 use crate::issuance::IssuedX509Svid;
@@ -51,7 +51,7 @@ pub struct StreamState {
 #[derive(Debug)]
 struct PendingSvid {
     grant: Grant,
-    place: Place,
+    place: SvidPlace,
     /// Whether an earlier SVID of this identity is held.
     renews: bool,
 }
@@ -154,7 +154,7 @@ impl StreamState {
 
     /// Keeps the SVIDs whose identity is still permitted or open, in their new places. Returns the permits with their
     /// places, and what is neither.
-    fn keep(&mut self, permits: Vec<Permit>, open: &[OpenGrant]) -> (Vec<(Permit, Place)>, Vec<HeldSvid>) {
+    fn keep(&mut self, permits: Vec<Permit>, open: &[OpenGrant]) -> (Vec<(Permit, SvidPlace)>, Vec<HeldSvid>) {
         if self.delivers == Delivers::Bundles {
             let placed = permits.into_iter().enumerate().map(|(place, permit)| (permit, (place, true)));
             return (placed.collect(), Vec::new());
@@ -185,7 +185,7 @@ impl StreamState {
 
     /// The permits with their places. The default identity of the last update stays before what an entry that may still
     /// match would come before, although a later entry permits it now.
-    fn places(&self, permits: Vec<Permit>, open: &[OpenGrant]) -> Vec<(Permit, Place)> {
+    fn places(&self, permits: Vec<Permit>, open: &[OpenGrant]) -> Vec<(Permit, SvidPlace)> {
         let placed = permits.into_iter().enumerate().map(|(place, permit)| {
             let id = &permit.grant().id;
             let was_default =
@@ -198,7 +198,7 @@ impl StreamState {
     }
 
     /// The permits of which no current SVID on the same terms is held.
-    fn due(&mut self, permits: Vec<(Permit, Place)>, now: SystemTime) -> Vec<Permit> {
+    fn due(&mut self, permits: Vec<(Permit, SvidPlace)>, now: SystemTime) -> Vec<Permit> {
         self.pending.clear();
         if self.delivers == Delivers::Bundles {
             return Vec::new();
@@ -261,7 +261,7 @@ impl StreamState {
     }
 
     /// Holds a new SVID. Returns the one before it.
-    fn take_in(&mut self, issued: IssuedX509Svid, grant: Grant, place: Place) -> Vec<EndedSvid> {
+    fn take_in(&mut self, issued: IssuedX509Svid, grant: Grant, place: SvidPlace) -> Vec<EndedSvid> {
         let IssuedX509Svid { issuance, mut svid, renew_at, .. } = issued;
         svid.hint = grant.hint;
         let earlier = self.held.extract_if(.., |held| held.svid.id == grant.id).collect();

@@ -131,13 +131,13 @@ pub struct HeldSvid {
     pub renew_at: SystemTime,
     /// The terms that it was issued on.
     pub(in crate::entitlement) terms: Terms,
-    pub(in crate::entitlement) place: Place,
+    pub(in crate::entitlement) place: SvidPlace,
     /// Its entry is not known to match now, for a provider has not answered: it is kept and not renewed.
     pub(in crate::entitlement) is_open: bool,
 }
 
 /// A place among the identities: behind so many permits, and there what is open comes before what is permitted.
-pub(in crate::entitlement) type Place = (usize, bool);
+pub(in crate::entitlement) type SvidPlace = (usize, bool);
 
 impl HeldSvid {
     /// Whether it needs no renewal yet. A clock that was set back before its issue has made it one of the future.

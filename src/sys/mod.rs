@@ -7,4 +7,5 @@ pub mod allocator;
 pub mod passed_descriptors;
 pub mod peer_groups;
 pub mod pidfd;
+pub mod procmap;
 pub mod readable;

@@ -199,13 +199,19 @@ impl ProcDirectory for LinuxProcDirectory {
     }
 
     fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.0, "pagemap", flags, Mode::empty()) {
-            Ok(file) => Ok(Some(Arc::new(LinuxMemory(file)))),
+        let open = |name| rustix::fs::openat(&self.0, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        match open("pagemap") {
+            Ok(file) => return Ok(Some(Arc::new(Pagemap(file)))),
+            // It is its owner's alone: the right to trace a process does not open it.
+            Err(Errno::ACCESS) => {}
             // A kernel without CONFIG_PROC_PAGE_MONITOR, or a process that has exited: then the next read fails, too.
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(unanswered(errno)),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(unanswered(errno)),
         }
+        if !maps_never_wait() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Maps(open("maps").map_err(unanswered)?))))
     }
 
     fn executable_link(&self) -> Result<PathBuf, Unanswered> {
@@ -233,9 +239,9 @@ impl ProcDirectory for LinuxProcDirectory {
 
 /// `/proc/PID/pagemap`, which stays that of the memory in which the process ran when it was opened.
 #[derive(Debug)]
-struct LinuxMemory(OwnedFd);
+struct Pagemap(OwnedFd);
 
-impl Memory for LinuxMemory {
+impl Memory for Pagemap {
     /// SPEC: `pagemap_read` in fs/proc/task_mmu.c: a read of memory without users returns 0, before the length is looked
     /// at; of memory with users, a length that is no multiple of eight is `EINVAL`. No lock of the process is taken, so it
     /// cannot hold up the reader.
@@ -246,6 +252,28 @@ impl Memory for LinuxMemory {
             Err(errno) => Err(unanswered(errno)),
         }
     }
+}
+
+/// `/proc/PID/maps`, likewise.
+#[derive(Debug)]
+struct Maps(OwnedFd);
+
+impl Memory for Maps {
+    fn is_in_use(&self) -> Result<bool, Unanswered> {
+        sys::procmap::is_in_use(self.0.as_fd())
+            .map_err(|error| Unanswered::from_errno(error.raw_os_error().unwrap_or_default()))
+    }
+}
+
+/// Whether this kernel answers about `maps` without the lock of the process's memory, which a process can hold for as long
+/// as it forks: from Linux 6.18 on.
+fn maps_never_wait() -> bool {
+    static NEVER: OnceLock<bool> = OnceLock::new();
+    *NEVER.get_or_init(|| {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+        numbers.next().zip(numbers.next()).is_some_and(|version| version >= (6, 18))
+    })
 }
 
 /// The inode of a namespace, from its link below an open `/proc/PID`.

@@ -40,6 +40,7 @@ use crate::kernel::process::Running;
 pub(crate) struct FakeKernel {
     machine: Arc<Mutex<Machine>>,
     level: Level,
+    has_memory_handles: bool,
 }
 
 /// Everything that changes.
@@ -62,7 +63,12 @@ impl FakeKernel {
 
     /// A machine of an older kernel.
     pub(crate) fn at(level: Level) -> Self {
-        Self { machine: Arc::default(), level }
+        Self { machine: Arc::default(), level, has_memory_handles: true }
+    }
+
+    /// The same machine, where the daemon may not open the memory of others.
+    pub(crate) fn without_memory_handles(self) -> Self {
+        Self { has_memory_handles: false, ..self }
     }
 
     /// The same machine, with its daemon in a cgroup namespace that begins at `cgroup`: as that of a pod does.

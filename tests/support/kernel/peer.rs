@@ -109,7 +109,8 @@ impl ProcDirectory for FakeDirectory {
 
     fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered> {
         let image = self.ask(Question::Proc, |process| process.image)?;
-        Ok(Some(Arc::new(FakeMemory { kernel: self.kernel.clone(), image })))
+        let memory = || Arc::new(FakeMemory { kernel: self.kernel.clone(), image }) as Arc<dyn Memory>;
+        Ok(self.kernel.has_memory_handles.then(memory))
     }
 
     fn executable_link(&self) -> Result<PathBuf, Unanswered> {

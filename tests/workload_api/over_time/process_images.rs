@@ -10,6 +10,7 @@ use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bytes::Bytes;
 use tonic::Code;
 
+use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
 use crate::node::Seen;
@@ -84,8 +85,13 @@ async fn another_process_has_another_key_even_in_the_same_memory() {
 
 #[tokio::test(start_paused = true)]
 async fn an_exec_of_the_same_file_gets_a_new_key_beside_a_sharer_of_its_memory_too() {
-    for is_shared in [false, true] {
-        let node = TestNode::start(7, &entries());
+    for (is_shared, kernel) in [
+        (false, FakeKernel::new()),
+        (true, FakeKernel::new()),
+        (false, FakeKernel::new().without_memory_handles()),
+        (true, FakeKernel::new().without_memory_handles()),
+    ] {
+        let node = TestNode::on(kernel, &entries());
         let process = web(&node);
         let before = once(&node, &process).await;
         let child = web(&node);
