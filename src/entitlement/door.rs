@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -78,8 +82,8 @@ pub trait Connection: Send + Sync + fmt::Debug {
     /// [`Ended::Denied`] when another process wrote it: the connection must be cut before a byte of it is used.
     fn check_writer(&self, writer: Credentials) -> Result<(), Ended>;
 
-    /// Checks, before the first byte of a message with a secret leaves, that every process whose secrets were handed to
-    /// this connection still is what they were issued for, and that the rulebook still permits them.
+    /// Checks, before bytes of a message with a secret leave, that every process whose secrets are on their way by this
+    /// connection still is what they were issued for, and that they are still permitted.
     ///
     /// # Errors
     /// [`Ended`]: the connection must be cut.
@@ -175,18 +179,26 @@ pub trait Connections: Send + Sync + fmt::Debug {
 /// }
 /// ```
 #[must_use]
-pub struct Secret<T>(T);
+pub struct Secret<T> {
+    value: T,
+    on_its_way: OnItsWay,
+}
+
+/// Kept as long as something that was handed to a connection may still leave by it. Its drop says that the last byte has
+/// left, or never will.
+pub type OnItsWay = Box<dyn Send>;
 
 impl<T> Secret<T> {
     /// Wraps what holds a private key or a token.
-    pub fn new(value: T) -> Self {
-        Self(value)
+    pub fn new(value: T, on_its_way: OnItsWay) -> Self {
+        Self { value, on_its_way }
     }
 
-    /// Arms the gate, and gives the value out.
+    /// Arms the gate, which keeps that the value is on its way, and gives it out.
     pub fn open(self, gate: &SecretGate) -> T {
-        gate.armed.store(true, Ordering::Release);
-        self.0
+        gate.shared.armed.store(true, Ordering::Release);
+        gate.opened().push((gate.answer, self.on_its_way));
+        self.value
     }
 }
 
@@ -196,25 +208,42 @@ impl<T> fmt::Debug for Secret<T> {
     }
 }
 
-/// The check before the first byte of a secret, one for each connection. The transport makes it, asks it before it writes
-/// payload, and lends it to the codecs.
-#[derive(Debug)]
+/// The check before the bytes of a secret, one for each connection. The transport makes it, asks it before it writes
+/// payload, and lends it to the codecs. Clones are the same.
+#[derive(Clone)]
 pub struct SecretGate {
+    shared: Arc<SharedGate>,
+    /// The answer that secrets are opened for.
+    answer: u64,
+}
+
+struct SharedGate {
     connection: Arc<dyn Connection>,
     armed: AtomicBool,
+    answers: AtomicU64,
+    /// What was opened and not taken yet, each with its answer.
+    opened: Mutex<Vec<(u64, OnItsWay)>>,
 }
 
 impl SecretGate {
     /// A gate in front of `connection`, through which no secret has passed yet.
     #[must_use]
     pub fn new(connection: Arc<dyn Connection>) -> Self {
-        Self { connection, armed: AtomicBool::new(false) }
+        let (armed, answers, opened) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
+        Self { shared: Arc::new(SharedGate { connection, armed, answers, opened }), answer: 0 }
+    }
+
+    /// The same gate for one more answer, which leaves interleaved with others.
+    #[must_use]
+    pub fn for_next_answer(&self) -> Self {
+        let answer = self.shared.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { shared: Arc::clone(&self.shared), answer }
     }
 
     /// The connection behind it.
     #[must_use]
     pub fn connection(&self) -> &Arc<dyn Connection> {
-        &self.connection
+        &self.shared.connection
     }
 
     /// Checks that payload may leave now. Before the first secret it may.
@@ -222,6 +251,28 @@ impl SecretGate {
     /// # Errors
     /// [`Ended`]: the connection must be cut.
     pub fn check(&self) -> Result<(), Ended> {
-        if self.armed.load(Ordering::Acquire) { self.connection.may_receive_secret() } else { Ok(()) }
+        let shared = &*self.shared;
+        if shared.armed.load(Ordering::Acquire) { shared.connection.may_receive_secret() } else { Ok(()) }
+    }
+
+    /// What was opened for this answer since the last time. Whoever takes it keeps it until the bytes have left, or will
+    /// not leave any more. What nobody takes is on its way as long as the gate is there.
+    #[must_use]
+    pub fn take_opened(&self) -> Vec<OnItsWay> {
+        let mut opened = self.opened();
+        let (taken, others) = std::mem::take(&mut *opened).into_iter().partition(|(answer, _)| *answer == self.answer);
+        *opened = others;
+        drop(opened);
+        taken.into_iter().map(|(_, on_its_way)| on_its_way).collect()
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Vec<(u64, OnItsWay)>> {
+        self.shared.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SecretGate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretGate").field("connection", &self.shared.connection).finish_non_exhaustive()
     }
 }

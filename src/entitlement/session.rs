@@ -15,6 +15,7 @@ use crate::attestation::PinnedProcess;
 use crate::audit::Event;
 use crate::audit::Record;
 use crate::entitlement::door::Ended;
+use crate::entitlement::door::OnItsWay;
 use crate::entitlement::images::HeldImage;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::outbound::Outbound;
@@ -51,6 +52,12 @@ pub(in crate::entitlement) struct SessionSubject {
     pub(in crate::entitlement) other: Option<HeldImage>,
 }
 
+/// Something that was handed to the door: among what is on its way until it is dropped.
+struct HandedOver {
+    session: Arc<Session>,
+    number: u64,
+}
+
 /// Why nothing was issued on a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::entitlement) enum NotIssued {
@@ -66,7 +73,7 @@ impl Session {
         Self { peer: node.images.of(peer), node, principal, outbound: Mutex::default() }
     }
 
-    /// What was handed to the door and may not have left yet.
+    /// What was handed to the door and has not left yet.
     pub(in crate::entitlement) fn outbound(&self) -> MutexGuard<'_, Outbound> {
         self.outbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -105,28 +112,20 @@ impl SessionSubject {
         .boxed()
     }
 
-    /// The first of the two checks before a secret leaves, at the moment when the door gets the new state of a stream. The
-    /// transport makes the second at its first byte, by what is noted here.
+    /// The first of the two checks before a secret leaves, at the moment when the door gets it. The transport makes the
+    /// second before its bytes leave, by what is noted here. Bundles alone are no secret: the end of their process must not
+    /// cut a connection that asks about others, too.
     pub(in crate::entitlement) fn hand_over(
         &self,
-        stream: u64,
         basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
-    ) -> Result<(), NotAttested> {
+    ) -> Result<OnItsWay, NotAttested> {
         self.process().check_now(&basis.epoch, basis.rests_on)?;
-        self.session.outbound().set_stream(stream, self.process(), basis, ids);
-        Ok(())
-    }
-
-    /// The same for the reply to a single call.
-    pub(in crate::entitlement) fn hand_over_reply(
-        &self,
-        basis: &DecisionBasis,
-        ids: Vec<SpiffeId>,
-    ) -> Result<(), NotAttested> {
-        self.process().check_now(&basis.epoch, basis.rests_on)?;
-        self.session.outbound().add_reply(self.process(), basis, ids);
-        Ok(())
+        if ids.is_empty() {
+            return Ok(Box::new(()));
+        }
+        let number = self.session.outbound().add(self.process(), basis, ids);
+        Ok(Box::new(HandedOver { session: Arc::clone(&self.session), number }))
     }
 
     /// Takes note of a decision that denies the process everything: nothing that waits may leave any more.
@@ -177,5 +176,11 @@ impl SessionSubject {
         let node = self.node();
         let record = records::issuance(event, issuance, trace, node.now());
         node.parts.audit.record(Record { reason: reason.map(str::to_owned), ..record });
+    }
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        self.session.outbound().forget(self.number);
     }
 }

@@ -18,6 +18,7 @@ use crate::attestation::source::Change;
 use crate::audit::Event;
 use crate::entitlement::door::EncodedBundles;
 use crate::entitlement::door::Ended;
+use crate::entitlement::door::OnItsWay;
 use crate::entitlement::door::Secret;
 use crate::entitlement::door::X509Update;
 use crate::entitlement::ledger::live::LiveSvid;
@@ -46,12 +47,9 @@ use crate::randomness::fraction;
 pub(in crate::entitlement) fn x509_svids(
     subject: Arc<SessionSubject>,
 ) -> impl Stream<Item = Result<Secret<X509Update>, Ended>> + Send {
-    updates(subject, Delivers::X509Svids, |Update { svids, bundles, .. }| {
-        Secret::new(X509Update {
-            svids: svids.into_iter().map(|held| held.svid).collect(),
-            bundle: bundles.own_x509(),
-            federated: bundles.foreign_x509(),
-        })
+    updates(subject, Delivers::X509Svids, |Update { svids, bundles, .. }, on_its_way| {
+        let svids = svids.into_iter().map(|held| held.svid).collect();
+        Secret::new(X509Update { svids, bundle: bundles.own_x509(), federated: bundles.foreign_x509() }, on_its_way)
     })
 }
 
@@ -60,19 +58,19 @@ pub(in crate::entitlement) fn bundles(
     subject: Arc<SessionSubject>,
     encode: impl Fn(&VisibleBundles) -> EncodedBundles + Send,
 ) -> impl Stream<Item = Result<EncodedBundles, Ended>> + Send {
-    updates(subject, Delivers::Bundles, move |update| encode(&update.bundles))
+    updates(subject, Delivers::Bundles, move |update, _| encode(&update.bundles))
 }
 
 fn updates<T>(
     subject: Arc<SessionSubject>,
     delivers: Delivers,
-    encode: impl Fn(Update) -> T + Send,
+    encode: impl Fn(Update, OnItsWay) -> T + Send,
 ) -> impl Stream<Item = Result<T, Ended>> + Send {
     let driver = Driver::new(subject, delivers);
     stream::unfold(Some((driver, encode)), async |state| {
         let (mut driver, encode) = state?;
         match driver.next_update().await {
-            Ok(update) => Some((Ok(encode(update)), Some((driver, encode)))),
+            Ok((update, on_its_way)) => Some((Ok(encode(update, on_its_way)), Some((driver, encode)))),
             Err(ended) => {
                 driver.close(ended);
                 Some((Err(ended), None))
@@ -103,8 +101,6 @@ struct Driver {
     generation: u64,
     /// The answers so far to the permits that are being issued for.
     underway: Vec<IssueAnswer>,
-    /// It ended with a "no": what it handed over last may not have left yet, and must not leave any more.
-    denied: bool,
 }
 
 impl Driver {
@@ -122,13 +118,12 @@ impl Driver {
             event: StreamEvent::Woken,
             generation: 0,
             underway: Vec::new(),
-            denied: false,
         }
     }
 
     /// The trip of an SVID, the first one and every later one: attest and decide, wait for evidence where a first answer
     /// must, issue, hand over; then wait for a change, and begin again.
-    async fn next_update(&mut self) -> Result<Update, Ended> {
+    async fn next_update(&mut self) -> Result<(Update, OnItsWay), Ended> {
         loop {
             let event = std::mem::replace(&mut self.event, StreamEvent::Served);
             let Effects { ended, next } = self.state.on(event, self.subject.node().now());
@@ -139,7 +134,7 @@ impl Driver {
                 Step::RecordUndecided(providers) => self.record_undecided(providers),
                 Step::Issue(permits) => self.issue(permits).await,
                 Step::Serve(update) => match self.hand_over(&update) {
-                    Ok(()) => return Ok(update),
+                    Ok(on_its_way) => return Ok((update, on_its_way)),
                     Err(event) => event,
                 },
                 Step::Wait(until) => self.wait(until).await?,
@@ -212,16 +207,16 @@ impl Driver {
         StreamEvent::Issued(std::mem::take(&mut self.underway))
     }
 
-    fn hand_over(&self, update: &Update) -> Result<(), StreamEvent> {
+    fn hand_over(&self, update: &Update) -> Result<OnItsWay, StreamEvent> {
         let Some(basis) = &self.basis else { return Err(StreamEvent::Woken) };
         let ids = update.svids.iter().map(|held| held.svid.id.clone()).collect();
-        self.subject.hand_over(self.handle.number(), basis, ids).map_err(|why| self.changed(why))?;
+        let on_its_way = self.subject.hand_over(basis, ids).map_err(|why| self.changed(why))?;
         if let (Some(before), Some(default)) = (&update.default_before, update.svids.first()) {
             let pid = self.subject.pinned().process().peer().pid;
             tracing::info!(pid, %before, now = %default.svid.id, "the default identity changed");
         }
         self.note_holdings();
-        Ok(())
+        Ok(on_its_way)
     }
 
     /// RACE: whatever was replaced after the last decision began may have found no trace of it to wake by; the number
@@ -275,7 +270,6 @@ impl Driver {
 
     /// Writes down that what was held has ended, and why.
     fn close(&mut self, ended: Ended) {
-        self.denied = matches!(ended, Ended::Denied(_));
         let ended = self.state.close(match ended {
             Ended::Denied(_) => "denied",
             Ended::Undecided(_) => "undecided",
@@ -323,9 +317,6 @@ impl Driver {
 impl Drop for Driver {
     /// A stream that is dropped before its end was closed by its caller.
     fn drop(&mut self) {
-        if !self.denied {
-            self.subject.session.outbound().forget(self.handle.number());
-        }
         self.record_underway("closed");
         let ended = self.state.close("closed");
         self.record_ended(ended);

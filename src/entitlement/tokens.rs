@@ -6,6 +6,7 @@ use crate::attestation::NotAttested;
 use crate::audit::Event;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
+use crate::entitlement::door::Secret;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::LiveDecision;
@@ -32,11 +33,12 @@ pub(in crate::entitlement) async fn issue(
     subject: &SessionSubject,
     audiences: Vec<String>,
     id: Option<SpiffeId>,
-) -> Result<Vec<JwtSvid>, Ended> {
+) -> Result<Secret<Vec<JwtSvid>>, Ended> {
     let node = subject.node();
     for _ in 0..TRIES {
         let decision = node.decide_patiently(subject.process(), id.as_ref()).await;
         let decision = decision.inspect_err(|ended| subject.note_denial(*ended))?;
+        subject.session.outbound().decided_again(subject.process(), &decision.basis);
         let trace = Arc::clone(&decision.basis.trace);
         let changes_default = id.is_none() && node.changes_default(subject.pinned(), &decision);
         if let Some(providers) = missing(&decision, id.as_ref(), changes_default) {
@@ -50,8 +52,8 @@ pub(in crate::entitlement) async fn issue(
             Err(NotIssued::Stale) => continue,
         };
         let ids = svids.iter().map(|svid| svid.id.clone()).collect();
-        match subject.hand_over_reply(&decision.basis, ids) {
-            Ok(()) => return Ok(svids),
+        match subject.hand_over(&decision.basis, ids) {
+            Ok(on_its_way) => return Ok(Secret::new(svids, on_its_way)),
             Err(NotAttested::No(why)) if why.leaves_the_image() => {}
             Err(why) => return Err(node.refuse_unattested(subject.pinned(), why)),
         }

@@ -184,7 +184,7 @@ impl Connection for FakeCaller {
 
 impl Subject for FakeCaller {
     fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<Secret<X509Update>, Ended>> {
-        self.stream(Secret::new)
+        self.stream(|update| Secret::new(update, Box::new(())))
     }
 
     fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
@@ -217,7 +217,7 @@ impl Subject for FakeCaller {
                     not_after: svid.not_after,
                 })
                 .collect();
-            if svids.is_empty() { Err(Ended::Denied(DECISION)) } else { Ok(Secret::new(svids)) }
+            if svids.is_empty() { Err(Ended::Denied(DECISION)) } else { Ok(Secret::new(svids, Box::new(()))) }
         }
         .boxed()
     }

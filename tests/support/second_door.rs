@@ -52,7 +52,7 @@ impl Protocol for JsonLines {
     async fn converse(self, admitted: AdmittedConnection<dyn BrokerConnection>) {
         let AdmittedConnection { stream, connection, .. } = admitted;
         let stream = GatedStream::new(stream, connection.clone(), Unframed);
-        let gate = Arc::clone(stream.gate());
+        let gate = stream.gate().clone();
         tokio::select! {
             biased;
             _ = connection.closed() => {}
@@ -64,7 +64,7 @@ impl Protocol for JsonLines {
 /// Reads subscriptions and writes what they are about, until the client closes or the connection is cut.
 async fn speak(
     stream: impl AsyncRead + AsyncWrite,
-    gate: &Arc<SecretGate>,
+    gate: &SecretGate,
     asker: &Arc<dyn BrokerConnection>,
 ) -> io::Result<()> {
     let (read, mut write) = tokio::io::split(stream);
@@ -80,6 +80,7 @@ async fn speak(
                 for resource in resources {
                     write.write_all(format!("{resource}\n").as_bytes()).await?;
                 }
+                drop(gate.take_opened()); // all of it has left
             }
         }
     }
@@ -88,7 +89,7 @@ async fn speak(
 /// The resources of a subscription: now, and at each change. Who asks for bundles alone pays for no key.
 fn subscribe(
     Subscription { pid, names }: Subscription,
-    gate: &Arc<SecretGate>,
+    gate: &SecretGate,
     asker: &Arc<dyn BrokerConnection>,
 ) -> BoxStream<'static, Vec<Value>> {
     let asker = Arc::clone(asker);
@@ -101,7 +102,7 @@ fn subscribe(
         Err(why) => return futures_util::stream::iter([vec![ended(why)]]).boxed(),
     };
     if names.iter().any(|name| is_identity(name)) {
-        let gate = Arc::clone(gate);
+        let gate = gate.clone();
         let svids = subject.x509_svids();
         return svids.map(move |update| resources(update.map(|secret| secret.open(&gate)), &names, named)).boxed();
     }

@@ -46,7 +46,7 @@ impl Framing for Unframed {
 #[derive(Debug)]
 pub struct GatedStream<S, F> {
     stream: S,
-    gate: Arc<SecretGate>,
+    gate: SecretGate,
     framing: F,
 }
 
@@ -54,12 +54,12 @@ impl<S, F: Framing> GatedStream<S, F> {
     /// Puts the gate of `connection` before what is written to `stream`.
     #[must_use]
     pub fn new(stream: S, connection: Arc<dyn Connection>, framing: F) -> Self {
-        Self { stream, gate: Arc::new(SecretGate::new(connection)), framing }
+        Self { stream, gate: SecretGate::new(connection), framing }
     }
 
     /// The gate, for the codecs that open secrets.
     #[must_use]
-    pub fn gate(&self) -> &Arc<SecretGate> {
+    pub fn gate(&self) -> &SecretGate {
         &self.gate
     }
 

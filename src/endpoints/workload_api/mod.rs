@@ -77,7 +77,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let updates = subject(&*gate(&request)?).x509_bundles();
+        let updates = subject(&gate(&request)?).x509_bundles();
         let messages = updates.map(|update| Ok(messages::x509_bundles(update.map_err(refusals::ended)?)));
         Ok(Response::new(messages.boxed()))
     }
@@ -93,7 +93,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        let updates = subject(&*gate(&request)?).jwt_bundles();
+        let updates = subject(&gate(&request)?).jwt_bundles();
         let messages = updates.map(|update| Ok(messages::jwt_bundles(update.map_err(refusals::ended)?)));
         Ok(Response::new(messages.boxed()))
     }
@@ -102,7 +102,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let subject = subject(&*gate(&request)?);
+        let subject = subject(&gate(&request)?);
         let (audience, token) = messages::token_to_validate(request.into_inner())?;
         let valid = subject.validate_jwt(audience, token).await.map_err(refusals::not_validated)?;
         Ok(Response::new(messages::valid_token(valid)))
@@ -120,9 +120,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
     }
 }
 
-fn gate<T>(request: &Request<T>) -> Result<Arc<SecretGate>, Status> {
+fn gate<T>(request: &Request<T>) -> Result<SecretGate, Status> {
     let gate = request.extensions().get::<RequestGate>();
-    gate.map(|gate| Arc::clone(&gate.0)).ok_or_else(|| Status::internal("the transport names no connection"))
+    gate.map(|gate| gate.0.clone()).ok_or_else(|| Status::internal("the transport names no connection"))
 }
 
 fn subject(gate: &SecretGate) -> Arc<dyn Subject> {

@@ -115,12 +115,6 @@ pub struct StreamHandle {
 }
 
 impl StreamHandle {
-    /// Tells the stream from every other one of this run.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Notes a decision of the stream.
     pub fn decided_on(&self, trace: Arc<Trace>) {
         if let Some(stream) = self.live.locked().get_mut(&self.number) {

@@ -1,5 +1,5 @@
-//! What one connection was handed and may not have left yet: which identities of which process, and the decision behind
-//! each. Read before every first byte of a secret; refuses to know how anything is sent.
+//! What one connection was handed and what has not left it yet: which identities of which process, and the decision behind
+//! each. Read before bytes of a secret leave; refuses to know how anything is sent.
 
 use std::sync::Arc;
 
@@ -22,19 +22,20 @@ pub(in crate::entitlement) struct DecisionBasis {
     pub(in crate::entitlement) rests_on: EpochParts,
 }
 
-/// The latest state of every stream, and all replies to single calls.
+/// Every hand-over that is on its way.
 #[derive(Debug, Default)]
 pub(in crate::entitlement) struct Outbound {
-    /// A list, for most connections have one stream, and a map makes room for eleven at once.
+    /// A list, for most connections have one at a time, and a map makes room for eleven at once.
     items: Vec<Item>,
+    /// The number of the next item.
+    next: u64,
 }
 
 /// Identities of one process, and the decision behind them.
 #[derive(Debug)]
 struct Item {
+    number: u64,
     process: Arc<CheckedProcess>,
-    /// The stream; `None` for the replies to single calls.
-    stream: Option<u64>,
     basis: DecisionBasis,
     ids: Vec<SpiffeId>,
     /// The epoch of the rulebook under which every one of `ids` is known to be permitted on this basis.
@@ -44,50 +45,26 @@ struct Item {
 }
 
 impl Outbound {
-    /// Takes in the whole state of a stream: what it was handed before counts no more.
-    pub(in crate::entitlement) fn set_stream(
-        &mut self,
-        stream: u64,
-        process: &Arc<CheckedProcess>,
-        basis: &DecisionBasis,
-        ids: Vec<SpiffeId>,
-    ) {
-        self.put(Item::new(process, Some(stream), basis, ids));
-    }
-
-    /// Takes in the reply to a single call.
-    ///
-    /// SECURITY: nothing tells when a reply has left, so the ones before it stay, for as long as the connection does. They
-    /// depend on this decision from now on: it is the latest about the same process.
-    pub(in crate::entitlement) fn add_reply(
+    /// Takes in identities that were granted by the decision itself. Returns the number to forget them by.
+    pub(in crate::entitlement) fn add(
         &mut self,
         process: &Arc<CheckedProcess>,
         basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
-    ) {
-        let mut reply = Item::new(process, None, basis, ids);
-        if let Some(before) = self.items.iter_mut().find(|item| item.is_same_slot(&reply)) {
-            for id in before.ids.drain(..) {
-                if !reply.ids.contains(&id) {
-                    reply.ids.push(id);
-                    reply.permitted_under = None;
-                }
-            }
-        }
-        self.put(reply);
+    ) -> u64 {
+        let (number, process, basis) = (self.next, Arc::clone(process), basis.clone());
+        let permitted_under = Some(basis.trace.rulebook_epoch);
+        self.next += 1;
+        self.items.reserve_exact(1);
+        self.items.push(Item { number, process, basis, ids, permitted_under, denied: false });
+        number
     }
 
-    /// Bundles alone are no secret: the end of their process must not cut a connection that asks about others, too.
-    fn put(&mut self, new: Item) {
-        if new.ids.is_empty() {
-            return self.items.retain(|item| !item.is_same_slot(&new));
-        }
-        match self.items.iter_mut().find(|item| item.is_same_slot(&new)) {
-            Some(item) => *item = new,
-            None => {
-                self.items.reserve_exact(1);
-                self.items.push(new);
-            }
+    /// Forgets what has left, or never will.
+    pub(in crate::entitlement) fn forget(&mut self, number: u64) {
+        self.items.retain(|item| item.number != number);
+        if self.items.is_empty() {
+            self.items = Vec::new(); // an idle connection holds no memory for it
         }
     }
 
@@ -106,11 +83,6 @@ impl Outbound {
         for item in self.items.iter_mut().filter(|item| Arc::ptr_eq(&item.process, process)) {
             item.denied = true;
         }
-    }
-
-    /// Forgets what a stream was handed, because the stream has ended.
-    pub(in crate::entitlement) fn forget(&mut self, stream: u64) {
-        self.items.retain(|item| item.stream != Some(stream));
     }
 
     /// Each process with what was decided about it: one, unless it moved in between or the connection asks about several.
@@ -139,17 +111,5 @@ impl Outbound {
             item.permitted_under = permitted.then_some(epoch);
             (!permitted).then(|| Arc::clone(&item.process))
         })
-    }
-}
-
-impl Item {
-    /// Of identities that were granted by the decision itself.
-    fn new(process: &Arc<CheckedProcess>, stream: Option<u64>, basis: &DecisionBasis, ids: Vec<SpiffeId>) -> Self {
-        let permitted_under = Some(basis.trace.rulebook_epoch);
-        Self { process: Arc::clone(process), stream, basis: basis.clone(), ids, permitted_under, denied: false }
-    }
-
-    fn is_same_slot(&self, other: &Self) -> bool {
-        self.stream == other.stream && Arc::ptr_eq(&self.process, &other.process)
     }
 }

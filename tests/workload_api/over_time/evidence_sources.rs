@@ -242,28 +242,46 @@ async fn a_source_that_hangs_delays_no_process_that_it_cannot_help() {
     assert!(begun.elapsed() < DELAY);
 }
 
-/// What a reader gets who asks, waits a second and then reads, while `meanwhile` happens.
-async fn read_late(meanwhile: impl FnOnce(&LateSource)) -> Vec<u8> {
-    let scene = Scene::piped(&["/labelled"], 48);
+/// What a reader gets who asks, waits a second and then reads, while `meanwhile` happens; and how often he was denied
+/// something.
+async fn read_late(order: &[&str], meanwhile: impl FnOnce(&LateSource)) -> (Vec<u8>, usize) {
+    let scene = Scene::piped(order, 48);
     let mut reader = scene.node.connect(&scene.web).bytes;
     for part in [http2::hello(), http2::request(1, None, &[])].concat().chunks(48) {
         reader.write_all(part).await.unwrap();
     }
     tokio::time::sleep(SECOND).await;
-    assert!(scene.node.records.0.lock().unwrap().iter().any(|record| record.event == Event::Issued), "it waits");
+    let records = |event| scene.node.records.0.lock().unwrap().iter().filter(|record| record.event == event).count();
+    assert_eq!(records(Event::Issued), order.len(), "it waits");
     meanwhile(&scene.source);
     tokio::time::sleep(SECOND).await;
     let mut read = Vec::new();
     let _ = tokio::time::timeout(SECOND, reader.read_to_end(&mut read)).await; // cut, or a live stream
-    read
+    (read, records(Event::Denied))
+}
+
+fn holds(read: &[u8], id: &str) -> bool {
+    read.windows(id.len()).any(|bytes| bytes == id.as_bytes())
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_a_slow_reader_when_its_label_goes_never_leaves() {
-    let holds_it = |read: Vec<u8>| read.windows(LABELLED.len()).any(|bytes| bytes == LABELLED.as_bytes());
-    assert!(holds_it(read_late(|_| {}).await), "an honest reader who is slow");
-    assert!(holds_it(read_late(LateSource::go_down).await), "what cannot be found out takes nothing");
-    assert!(!holds_it(read_late(|source| source.label(1000, None)).await), "it left");
+    let read_late = async |meanwhile: fn(&LateSource)| read_late(&["/labelled"], meanwhile).await.0;
+    assert!(holds(&read_late(|_| {}).await, LABELLED), "an honest reader who is slow");
+    assert!(holds(&read_late(LateSource::go_down).await, LABELLED), "what cannot be found out takes nothing");
+    assert!(!holds(&read_late(|source| source.label(1000, None)).await, LABELLED), "it left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_slow_reader_when_one_of_two_identities_goes_never_leaves() {
+    let order = &["/labelled", "/plain"];
+    let (read, denied) = read_late(order, |_| {}).await;
+    assert!(holds(&read, LABELLED) && holds(&read, PLAIN), "an honest reader who is slow");
+    assert_eq!(denied, 0);
+    let (read, denied) = read_late(order, |source| source.label(1000, None)).await;
+    assert!(!holds(&read, LABELLED), "it left");
+    assert!(!holds(&read, PLAIN), "the connection was not cut");
+    assert_eq!(denied, 1, "nothing says why the connection was cut");
 }
 
 #[tokio::test(start_paused = true)]

@@ -198,7 +198,7 @@ async fn the_exit_of_another_process_ends_its_subscription_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_more_leaves_for_a_process_that_became_another_program() {
+async fn a_process_that_became_another_program_gets_its_end_and_no_more() {
     let broker = Broker::open();
     let web = broker.spawn(1000);
     let mut client = broker.connect(&broker.spawn(3000));
@@ -206,8 +206,10 @@ async fn nothing_more_leaves_for_a_process_that_became_another_program() {
     client.next_id().await;
     let start = Instant::now();
     web.exec("/usr/bin/other");
-    assert_eq!(client.next().await, None);
+    assert_eq!(client.next().await, Some(json!({ "ended": "denied" })));
     assert!(start.elapsed() <= Duration::from_secs(10), "{:?}", start.elapsed());
+    let hour = Duration::from_secs(3600);
+    assert!(tokio::time::timeout(hour, client.next()).await.is_err(), "the connection lives on, without it");
 }
 
 /// Whether the whole of a line that waited behind a narrow pipe arrives, once `change` has happened.

@@ -22,6 +22,7 @@ use crate::endpoints::transport::http2::executor::StreamExecutor;
 use crate::endpoints::transport::http2::filtered_stream::DataFrames;
 use crate::endpoints::transport::http2::filtered_stream::FilteredStream;
 use crate::endpoints::transport::http2::requests::GrpcRequests;
+use crate::endpoints::transport::http2::unsent::Unsent;
 use crate::entitlement::door::Connection;
 use crate::entitlement::door::Ended;
 
@@ -46,8 +47,10 @@ pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, routes: 
     let mut closed = connection.closed();
     let activity = Arc::new(Activity::default());
     let (executor, mut streams) = StreamExecutor::new();
-    let stream = GatedStream::new(stream, connection, DataFrames::default());
-    let requests = GrpcRequests { gate: Arc::clone(stream.gate()), routes, budgets, activity: Arc::clone(&activity) };
+    let unsent = Arc::new(Unsent::default());
+    let stream = GatedStream::new(stream, connection, DataFrames::carrying(Arc::clone(&unsent)));
+    let requests =
+        GrpcRequests { gate: stream.gate().clone(), routes, budgets, activity: Arc::clone(&activity), unsent };
     let stream = TokioIo::new(FilteredStream::new(stream));
     let mut http = pin!(engine(executor, &limits).serve_connection(stream, requests));
     let mut idle = IdleLimits { since: Instant::now(), first_request: limits.first_request, idle: limits.idle };

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -21,15 +22,23 @@ use crate::endpoints::transport::http2::authority_filter::AuthorityFilter;
 use crate::endpoints::transport::http2::frame_budget::FrameBudget;
 use crate::endpoints::transport::http2::frames::FrameScanner;
 use crate::endpoints::transport::http2::frames::Scanned;
+use crate::endpoints::transport::http2::unsent::Unsent;
 
 const READ_AT_ONCE: usize = 4096;
 
 /// Messages are in DATA frames alone: a status leaves whether or not a secret may.
-#[derive(Debug, Default)]
 pub(super) struct DataFrames {
+    unsent: Arc<Unsent>,
     scanner: FrameScanner,
     /// Frames with something in them that have left and are not taken into account yet.
     sent: u32,
+}
+
+impl DataFrames {
+    /// Frames that carry what was given to the engine.
+    pub(super) fn carrying(unsent: Arc<Unsent>) -> Self {
+        Self { unsent, scanner: FrameScanner::default(), sent: 0 }
+    }
 }
 
 impl Framing for DataFrames {
@@ -47,6 +56,7 @@ impl Framing for DataFrames {
             bytes -= now;
         }
         self.sent = self.sent.saturating_add(found.frames);
+        self.unsent.left(found.payload);
     }
 }
 

@@ -105,6 +105,7 @@ pub struct FrameScanner {
     header: PartialHeader,
     payload_left: usize,
     in_data: bool,
+    is_padded: bool,
 }
 
 /// What a piece of the output holds.
@@ -114,6 +115,8 @@ pub struct Scanned {
     pub frames: u32,
     /// Whether it has payload of DATA, or the header before it.
     pub data: bool,
+    /// Bytes of a message in it: the payload of DATA. Of a padded frame none are counted; the engine sends none.
+    pub payload: usize,
 }
 
 impl FrameScanner {
@@ -125,12 +128,14 @@ impl FrameScanner {
                     found.frames += u32::from(!header.is_control());
                     self.payload_left = header.length;
                     self.in_data = header.kind == kind::DATA;
+                    self.is_padded = header.has(kind::PADDED);
                     found.data |= self.in_data && header.length > 0;
                 }
                 continue;
             }
             found.data |= self.in_data;
             let passed = self.payload_left.min(bytes.len());
+            found.payload += if self.in_data && !self.is_padded { passed } else { 0 };
             self.payload_left -= passed;
             bytes = bytes.get(passed..).unwrap_or_default();
         }
@@ -165,6 +170,8 @@ mod tests {
             assert_eq!(first.data, cut >= before + FRAME_HEADER, "cut at {cut}");
             assert_eq!(second.data, cut < after, "cut at {cut}");
             assert_eq!(first.frames + second.frames, 2, "HEADERS and DATA");
+            let payload = cut.saturating_sub(before + FRAME_HEADER).min(b"secret".len());
+            assert_eq!((first.payload, second.payload), (payload, b"secret".len() - payload), "cut at {cut}");
         }
     }
 }

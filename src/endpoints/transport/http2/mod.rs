@@ -8,10 +8,10 @@
 //! ├─ Connection::closed, stop, idle_timeout          end it
 //! └─ RunningStreams::poll_with
 //!    ├─ hyper's HTTP/2 engine
-//!    │  ├─ FilteredStream                            its bytes, in and out
+//!    │  ├─ FilteredStream                            its bytes, in and out; Unsent counts what leaves
 //!    │  └─ GrpcRequests                              called for each stream that opens
 //!    │       └─ StreamExecutor                       takes the stream's future instead of spawning it
-//!    └─ the futures of the open streams              answer, then body; each wakes the task
+//!    └─ the futures of the open streams              answer, then body as Pieces; each wakes the task
 //! ```
 //!
 //! A task for each stream would cost memory for hours and outlive its connection. Here a stream ends with its
@@ -25,6 +25,7 @@ mod filtered_stream;
 mod frame_budget;
 pub mod frames;
 mod requests;
+mod unsent;
 
 use std::sync::Arc;
 

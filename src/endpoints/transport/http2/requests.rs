@@ -1,13 +1,15 @@
 //! The requests of one connection: each is charged, is a gRPC call or refused, gets the gate, and has a time for its
-//! answer.
+//! answer. The answer leaves in pieces, each with the secrets in it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use http::Method;
@@ -27,6 +29,8 @@ use crate::endpoints::refusals;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::http2::activity::Activity;
 use crate::endpoints::transport::http2::activity::OpenStream;
+use crate::endpoints::transport::http2::unsent::Piece;
+use crate::endpoints::transport::http2::unsent::Unsent;
 use crate::entitlement::door::SecretGate;
 
 /// From a request's header to its answer's: its message has to arrive, and a unary answer has to be made.
@@ -35,18 +39,19 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The gate of the connection that a request came by. It is among the request's extensions: it leads to the subject, and
 /// opens secrets.
 #[derive(Debug, Clone)]
-pub struct RequestGate(pub Arc<SecretGate>);
+pub struct RequestGate(pub SecretGate);
 
 /// The services of a door, for one connection.
 pub(super) struct GrpcRequests {
-    pub(super) gate: Arc<SecretGate>,
+    pub(super) gate: SecretGate,
     pub(super) routes: Routes,
     pub(super) budgets: Budgets,
     pub(super) activity: Arc<Activity>,
+    pub(super) unsent: Arc<Unsent>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for GrpcRequests {
-    type Response = Response<CountedBody>;
+    type Response = Response<AnswerBody>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -56,18 +61,19 @@ impl hyper::service::Service<Request<Incoming>> for GrpcRequests {
             Ok(charge) => (Some(charge), not_a_grpc_call(&request)),
             Err(why) => (None, Some(refusals::over_budget(why).into_http())),
         };
-        let open = self.activity.open(charge);
+        let gate = self.gate.for_next_answer();
+        let answer = Answer { gate: gate.clone(), unsent: Arc::clone(&self.unsent), _open: self.activity.open(charge) };
         if let Some(refused) = refused {
-            return Box::pin(std::future::ready(Ok(refused.map(|body| CountedBody { body, _open: open }))));
+            return Box::pin(std::future::ready(Ok(refused.map(|body| AnswerBody { body, answer }))));
         }
-        request.extensions_mut().insert(RequestGate(Arc::clone(&self.gate)));
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.routes.clone().call(request));
+        request.extensions_mut().insert(RequestGate(gate));
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, self.routes.clone().call(request));
         Box::pin(async move {
-            let response = match answer.await {
+            let response = match response.await {
                 Ok(response) => response?,
                 Err(_) => refusals::too_slow().into_http(),
             };
-            Ok(response.map(|body| CountedBody { body, _open: open }))
+            Ok(response.map(|body| AnswerBody { body, answer }))
         })
     }
 }
@@ -98,18 +104,41 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
     kind.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// A response body; its stream is counted as open until it is dropped.
-pub(super) struct CountedBody {
-    body: Body,
+/// An answer, from its request to its last byte for the engine; its stream is counted as open until it is dropped.
+struct Answer {
+    gate: SecretGate,
+    unsent: Arc<Unsent>,
     _open: OpenStream,
 }
 
-impl hyper::body::Body for CountedBody {
-    type Data = bytes::Bytes;
+impl Answer {
+    /// SECURITY: a codec encodes what it opens before it gives out anything else of the same answer. So whatever was
+    /// opened up to now is in these bytes.
+    fn piece(&self, bytes: Bytes) -> Piece {
+        Piece::new(bytes, self.gate.take_opened(), Arc::clone(&self.unsent))
+    }
+}
+
+impl Drop for Answer {
+    /// What was opened for it and is in no piece never leaves.
+    fn drop(&mut self) {
+        drop(self.gate.take_opened());
+    }
+}
+
+/// The body of an answer.
+pub(super) struct AnswerBody {
+    body: Body,
+    answer: Answer,
+}
+
+impl hyper::body::Body for AnswerBody {
+    type Data = Piece;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|bytes| self.answer.piece(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
