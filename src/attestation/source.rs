@@ -133,14 +133,13 @@ impl Changes {
     #[must_use]
     pub fn next(&self) -> Change {
         let mut changed = self.0.subscribe();
-        Change(
-            async move {
-                if changed.changed().await.is_err() {
-                    std::future::pending::<()>().await; // the source was dropped: no more changes
-                }
+        let age = AnswerAge(changed.clone());
+        let happens = async move {
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await; // the source was dropped: no more changes
             }
-            .boxed(),
-        )
+        };
+        Change { happens: happens.boxed(), age: Some(age) }
     }
 
     /// Notifies all waiters.
@@ -153,12 +152,33 @@ impl Changes {
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// A future that resolves when a source changes its answer.
-pub struct Change(BoxFuture<'static, ()>);
+pub struct Change {
+    happens: BoxFuture<'static, ()>,
+    age: Option<AnswerAge>,
+}
+
+/// Whether a source has changed its answer since it gave it.
+#[derive(Debug, Clone)]
+pub struct AnswerAge(watch::Receiver<()>);
 
 impl Change {
     /// The change of a source that could not find out and does not say when it can.
     pub(in crate::attestation) fn in_a_while() -> Self {
-        Self(async { sleep(ASK_AGAIN).await }.boxed())
+        Self { happens: async { sleep(ASK_AGAIN).await }.boxed(), age: None }
+    }
+
+    /// Tells without waiting whether it has happened; `None` where only time tells.
+    #[must_use]
+    pub fn age(&self) -> Option<AnswerAge> {
+        self.age.clone()
+    }
+}
+
+impl AnswerAge {
+    /// Whether the source would answer otherwise now.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.0.has_changed().unwrap_or(false)
     }
 }
 
@@ -166,7 +186,7 @@ impl Future for Change {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_unpin(cx)
+        self.happens.poll_unpin(cx)
     }
 }
 

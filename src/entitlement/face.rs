@@ -73,6 +73,7 @@ impl Connection for Session {
             let checked = self.peer.pinned.is_same_image();
             checked.map_err(|why| self.node.refuse_unattested(&self.peer.pinned, why))?;
         }
+        self.decide_outdated();
         match self.outbound().not_permitted(&self.node.rulebook()) {
             None => Ok(()),
             Some(process) => Err(self.node.refuse(&process.pinned, RefusalCause::Denied(Denial::NoEntry), None)),
@@ -94,6 +95,22 @@ impl Connection for Session {
 
     fn subject(self: Arc<Self>) -> Arc<dyn Subject> {
         Arc::new(SessionSubject { session: self, other: None })
+    }
+}
+
+impl Session {
+    /// SECURITY: a stream whose last update waits for its reader asks for nothing more, and learns of no change of the
+    /// evidence; a single call never does. So what is on its way is decided again here. What cannot be found out takes
+    /// nothing away.
+    fn decide_outdated(&self) {
+        let outdated = self.outbound().outdated();
+        for process in outdated {
+            match self.node.decide_quietly(&process) {
+                Ok(decision) => self.outbound().decided_again(&process, &decision.basis),
+                Err((RefusalCause::Denied(_), _)) => self.outbound().denied(&process),
+                Err(_) => {}
+            }
+        }
     }
 }
 

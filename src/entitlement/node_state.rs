@@ -263,7 +263,8 @@ impl NodeState {
             None => self.attest_and_decide(process, &rulebook)?,
         };
         let Standing { decision, epoch, .. } = standing;
-        let basis = DecisionBasis { trace: Arc::clone(&decision.trace), epoch, rests_on: decision.rests_on };
+        let ages = changes.iter().filter_map(Change::age).collect();
+        let basis = DecisionBasis { trace: Arc::clone(&decision.trace), epoch, rests_on: decision.rests_on, ages };
         let awaits = decision.worth_waiting_for(wanted);
         Ok(LiveDecision { permits: decision.permits(), open: decision.open.clone(), awaits, basis, changes })
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::attestation::Epoch;
+use crate::attestation::source::AnswerAge;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::evidence::EpochParts;
 use crate::identity::SpiffeId;
@@ -20,6 +21,8 @@ pub(in crate::entitlement) struct DecisionBasis {
     pub(in crate::entitlement) epoch: Epoch,
     /// What of it the identities rest on.
     pub(in crate::entitlement) rests_on: EpochParts,
+    /// Whether the sources behind the evidence would answer otherwise by now.
+    pub(in crate::entitlement) ages: Vec<AnswerAge>,
 }
 
 /// Every hand-over that is on its way.
@@ -85,6 +88,17 @@ impl Outbound {
         }
     }
 
+    /// The processes about which a source of evidence would answer otherwise by now: they have to be decided again.
+    pub(in crate::entitlement) fn outdated(&self) -> Vec<Arc<CheckedProcess>> {
+        let mut outdated: Vec<Arc<CheckedProcess>> = Vec::new();
+        for Item { process, .. } in self.items.iter().filter(|item| item.is_outdated()) {
+            if !outdated.iter().any(|known| Arc::ptr_eq(known, process)) {
+                outdated.push(Arc::clone(process));
+            }
+        }
+        outdated
+    }
+
     /// Each process with what was decided about it: one, unless it moved in between or the connection asks about several.
     pub(in crate::entitlement) fn bases(&self) -> Vec<(Arc<CheckedProcess>, Epoch, EpochParts)> {
         let mut bases: Vec<(Arc<CheckedProcess>, Epoch, EpochParts)> = Vec::with_capacity(1);
@@ -111,5 +125,12 @@ impl Outbound {
             item.permitted_under = permitted.then_some(epoch);
             (!permitted).then(|| Arc::clone(&item.process))
         })
+    }
+}
+
+impl Item {
+    /// A denial stands until the next decision of a stream or a call.
+    fn is_outdated(&self) -> bool {
+        !self.denied && self.basis.ages.iter().any(AnswerAge::is_outdated)
     }
 }

@@ -12,6 +12,7 @@ use bonafide::attestation::source::Changes;
 use bonafide::attestation::source::EvidenceSource;
 use bonafide::attestation::source::Known;
 use bonafide::audit::Event;
+use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::evidence::Fact;
 use bonafide::evidence::Grade;
 use bonafide::evidence::Provider;
@@ -19,6 +20,7 @@ use bonafide::evidence::Selector;
 use bonafide::evidence::Source;
 use bonafide::evidence::Undecided;
 use bonafide::registration::EntrySource;
+use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
@@ -260,6 +262,22 @@ async fn read_late(order: &[&str], meanwhile: impl FnOnce(&LateSource)) -> (Vec<
     (read, records(Event::Denied))
 }
 
+/// What a reader gets of `call`, for whose answer he opens a window a second later only, while `meanwhile` happens. Until
+/// then his stream asks for nothing more, and learns of nothing.
+async fn open_late(call: &[u8], meanwhile: impl FnOnce(&LateSource)) -> Vec<u8> {
+    let scene = Scene::new(&["/labelled", "/plain"]);
+    let mut reader = scene.node.connect(&scene.web).bytes;
+    let no_window = http2::frame(http2::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    reader.write_all(&[http2::PREFACE, &no_window, call].concat()).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    meanwhile(&scene.source);
+    let window = http2::frame(http2::WINDOW_UPDATE, 0, 1, &9999_u32.to_be_bytes());
+    reader.write_all(&window).await.unwrap();
+    let mut read = Vec::new();
+    let _ = tokio::time::timeout(SECOND, reader.read_to_end(&mut read)).await; // cut, or a live stream
+    read
+}
+
 fn holds(read: &[u8], id: &str) -> bool {
     read.windows(id.len()).any(|bytes| bytes == id.as_bytes())
 }
@@ -282,6 +300,20 @@ async fn what_waits_for_a_slow_reader_when_one_of_two_identities_goes_never_leav
     assert!(!holds(&read, LABELLED), "it left");
     assert!(!holds(&read, PLAIN), "the connection was not cut");
     assert_eq!(denied, 1, "nothing says why the connection was cut");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_window_when_its_label_goes_never_leaves() {
+    let message = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: LABELLED.to_owned() };
+    let token = http2::calling("FetchJWTSVID", 1, None, &[], &message.encode_to_vec());
+    for call in [http2::request(1, None, &[]), token] {
+        assert!(holds(&open_late(&call, |_| {}).await, LABELLED), "an honest reader who is slow");
+        assert!(
+            holds(&open_late(&call, LateSource::go_down).await, LABELLED),
+            "what cannot be found out takes nothing"
+        );
+        assert!(!holds(&open_late(&call, |source| source.label(1000, None)).await, LABELLED), "it left");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -207,7 +207,8 @@ impl Truth {
         }
     }
 
-    /// Takes in what leaves for `pid`, and judges every whole message by what was permitted when its first byte left.
+    /// Takes in what leaves for `pid`, and judges every whole message by what was permitted when its first byte left and
+    /// when its last one did.
     pub(crate) fn leaves(&mut self, pid: u32, bytes: &[u8]) {
         if self.is_over {
             return;
@@ -218,8 +219,7 @@ impl Truth {
         let mut connection = self.connections.remove(&pid).unwrap_or_default();
         for byte in bytes {
             if connection.frame.is_empty() {
-                connection.now =
-                    Arc::new(Then { subject: self.subjects.get(&pid).cloned(), rules: self.rules.clone() });
+                connection.now = Arc::new(self.now(pid));
             }
             connection.frame.push(*byte);
             for message in connection.take_messages() {
@@ -230,12 +230,19 @@ impl Truth {
     }
 
     fn judge(&mut self, pid: u32, message: &Message) {
+        let now = self.now(pid);
         for path in message.identities() {
             self.handed_over += 1;
-            if !message.may_carry(&path) {
-                self.wrong.push(format!("process {pid} was handed {path} when there was {:?}", message.then));
+            for when in [&*message.then, &now] {
+                if !message.may_carry(&path, when) {
+                    self.wrong.push(format!("process {pid} was handed {path} when there was {when:?}"));
+                }
             }
         }
+    }
+
+    fn now(&self, pid: u32) -> Then {
+        Then { subject: self.subjects.get(&pid).cloned(), rules: self.rules.clone() }
     }
 }
 
@@ -313,8 +320,8 @@ impl Message {
         at.map(path).collect()
     }
 
-    fn may_carry(&self, path: &str) -> bool {
-        let Then { subject: Some(subject), rules } = &*self.then else { return false };
+    fn may_carry(&self, path: &str, when: &Then) -> bool {
+        let Then { subject: Some(subject), rules } = when else { return false };
         // SPEC: RFC 9113 §5.1.1: a client's streams have odd numbers, in the order of its calls.
         let held = |fact: Fading| fact.held_since(self.stream / 2);
         rules.iter().any(|rule| rule.path == path && subject.fits(rule, held))
