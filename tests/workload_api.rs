@@ -75,6 +75,8 @@ mod second_door_over_time;
 mod security_header;
 #[path = "workload_api/over_time/seeds.rs"]
 mod seeds;
+#[path = "workload_api/sending.rs"]
+mod sending;
 #[path = "workload_api/socket.rs"]
 mod socket;
 #[path = "workload_api/over_time/truth.rs"]

@@ -55,6 +55,16 @@ struct State {
     image_changed: AtomicBool,
     writers_checked: AtomicUsize,
     updates_made: AtomicUsize,
+    secrets_made: AtomicUsize,
+    /// Each secret that is on its way holds it, too.
+    on_their_way: Arc<()>,
+}
+
+impl State {
+    fn secret<T>(&self, value: T) -> Secret<T> {
+        self.secrets_made.fetch_add(1, Ordering::SeqCst);
+        Secret::new(value, Box::new(Arc::clone(&self.on_their_way)))
+    }
 }
 
 impl FakeCallers {
@@ -75,6 +85,8 @@ impl FakeCallers {
             image_changed: AtomicBool::new(false),
             writers_checked: AtomicUsize::new(0),
             updates_made: AtomicUsize::new(0),
+            secrets_made: AtomicUsize::new(0),
+            on_their_way: Arc::new(()),
         }))
     }
 
@@ -100,6 +112,14 @@ impl FakeCallers {
 
     pub(crate) fn updates_made(&self) -> usize {
         self.0.updates_made.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn secrets_made(&self) -> usize {
+        self.0.secrets_made.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn secrets_on_their_way(&self) -> usize {
+        Arc::strong_count(&self.0.on_their_way) - 1
     }
 }
 
@@ -184,7 +204,8 @@ impl Connection for FakeCaller {
 
 impl Subject for FakeCaller {
     fn x509_svids(self: Arc<Self>) -> BoxStream<'static, Result<Secret<X509Update>, Ended>> {
-        self.stream(|update| Secret::new(update, Box::new(())))
+        let state = self.state.clone();
+        self.stream(move |update| state.secret(update))
     }
 
     fn x509_bundles(self: Arc<Self>) -> BoxStream<'static, Result<EncodedBundles, Ended>> {
@@ -203,7 +224,7 @@ impl Subject for FakeCaller {
         audiences: Vec<String>,
         id: Option<SpiffeId>,
     ) -> BoxFuture<'static, Result<Secret<Vec<JwtSvid>>, Ended>> {
-        let holding = self.state.holding.borrow().clone();
+        let (state, holding) = (self.state.clone(), self.state.holding.borrow().clone());
         async move {
             let svids: Vec<_> = holding?
                 .svids
@@ -217,7 +238,7 @@ impl Subject for FakeCaller {
                     not_after: svid.not_after,
                 })
                 .collect();
-            if svids.is_empty() { Err(Ended::Denied(DECISION)) } else { Ok(Secret::new(svids, Box::new(()))) }
+            if svids.is_empty() { Err(Ended::Denied(DECISION)) } else { Ok(state.secret(svids)) }
         }
         .boxed()
     }

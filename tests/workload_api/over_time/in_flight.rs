@@ -67,6 +67,15 @@ fn records(node: &TestNode, event: Event) -> usize {
     node.records.0.lock().unwrap().iter().filter(|record| record.event == event).count()
 }
 
+/// A hello of a client whose streams have this window at first.
+fn hello_with(window: u32) -> Vec<u8> {
+    [PREFACE, &frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat())].concat()
+}
+
+fn open_window(stream: u32, by: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
+}
+
 /// A call for the token of one identity.
 fn token(stream: u32, id: &str) -> Vec<u8> {
     let message = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: id.to_owned() };
@@ -185,16 +194,34 @@ async fn a_queued_token_leaves_only_while_its_own_entry_stands() {
     assert!(!arrives(bytes).await);
 }
 
+/// The engine copies what is short into a buffer of its own, and is done with it while nothing of it has left.
+#[tokio::test(start_paused = true)]
+async fn a_token_in_short_frames_does_not_leave_once_its_entry_is_gone() {
+    let ask = async |node: &TestNode| {
+        let (_process, mut bytes) = asked_for(node, &[hello_with(0), token(1, WEB)], 1).await;
+        for _ in 0..10 {
+            send(&mut bytes, &[open_window(1, 100)]).await;
+        }
+        bytes
+    };
+    let node = node_with_two();
+    let bytes = ask(&node).await;
+    assert!(arrives(bytes).await, "nothing has changed");
+    let node = node_with_two();
+    let bytes = ask(&node).await;
+    take_web(&node).await;
+    assert!(!arrives(bytes).await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_client_has_reset_keeps_nothing_else_from_leaving() {
     // Of the SVIDs, nothing leaves or ten bytes do, and the rest is discarded.
     for window in [0, 10] {
         let node = TestNode::start(7, &two_entries());
-        let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[&[0, 4][..], &u32::to_be_bytes(window)].concat())].concat();
-        let (_process, mut bytes) = asked_for(&node, &[hello, request(1, None, &[])], 2).await;
+        let (_process, mut bytes) = asked_for(&node, &[hello_with(window), request(1, None, &[])], 2).await;
         send(&mut bytes, &[frame(kind::RST_STREAM, 0, 1, &8_u32.to_be_bytes())]).await;
         take_web(&node).await;
-        send(&mut bytes, &[token(3, DB), frame(WINDOW_UPDATE, 0, 3, &9999_u32.to_be_bytes())]).await;
+        send(&mut bytes, &[token(3, DB), open_window(3, 9999)]).await;
         assert!(holds(&rest(bytes).await, DB), "at a window of {window}");
     }
 }
