@@ -1,10 +1,9 @@
-//! Replaces the configuration in force, whole or not at all, when an operator asks or the files change.
+//! Holds the configuration in force and replaces it, whole or not at all, when an operator asks or the files change.
 
 mod active;
 mod diff;
 pub(in crate::agent) mod follow;
 mod restart;
-mod swap;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,22 +14,37 @@ use tokio::sync::watch;
 use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
+use crate::agent::config::ConfigRefused;
+use crate::agent::config::files::Sources;
+use crate::agent::last_good;
 use crate::agent::live_settings::LiveSettings;
-use crate::agent::reload::swap::CurrentConfig;
+use crate::agent::reload::diff::compare;
+use crate::agent::reload::diff::names;
+use crate::agent::reload::restart::restart_advice;
 use crate::agent::rulebook_owner::RulebookOwner;
+use crate::agent::rulebook_owner::Taken;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::federation::FederationSettings;
+use crate::readiness::Severity;
 use crate::time::Clock;
 
 pub use active::ActiveConfig;
 pub use active::ConfigFiles;
 pub use active::ReloadTrigger;
 
-/// Reads the files of a configuration, and puts what they say in force.
+/// The configuration in force, and the files that it is read from.
+///
+/// INVARIANT: the state is replaced before the reason for it is given or cleared, so whoever is woken by a reason sees the
+/// state that it is about.
 #[derive(Debug)]
 pub struct Reloader {
-    current: Arc<CurrentConfig>,
+    files: ConfigFiles,
+    owner: Arc<RulebookOwner>,
+    settings: LiveSettings,
+    clock: Arc<dyn Clock>,
+    active: watch::Sender<Arc<ActiveConfig>>,
+    federation: watch::Sender<Arc<[FederationSettings]>>,
     /// Held for a whole reload, so that two never interleave.
     one_at_a_time: Mutex<()>,
 }
@@ -44,46 +58,107 @@ impl Reloader {
         settings: LiveSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let current = Arc::new(CurrentConfig::new(files, active, owner, settings, clock));
-        Self { current, one_at_a_time: Mutex::default() }
+        let federation = watch::Sender::new(active.federation());
+        let active = watch::Sender::new(Arc::new(active));
+        Self { files, owner, settings, clock, active, federation, one_at_a_time: Mutex::default() }
     }
 
     /// The main file.
     #[must_use]
     pub fn file(&self) -> &Path {
-        &self.current.files.main
+        &self.files.main
     }
 
     /// The configuration in force.
     #[must_use]
     pub fn active(&self) -> Arc<ActiveConfig> {
-        self.current.active()
+        self.active.borrow().clone()
     }
 
     /// The foreign trust domains of the configuration in force, and every change of them.
     #[must_use]
     pub fn federation(&self) -> watch::Receiver<Arc<[FederationSettings]>> {
-        self.current.federation()
+        self.federation.subscribe()
     }
 
     /// Reads the files and puts what they say in force.
-    pub async fn reload(&self, trigger: ReloadTrigger) -> ReloadReport {
+    pub async fn reload(self: &Arc<Self>, trigger: ReloadTrigger) -> ReloadReport {
         let _one = self.one_at_a_time.lock().await;
-        let current = Arc::clone(&self.current);
+        let reloader = Arc::clone(self);
         // The disk and the name service may take seconds, and finding the streams that a change concerns some milliseconds
         // for a thousand streams; serving must not wait for them.
-        let reloaded = tokio::task::spawn_blocking(move || match config::load(&current.files.main) {
-            Ok((config, accepted)) => current.swap(config, accepted, trigger),
-            Err(refused) => current.refuse(refused),
+        let reloaded = tokio::task::spawn_blocking(move || match config::load(&reloader.files.main) {
+            Ok((config, accepted)) => reloader.swap(config, accepted, trigger),
+            Err(refused) => reloader.refuse(refused),
         });
         reloaded.await.unwrap_or_else(|panic| {
             let problem = format!("reading the configuration failed: {panic}");
-            self.current.refuse_because(vec![problem], None, ReloadState::LastGood)
+            self.refuse_because(vec![problem], None, ReloadState::LastGood)
         })
     }
 
     /// Puts a configuration that was read in force, unless it needs a restart or has to be asked for.
     pub fn swap(&self, config: Config, accepted: Accepted, trigger: ReloadTrigger) -> ReloadReport {
-        self.current.swap(config, accepted, trigger)
+        let before = self.active();
+        if let Some(advice) = restart_advice(&before.config, &config) {
+            let problem = format!("{}: {advice}", self.files.main.display());
+            return self.refuse_because(vec![problem], Some(accepted.sources), ReloadState::AwaitsRestart);
+        }
+        let (state, accepted_at) = (ReloadState::Current, self.clock.now());
+        let active = ActiveConfig { config, accepted, state, accepted_at, refused: None };
+        let mut report = compare(&before.config, &active.config);
+        let woken = match self.owner.replace_files(active.entries(trigger), active.config.rules()) {
+            Taken::InForce { woken } => woken,
+            Taken::HeldBack(held) => {
+                report.held_back = names(&before.config, &held.ending);
+                self.hold_back(&report, &before, active.accepted.sources);
+                return report;
+            }
+        };
+        report.swapped = true;
+        let (added, removed, changed) = (report.added.len(), report.removed.len(), report.changed.len());
+        tracing::info!(added, removed, changed, woken, "configuration reloaded");
+        self.settings.apply(&active.config);
+        self.keep(&active.accepted);
+        self.federation.send_replace(active.federation());
+        self.active.send_replace(Arc::new(active));
+        self.files.reason.clear();
+        report
+    }
+
+    fn refuse(&self, refused: ConfigRefused) -> ReloadReport {
+        let ConfigRefused { findings, sources } = refused;
+        let problems = findings.problems.iter().map(ToString::to_string).collect();
+        self.refuse_because(problems, Some(sources), ReloadState::LastGood)
+    }
+
+    fn refuse_because(&self, problems: Vec<String>, refused: Option<Sources>, state: ReloadState) -> ReloadReport {
+        for problem in &problems {
+            tracing::error!(problem, "the configuration was not reloaded; the one before stays in force");
+        }
+        self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..ActiveConfig::clone(&self.active()) }));
+        self.files.reason.block(Severity::Degraded, problems.join("\n"));
+        ReloadReport { problems, ..ReloadReport::default() }
+    }
+
+    fn hold_back(&self, report: &ReloadReport, before: &ActiveConfig, refused: Sources) {
+        let ids: Vec<_> = report.held_back.iter().map(|entry| entry.id.as_str()).collect();
+        let detail = format!(
+            "a change of {} would end live identities ({}) and is held back; look at it and type: bonafide reload",
+            self.files.main.display(),
+            ids.join(", ")
+        );
+        tracing::warn!(%detail, "configuration held back");
+        let (state, refused) = (ReloadState::HeldBack, Some(refused));
+        self.active.send_replace(Arc::new(ActiveConfig { state, refused, ..before.clone() }));
+        self.files.reason.block(Severity::Degraded, detail);
+    }
+
+    /// Keeps what was accepted for a start with bad files. Without it the daemon serves all the same.
+    fn keep(&self, accepted: &Accepted) {
+        let Some(data_dir) = &self.files.kept_in else { return };
+        if let Err(why) = last_good::keep(data_dir, accepted) {
+            tracing::warn!(%why, "the accepted configuration could not be kept for the next start");
+        }
     }
 }
