@@ -1,5 +1,5 @@
-//! A byte stream that a secret leaves only while the check before its first byte passes. Knows no protocol: a [`Framing`]
-//! finds the messages in the bytes.
+//! A byte stream that a secret leaves only while the check before its bytes passes. Knows no protocol: a [`Framing`] finds
+//! the messages in the bytes, and says what may be read.
 
 use std::io;
 use std::io::IoSlice;
@@ -17,8 +17,18 @@ use crate::endpoints::transport::Abort;
 use crate::entitlement::door::Connection;
 use crate::entitlement::door::SecretGate;
 
-/// Where the messages are in the bytes that a protocol sends.
+/// Where the messages are in the bytes that a protocol sends, and what of the arriving bytes it lets pass.
 pub trait Framing: Send + Unpin {
+    /// Reads what may pass; by default everything does.
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(stream).poll_read(cx, buffer)
+    }
+
     /// Whether a message, or a part of one, is in the bytes that are to leave next.
     fn carries_message(&self, parts: &[&[u8]]) -> bool;
 
@@ -63,11 +73,6 @@ impl<S, F: Framing> GatedStream<S, F> {
         &self.gate
     }
 
-    /// What has been noted of the bytes that left.
-    pub fn framing_mut(&mut self) -> &mut F {
-        &mut self.framing
-    }
-
     fn check(&self, parts: &[&[u8]]) -> Result<(), Abort> {
         if self.framing.carries_message(parts) { self.gate.check().map_err(Abort::Secret) } else { Ok(()) }
     }
@@ -75,7 +80,8 @@ impl<S, F: Framing> GatedStream<S, F> {
 
 impl<S: AsyncRead + Unpin, F: Framing> AsyncRead for GatedStream<S, F> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let Self { stream, framing, .. } = &mut *self;
+        framing.poll_read(stream, cx, buffer)
     }
 }
 

@@ -6,8 +6,8 @@
 //! ```text
 //! AttributedStream    bytes, and who wrote them            acceptor, passcred
 //! CheckedStream       cut when another process writes      writer_check
-//! GatedStream         cut when a secret may not leave      gate
-//! FilteredStream      HTTP/2 that may not pass is cut      http2/
+//! GatedStream         cut when a secret may not leave,     gate
+//!                     and when the protocol may not pass   http2/
 //! ```
 
 pub mod accept;

@@ -19,8 +19,7 @@ use crate::endpoints::transport::http2::activity::IdleLimits;
 use crate::endpoints::transport::http2::activity::TimedOut;
 use crate::endpoints::transport::http2::activity::idle_timeout;
 use crate::endpoints::transport::http2::executor::StreamExecutor;
-use crate::endpoints::transport::http2::filtered_stream::DataFrames;
-use crate::endpoints::transport::http2::filtered_stream::FilteredStream;
+use crate::endpoints::transport::http2::framing::Http2Framing;
 use crate::endpoints::transport::http2::requests::GrpcRequests;
 use crate::endpoints::transport::http2::unsent::Unsent;
 use crate::entitlement::door::Connection;
@@ -48,11 +47,10 @@ pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, routes: 
     let activity = Arc::new(Activity::default());
     let (executor, mut streams) = StreamExecutor::new();
     let unsent = Arc::new(Unsent::default());
-    let stream = GatedStream::new(stream, connection, DataFrames::carrying(Arc::clone(&unsent)));
+    let stream = GatedStream::new(stream, connection, Http2Framing::carrying(Arc::clone(&unsent)));
     let requests =
         GrpcRequests { gate: stream.gate().clone(), routes, budgets, activity: Arc::clone(&activity), unsent };
-    let stream = TokioIo::new(FilteredStream::new(stream));
-    let mut http = pin!(engine(executor, &limits).serve_connection(stream, requests));
+    let mut http = pin!(engine(executor, &limits).serve_connection(TokioIo::new(stream), requests));
     let mut idle = IdleLimits { since: Instant::now(), first_request: limits.first_request, idle: limits.idle };
     let mut going_away = false;
     let grace = loop {

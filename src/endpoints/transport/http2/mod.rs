@@ -8,7 +8,7 @@
 //! ├─ Connection::closed, stop, idle_timeout          end it
 //! └─ RunningStreams::poll_with
 //!    ├─ hyper's HTTP/2 engine
-//!    │  ├─ FilteredStream                            its bytes, in and out; Unsent counts what leaves
+//!    │  ├─ GatedStream, Http2Framing                 its bytes, in and out; Unsent counts what leaves
 //!    │  └─ GrpcRequests                              called for each stream that opens
 //!    │       └─ StreamExecutor                       takes the stream's future instead of spawning it
 //!    └─ the futures of the open streams              answer, then body as Pieces; each wakes the task
@@ -21,9 +21,9 @@ mod activity;
 pub mod authority_filter;
 mod connection;
 mod executor;
-mod filtered_stream;
 mod frame_budget;
 pub mod frames;
+mod framing;
 mod requests;
 mod unsent;
 
