@@ -18,6 +18,7 @@ use crate::entitlement::door::Secret;
 use crate::entitlement::door::Subject;
 use crate::entitlement::door::ValidToken;
 use crate::entitlement::door::X509Update;
+use crate::entitlement::ledger::outbound::NotPermitted;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::session::Session;
@@ -74,10 +75,10 @@ impl Connection for Session {
             checked.map_err(|why| self.node.refuse_unattested(&self.peer.pinned, why))?;
         }
         self.decide_outdated();
-        match self.outbound().not_permitted(&self.node.rulebook()) {
-            None => Ok(()),
-            Some(process) => Err(self.node.refuse(&process.pinned, RefusalCause::Denied(Denial::NoEntry), None)),
-        }
+        let lost = self.outbound().not_permitted(&self.node.rulebook());
+        let Some(NotPermitted { process, trace, id }) = lost else { return Ok(()) };
+        let cause = RefusalCause::Denied(Denial::Withdrawn { id: id.to_string() });
+        Err(self.node.refuse(&process.pinned, cause, Some(&trace)))
     }
 
     fn closed(&self) -> BoxFuture<'static, Ended> {

@@ -81,6 +81,12 @@ pub enum Denial {
         /// The requested audience.
         audience: String,
     },
+    /// The caller lost an identity while a secret of it waited to be sent.
+    #[error("it lost {id} while a secret of it waited to be sent, so the connection was cut")]
+    Withdrawn {
+        /// The lost identity.
+        id: String,
+    },
 }
 
 /// A decision and its reasons.

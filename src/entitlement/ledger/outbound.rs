@@ -34,6 +34,15 @@ pub(in crate::entitlement) struct Outbound {
     next: u64,
 }
 
+/// An identity that must not leave.
+#[derive(Debug)]
+pub(in crate::entitlement) struct NotPermitted {
+    pub(in crate::entitlement) process: Arc<CheckedProcess>,
+    /// The latest decision about the process that gave it something.
+    pub(in crate::entitlement) trace: Arc<Trace>,
+    pub(in crate::entitlement) id: SpiffeId,
+}
+
 /// Identities of one process, and the decision behind them.
 #[derive(Debug)]
 struct Item {
@@ -113,17 +122,18 @@ impl Outbound {
         bases
     }
 
-    /// The first process of which something is not permitted any more: the rulebook may have changed while it waited to
-    /// be sent.
-    pub(in crate::entitlement) fn not_permitted(&mut self, rulebook: &Rulebook) -> Option<Arc<CheckedProcess>> {
+    /// The first identity on its way that is not permitted any more: the rulebook may have changed while it waited to be
+    /// sent.
+    pub(in crate::entitlement) fn not_permitted(&mut self, rulebook: &Rulebook) -> Option<NotPermitted> {
         let epoch = rulebook.epoch();
         let stale = self.items.iter_mut().filter(|item| item.denied || item.permitted_under != Some(epoch));
         stale.into_iter().find_map(|item| {
             let verdict = redecide(&item.basis.trace, rulebook);
             // What is open was granted before a provider went down, and is kept; nothing new is handed over by it.
-            let permitted = !item.denied && item.ids.iter().all(|id| verdict.may_give(id));
-            item.permitted_under = permitted.then_some(epoch);
-            (!permitted).then(|| Arc::clone(&item.process))
+            let lost = item.ids.iter().find(|id| item.denied || !verdict.may_give(id));
+            item.permitted_under = lost.is_none().then_some(epoch);
+            let (process, trace) = (&item.process, &item.basis.trace);
+            lost.map(|id| NotPermitted { process: Arc::clone(process), trace: Arc::clone(trace), id: id.clone() })
         })
     }
 }

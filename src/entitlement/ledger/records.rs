@@ -91,6 +91,7 @@ pub fn denied_because(denial: &Denial) -> String {
         Denial::NotAttested(contradiction) => word(contradiction),
         Denial::NotThatId => "not_that_id".to_owned(),
         Denial::Audience { .. } => "audience".to_owned(),
+        Denial::Withdrawn { .. } => "withdrawn".to_owned(),
     }
 }
 
