@@ -12,8 +12,8 @@
 //! of the stream (`entitlement/stream.rs`, `Driver::next_update`) has the process attested (`attestation`: the kernel's
 //! facts, and what each source of evidence says), decided (`policy`, by the rulebook that holds the entries of
 //! `registration`), issued for (`issuance`, signed by an `authority`) and recorded (`audit`). It hands the update back to
-//! the endpoint, which encodes it. Before the first byte of a secret leaves, the transport asks the connection's gate
-//! whether the process and the permits still are what they were.
+//! the endpoint, which encodes it. Before bytes of a secret leave, the transport asks the connection's gate whether the
+//! process and the permits still are what they were.
 //!
 //! # Tasks
 //!

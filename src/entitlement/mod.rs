@@ -3,7 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`door`] | the traits of connections and subjects, updates, secrets and their gate |
-//! | `face` | those traits over the node: admission, the check before a first byte |
+//! | `face` | those traits over the node: admission, the check before bytes of a secret leave |
 //! | `images` | the process images that are connected: one handle, one liveness check and one SVID per entry for each |
 //! | `session` | one connection and one process that it asks about: issue, hand over, record |
 //! | `stream` | the driver of one stream: the trip of an SVID in one function |
