@@ -350,7 +350,7 @@ fn live(seed: u64, at_the_end: impl AsyncFnOnce(&mut Walk)) -> Walk {
 }
 
 #[test]
-fn no_identity_leaves_that_is_not_permitted_at_its_first_byte() {
+fn no_identity_leaves_that_is_not_permitted_at_its_first_and_its_last_byte() {
     let (mut handed_over, mut refused) = (0, 0);
     for seed in 0..SEEDS {
         let walk = live(seed, async |_| {});

@@ -158,6 +158,15 @@ mod tests {
     }
 
     #[test]
+    fn of_a_padded_frame_no_byte_is_counted_as_a_message() {
+        let header = FrameHeader { length: 6, kind: kind::DATA, flags: kind::PADDED, stream: 1 };
+        let output = [&header.bytes()[..], b"secret", &frame(kind::DATA, b"and more")].concat();
+        let mut found = Scanned::default();
+        FrameScanner::default().scan(&output, &mut found);
+        assert_eq!(found, Scanned { frames: 2, data: true, payload: b"and more".len() });
+    }
+
+    #[test]
     fn data_is_seen_wherever_the_output_is_cut() {
         let output = [frame(4, &[0; 6]), frame(kind::HEADERS, b"abc"), frame(kind::DATA, b"secret"), frame(6, &[0; 8])];
         let (before, after) = (output[..2].concat().len(), output[..3].concat().len());
