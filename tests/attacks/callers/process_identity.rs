@@ -166,7 +166,8 @@ fn attack_38_callers_that_fail_in_every_way_leave_no_descriptor_behind() {
 }
 
 /// Defences: `PinnedProcess::is_pinned_again`. Without the handle of the memory and the addresses, a process that became
-/// another image has the key of the one before; without the addresses, beside a child that shares the memory.
+/// another image is taken for the one before, and refused; without the addresses, beside a child that shares the memory.
+/// A connection of the image before is open meanwhile, so that the node still knows it.
 #[test]
 fn threads_share_a_key_and_no_fork_or_exec_has_that_of_another() {
     const TEST: &str = "threads_share_a_key_and_no_fork_or_exec_has_that_of_another";
@@ -187,6 +188,7 @@ fn threads_share_a_key_and_no_fork_or_exec_has_that_of_another() {
             "if len(sys.argv) > 3:\n compare(key().hex(), sys.argv[3])\n \
              if sys.argv[4] != '0': os.kill(int(sys.argv[4]), 9)\n sys.exit()\n\
              become(41000); mine, child = key().hex(), str({child}); assert key().hex() == mine\n\
+             s = connect(); say(s, HELLO + request()); accepted(s); s.set_inheritable(True)\n\
              me = open('/proc/self/cmdline').read().split('\\0')[2]\n\
              os.execv(sys.executable, [sys.executable, '-c', me, *sys.argv[1:], mine, child])"
         );
