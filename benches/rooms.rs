@@ -232,6 +232,7 @@ fn entry(n: u32, selectors: &[String]) -> Entry {
         x509_ttl: Duration::from_secs(3600),
         jwt_ttl: Duration::from_secs(300),
         dns: Vec::new(),
+        subject: Default::default(),
         audiences: None,
     };
     Entry {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::evidence::provider::Answer;
 use crate::evidence::provider::Provider;
 use crate::evidence::selector::Selector;
-use crate::evidence::selector::SelectorKind;
+use crate::evidence::selector_kind::SelectorKind;
 
 /// How much a fact proves: the authority that vouches for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -9,12 +9,17 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::evidence::provider::Provider;
+use crate::evidence::selector_kind::SelectorKind;
 
 /// The most bytes of a selector's text: a path of 4,096 bytes (`PATH_MAX`) and its type.
 pub const MAX_SELECTOR: usize = MAX_PATH + 64;
 
 /// The most bytes of a path, as the kernel counts them (`PATH_MAX`).
 const MAX_PATH: usize = 4096;
+
+/// The most bytes of a user or group name. A directory service has longer names than Linux (256 bytes) and adds its
+/// domain.
+const MAX_NAME: usize = 1024;
 
 /// One fact about a workload that an entry can require.
 ///
@@ -56,46 +61,21 @@ pub enum Selector {
     },
 }
 
-/// The kind of a selector, without its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum SelectorKind {
-    /// See [`Selector::UnixUid`].
-    UnixUid,
-    /// See [`Selector::UnixGid`].
-    UnixGid,
-    /// See [`Selector::UnixUser`].
-    UnixUser,
-    /// See [`Selector::UnixGroup`].
-    UnixGroup,
-    /// See [`Selector::UnixSupplementaryGid`].
-    UnixSupplementaryGid,
-    /// See [`Selector::UnixSupplementaryGroup`].
-    UnixSupplementaryGroup,
-    /// See [`Selector::UnixPath`].
-    UnixPath,
-    /// See [`Selector::UnixSha256`].
-    UnixSha256,
-    /// See [`Selector::SystemdId`].
-    SystemdId,
-    /// See [`Selector::SystemdSlice`].
-    SystemdSlice,
-    /// See [`Selector::Cgroup`].
-    Cgroup,
-    /// See [`Selector::Host`].
-    Host,
-    /// See [`Selector::Other`].
-    Other,
-}
-
 /// Why a text is not a selector. `at` counts bytes from the start of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSelector {
     /// No colon, or nothing before it.
-    #[error("has no kind; write kind:value, for example \"unix:uid:1000\"")]
-    NoKind,
-    /// This version does not know the kind.
-    #[error("has the unknown kind {kind:?}{}", .nearest.map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
-    UnknownKind {
+    #[error("has no type; write type:value, for example \"unix:uid:1000\"")]
+    NoType,
+    /// A known kind without its type, such as `uid:1000`.
+    #[error("has no type; did you mean {meant:?}?")]
+    TypeMissing {
+        /// The whole selector.
+        meant: String,
+    },
+    /// This version does not know the type.
+    #[error("has the unknown type {kind:?}{}", .nearest.map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
+    UnknownType {
         /// The text before the value.
         kind: String,
         /// The most similar known kind, at most three edits away.
@@ -121,73 +101,6 @@ pub enum InvalidSelector {
         /// The length of the text.
         bytes: usize,
     },
-}
-
-/// Kinds of the product contract that this version cannot prove.
-const NOT_BUILT_YET: [&str; 6] = ["docker", "k8s", "cri", "node", "systemd:user-unit", "systemd:fragment_path"];
-
-/// The properties of one kind.
-struct KindRow {
-    kind: SelectorKind,
-    /// The text before the value, without its colon.
-    name: &'static str,
-    /// Parses the value; the error names the form that it needs.
-    parse: fn(&str) -> Result<Selector, &'static str>,
-    /// Whether such a fact alone tells a workload from the others on its node (SPEC: product contract §4). For a cgroup
-    /// the value counts, too: see [`Selector::is_strong`].
-    strong: bool,
-    /// The provider that proves it.
-    provider: Provider,
-}
-
-const fn row(
-    kind: SelectorKind,
-    name: &'static str,
-    parse: fn(&str) -> Result<Selector, &'static str>,
-    strong: bool,
-    provider: Provider,
-) -> KindRow {
-    KindRow { kind, name, parse, strong, provider }
-}
-
-/// Every kind that this version can prove, in the order of [`Selector`].
-static KINDS: [KindRow; 12] = [
-    row(SelectorKind::UnixUid, "unix:uid", |v| number(v).map(Selector::UnixUid), true, Provider::KERNEL),
-    row(SelectorKind::UnixGid, "unix:gid", |v| number(v).map(Selector::UnixGid), true, Provider::KERNEL),
-    row(SelectorKind::UnixUser, "unix:user", |v| name(v).map(Selector::UnixUser), true, Provider::KERNEL),
-    row(SelectorKind::UnixGroup, "unix:group", |v| name(v).map(Selector::UnixGroup), true, Provider::KERNEL),
-    row(
-        SelectorKind::UnixSupplementaryGid,
-        "unix:supplementary_gid",
-        |v| number(v).map(Selector::UnixSupplementaryGid),
-        true,
-        Provider::KERNEL,
-    ),
-    row(
-        SelectorKind::UnixSupplementaryGroup,
-        "unix:supplementary_group",
-        |v| name(v).map(Selector::UnixSupplementaryGroup),
-        true,
-        Provider::KERNEL,
-    ),
-    row(SelectorKind::UnixPath, "unix:path", executable_path, false, Provider::PATH),
-    row(SelectorKind::UnixSha256, "unix:sha256", sha256, false, Provider::SHA256),
-    row(SelectorKind::SystemdId, "systemd:id", |v| name(v).map(Selector::SystemdId), true, Provider::KERNEL),
-    row(SelectorKind::SystemdSlice, "systemd:slice", slice, false, Provider::KERNEL),
-    row(SelectorKind::Cgroup, "cgroup", cgroup_path, true, Provider::KERNEL),
-    row(SelectorKind::Host, "host", host, false, Provider::KERNEL),
-];
-
-impl SelectorKind {
-    /// The text before the value, without its colon; `other` for kinds that this version does not know.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.row().map_or("other", |row| row.name)
-    }
-
-    fn row(self) -> Option<&'static KindRow> {
-        KINDS.get(self as usize).filter(|row| row.kind == self)
-    }
 }
 
 impl Selector {
@@ -234,7 +147,7 @@ impl Selector {
     pub fn provider(&self) -> Provider {
         match self {
             Self::Other { kind, .. } => Provider::of_type(kind),
-            known => known.kind().row().map_or(Provider::KERNEL, |row| row.provider.clone()),
+            known => known.kind().provider().unwrap_or(Provider::KERNEL),
         }
     }
 
@@ -254,7 +167,7 @@ impl Selector {
     /// hashes, the root cgroup and `host:true` do not.
     #[must_use]
     pub fn is_strong(&self) -> bool {
-        let strong = self.kind().row().is_some_and(|row| row.strong);
+        let strong = self.kind().is_strong();
         match self {
             Self::Cgroup(path) => strong && **path != *"/" && !path.ends_with(".slice"),
             _ => strong,
@@ -279,42 +192,49 @@ impl FromStr for Selector {
         if text.len() > MAX_SELECTOR {
             return Err(InvalidSelector::TooLong { bytes: text.len() });
         }
-        match split_known_kind(text) {
-            Some((row, value)) => parse_value(row, text, value),
-            None => Err(unknown_kind(text)),
+        match SelectorKind::split(text) {
+            Some((kind, value)) => parse_value(kind, text, value),
+            None => Err(unknown_type(text)),
         }
     }
 }
 
-/// The known kind that a text begins with, and the value after it.
-fn split_known_kind(text: &str) -> Option<(&'static KindRow, &str)> {
-    KINDS.iter().find_map(|row| Some((row, text.strip_prefix(row.name)?.strip_prefix(':')?)))
-}
-
-fn parse_value(row: &KindRow, text: &str, value: &str) -> Result<Selector, InvalidSelector> {
-    let at = text.len() - value.len();
-    (row.parse)(value).map_err(|why| InvalidSelector::Value { at, why })
+fn parse_value(kind: SelectorKind, text: &str, value: &str) -> Result<Selector, InvalidSelector> {
+    let parsed = match kind {
+        SelectorKind::UnixUid => number(value).map(Selector::UnixUid),
+        SelectorKind::UnixGid => number(value).map(Selector::UnixGid),
+        SelectorKind::UnixUser => name(value).map(Selector::UnixUser),
+        SelectorKind::UnixGroup => name(value).map(Selector::UnixGroup),
+        SelectorKind::UnixSupplementaryGid => number(value).map(Selector::UnixSupplementaryGid),
+        SelectorKind::UnixSupplementaryGroup => name(value).map(Selector::UnixSupplementaryGroup),
+        SelectorKind::UnixPath => executable_path(value),
+        SelectorKind::UnixSha256 => sha256(value),
+        SelectorKind::SystemdId => unit_name(value).map(Selector::SystemdId),
+        SelectorKind::SystemdSlice => slice(value),
+        SelectorKind::Cgroup => cgroup_path(value),
+        SelectorKind::Host => host(value),
+        SelectorKind::Other => return Err(unknown_type(text)),
+    };
+    parsed.map_err(|why| InvalidSelector::Value { at: text.len() - value.len(), why })
 }
 
 /// The error for a text that begins with no known kind.
-fn unknown_kind(text: &str) -> InvalidSelector {
+fn unknown_type(text: &str) -> InvalidSelector {
     let Some((first, rest)) = text.split_once(':').filter(|(first, _)| !first.is_empty()) else {
-        return InvalidSelector::NoKind;
+        return InvalidSelector::NoType;
     };
+    if let Some(known) = SelectorKind::ending_in(first) {
+        return InvalidSelector::TypeMissing { meant: format!("{known}:{rest}") };
+    }
     let kind = match rest.split_once(':') {
         Some((second, _)) => format!("{first}:{second}"),
         None => first.to_owned(),
     };
-    if NOT_BUILT_YET.iter().any(|not_yet| *not_yet == first || *not_yet == kind) {
+    if SelectorKind::is_planned(first, &kind) {
         return InvalidSelector::NotBuiltYet { kind };
     }
-    let nearest = KINDS
-        .iter()
-        .map(|row| (strsim::damerau_levenshtein(&kind, row.name), row.name))
-        .min()
-        .filter(|(distance, _)| *distance <= 3)
-        .map(|(_, known)| known);
-    InvalidSelector::UnknownKind { kind, nearest }
+    let nearest = SelectorKind::nearest(&kind);
+    InvalidSelector::UnknownType { kind, nearest }
 }
 
 /// A decimal number without leading zeros or a sign; `u32::MAX` is the kernel's "no id".
@@ -323,10 +243,17 @@ fn number(text: &str) -> Result<u32, &'static str> {
     number.ok_or("needs a number from 0 to 4294967294")
 }
 
+/// The name of a user or group. A directory service gives names with spaces, `@`, `\` and `/`.
 fn name(text: &str) -> Result<Arc<str>, &'static str> {
-    let plain = !text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/');
-    let is_name = !text.is_empty() && text.len() <= 256 && plain;
-    if is_name { Ok(text.into()) } else { Err("needs a name of printable characters without spaces or \"/\"") }
+    let is_name = !text.is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control);
+    if is_name { Ok(text.into()) } else { Err("needs a name of 1 to 1024 bytes without control characters") }
+}
+
+/// SPEC: systemd.unit(5): ASCII letters, digits and `:-_.\@`, at most 255 bytes.
+fn unit_name(text: &str) -> Result<Arc<str>, &'static str> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    let is_name = (1..=255).contains(&text.len()) && text.bytes().all(allowed);
+    if is_name { Ok(text.into()) } else { Err("needs the name of a unit: letters, digits and any of :-_.\\@") }
 }
 
 fn executable_path(text: &str) -> Result<Selector, &'static str> {
@@ -344,7 +271,7 @@ fn sha256(text: &str) -> Result<Selector, &'static str> {
 
 fn slice(text: &str) -> Result<Selector, &'static str> {
     if text.ends_with(".slice") {
-        name(text).map(Selector::SystemdSlice)
+        unit_name(text).map(Selector::SystemdSlice)
     } else {
         Err("needs a name that ends in .slice")
     }
@@ -391,10 +318,10 @@ impl TryFrom<String> for Selector {
         if text.len() > MAX_SELECTOR {
             return Err(InvalidSelector::TooLong { bytes: text.len() });
         }
-        if let Some((row, value)) = split_known_kind(&text) {
-            return parse_value(row, &text, value);
+        if let Some((kind, value)) = SelectorKind::split(&text) {
+            return parse_value(kind, &text, value);
         }
-        let (kind, value) = text.split_once(':').filter(|(kind, _)| !kind.is_empty()).ok_or(InvalidSelector::NoKind)?;
+        let (kind, value) = text.split_once(':').filter(|(kind, _)| !kind.is_empty()).ok_or(InvalidSelector::NoType)?;
         Ok(Self::Other { kind: kind.into(), value: value.into() })
     }
 }
@@ -410,11 +337,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_at_its_own_index_of_the_table() {
-        for (at, row) in KINDS.iter().enumerate() {
-            assert_eq!(row.kind as usize, at, "{}", row.name);
+    fn a_name_that_a_name_service_can_give_is_parsed_and_printed_unchanged() {
+        let long = "x".repeat(MAX_NAME);
+        for kind in ["unix:user", "unix:group", "unix:supplementary_group"] {
+            for name in ["domain users@corp.example", r"CORP\Domain Users", "CORP/web", "müller", "web$", " a:b ", &long] {
+                let text = format!("{kind}:{name}");
+                let selector: Selector = text.parse().unwrap();
+                assert_eq!((selector.to_string(), &*selector.value()), (text.clone(), name));
+                assert_eq!(Selector::try_from(text).unwrap(), selector);
+            }
+            for none in ["", "a\nb", "a\u{7f}", &format!("{long}x")] {
+                assert!(format!("{kind}:{none}").parse::<Selector>().is_err(), "{none:?}");
+            }
         }
-        assert_eq!(SelectorKind::Other as usize, KINDS.len());
+    }
+
+    #[test]
+    fn a_unit_has_only_characters_that_systemd_gives_it() {
+        for unit in [r"serial\x2dgetty@ttyS0.service", "run-p176-i205326.scope", "a:b_c.service"] {
+            assert_eq!(format!("systemd:id:{unit}").parse(), Ok(Selector::SystemdId(unit.into())));
+        }
+        for none in ["", "a b.service", "a/b.service", "ü.service", &"x".repeat(256)] {
+            assert!(format!("systemd:id:{none}").parse::<Selector>().is_err(), "{none:?}");
+        }
+    }
+
+    #[test]
+    fn a_selector_without_its_type_is_answered_with_the_whole_selector() {
+        let message = |text: &str| text.parse::<Selector>().unwrap_err().to_string();
+        assert_eq!(message("uid:1000"), "has no type; did you mean \"unix:uid:1000\"?");
+        assert_eq!(message("user:domain users"), "has no type; did you mean \"unix:user:domain users\"?");
+        assert_eq!(message("id:web.service"), "has no type; did you mean \"systemd:id:web.service\"?");
+        assert_eq!(message("root"), "has no type; write type:value, for example \"unix:uid:1000\"");
+        assert_eq!(message("unix:uuid:1"), "has the unknown type \"unix:uuid\"; did you mean \"unix:uid\"?");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod bundle;
 pub mod jose;
 pub mod key_pair;
+pub mod names;
 pub mod private_key;
 pub mod rustls_verifier;
 pub mod spiffe_id;
@@ -16,6 +17,8 @@ pub use bundle::Bundle;
 pub use bundle::JwtAuthority;
 pub use key_pair::KeyType;
 pub use key_pair::SubjectKey;
+pub use names::InvalidSubject;
+pub use names::SubjectPrefix;
 pub use private_key::PrivateKey;
 pub use spiffe_id::InvalidSpiffeId;
 pub use spiffe_id::SpiffeId;

@@ -22,6 +22,8 @@ use x509_parser::x509::X509Version;
 
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
+use crate::identity::names::is_dns_name;
+use crate::identity::names::subject::is_subject_of;
 
 /// The most octets a serial number may have (SPEC: RFC 5280 §4.1.2.2).
 const MAX_SERIAL: usize = 20;
@@ -87,6 +89,15 @@ pub enum ProfileViolation {
     /// The subject is empty and the names are not critical (SPEC: X509-SVID §3.1).
     #[error("its subject is empty and its names are not critical")]
     NamesNotCritical,
+    /// The subject is not empty and the names are critical (SPEC: RFC 5280 §4.2.1.6).
+    #[error("it has a subject and its names are critical")]
+    NamesCritical,
+    /// A DNS name that is none.
+    #[error("one of its DNS names is none")]
+    DnsName,
+    /// The subject is not the one that follows from its DNS names.
+    #[error("its common name is not its first DNS name of at most 64 characters, or its subject has other attributes")]
+    Subject,
     /// A signing certificate without a subject.
     #[error("it signs and has no subject")]
     NoSubject,
@@ -120,6 +131,9 @@ pub fn lint_leaf(to_be_signed: &[u8], issuer: &IssuedBy<'_>) -> Result<(), Profi
     ensure(id.is_member_of(issuer.trust_domain), ProfileViolation::ForeignTrustDomain)?;
     let has_subject = certificate.subject().iter_rdn().next().is_some();
     ensure(has_subject || extensions.names_critical, ProfileViolation::NamesNotCritical)?;
+    ensure(!has_subject || !extensions.names_critical, ProfileViolation::NamesCritical)?;
+    ensure(extensions.dns.iter().all(|name| is_dns_name(name)), ProfileViolation::DnsName)?;
+    ensure(is_subject_of(certificate.subject().as_raw(), &extensions.dns), ProfileViolation::Subject)?;
 
     let constraints = extensions.constraints.ok_or(ProfileViolation::BasicConstraints)?;
     ensure(!constraints.ca && constraints.path_len_constraint.is_none(), ProfileViolation::BasicConstraints)?;
@@ -210,6 +224,7 @@ fn right_form(time: &ASN1Time) -> bool {
 #[derive(Default)]
 struct Extensions<'a> {
     uris: Vec<&'a str>,
+    dns: Vec<&'a str>,
     names_critical: bool,
     constraints: Option<&'a BasicConstraints>,
     constraints_critical: bool,
@@ -238,6 +253,7 @@ impl<'a> Extensions<'a> {
                 for name in &names.general_names {
                     match name {
                         GeneralName::URI(uri) => self.uris.push(uri),
+                        GeneralName::DNSName(name) => self.dns.push(name),
                         GeneralName::Invalid(..) => return Err(ProfileViolation::Extensions),
                         _ => {}
                     }
@@ -328,6 +344,7 @@ mod tests {
 
     fn leaf() -> CertificateParams {
         let mut leaf = blank();
+        leaf.distinguished_name.push(DnType::CommonName, "web.test");
         leaf.subject_alt_names =
             vec![uri("spiffe://example.org/web"), SanType::DnsName("web.test".try_into().unwrap())];
         leaf.is_ca = IsCa::ExplicitNoCa;
@@ -402,7 +419,37 @@ mod tests {
         assert_eq!(names(vec![uri("spiffe://example.org")]), Err(Breaks::SpiffeId));
         assert_eq!(names(vec![uri("spiffe://other.test/web")]), Err(Breaks::ForeignTrustDomain));
         let named = |leaf: &mut CertificateParams| leaf.distinguished_name.push(DnType::CommonName, "web");
-        assert_eq!(leaf_with(named), Ok(()));
+        assert_eq!(leaf_with(named), Err(Breaks::Subject));
+        let organization = |leaf: &mut CertificateParams| {
+            leaf.distinguished_name = DistinguishedName::new();
+            leaf.distinguished_name.push(DnType::OrganizationName, "Example");
+            leaf.distinguished_name.push(DnType::CommonName, "web.test");
+        };
+        assert_eq!(leaf_with(organization), Ok(()));
+        let title = |leaf: &mut CertificateParams| {
+            leaf.distinguished_name = DistinguishedName::new();
+            leaf.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 12]), "Root");
+            leaf.distinguished_name.push(DnType::CommonName, "web.test");
+        };
+        assert_eq!(leaf_with(title), Err(Breaks::Subject));
+        assert_eq!(leaf_with(|leaf| leaf.distinguished_name = DistinguishedName::new()), Err(Breaks::Subject));
+        let names = b"\x30\x24\x86\x18spiffe://example.org/web\x82\x08web.test";
+        let named_by_hand = |critical| {
+            move |leaf: &mut CertificateParams| {
+                leaf.subject_alt_names.clear();
+                leaf.custom_extensions.push(extension(&[2, 5, 29, 17], names, critical));
+            }
+        };
+        assert_eq!(leaf_with(named_by_hand(false)), Ok(()));
+        assert_eq!(leaf_with(named_by_hand(true)), Err(Breaks::NamesCritical));
+        let also_called = |name: &str| {
+            let name = SanType::DnsName(name.try_into().unwrap());
+            leaf_with(|leaf| leaf.subject_alt_names.push(name))
+        };
+        assert_eq!(also_called("*.web.test"), Ok(()));
+        for none in ["*", "w*.web.test", "*.*.test", "a..b", "10.0.0.1"] {
+            assert_eq!(also_called(none), Err(Breaks::DnsName), "{none}");
+        }
 
         assert_eq!(leaf_with(|leaf| leaf.is_ca = IsCa::NoCa), Err(Breaks::BasicConstraints));
         let unconstrained = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -458,7 +505,10 @@ mod tests {
     /// What no builder writes, patched into the bytes.
     #[test]
     fn a_leaf_of_another_form_is_refused() {
-        let whole = signed(&leaf(), &KeyPair::generate().unwrap());
+        let mut without_subject = leaf();
+        without_subject.distinguished_name = DistinguishedName::new();
+        without_subject.subject_alt_names.truncate(1);
+        let whole = signed(&without_subject, &KeyPair::generate().unwrap());
         let good = to_be_signed(&whole).unwrap();
         let patched = |from: &[u8], to: &[u8]| {
             let at = good.windows(from.len()).position(|window| window == from).unwrap();

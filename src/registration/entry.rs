@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::evidence::EpochParts;
 use crate::evidence::Selector;
 use crate::identity::SpiffeId;
+use crate::identity::SubjectPrefix;
 use crate::identity::TrustDomain;
 
 /// The position of an entry among those of equal priority: by source, then by the source's own order.
@@ -78,8 +79,10 @@ pub struct Terms {
     pub x509_ttl: Duration,
     /// Lifetime of a JWT-SVID, from its issue.
     pub jwt_ttl: Duration,
-    /// DNS names of the X509-SVID, besides the SPIFFE ID.
+    /// DNS names of the X509-SVID, besides the SPIFFE ID. The first of at most 64 characters is its common name, too.
     pub dns: Vec<String>,
+    /// What its subject has before the common name.
+    pub subject: SubjectPrefix,
     /// The audiences that JWT-SVIDs may be requested for; `None` for any.
     pub audiences: Option<Vec<String>>,
 }
@@ -149,6 +152,7 @@ impl Entry {
                 x509_ttl: Duration::from_secs(3600),
                 jwt_ttl: Duration::from_secs(300),
                 dns: Vec::new(),
+                subject: SubjectPrefix::default(),
                 audiences: None,
             },
             federates_with: Vec::new(),

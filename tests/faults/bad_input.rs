@@ -61,7 +61,7 @@ fn bad_texts(good: &str) -> Vec<(String, &'static str)> {
             ":14:9: id is \"/u s\": the path has ' ' at byte 2; only a-z A-Z 0-9 . - _ and / are allowed",
         ),
         (with("host:true", "unix:uid:x"), "selector \"unix:uid:x\" needs a number from 0 to 4294967294"),
-        (with("host:true", "unix:pid:1"), "has the unknown kind \"unix:pid\"; did you mean \"unix:gid\"?"),
+        (with("host:true", "unix:pid:1"), "has the unknown type \"unix:pid\"; did you mean \"unix:gid\"?"),
         (until("selectors"), ":13:1: an entry without selectors would match every process; add selectors = "),
         (
             with("unix:uid:", "unix:path:/x"),

@@ -60,6 +60,7 @@ fn entry(place: u32, path: &str, selectors: &[&str]) -> Entry {
             x509_ttl: Duration::from_secs(3600),
             jwt_ttl: Duration::from_secs(300),
             dns: Vec::new(),
+            subject: Default::default(),
             audiences: None,
         },
         federates_with: Vec::new(),

@@ -17,6 +17,8 @@ use crate::identity::InvalidSpiffeId;
 use crate::identity::InvalidTrustDomain;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
+use crate::identity::names::dns_name::is_short_wildcard;
+use crate::identity::names::is_dns_name;
 use crate::registration::Entry;
 use crate::registration::entry::EntryOrder;
 use crate::registration::entry::Origin;
@@ -74,6 +76,7 @@ pub(in crate::agent::config) fn read(
         x509_ttl: x509_ttl.unwrap_or(context.defaults.x509_ttl),
         jwt_ttl: jwt_ttl.unwrap_or(context.defaults.jwt_ttl),
         dns: read_dns(&mut table),
+        subject: context.defaults.subject.clone(),
         audiences: read_audiences(&mut table),
     };
     let federates_with = read_federates_with(&mut table, context);
@@ -269,23 +272,15 @@ fn read_dns(table: &mut Reader<'_, '_>) -> Vec<String> {
         table.problem(text.span.start, format!("{} names in dns; at most {MAX_DNS_NAMES} are allowed", names.len()));
     }
     for text in names.iter().filter(|text| !is_dns_name(text.value)) {
-        let advice = "write a DNS name of letters, digits and hyphens, for example \"web.internal\"";
+        let advice = "write a DNS name of letters, digits and hyphens, for example \"web.internal\" or \"*.web.internal\"";
         table.problem(text.span.start, format!("dns has {}; {advice}", shown(text.value)));
     }
+    for text in names.iter().filter(|text| is_short_wildcard(text.value)) {
+        let advice = "with one label behind the wildcard some verifiers refuse every DNS name of the certificate; write a \
+                      longer name, for example \"*.web.internal\"";
+        table.warn(text.span.start, format!("dns has {}: {advice}", shown(text.value)));
+    }
     names.iter().map(|text| text.value.to_owned()).collect()
-}
-
-/// Labels of letters, digits and inner hyphens (SPEC: RFC 5280 §4.2.1.6, RFC 1123 §2.1); no wildcard, and nothing that
-/// reads as an address.
-fn is_dns_name(name: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let numeric_end = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    name.len() <= 253 && name.split('.').all(label) && !numeric_end
 }
 
 fn read_audiences(table: &mut Reader<'_, '_>) -> Option<Vec<String>> {

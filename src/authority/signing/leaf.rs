@@ -27,7 +27,7 @@ mod tag {
 const VERSION_3: &[u8] = &[0xa0, 0x03, 0x02, 0x01, 0x02];
 /// ecdsa-with-SHA256 (SPEC: RFC 5758 §3.2).
 const ALGORITHM: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
-const NO_SUBJECT: &[u8] = &[0x30, 0x00];
+const NO_SUBJECT: [u8; 2] = [0x30, 0x00];
 /// Critical, and not an authority (SPEC: X509-SVID §4.1).
 const BASIC_CONSTRAINTS: &[u8] = &[0x30, 0x0c, 0x06, 0x03, 0x55, 0x1d, 0x13, 0x01, 0x01, 0xff, 0x04, 0x02, 0x30, 0x00];
 /// Critical, `digitalSignature` alone (SPEC: X509-SVID §4.3).
@@ -40,8 +40,9 @@ const EXTENDED_KEY_USAGE: &[u8] = &[
 ];
 const SUBJECT_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x0e];
 const AUTHORITY_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
-/// With `critical`, for the subject is empty (SPEC: X509-SVID §3.1).
-const SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11, 0x01, 0x01, 0xff];
+const SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11];
+/// With `critical`, where the subject is empty (SPEC: X509-SVID §3.1, RFC 5280 §4.2.1.6).
+const CRITICAL_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11, 0x01, 0x01, 0xff];
 
 /// What all leaves of one authority have in common.
 pub(super) struct LeafWriter {
@@ -63,7 +64,9 @@ impl LeafWriter {
         serial: &[u8; 17],
         (not_before, not_after): (OffsetDateTime, OffsetDateTime),
     ) -> Option<Vec<u8>> {
-        let names = names(order)?;
+        let terms = &order.entry.terms;
+        let subject = terms.subject.subject(&terms.dns);
+        let names = names(order, subject == NO_SUBJECT)?;
         // SPEC: RFC 7093 §2, method 1.
         let hash = digest(&SHA256, order.key.public_bits());
         let (key_id, _) = hash.as_ref().split_at_checked(20)?;
@@ -76,7 +79,7 @@ impl LeafWriter {
             ALGORITHM,
             &self.issuer,
             &der(tag::SEQUENCE, &[&time(not_before), &time(not_after)]),
-            NO_SUBJECT,
+            &subject,
             order.key.public_key(),
             &der(tag::EXTENSIONS, &[&der(tag::SEQUENCE, &extensions)]),
         ];
@@ -90,13 +93,14 @@ pub(super) fn signed(to_be_signed: &[u8], signature: &[u8]) -> Vec<u8> {
     der(tag::SEQUENCE, &[to_be_signed, ALGORITHM, &der(tag::BIT_STRING, &[&no_unused_bits, signature])])
 }
 
-fn names(order: &Order) -> Option<Vec<u8>> {
+fn names(order: &Order, critical: bool) -> Option<Vec<u8>> {
     let mut names = der(tag::URI, &[order.id.as_str().as_bytes()]);
     for name in &order.entry.terms.dns {
         // SPEC: RFC 5280 §4.2.1.6: an IA5String, and never empty.
         (name.is_ascii() && !name.is_empty()).then(|| names.extend(der(tag::DNS_NAME, &[name.as_bytes()])))?;
     }
-    Some(extension(SUBJECT_ALT_NAME, &der(tag::SEQUENCE, &[&names])))
+    let name = if critical { CRITICAL_ALT_NAME } else { SUBJECT_ALT_NAME };
+    Some(extension(name, &der(tag::SEQUENCE, &[&names])))
 }
 
 fn extension(name: &[u8], value: &[u8]) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::agent::config::reader::Reader;
+use crate::identity::SubjectPrefix;
 use crate::time::duration::exact;
 
 /// The shortest life of an SVID.
@@ -13,12 +14,14 @@ pub const LONGEST_LIFETIME: Duration = Duration::from_secs(87_600 * 3600);
 const SHORT: Duration = Duration::from_secs(300);
 
 /// The defaults for entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SvidDefaults {
     /// Lifetime of an X509-SVID.
     pub x509_ttl: Duration,
     /// Lifetime of a JWT-SVID.
     pub jwt_ttl: Duration,
+    /// What the subject of an X509-SVID has before its common name.
+    pub subject: SubjectPrefix,
 }
 
 pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>, ca_ttl: Duration) -> SvidDefaults {
@@ -27,12 +30,14 @@ pub(in crate::agent::config) fn read(top: &mut Reader<'_, '_>, ca_ttl: Duration)
     let jwt_ttl = lifetime(&mut svid, "jwt_ttl", ca_ttl);
     keys_and_algorithms(&mut svid);
     svid.not_built_yet("jwt_issuer", "jwt_issuer");
+    let subject = svid.parsed("subject").map(|(subject, _)| subject).unwrap_or_default();
     svid.finish();
     // A short authority makes the defaults shorter, not the configuration wrong.
     let within = |length: Duration| length.min(ca_ttl / 2);
     SvidDefaults {
         x509_ttl: x509_ttl.unwrap_or(within(Duration::from_secs(3600))),
         jwt_ttl: jwt_ttl.unwrap_or(within(Duration::from_secs(300))),
+        subject,
     }
 }
 
