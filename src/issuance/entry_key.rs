@@ -69,10 +69,11 @@ mod tests {
         assert!(hashed.contains(&entry(&|entry| entry.origin = server("1"))));
         for change in [
             &|entry: &mut Entry| entry.terms.dns = vec!["web.internal".to_owned()],
+            &|entry: &mut Entry| entry.terms.subject = "O=Example".parse().unwrap(),
             &|entry: &mut Entry| entry.selectors.push("unix:gid:1".parse().unwrap()),
             &|entry: &mut Entry| entry.id = "spiffe://example.org/db".parse().unwrap(),
             &|entry: &mut Entry| entry.origin = server("2"),
-        ] as [&dyn Fn(&mut Entry); 4]
+        ] as [&dyn Fn(&mut Entry); 5]
         {
             assert!(!known.contains(&entry(change)));
         }

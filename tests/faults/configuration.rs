@@ -40,6 +40,7 @@ x509_ttl = "1h"
 jwt_ttl = "5m"
 key_type = "ec-p256"
 jwt_alg = "ES256"
+subject = "O=Example,C=DE"
 [attest]
 minimum = "pinned"
 wait = "7s"
@@ -66,7 +67,7 @@ x509_ttl = "30m"
 jwt_ttl = "6m"
 key_type = "ec-p256"
 jwt_alg = "ES256"
-dns = ["payments.internal"]
+dns = ["payments.internal", "*.payments.internal"]
 audiences = ["ledger"]
 federates_with = ["partner.example"]
 hint = "internal"
@@ -113,8 +114,10 @@ fn every_key_that_this_version_has_is_read() {
     assert_eq!(config.federation[0].bundle_file, Path::new("/etc/bonafide/partner.json"));
     let entry = &config.entries[0];
     assert_eq!(entry.id.as_str(), "spiffe://example.org/payments/api");
+    assert_eq!(entry.terms.subject.to_string(), "O=Example,C=DE");
+    assert_eq!(entry.terms.dns, ["payments.internal", "*.payments.internal"]);
     assert_eq!((entry.terms.x509_ttl.as_secs(), entry.terms.jwt_ttl.as_secs()), (1800, 360));
-    assert_eq!(entry.origin.to_string(), "/etc/bonafide/bonafide.toml:38");
+    assert_eq!(entry.origin.to_string(), "/etc/bonafide/bonafide.toml:39");
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 

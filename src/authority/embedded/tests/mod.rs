@@ -43,8 +43,11 @@ fn entry(dns: &[&str]) -> Arc<Entry> {
 }
 
 fn order(issued: SystemTime, ttl: Duration) -> Order {
+    order_for(entry(&["payments.internal"]), issued, ttl)
+}
+
+fn order_for(entry: Arc<Entry>, issued: SystemTime, ttl: Duration) -> Order {
     let key = Arc::new(SubjectKey::generate(KeyType::P256).unwrap());
-    let entry = entry(&["payments.internal"]);
     Order { id: entry.id.clone(), entry, key, issued, not_after: issued + ttl }
 }
 

@@ -20,6 +20,7 @@ use super::HOUR;
 use super::authority;
 use super::entry;
 use super::order;
+use super::order_for;
 use super::release;
 use super::seconds;
 use super::settings;
@@ -57,6 +58,48 @@ async fn openssl_accepts_the_chain_in_strict_mode_for_servers_and_clients() {
     }
 }
 
+#[tokio::test]
+async fn openssl_reads_the_subject_in_its_order_and_takes_a_wildcard_for_one_label() {
+    let mut entry = Arc::unwrap_or_clone(entry(&["*.payments.internal", "payments.internal"]));
+    entry.terms.subject = "O=Example,C=DE".parse().unwrap();
+    let (now, authority) = (release() + HOUR, authority());
+    let chain = sign(&authority, order_for(Arc::new(entry), now, HOUR)).await.unwrap();
+    let leaf = chain.certificates[0].to_vec().into();
+    let leaf = webpki::EndEntityCert::try_from(&leaf).unwrap();
+    for (name, is_ours) in [
+        ("a.payments.internal", true),
+        ("payments.internal", true),
+        ("a.b.payments.internal", false),
+        ("ledger.internal", false),
+    ] {
+        assert_eq!(leaf.verify_is_valid_for_subject_name(&name.try_into().unwrap()).is_ok(), is_ours, "{name}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (root, leaf) = (folder.path().join("root.pem"), folder.path().join("leaf.pem"));
+    std::fs::write(&root, pem(&authority.bundle().borrow().x509_authorities[0])).unwrap();
+    std::fs::write(&leaf, pem(&chain.certificates[0])).unwrap();
+    let openssl = |arguments: &[&str]| Command::new("openssl").args(arguments).arg(&leaf).output();
+    let Ok(shown) = openssl(&["x509", "-noout", "-subject", "-nameopt", "RFC2253", "-in"]) else {
+        eprintln!("skipped: openssl_reads_the_subject_in_its_order_and_takes_a_wildcard_for_one_label: no openssl here");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&shown.stdout), "subject=CN=*.payments.internal,O=Example,C=DE\n");
+    let (at, root) = (seconds(now).to_string(), root.display().to_string());
+    let verify = ["verify", "-x509_strict", "-attime", &at, "-CAfile", &root, "-verify_hostname"];
+    let verified = |name: &str| openssl(&[&verify[..], &[name]].concat()).unwrap().status.success();
+    assert!(verified("a.payments.internal") && verified("payments.internal"));
+    assert!(!verified("a.b.payments.internal") && !verified("ledger.internal"));
+}
+
+#[tokio::test]
+async fn without_a_dns_name_the_subject_is_empty_and_the_names_are_critical() {
+    let now = release() + HOUR;
+    let chain = sign(&authority(), order_for(entry(&[]), now, HOUR)).await.unwrap();
+    let (_, leaf) = X509Certificate::from_der(&chain.certificates[0]).unwrap();
+    assert!(leaf.subject().iter().next().is_none());
+    assert!(leaf.subject_alternative_name().unwrap().unwrap().critical);
+}
+
 fn pem(der: &[u8]) -> String {
     let text = BASE64.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
@@ -74,6 +117,8 @@ async fn a_leaf_says_what_was_ordered_and_nothing_else() {
     let names: Vec<_> = leaf.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
     let expected = [GeneralName::URI("spiffe://example.org/payments/api"), GeneralName::DNSName("payments.internal")];
     assert_eq!(names, expected);
+    assert_eq!(leaf.subject().to_string(), "CN=payments.internal");
+    assert!(!leaf.subject_alternative_name().unwrap().unwrap().critical);
     assert!(!chain.clamped);
 }
 
