@@ -84,6 +84,12 @@ impl SelectorKind {
         self.row().map(|row| row.provider.clone())
     }
 
+    /// Whether a process has at most one fact of this kind.
+    #[must_use]
+    pub const fn is_single(self) -> bool {
+        !matches!(self, Self::UnixSupplementaryGid | Self::UnixSupplementaryGroup | Self::Other)
+    }
+
     pub(in crate::evidence) fn is_strong(self) -> bool {
         self.row().is_some_and(|row| row.strong)
     }

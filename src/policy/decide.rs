@@ -1,6 +1,7 @@
 //! The decision: evidence, entries and rules in; permits, a denial or awaited providers out.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -156,6 +157,12 @@ pub struct Considered {
     pub lacking: Vec<Selector>,
     /// Why the entry was set aside although all of its selectors hold.
     pub refused: Option<SetAside>,
+    /// The earlier entry because of which this one was set aside, or goes without its hint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Origin>,
+    /// What the process goes without because of that entry, as it is written in the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 /// Why an entry was set aside although all of its selectors hold.
@@ -224,16 +231,24 @@ pub(in crate::policy) fn compare(
     let mut grants: Vec<Grant> = Vec::new();
     let mut considered = Vec::new();
     let mut misses = 0;
-    let mut ids = BTreeSet::new();
-    let mut hints = BTreeSet::new();
+    let mut ids: BTreeMap<&SpiffeId, &Entry> = BTreeMap::new();
+    let mut hints: BTreeMap<&str, &Entry> = BTreeMap::new();
     for entry in candidates {
         let mut compared = compare_one(entry, level, evidence);
-        if compared.matches() && !ids.insert(&entry.id) {
+        if compared.matches()
+            && let Some(earlier) = first_of(&mut ids, &entry.id, entry)
+        {
             compared.refused = Some(SetAside::SameIdEarlier);
+            (compared.earlier, compared.lost) = (Some(earlier.origin.clone()), entry.lost_to(earlier));
         }
         if compared.matches() {
             // SPEC: Workload API §5.2.1: hints are unique in a response. The first identity keeps the hint.
-            let hint = entry.hint.clone().filter(|hint| hints.insert(hint.clone()));
+            let earlier = entry.hint.as_deref().and_then(|hint| first_of(&mut hints, hint, entry));
+            let hint = entry.hint.clone().filter(|_| earlier.is_none());
+            if let Some(earlier) = earlier {
+                compared.earlier = Some(earlier.origin.clone());
+                compared.lost = entry.hint.iter().map(|hint| format!("hint = {hint:?}")).collect();
+            }
             grants.push(Grant { id: entry.id.clone(), entry: Arc::clone(entry), hint });
         } else {
             misses += 1;
@@ -245,11 +260,23 @@ pub(in crate::policy) fn compare(
     Compared { grants, considered }
 }
 
+/// The entry that had `key` before; the first keeps it.
+fn first_of<'a, K: Ord>(first: &mut BTreeMap<K, &'a Entry>, key: K, entry: &'a Entry) -> Option<&'a Entry> {
+    match first.entry(key) {
+        Slot::Occupied(slot) => Some(slot.get()),
+        Slot::Vacant(slot) => {
+            slot.insert(entry);
+            None
+        }
+    }
+}
+
 /// Compares one entry with the evidence, regardless of other entries.
 fn compare_one(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considered {
     let lacking: Vec<Selector> = entry.selectors.iter().filter(|selector| !evidence.holds(selector)).cloned().collect();
     let refused = (lacking.is_empty() && is_too_weak(entry, level)).then_some(SetAside::ReducedLevel);
-    Considered { id: entry.id.to_string(), origin: entry.origin.clone(), lacking, refused }
+    let (id, origin) = (entry.id.to_string(), entry.origin.clone());
+    Considered { id, origin, lacking, refused, earlier: None, lost: Vec::new() }
 }
 
 /// SECURITY: below Linux 6.5 the pidfd is opened by PID after the accept. By an exec before that, a caller can get the
@@ -364,6 +391,8 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -470,6 +499,14 @@ mod tests {
         let decision = decided(&caller(Level::Full, &["unix:uid:1"]), &entries);
         let hints: Vec<_> = permits(&decision).iter().map(|permit| permit.grant().hint.as_deref()).collect();
         assert_eq!(hints, [Some("internal"), None, Some("external")]);
+        let second = &decision.trace.considered[1];
+        assert!(second.matches());
+        assert_eq!(second.earlier, Some(entries[0].origin.clone()));
+        assert_eq!(second.lost, ["hint = \"internal\""]);
+        entries[1].priority = 1;
+        let decision = decided(&caller(Level::Full, &["unix:uid:1"]), &entries);
+        let hints: Vec<_> = permits(&decision).iter().map(|permit| permit.grant().hint.as_deref()).collect();
+        assert_eq!((paths(&decision)[0].as_str(), hints), ("/b", vec![Some("internal"), None, Some("external")]));
     }
 
     #[test]
@@ -477,10 +514,14 @@ mod tests {
         let mut entries =
             vec![Entry::example(0, "/a", &["unix:uid:1"]), Entry::example(1, "/a", &["unix:uid:1", "unix:gid:1"])];
         entries[0].hint = Some("first".to_owned());
+        entries[1].terms.dns = vec!["a.internal".to_owned()];
         let decision = decided(&caller(Level::Full, &["unix:uid:1", "unix:gid:1"]), &entries);
         assert_eq!(permits(&decision).len(), 1);
         assert_eq!(permits(&decision)[0].grant().hint.as_deref(), Some("first"));
-        assert_eq!(decision.trace.considered[1].refused, Some(SetAside::SameIdEarlier));
+        let second = &decision.trace.considered[1];
+        assert_eq!(second.refused, Some(SetAside::SameIdEarlier));
+        assert_eq!(second.earlier, Some(entries[0].origin.clone()));
+        assert_eq!(second.lost, ["dns = [\"a.internal\"]"]);
     }
 
     #[test]

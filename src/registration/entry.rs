@@ -14,6 +14,7 @@ use crate::evidence::Selector;
 use crate::identity::SpiffeId;
 use crate::identity::SubjectPrefix;
 use crate::identity::TrustDomain;
+use crate::time::duration::exact;
 
 /// The position of an entry among those of equal priority: by source, then by the source's own order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -129,6 +130,42 @@ impl Entry {
     #[must_use]
     pub fn rests_on(&self) -> EpochParts {
         EpochParts::of_selectors(&self.selectors)
+    }
+
+    /// What this entry asks for that an SVID by `earlier` does not have, each as it is written in the configuration: what a
+    /// process goes without that matches both.
+    #[must_use]
+    pub fn lost_to(&self, earlier: &Self) -> Vec<String> {
+        let (own, given) = (&self.terms, &earlier.terms);
+        let mut lost = Vec::new();
+        if own.x509_ttl != given.x509_ttl {
+            lost.push(format!("x509_ttl = {:?}", exact(own.x509_ttl)));
+        }
+        if own.jwt_ttl != given.jwt_ttl {
+            lost.push(format!("jwt_ttl = {:?}", exact(own.jwt_ttl)));
+        }
+        let dns: Vec<_> = own.dns.iter().filter(|name| !given.dns.contains(name)).collect();
+        if !dns.is_empty() {
+            lost.push(format!("dns = {dns:?}"));
+        }
+        if own.audiences != given.audiences {
+            lost.push(own.audiences.as_ref().map_or("any audience".to_owned(), |own| format!("audiences = {own:?}")));
+        }
+        let foreign = self.federates_with.iter().filter(|name| !earlier.federates_with.contains(name));
+        let foreign: Vec<_> = foreign.map(ToString::to_string).collect();
+        if !foreign.is_empty() {
+            lost.push(format!("federates_with = {foreign:?}"));
+        }
+        lost.extend(self.hint.as_ref().filter(|_| self.hint != earlier.hint).map(|hint| format!("hint = {hint:?}")));
+        lost
+    }
+
+    /// Whether no process can match both entries: they name two values of a kind of which a process has one. Two names can
+    /// belong to one user, but only where the name service has an alias.
+    #[must_use]
+    pub fn excludes(&self, other: &Self) -> bool {
+        let apart = |a: &Selector, b: &Selector| a != b && a.kind() == b.kind() && a.kind().is_single();
+        self.selectors.iter().any(|own| other.selectors.iter().any(|other| apart(own, other)))
     }
 
     /// Whether the entry depends on the executable: on its path or its hash.

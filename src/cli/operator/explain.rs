@@ -155,11 +155,18 @@ fn considered(entry: &Considered) -> String {
     let list = |selectors: &[Selector]| {
         selectors.iter().map(|selector| printable(&selector.to_string())).collect::<Vec<_>>().join(", ")
     };
-    let verdict = match entry.refused {
+    let mut verdict = match entry.refused {
         Some(aside) => format!("set aside: {aside}"),
         None if entry.lacking.is_empty() => "matches".to_owned(),
         None => format!("lacks {}", list(&entry.lacking)),
     };
+    if let Some(earlier) = &entry.earlier {
+        verdict += &match entry.lost.join(", ") {
+            lost if lost.is_empty() => format!(" ({earlier})"),
+            lost => format!("; the process goes without its {lost}, because {earlier} comes first"),
+        };
+    }
+    let verdict = printable(&verdict);
     let origin = printable(&entry.origin.to_string());
     format!("  {} ({origin})\n      {}\n", printable(&entry.id), wrap(&verdict, 6, 8))
 }
