@@ -40,9 +40,10 @@ const CODEC_WORDS: &[&str] = &["endpoints", "entitlement", "identity", "readines
 
 /// Files that decide. They see no clock, no file, no socket and no runtime.
 const PURE: &[&str] = &[
-    "agent/config/overlap",
     "agent/config/reader",
     "agent/config/sections/",
+    "agent/config/warnings/overlap",
+    "agent/config/warnings/selectors",
     "agent/config/workload",
     "attestation/host/",
     "endpoints/transport/http2/authority_filter",

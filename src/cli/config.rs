@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::agent::config::load;
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Problem;
+use crate::agent::config::warnings::of_paths;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::screen::OutputArguments;
@@ -51,13 +52,19 @@ struct Checked<'a> {
 pub(in crate::cli) fn run(arguments: &ConfigArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let Command::Check(CheckArguments { file, output }) = &arguments.command;
     let checked = match load(file) {
-        Ok((config, _)) => {
-            let entries = config.entries.len();
-            let warnings =
-                config.warnings.into_iter().chain(config.federation.iter().flat_map(bundle_warnings)).collect();
+        Ok((config, accepted)) => {
+            let (entries, mut warnings) = (config.entries.len(), config.warnings);
+            warnings.extend(config.federation.iter().flat_map(bundle_warnings));
+            warnings.extend(of_paths(&accepted.sources));
+            warnings.sort();
             Checked { file, accepted: true, entries, findings: Findings { warnings, ..Findings::default() } }
         }
-        Err(refused) => Checked { file, accepted: false, entries: 0, findings: refused.findings },
+        Err(refused) => {
+            let mut findings = refused.findings;
+            findings.warnings.extend(of_paths(&refused.sources));
+            findings.warnings.sort();
+            Checked { file, accepted: false, entries: 0, findings }
+        }
     };
     screen.answer(*output, &checked, Checked::text);
     Ok(if checked.accepted { Exit::Fine } else { Exit::Usage })
@@ -77,7 +84,7 @@ fn bundle_warnings(settings: &federation::FederationSettings) -> Vec<Problem> {
 
 impl Checked<'_> {
     fn text(&self) -> String {
-        let warnings = self.findings.warnings.iter().map(|warning| format!("{warning} (warning)\n"));
+        let warnings = self.findings.warnings.iter().map(|warning| warning.as_warning() + "\n");
         let mut text: String = warnings.collect();
         if self.accepted {
             let entries = count(self.entries as u64, "entry", "entries");

@@ -340,7 +340,9 @@ mod tests {
     fn a_name_that_a_name_service_can_give_is_parsed_and_printed_unchanged() {
         let long = "x".repeat(MAX_NAME);
         for kind in ["unix:user", "unix:group", "unix:supplementary_group"] {
-            for name in ["domain users@corp.example", r"CORP\Domain Users", "CORP/web", "müller", "web$", " a:b ", &long] {
+            for name in
+                ["domain users@corp.example", r"CORP\Domain Users", "CORP/web", "müller", "web$", " a:b ", &long]
+            {
                 let text = format!("{kind}:{name}");
                 let selector: Selector = text.parse().unwrap();
                 assert_eq!((selector.to_string(), &*selector.value()), (text.clone(), name));

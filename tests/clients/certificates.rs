@@ -14,10 +14,10 @@ use crate::tools::python;
 use crate::tools::succeeded;
 
 /// What [`Daemon::start`] has beside an entry, with a subject: every attribute that there can be.
-const SUBJECT: &str = "[svid]\nx509_ttl = \"10s\"\nsubject = \"OU=Web\\\\, test,O=Köln AG,L=Köln,ST=NRW,C=DE,DC=corp,DC=example\"\n";
+const SUBJECT: &str =
+    "[svid]\nx509_ttl = \"10s\"\nsubject = \"OU=Web\\\\, test,O=Köln AG,L=Köln,ST=NRW,C=DE,DC=corp,DC=example\"\n";
 /// The first is too long for a common name.
-const DNS: &str =
-    "dns = [\"abcdefghijklmnopqrstuvwxyz.abcdefghijklmnopqrstuvwxyz.web.internal\", \"*.web.internal\", \"web.internal\"]\n";
+const DNS: &str = "dns = [\"abcdefghijklmnopqrstuvwxyz.abcdefghijklmnopqrstuvwxyz.web.internal\", \"*.web.internal\", \"web.internal\"]\n";
 
 /// A daemon, with an SVID and its CA certificate in `svid.pem` and `authority.pem` in its directory.
 async fn certified(named: bool) -> Daemon {

@@ -394,7 +394,7 @@ fn config_check_prints_every_problem_and_exits_2() {
     let text = String::from_utf8(output.stdout).unwrap().replace(&format!("{}/", folder.path().display()), "");
     assert_eq!(
         text,
-        "bonafide.toml:4:11: jwt_ttl is \"1m\": under 5m a short outage of the signer ends identities (warning)\n\
+        "bonafide.toml:4:11: warning: jwt_ttl is \"1m\": under 5m a short outage of the signer ends identities\n\
          bonafide.toml:1:16: trust_domain is \"Acme\": the trust domain has a capital letter 'A' at byte 0; write it in \
          lower case\n\
          bonafide.toml:3:12: x509_ttl is \"5s\"; must be at least 10s\n\
@@ -431,8 +431,27 @@ fn config_check_warns_of_a_bundle_file_that_cannot_be_read() {
     let text = String::from_utf8(output.stdout).unwrap().replace(&format!("{}/", folder.path().display()), "");
     assert_eq!(
         text,
-        "b.json: gives no bundle of b.example, so no SVID of it verifies here: it cannot be read: No such file or \
-         directory (os error 2) (warning)\nbonafide.toml: fine, 0 entries\n"
+        "b.json: warning: gives no bundle of b.example, so no SVID of it verifies here: it cannot be read: No such file or \
+         directory (os error 2)\nbonafide.toml: fine, 0 entries\n"
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn config_check_warns_of_a_program_behind_a_link_and_exits_0() {
+    let (folder, main) = folder("");
+    let root = fs::canonicalize(folder.path()).unwrap();
+    fs::write(root.join("payd-2.0"), "").unwrap();
+    symlink("payd-2.0", root.join("payd")).unwrap();
+    let selectors = format!("[\"unix:uid:1\", \"unix:path:{}/payd\"]", root.display());
+    fs::write(&main, format!("{MAIN}[[workload]]\nid = \"/pay\"\nselectors = {selectors}\n")).unwrap();
+    let output = config_check(&[main.to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let text = text.replace(root.to_str().unwrap(), "").replace(folder.path().to_str().unwrap(), "");
+    assert_eq!(
+        text,
+        "/bonafide.toml:5:28: warning: selector \"unix:path:/payd\" matches nothing: its path leads through a link, and the \
+         kernel shows the real one; write \"unix:path:/payd-2.0\"\n/bonafide.toml: fine, 1 entry\n"
     );
     assert_eq!(output.status.code(), Some(0));
 }

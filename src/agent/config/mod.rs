@@ -6,11 +6,11 @@ pub mod accounts;
 mod duration;
 pub(in crate::agent) mod file_entries;
 pub mod files;
-mod overlap;
 pub mod problem;
 mod reader;
 pub mod sections;
 mod syntax;
+pub mod warnings;
 pub mod workload;
 
 use core::net::SocketAddr;
@@ -146,7 +146,7 @@ impl Config {
         let config = read_all(main, &included, &mut findings);
         match config {
             Some(mut config) if findings.problems.is_empty() => {
-                overlap::warn_of(&config.entries, &mut findings);
+                warnings::overlap::warn_of(&config.entries, &mut findings);
                 findings.warnings.sort();
                 config.warnings = findings.warnings;
                 Ok(config)

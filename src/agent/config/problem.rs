@@ -57,6 +57,12 @@ impl Problem {
     pub fn of_file(file: &Path, text: impl Into<String>) -> Self {
         Self { file: file.to_owned(), position: None, text: text.into() }
     }
+
+    /// The line of a warning: `file:line:column: warning: what looks wrong`.
+    #[must_use]
+    pub fn as_warning(&self) -> String {
+        Self { text: format!("warning: {}", self.text), ..self.clone() }.to_string()
+    }
 }
 
 impl Place {

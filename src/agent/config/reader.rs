@@ -42,6 +42,8 @@ pub(in crate::agent::config) struct Reader<'a, 'f> {
 pub(in crate::agent::config) struct Text<'a> {
     pub(in crate::agent::config) value: &'a str,
     pub(in crate::agent::config) span: Range<usize>,
+    /// As it is written in the file, with its quotes.
+    pub(in crate::agent::config) written: &'a str,
     /// Offsets in the value are offsets in the file from here, unless the value was written with escapes.
     content: Option<usize>,
 }
@@ -259,7 +261,7 @@ impl<'a, 'f> Reader<'a, 'f> {
         };
         let written = self.section.and_then(|section| section.file.text.get(value.span())).unwrap_or_default();
         let plain = written.len() == text.len() + 2 && written.get(1..=text.len()) == Some(text);
-        Some(Text { value: text, span: value.span(), content: plain.then_some(value.span().start + 1) })
+        Some(Text { value: text, span: value.span(), written, content: plain.then_some(value.span().start + 1) })
     }
 
     fn wrong_type(&mut self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {

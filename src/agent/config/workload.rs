@@ -11,6 +11,7 @@ use crate::agent::config::reader::Reader;
 use crate::agent::config::reader::Text;
 use crate::agent::config::sections::svid;
 use crate::agent::config::sections::svid::SvidDefaults;
+use crate::agent::config::warnings;
 use crate::evidence::InvalidSelector;
 use crate::evidence::Selector;
 use crate::identity::InvalidSpiffeId;
@@ -168,7 +169,7 @@ fn read_selectors(table: &mut Reader<'_, '_>, names: &mut AccountNames) -> Optio
     }
     let parsed: Vec<_> = texts.iter().map(|text| read_selector(table, text, names)).collect();
     let mut selectors = parsed.into_iter().collect::<Option<Vec<_>>>()?;
-    warn_of_interpreters(table, &selectors, &texts);
+    warnings::selectors::warn_of(table, &selectors, &texts);
     selectors.sort();
     let twice = selectors.windows(2).find_map(|pair| {
         if let [a, b] = pair
@@ -202,36 +203,6 @@ fn read_selector(table: &mut Reader<'_, '_>, text: &Text<'_>, names: &mut Accoun
         _ => {}
     }
     Some(selector)
-}
-
-/// SECURITY: an interpreter runs any script, so its path does not tell which program runs. A unit does.
-fn warn_of_interpreters(table: &mut Reader<'_, '_>, selectors: &[Selector], texts: &[Text<'_>]) {
-    if selectors.iter().any(|selector| matches!(selector, Selector::SystemdId(_))) {
-        return;
-    }
-    for (selector, text) in selectors.iter().zip(texts) {
-        if let Selector::UnixPath(path) = selector
-            && is_interpreter(path)
-        {
-            let advice = "is an interpreter: every script that it is started with matches; add the unit that runs yours, for \
-                        example \"systemd:id:NAME.service\", or build it as a program of its own";
-            table.warn(text.span.start, format!("selector {} {advice}", shown(text.value)));
-        }
-    }
-}
-
-/// Whether a program runs what its arguments name: an interpreter, a shell, a loader, a multi-call binary. Compares the
-/// name without its version.
-fn is_interpreter(path: &str) -> bool {
-    const INTERPRETERS: [&str; 37] = [
-        "R", "Rscript", "ash", "awk", "bash", "beam.smp", "bun", "busybox", "csh", "dash", "deno", "dotnet", "env",
-        "fish", "gawk", "guile", "java", "julia", "ksh", "lua", "luajit", "mawk", "mono", "node", "nodejs", "perl",
-        "php", "pwsh", "pypy", "python", "ruby", "sh", "tclsh", "tcsh", "toybox", "wish", "zsh",
-    ];
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let unversioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
-    let loader = name.starts_with("ld-") && name.contains(".so");
-    loader || INTERPRETERS.contains(&name) || INTERPRETERS.contains(&unversioned)
 }
 
 /// SECURITY: an entry with paths, hashes and slices alone gives its identity to every user who can start that program.
@@ -272,7 +243,8 @@ fn read_dns(table: &mut Reader<'_, '_>) -> Vec<String> {
         table.problem(text.span.start, format!("{} names in dns; at most {MAX_DNS_NAMES} are allowed", names.len()));
     }
     for text in names.iter().filter(|text| !is_dns_name(text.value)) {
-        let advice = "write a DNS name of letters, digits and hyphens, for example \"web.internal\" or \"*.web.internal\"";
+        let advice =
+            "write a DNS name of letters, digits and hyphens, for example \"web.internal\" or \"*.web.internal\"";
         table.problem(text.span.start, format!("dns has {}; {advice}", shown(text.value)));
     }
     for text in names.iter().filter(|text| is_short_wildcard(text.value)) {

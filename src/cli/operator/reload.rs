@@ -44,9 +44,8 @@ fn text(report: &ReloadReport) -> String {
     } else {
         "nothing was changed; the configuration before stays in force\n".to_owned()
     };
-    let warnings = report.warnings.iter().map(|warning| format!("{warning} (warning)"));
-    for line in report.problems.iter().cloned().chain(warnings) {
-        text += &format!("  {}\n", wrap(&printable(&line), 2, 4));
+    for line in report.problems.iter().chain(&report.warnings) {
+        text += &format!("  {}\n", wrap(&printable(line), 2, 4));
     }
     if !report.swapped {
         text += "next: fix the above, then bonafide reload\n";

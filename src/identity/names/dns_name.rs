@@ -39,9 +39,29 @@ mod tests {
         }
         let long = format!("{}.example", "a".repeat(64));
         for name in [
-            "", "*", "*.", ".", "*.*.internal", "w*.internal", "*w.internal", "web.*.internal", "web.*", "**.internal",
-            "*.10.0.0.1", "10.0.0.1", "-a", "a-", "a..b", "a.", ".a", "a_b", "ü.example", "a b", &long,
-            &"a.".repeat(127), "*.-a",
+            "",
+            "*",
+            "*.",
+            ".",
+            "*.*.internal",
+            "w*.internal",
+            "*w.internal",
+            "web.*.internal",
+            "web.*",
+            "**.internal",
+            "*.10.0.0.1",
+            "10.0.0.1",
+            "-a",
+            "a-",
+            "a..b",
+            "a.",
+            ".a",
+            "a_b",
+            "ü.example",
+            "a b",
+            &long,
+            &"a.".repeat(127),
+            "*.-a",
         ] {
             assert!(!is_dns_name(name), "{name}");
         }

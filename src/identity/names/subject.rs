@@ -35,13 +35,7 @@ struct AttributeType {
     repeats: bool,
 }
 
-const fn kind(
-    name: &'static str,
-    object_id: &'static [u8],
-    encoding: u8,
-    most: usize,
-    repeats: bool,
-) -> AttributeType {
+const fn kind(name: &'static str, object_id: &'static [u8], encoding: u8, most: usize, repeats: bool) -> AttributeType {
     AttributeType { name, object_id, encoding, most, repeats }
 }
 
@@ -107,7 +101,9 @@ pub enum InvalidSubject {
         wanted: String,
     },
     /// An escape that RFC 4514 does not have.
-    #[error("\"\\\" is followed by {after:?}; write \"\\\" before one of ,+\"\\<>;=# or a space, or two hexadecimal digits")]
+    #[error(
+        "\"\\\" is followed by {after:?}; write \"\\\" before one of ,+\"\\<>;=# or a space, or two hexadecimal digits"
+    )]
     Escape {
         /// What follows.
         after: String,
@@ -377,7 +373,10 @@ mod tests {
         assert_eq!(empty.subject(&NONE), [0x30, 0x00]);
         assert_eq!(empty.subject(&[&long]), [0x30, 0x00]);
         assert_eq!(read(&empty.subject(&[&long, &fits])), [("2.5.4.3".to_owned(), fits)]);
-        assert_eq!(read(&empty.subject(&["*.db.internal", "web"])), [("2.5.4.3".to_owned(), "*.db.internal".to_owned())]);
+        assert_eq!(
+            read(&empty.subject(&["*.db.internal", "web"])),
+            [("2.5.4.3".to_owned(), "*.db.internal".to_owned())]
+        );
         let expected = [("2.5.4.6", "DE"), ("2.5.4.10", "Example"), ("2.5.4.3", "db.internal")];
         let expected = expected.map(|(object_id, value)| (object_id.to_owned(), value.to_owned()));
         assert_eq!(read(&prefix("O=Example,C=DE").subject(&["db.internal"])), expected);
@@ -413,7 +412,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<SubjectPrefix>().unwrap_err().to_string(), why, "{text}");
         }
-        for text in [r"O=\", r"O=\x", r"O=\4", r"O=\ff", &format!("O={}", "x".repeat(65)), &vec!["OU=x"; 17].join(",")] {
+        for text in [r"O=\", r"O=\x", r"O=\4", r"O=\ff", &format!("O={}", "x".repeat(65)), &vec!["OU=x"; 17].join(",")]
+        {
             assert!(text.parse::<SubjectPrefix>().is_err(), "{text}");
         }
     }

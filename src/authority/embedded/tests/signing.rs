@@ -80,7 +80,9 @@ async fn openssl_reads_the_subject_in_its_order_and_takes_a_wildcard_for_one_lab
     std::fs::write(&leaf, pem(&chain.certificates[0])).unwrap();
     let openssl = |arguments: &[&str]| Command::new("openssl").args(arguments).arg(&leaf).output();
     let Ok(shown) = openssl(&["x509", "-noout", "-subject", "-nameopt", "RFC2253", "-in"]) else {
-        eprintln!("skipped: openssl_reads_the_subject_in_its_order_and_takes_a_wildcard_for_one_label: no openssl here");
+        eprintln!(
+            "skipped: openssl_reads_the_subject_in_its_order_and_takes_a_wildcard_for_one_label: no openssl here"
+        );
         return;
     };
     assert_eq!(String::from_utf8_lossy(&shown.stdout), "subject=CN=*.payments.internal,O=Example,C=DE\n");
