@@ -16,7 +16,9 @@ use bonafide::endpoints::transport::http2::authority_filter::Violation;
 use bonafide::evidence::Selector;
 use bonafide::identity::Bundle;
 use bonafide::identity::SpiffeId;
+use bonafide::identity::SubjectPrefix;
 use bonafide::identity::jose::jws;
+use bonafide::identity::names::subject::is_subject_of;
 
 type Target = fn(&[u8]);
 
@@ -31,6 +33,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("proc_status", proc_status),
     ("selector", selector),
     ("spiffe_id", spiffe_id),
+    ("subject", subject),
 ];
 
 /// Runs the target called `name` on `input`.
@@ -90,6 +93,22 @@ fn selector(input: &[u8]) {
     assert_eq!(selector.to_string(), text);
     assert!(text.starts_with(selector.kind().as_str()));
     assert!(!text.chars().any(char::is_control), "{text:?}");
+}
+
+/// As a text: an accepted subject is printed as itself, and the linter takes its encoding. As an encoding: the linter
+/// takes none without the common name.
+fn subject(input: &[u8]) {
+    if let Some(prefix) = std::str::from_utf8(input).ok().and_then(|text| text.parse::<SubjectPrefix>().ok()) {
+        assert_eq!(prefix.to_string().parse(), Ok(prefix.clone()));
+        assert!(!prefix.to_string().contains(char::is_control), "{prefix}");
+        for dns in [&[][..], &["*.web.internal"], &["web", "db"]] {
+            assert!(is_subject_of(&prefix.subject(dns), dns), "{prefix}");
+        }
+        assert!(!is_subject_of(&prefix.subject(&["db"]), &["web"]), "{prefix}");
+    }
+    if is_subject_of(input, &["web.internal"]) {
+        assert!(input.ends_with(b"\x0c\x0cweb.internal"), "{input:?}");
+    }
 }
 
 const STATUS: &str =
