@@ -65,6 +65,8 @@ mod power_cuts;
 mod process_images;
 #[path = "workload_api/reflection.rs"]
 mod reflection;
+#[path = "workload_api/over_time/refusals.rs"]
+mod refusals;
 #[path = "workload_api/over_time/reloads.rs"]
 mod reloads;
 #[path = "workload_api/over_time/remote_signer.rs"]

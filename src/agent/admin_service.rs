@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::agent::names_by_id::NamesById;
 use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
 use crate::attestation::kernel::Unanswered;
@@ -60,6 +61,8 @@ pub(in crate::agent) struct AdminService {
     pub(in crate::agent) budgets: Budgets,
     /// Why it does not serve, or not as it should.
     pub(in crate::agent) readiness: Readiness,
+    /// Who the users and groups of a process are.
+    pub(in crate::agent) names: NamesById,
     /// The wall clock.
     pub(in crate::agent) clock: Arc<dyn Clock>,
     /// When it started.
@@ -118,7 +121,9 @@ impl Operations for Arc<AdminService> {
                 Unanswered::Gone | Unanswered::Absent => NotExplained::NoSuchProcess { pid },
                 Unanswered::Undecided(undecided) => NotExplained::Undecided(undecided),
             })?;
-            Ok(daemon.report(None, examination))
+            let mut report = daemon.report(None, examination);
+            daemon.names.add(&mut report.evidence).await;
+            Ok(report)
         }
         .boxed()
     }
@@ -172,19 +177,23 @@ impl AdminService {
 
     fn report(&self, decision: Option<String>, examination: Examination) -> ExplainReport {
         let rulebook = self.node_state.rulebook();
-        let explanation = explain(&examination.evidence, examination.level, &rulebook);
-        let proven = !examination.evidence.facts().is_empty();
+        let mut explanation = explain(&examination.evidence, examination.level, &rulebook);
+        // Before there is evidence nothing is compared: every entry would lack what the process may well have.
+        let compared = !examination.evidence.facts().is_empty();
+        explanation.considered.retain(|_| compared);
         ExplainReport {
             decision,
             decided_at: examination.at,
             peer: examination.peer,
             level: examination.level,
             evidence: examination.evidence,
+            seen: examination.seen,
             entries: explanation.entries,
+            entries_changed: examination.rulebook_epoch.is_some_and(|epoch| epoch != rulebook.epoch()),
             considered: explanation.considered,
-            nearest_miss: explanation.nearest_miss.filter(|_| examination.verdict.is_err()),
+            nearest_miss: explanation.nearest_miss.filter(|_| compared && examination.verdict.is_err()),
             result: outcome(examination.verdict),
-            suggestion: proven.then_some(explanation.suggestion),
+            suggestion: compared.then_some(explanation.suggestion),
         }
     }
 }

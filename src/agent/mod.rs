@@ -8,6 +8,7 @@ mod extra_doors;
 pub mod last_good;
 pub mod lifecycle;
 mod live_settings;
+mod names_by_id;
 pub mod node;
 mod prepared;
 pub mod reload;

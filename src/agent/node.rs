@@ -18,6 +18,7 @@ use crate::agent::lifecycle::GRACE;
 use crate::agent::lifecycle::run_until_stopped;
 use crate::agent::live_settings::LiveSettings;
 use crate::agent::live_settings::limits;
+use crate::agent::names_by_id::NamesById;
 use crate::agent::reload::ActiveConfig;
 use crate::agent::reload::ConfigFiles;
 use crate::agent::reload::ReloadTrigger;
@@ -113,6 +114,7 @@ impl Node {
             level,
             budgets: budgets.clone(),
             readiness: readiness.clone(),
+            names: NamesById::default(),
             clock: clock.clone(),
             started: Instant::now(),
             sockets,

@@ -15,6 +15,7 @@ use crate::attestation::host::facts;
 use crate::attestation::host::facts::CgroupPosition;
 use crate::attestation::host::facts::HostNamespaces;
 use crate::attestation::host::facts::Observed;
+use crate::attestation::host::sighting::Sighting;
 use crate::attestation::host::status::Status;
 
 use crate::attestation::kernel::Host;
@@ -186,12 +187,31 @@ impl Attestor {
                 }
             }
         }
-        for (provider, kind) in ON_THE_HOST {
-            if evidence.answer_of(&provider).is_none() {
-                evidence.withhold(kind, None, WithheldBecause::NotWanted);
-            }
-        }
         changes
+    }
+
+    /// The providers besides the kernel, for an examination by all evidence that there is.
+    #[must_use]
+    pub fn providers(&self) -> Providers {
+        self.sources.iter().map(|source| source.provider()).collect()
+    }
+
+    /// What `/proc` shows now of a process that is refused: everything, or besides `evidence` the program.
+    #[must_use]
+    pub fn sighting(&self, process: &dyn Process, evidence: Option<&EvidenceSet>) -> Sighting {
+        let seen = Sighting::default();
+        let has_program = |evidence: &EvidenceSet| evidence.found(SelectorKind::UnixPath).is_some();
+        if evidence.is_some_and(has_program) {
+            return seen;
+        }
+        let Ok(directory) = process.directory() else { return seen };
+        let seen = directory.executable_link().map(|link| seen.clone().with_program(&link)).unwrap_or(seen);
+        if evidence.is_some() {
+            return seen;
+        }
+        let cgroups = directory.read(ProcFile::Cgroup).unwrap_or_default();
+        let status = directory.read(ProcFile::Status).unwrap_or_default();
+        seen.with_cgroups(&cgroups, self.host.manager_root()).with_status(&status, process.peer())
     }
 
     /// Reports to each of these providers that a caller waited the longest allowed time for it.

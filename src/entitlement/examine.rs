@@ -5,23 +5,25 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
+use crate::attestation::NotAttested;
+use crate::attestation::PinnedProcess;
+use crate::attestation::host::sighting::Sighting;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
-use crate::entitlement::liveness::CheckedProcess;
-use crate::entitlement::node_state::LiveDecision;
+use crate::entitlement::node_state::NO_AUTHORITY;
 use crate::entitlement::node_state::NodeState;
-use crate::entitlement::node_state::Undecidable;
 use crate::entitlement::node_state::any;
 use crate::evidence::Answer;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
+use crate::policy::Decision;
 use crate::policy::HeldBack;
+use crate::policy::Outcome;
 use crate::policy::Rulebook;
-use crate::policy::Trace;
 use crate::policy::held_back;
 
 /// What was found out about one process.
@@ -33,6 +35,10 @@ pub struct Examination {
     pub level: Level,
     /// What was proven of it; empty when attestation came to no end.
     pub evidence: EvidenceSet,
+    /// What `/proc` showed of it, where it was refused.
+    pub seen: Sighting,
+    /// The epoch of the rulebook that it was compared with, where it was.
+    pub rulebook_epoch: Option<u64>,
     /// The SPIFFE IDs it gets, or why none.
     pub verdict: Result<Vec<String>, RefusalCause>,
     /// Seconds since 1970.
@@ -40,8 +46,8 @@ pub struct Examination {
 }
 
 impl NodeState {
-    /// Attests the process that has this number now, and decides for it as if it had asked. Issues nothing and records
-    /// nothing.
+    /// Attests the process that has this number now, and decides for it as if it had asked: by all evidence that there is,
+    /// whether or not an entry could use it. Issues nothing and records nothing.
     ///
     /// # Errors
     /// [`Unanswered`]: there is no such process, or it could not be found out.
@@ -50,40 +56,42 @@ impl NodeState {
     }
 
     async fn examine_process(&self, process: Arc<dyn Process>) -> Examination {
+        let attestor = &self.parts.attestor;
         let (peer, level, at) = (process.peer(), process.level(), seconds(self.now()));
-        let examination = |trace: Option<Arc<Trace>>, verdict| {
-            let evidence = trace.map(|trace| trace.evidence.clone()).unwrap_or_default();
-            Examination { peer, level, evidence, verdict, at }
+        let examined = match attestor.by_peer(Arc::clone(&process)) {
+            Ok(pinned) => self.examine_patiently(&pinned).await,
+            Err(why) => Err(why),
         };
-        let process = match self.parts.attestor.by_peer(process) {
-            Ok(pinned) => CheckedProcess::new(pinned),
-            Err(why) => return examination(None, Err(why.into())),
-        };
-        match self.examine_patiently(&process).await {
-            Ok(decision) if decision.permits.is_empty() => {
-                let providers = decision.open.iter().flat_map(|open| open.awaits.iter().cloned()).collect();
-                examination(Some(decision.basis.trace), Err(RefusalCause::Awaiting(providers)))
+        match examined {
+            Ok(Decision { outcome, trace, .. }) => Examination {
+                peer,
+                level,
+                evidence: trace.evidence.clone(),
+                seen: Sighting::default(),
+                rulebook_epoch: Some(trace.rulebook_epoch),
+                verdict: if self.is_without_authority() { Err(NO_AUTHORITY) } else { verdict(outcome) },
+                at,
+            },
+            Err(why) => {
+                let (evidence, seen) = (EvidenceSet::default(), attestor.sighting(&*process, None));
+                Examination { peer, level, evidence, seen, rulebook_epoch: None, verdict: Err(why.into()), at }
             }
-            Ok(decision) => {
-                let ids = decision.permits.iter().map(|permit| permit.grant().id.to_string()).collect();
-                examination(Some(decision.basis.trace), Ok(ids))
-            }
-            Err((cause, trace)) => examination(trace, Err(cause)),
         }
     }
 
     /// Decides again until no provider is pending, no longer than a first answer would wait.
-    async fn examine_patiently(&self, process: &CheckedProcess) -> Result<LiveDecision, Undecidable> {
+    async fn examine_patiently(&self, process: &PinnedProcess) -> Result<Decision, NotAttested> {
+        let everything = self.parts.attestor.providers();
         let patience = sleep(self.rulebook().rules().wait);
         let mut patience = pin!(patience);
         loop {
-            let mut decision = self.decide_quietly(process)?;
+            let (decision, _, changes) = self.decide_by(process, &self.rulebook(), &everything)?;
             let pending = |(_, answer): &(_, Answer)| *answer == Answer::Pending;
-            if !decision.basis.trace.evidence.answers().iter().any(pending) {
+            if !decision.trace.evidence.answers().iter().any(pending) {
                 return Ok(decision);
             }
             tokio::select! {
-                () = any(std::mem::take(&mut decision.changes)) => {}
+                () = any(changes) => {}
                 () = &mut patience => return Ok(decision),
             }
         }
@@ -99,10 +107,20 @@ impl NodeState {
     }
 }
 
+/// The SPIFFE IDs, or why none.
+fn verdict(outcome: Outcome) -> Result<Vec<String>, RefusalCause> {
+    match outcome {
+        Outcome::Permits(permits) => Ok(permits.iter().map(|permit| permit.grant().id.to_string()).collect()),
+        Outcome::Denied(denial) => Err(RefusalCause::Denied(denial)),
+        Outcome::Awaiting(providers) => Err(RefusalCause::Awaiting(providers)),
+    }
+}
+
 impl From<Refusal> for Examination {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { peer, level, cause, at, trace } = refusal;
+        let Refusal { peer, level, cause, at, seen, trace } = refusal;
+        let rulebook_epoch = trace.as_ref().map(|trace| trace.rulebook_epoch);
         let evidence = trace.map(|trace| trace.evidence).unwrap_or_default();
-        Self { peer, level, evidence, verdict: Err(cause), at }
+        Self { peer, level, evidence, seen, rulebook_epoch, verdict: Err(cause), at }
     }
 }

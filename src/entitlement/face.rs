@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use crate::attestation::host::sighting::Sighting;
 use crate::attestation::kernel::Process;
 use crate::entitlement::door::BrokerConnection;
 use crate::entitlement::door::Connection;
@@ -46,7 +47,10 @@ fn session(node: &Arc<NodeState>, process: Arc<dyn Process>) -> Result<Arc<Sessi
         return Err(Ended::Stopping);
     }
     let pinned = node.parts.attestor.by_peer(Arc::clone(&process));
-    let pinned = pinned.map_err(|why| node.refuse_unpinned(process.peer(), process.level(), why))?;
+    let pinned = pinned.map_err(|why| {
+        let seen = node.parts.attestor.sighting(&*process, None);
+        node.refuse_unpinned(process.peer(), process.level(), seen, why)
+    })?;
     Ok(Arc::new(Session::new(Arc::clone(node), pinned)))
 }
 
@@ -57,7 +61,7 @@ impl Connection for Session {
 
     fn check_writer(&self, writer: Credentials) -> Result<(), Ended> {
         let peer = &self.peer.pinned;
-        peer.check_writer(writer).map_err(|why| self.node.refuse_unattested(peer, why))
+        peer.check_writer(writer).map_err(|why| self.node.refuse_writer(peer, writer, why))
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
@@ -120,7 +124,8 @@ impl BrokerConnection for Session {
         let attestor = &self.node.parts.attestor;
         let asked_about = Credentials { pid, uid: u32::MAX, gid: u32::MAX };
         let pinned = attestor.by_reference(pid);
-        let pinned = pinned.map_err(|why| self.node.refuse_unpinned(asked_about, attestor.host().level(), why))?;
+        let pinned = pinned
+            .map_err(|why| self.node.refuse_unpinned(asked_about, attestor.host().level(), Sighting::default(), why))?;
         let other = self.node.images.of(pinned);
         Ok(Arc::new(SessionSubject { session: self, other: Some(other) }))
     }

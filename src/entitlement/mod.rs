@@ -13,6 +13,7 @@
 //! | [`node_state`] | what all streams share: rulebook, bundles, attestor, issuer; the place where a change arrives |
 //! | `liveness` | the check that a process still is what was decided for |
 //! | [`published`] | bundles, encoded once |
+//! | `refuse` | refusals: named, kept, and written down with what `/proc` shows of the process |
 //! | [`examine`] | questions that hand nothing out |
 //! | [`ledger`] | open streams, what is on its way out, refusals, latencies, and the words of the audit log |
 //!
@@ -42,6 +43,7 @@ mod liveness;
 pub mod machine;
 pub mod node_state;
 pub mod published;
+mod refuse;
 mod session;
 pub mod steps;
 mod stream;

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attestation::Attestation;
 use crate::attestation::Attestor;
+use crate::attestation::Epoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
-use crate::attestation::kernel::Process;
 use crate::attestation::source::Change;
 use crate::audit;
 use crate::authority::Authority;
@@ -28,22 +28,19 @@ use crate::entitlement::images::Images;
 use crate::entitlement::ledger::latencies::Latencies;
 use crate::entitlement::ledger::live::Live;
 use crate::entitlement::ledger::outbound::DecisionBasis;
-use crate::entitlement::ledger::records::seconds;
-use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::ledger::refusals::Refusals;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::liveness::Standing;
 use crate::entitlement::published::BundleSet;
-use crate::evidence::Credentials;
-use crate::evidence::Level;
-use crate::evidence::Principal;
+use crate::evidence::EvidenceSet;
 use crate::evidence::Providers;
 use crate::evidence::Undecided;
 use crate::identity::SpiffeId;
 use crate::issuance::EntriesInForce;
 use crate::issuance::Issuer;
 use crate::issuance::metrics::IssuanceMetrics;
+use crate::policy::Decision;
 use crate::policy::DecisionId;
 use crate::policy::OpenGrant;
 use crate::policy::Outcome;
@@ -103,6 +100,9 @@ pub(in crate::entitlement) struct LiveDecision {
     /// When a source would answer otherwise.
     pub(in crate::entitlement) changes: Vec<Change>,
 }
+
+/// Nothing is decided before there is an authority.
+pub(in crate::entitlement) const NO_AUTHORITY: RefusalCause = RefusalCause::Undecided(Undecided::Authority);
 
 /// Why there is no decision, and the evidence where there is any.
 pub(in crate::entitlement) type Undecidable = (RefusalCause, Option<Arc<Trace>>);
@@ -254,8 +254,8 @@ impl NodeState {
     /// whatever there is. Before the authority has its first key there is nothing to decide about: an empty bundle would
     /// tell a workload to trust nobody.
     fn decide_wanting(&self, process: &CheckedProcess, wanted: Option<&SpiffeId>) -> Result<LiveDecision, Undecidable> {
-        if self.bundles().own().bundle().x509_authorities.is_empty() {
-            return Err((RefusalCause::Undecided(Undecided::Authority), None));
+        if self.is_without_authority() {
+            return Err((NO_AUTHORITY, None));
         }
         let rulebook = self.rulebook();
         let (standing, changes) = match process.standing(rulebook.epoch()) {
@@ -276,19 +276,37 @@ impl NodeState {
         rulebook: &Rulebook,
     ) -> Result<(Standing, Vec<Change>), Undecidable> {
         process.decide_anew();
-        let (entries, begun) = (rulebook.entries(), Instant::now());
-        let attested = self.parts.attestor.attest(&process.pinned, &|known| entries.wants(known), entries.accounts());
-        let Attestation { proof, changes } = attested.map_err(|why| (RefusalCause::from(why), None))?;
-        self.latencies.took(begun.elapsed());
-        let decision = decide(&proof, rulebook, self.name(), self.now());
+        let decided = self.decide_by(&process.pinned, rulebook, &Providers::new());
+        let (decision, epoch, changes) = decided.map_err(|why| (RefusalCause::from(why), None))?;
         if let Outcome::Denied(denial) = decision.outcome {
             return Err((RefusalCause::Denied(denial), Some(decision.trace)));
         }
-        let standing = Standing::new(decision, proof.epoch());
+        let standing = Standing::new(decision, epoch);
         if changes.is_empty() {
             process.stands(standing.clone());
         }
         Ok((standing, changes))
+    }
+
+    pub(in crate::entitlement) fn is_without_authority(&self) -> bool {
+        self.bundles().own().bundle().x509_authorities.is_empty()
+    }
+
+    /// Attests by what entries could use and by what `further` providers say, and decides.
+    pub(in crate::entitlement) fn decide_by(
+        &self,
+        process: &PinnedProcess,
+        rulebook: &Rulebook,
+        further: &Providers,
+    ) -> Result<(Decision, Epoch, Vec<Change>), NotAttested> {
+        let (entries, begun) = (rulebook.entries(), Instant::now());
+        let wants = |known: &EvidenceSet| {
+            let unasked = further.iter().filter(|provider| known.answer_of(provider).is_none());
+            entries.wants(known).into_iter().chain(unasked.cloned()).collect()
+        };
+        let Attestation { proof, changes } = self.parts.attestor.attest(process, &wants, entries.accounts())?;
+        self.latencies.took(begun.elapsed());
+        Ok((decide(&proof, rulebook, self.name(), self.now()), proof.epoch(), changes))
     }
 
     /// Decides for a single call, which waits for pending evidence as a first answer does; of a request for one identity,
@@ -322,46 +340,6 @@ impl NodeState {
         first.any(|open| self.live.is_default(process.id(), &open.id))
     }
 
-    /// Keeps and logs that a process could not be pinned, and says what its connection may hear of it.
-    pub(in crate::entitlement) fn refuse_unpinned(&self, peer: Credentials, level: Level, why: NotAttested) -> Ended {
-        let refusal = Refusal { cause: why.into(), trace: None, peer, level, at: seconds(self.now()) };
-        let (id, denied) = (self.name(), matches!(refusal.cause, RefusalCause::Denied(_)));
-        self.parts.audit.record(refusal.record(id));
-        self.refusals.keep(id, Principal { uid: peer.uid, cgroup: 0 }, refusal);
-        if denied { Ended::Denied(id) } else { Ended::Undecided(id) }
-    }
-
-    /// Records that a caller could not be attested.
-    pub(in crate::entitlement) fn refuse_unattested(&self, process: &PinnedProcess, why: NotAttested) -> Ended {
-        self.refuse(process, why.into(), None)
-    }
-
-    /// Keeps and logs a refusal, and says what the caller may hear of it.
-    pub(in crate::entitlement) fn refuse(
-        &self,
-        process: &PinnedProcess,
-        cause: RefusalCause,
-        trace: Option<&Arc<Trace>>,
-    ) -> Ended {
-        let denied = matches!(cause, RefusalCause::Denied(_));
-        let id = self.keep(process, cause, trace);
-        if denied { Ended::Denied(id) } else { Ended::Undecided(id) }
-    }
-
-    /// Keeps and logs a refusal under a name of its own.
-    pub(in crate::entitlement) fn keep(
-        &self,
-        process: &PinnedProcess,
-        cause: RefusalCause,
-        trace: Option<&Arc<Trace>>,
-    ) -> DecisionId {
-        let refusal = self.refusal(&**process.process(), cause, trace);
-        let id = self.name();
-        self.parts.audit.record(refusal.record(id));
-        self.refusals.keep(id, process.principal(), refusal);
-        id
-    }
-
     /// What the streams of a process end with that has exited. There is nobody left to explain it to, so only the end of
     /// what it held is written down.
     pub(in crate::entitlement) fn gone(&self) -> Ended {
@@ -376,16 +354,6 @@ impl NodeState {
             tracing::error!("the kernel gave no random bytes; refusals share one name");
         }
         DecisionId(id)
-    }
-
-    fn refusal(&self, process: &dyn Process, cause: RefusalCause, trace: Option<&Arc<Trace>>) -> Refusal {
-        Refusal {
-            cause,
-            trace: trace.map(|trace| Trace::clone(trace)),
-            peer: process.peer(),
-            level: process.level(),
-            at: seconds(self.now()),
-        }
     }
 }
 

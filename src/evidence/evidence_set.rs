@@ -1,12 +1,14 @@
 //! Facts about one process, each with its source and its grade.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::evidence::provider::Answer;
 use crate::evidence::provider::Provider;
 use crate::evidence::selector::Selector;
-use crate::evidence::selector_kind::SelectorKind;
+use crate::evidence::selector::kind::SelectorKind;
 
 /// How much a fact proves: the authority that vouches for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,9 +59,6 @@ pub struct Fact {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum WithheldBecause {
-    /// No entry could use the fact, so no provider was asked for it.
-    #[error("no entry could use it")]
-    NotWanted,
     /// The process is not in the host's user namespace, where it could forge this fact.
     #[error("the process is in a user namespace of its own, where it could forge this")]
     ForeignUserNamespace,
@@ -200,6 +199,14 @@ impl EvidenceSet {
     #[must_use]
     pub fn withheld(&self) -> &[Withheld] {
         &self.withheld
+    }
+
+    /// The value of this kind that was found, whether it is proven or withheld.
+    #[must_use]
+    pub fn found(&self, kind: SelectorKind) -> Option<Cow<'_, str>> {
+        let proven = self.facts.iter().find(|fact| fact.selector.kind() == kind).map(|fact| fact.selector.value());
+        let withheld = || self.withheld.iter().find(|withheld| withheld.kind == kind)?.seen.as_deref();
+        proven.or_else(|| withheld().map(Cow::Borrowed))
     }
 
     /// Why facts of `kind` were withheld, if they were.

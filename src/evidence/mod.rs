@@ -7,7 +7,6 @@ pub mod evidence_set;
 pub mod principal;
 pub mod provider;
 pub mod selector;
-mod selector_kind;
 pub mod undecided;
 pub mod workload;
 
@@ -26,7 +25,7 @@ pub use provider::Provider;
 pub use provider::Providers;
 pub use selector::InvalidSelector;
 pub use selector::Selector;
-pub use selector_kind::SelectorKind;
+pub use selector::kind::SelectorKind;
 pub use undecided::Undecided;
 pub use workload::Credentials;
 pub use workload::Level;

@@ -120,7 +120,7 @@ mod tests {
     fn caller(uid: u32, rulebook: &Rulebook) -> Trace {
         let mut evidence = EvidenceSet::default();
         evidence.prove(Selector::UnixUid(uid), Grade::Kernel, Source::Credentials);
-        evidence.withhold(SelectorKind::UnixPath, None, WithheldBecause::NotWanted);
+        evidence.withhold(SelectorKind::UnixPath, None, WithheldBecause::Deleted);
         let caller = Attested::example(Level::Full, evidence);
         Trace::clone(&decide(&caller, rulebook, DecisionId([0; 6]), SystemTime::UNIX_EPOCH).trace)
     }

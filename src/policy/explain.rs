@@ -16,6 +16,9 @@ use crate::policy::rulebook::Rulebook;
 /// The most entries that an explanation lists.
 pub(in crate::policy) const MAX_SHOWN: usize = 200;
 
+/// The longest line of a suggestion that holds more than one selector: it is shown with an indent of two.
+const MAX_LINE: usize = 78;
+
 /// The comparison of every entry with a process, and an entry that would match it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -57,7 +60,12 @@ fn suggestion(evidence: &EvidenceSet, level: Level) -> String {
     selectors.sort_by_key(|selector| !matches!(selector, Selector::SystemdId(_)));
     let id = format!("/{}", name(&selectors));
     let selectors: Vec<_> = selectors.into_iter().map(|selector| quoted(&selector.to_string())).collect();
-    format!("[[workload]]\nid = {}\nselectors = [{}]\n", quoted(&id), selectors.join(", "))
+    let line = format!("selectors = [{}]", selectors.join(", "));
+    let selectors = match line.chars().count() {
+        ..=MAX_LINE => line,
+        _ => format!("selectors = [\n  {},\n]", selectors.join(",\n  ")),
+    };
+    format!("[[workload]]\nid = {}\n{selectors}\n", quoted(&id))
 }
 
 /// A path segment for the SPIFFE ID: the name of the unit, else of the program, else the uid.
@@ -118,10 +126,19 @@ mod tests {
 
     #[test]
     fn the_suggestion_names_unit_user_and_program_and_is_toml() {
-        let facts = ["unix:uid:1000", "unix:gid:1000", "unix:path:/opt/a\"b", "systemd:id:pay@1.service", "host:true"];
+        let facts = ["unix:uid:1000", "unix:gid:1000", "unix:path:/a\"b", "systemd:id:pay@1.service", "host:true"];
         let suggestion = explained(Level::Full, &facts, Vec::new()).suggestion;
         let expected = "[[workload]]\nid = \"/pay-1\"\nselectors = [\"systemd:id:pay@1.service\", \"unix:uid:1000\", \
-                        'unix:path:/opt/a\"b']\n";
+                        'unix:path:/a\"b']\n";
+        let long =
+            ["unix:uid:1000", "unix:path:/usr/lib/postgresql/15/bin/postgres", "systemd:id:postgresql@15-main.service"];
+        let lines = explained(Level::Full, &long, Vec::new()).suggestion;
+        assert_eq!(
+            lines,
+            "[[workload]]\nid = \"/postgresql-15-main\"\nselectors = [\n  \"systemd:id:postgresql@15-main.service\",\n  \
+             \"unix:uid:1000\",\n  \"unix:path:/usr/lib/postgresql/15/bin/postgres\",\n]\n"
+        );
+        assert!(toml::from_str::<toml::Table>(&lines).is_ok());
         assert_eq!(suggestion, expected);
         assert!(toml::from_str::<toml::Table>(&suggestion).is_ok());
     }

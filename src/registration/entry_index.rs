@@ -339,7 +339,7 @@ mod tests {
     fn a_provider_with_an_answer_is_not_wanted_again() {
         let index = EntryIndex::new(vec![Entry::example(0, "/web", &["unix:uid:1", "unix:path:/usr/bin/web"])]);
         let mut caller = evidence(&["unix:uid:1"]);
-        caller.withhold(SelectorKind::UnixPath, None, WithheldBecause::NotWanted);
+        caller.withhold(SelectorKind::UnixPath, None, WithheldBecause::Deleted);
         assert_eq!(index.wants(&caller), providers(["path"]));
         for answer in [Answer::Settled, Answer::Pending, Answer::Undecided(Undecided::TimedOut)] {
             caller.answered(Provider::PATH, answer);

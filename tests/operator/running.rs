@@ -5,6 +5,7 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::Duration;
@@ -101,6 +102,25 @@ fn explain_suggests_an_entry_that_permits_a_denied_process() {
     let name = fs::read_to_string("/proc/self/comm").unwrap();
     assert!(screen.lines().nth(1).unwrap().starts_with(&format!("{}, ", name.trim_end())), "{screen}");
     assert_eq!(code(&daemon.ask(&["explain", "4194304"])), 1);
+}
+
+#[test]
+fn explain_shows_path_hash_and_names_although_no_entry_asks() {
+    let daemon = Daemon::start(&entry_for_others());
+    let explained = daemon.ask(&["explain", &std::process::id().to_string(), "-o", "json"]);
+    let evidence = json(&explained)["evidence"].clone();
+    let found = evidence["facts"].to_string() + &evidence["withheld"].to_string();
+    assert!(found.contains("unix:path:/") || found.contains("UnixPath"), "{evidence}");
+    assert!(found.contains("unix:sha256:") || found.contains("UnixSha256"), "{evidence}");
+    let place = |root: &str| fs::metadata(root).map(|root| (root.dev(), root.ino())).ok();
+    if place("/proc/1/root/") == place("/") {
+        let own = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+        assert!(found.contains(&format!("\"unix:user:{own}\"")), "{evidence}");
+    } else {
+        let answers = evidence["answers"].to_string();
+        let undecided = answers.contains("[\"names\",{\"undecided\":\"not_permitted\"}]");
+        assert!(undecided || found.contains("UnixUser"), "the names of PID 1's root are others: {evidence}");
+    }
 }
 
 #[test]
@@ -231,7 +251,7 @@ fn every_screen_fits_80_columns() {
         &["version"],
     ] {
         let screen = text(&daemon.ask(question).stdout);
-        let fits = |line: &str| line.chars().count() <= 80 || line.contains("cgroup:/");
+        let fits = |line: &str| line.chars().count() <= 80 || line.contains("cgroup:/") || line.contains("unix:path:/");
         assert!(!screen.is_empty() && screen.lines().all(fits), "{question:?}:\n{screen}");
     }
 }

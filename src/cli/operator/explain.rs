@@ -7,6 +7,8 @@ use procfs::Current;
 use procfs::Uptime;
 use procfs::process::Process;
 
+use crate::attestation::host::sighting::Sighting;
+use crate::attestation::kernel::Ids;
 use crate::cli::operator::client::ask;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
@@ -21,13 +23,28 @@ use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::ExplainOutcome;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::evidence::Answer;
+use crate::evidence::EvidenceSet;
 use crate::evidence::Selector;
+use crate::evidence::SelectorKind;
 use crate::policy::Considered;
 use crate::time::duration::rounded;
 
+/// The words of a report, and what ends with which exit code.
+const WORDS: &str = "\
+pinned     which process it is is proven, as far as this kernel can: full, pinned or
+           reduced
+withheld   such a fact does not count: the process could have forged it, or it could
+           not be proven
+pending    its source is still finding out
+undecided  a check could not be completed; the caller may retry
+
+Example: bonafide explain 4121
+Exit codes: 0 permitted, or a decision was found; 4 denied; 1 undecided, or nothing
+to explain; 2 wrong usage; 3 no daemon";
+
 /// Show why a process gets an identity, or none
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("whom").required(true))]
+#[command(after_help = WORDS, group = clap::ArgGroup::new("whom").required(true))]
 pub struct ExplainArguments {
     /// The process, as it is now
     #[arg(group = "whom")]
@@ -108,35 +125,10 @@ fn text(report: &ExplainReport, running: Option<&str>) -> String {
     if let Some(decision) = &report.decision {
         text += &format!("decision {}\n", printable(decision));
     }
-    text += "\nEvidence\n";
-    for fact in report.evidence.facts() {
-        let selector = printable(&fact.selector.to_string());
-        let how = format!("{:<8} {}", word(&fact.grade), word(&fact.source).replace('_', " "));
-        // A selector that fills its column has a line of its own, so that the next two stay columns.
-        let gap = if selector.chars().count() > SELECTOR { format!("\n  {:SELECTOR$}", "") } else { String::new() };
-        text += &format!("  {selector:<SELECTOR$}{gap} {how}\n");
-    }
-    for withheld in report.evidence.withheld() {
-        let seen = withheld.seen.as_deref().map(|seen| format!(" {}", printable(seen))).unwrap_or_default();
-        let line = format!("{}{seen} withheld: {}", withheld.kind.as_str(), withheld.because);
-        text += &format!("  {}\n", wrap(&line, 2, 4));
-    }
-    for (provider, answer) in report.evidence.answers() {
-        let line = match answer {
-            Answer::Settled => continue,
-            Answer::Pending => format!("{provider} pending: it is still finding out"),
-            Answer::Undecided(why) => format!("{provider} undecided: {why}"),
-        };
-        text += &format!("  {}\n", wrap(&printable(&line), 2, 4));
-    }
-    text += "\nEntries\n";
-    for entry in &report.considered {
-        text += &considered(entry);
-    }
-    match report.entries.saturating_sub(report.considered.len()) {
-        0 if report.considered.is_empty() => text += "  there are none; add a [[workload]]\n",
-        0 => {}
-        more => text += &format!("  and {more} more, which lack as much or more\n"),
+    text += &evidence(&report.evidence);
+    text += &seen(&report.seen);
+    if !report.evidence.facts().is_empty() {
+        text += &entries(report);
     }
     text += &format!("\nResult\n  {}\n", wrap(&printable(&result(&report.result)), 2, 2));
     if let Some(nearest) = &report.nearest_miss {
@@ -147,6 +139,84 @@ fn text(report: &ExplainReport, running: Option<&str>) -> String {
         for line in suggestion.lines() {
             text += &format!("  {}\n", printable(line));
         }
+    }
+    text
+}
+
+fn evidence(evidence: &EvidenceSet) -> String {
+    let mut text = "\nEvidence\n".to_owned();
+    for fact in evidence.facts() {
+        let selector = printable(&fact.selector.to_string());
+        let how = format!("{:<8} {}", word(&fact.grade), word(&fact.source).replace('_', " "));
+        // A selector that fills its column has a line of its own, so that the next two stay columns.
+        let gap = if selector.chars().count() > SELECTOR { format!("\n  {:SELECTOR$}", "") } else { String::new() };
+        text += &format!("  {selector:<SELECTOR$}{gap} {how}\n");
+    }
+    for withheld in evidence.withheld() {
+        let seen = withheld.seen.as_deref().map(|seen| format!(" {}", printable(seen))).unwrap_or_default();
+        let line = format!("{}{seen} withheld: {}", withheld.kind.as_str(), withheld.because);
+        text += &format!("  {}\n", wrap(&line, 2, 4));
+    }
+    for (provider, answer) in evidence.answers() {
+        let line = match answer {
+            Answer::Settled => continue,
+            Answer::Pending => format!("{provider} pending: it is still finding out"),
+            Answer::Undecided(why) => format!("{provider} undecided: {why}"),
+        };
+        text += &format!("  {}\n", wrap(&printable(&line), 2, 4));
+    }
+    let unasked = |kind: &SelectorKind| kind.provider().is_some_and(|provider| evidence.answer_of(&provider).is_none());
+    match evidence.facts() {
+        [] => text += "  none: it was refused before any was read\n",
+        _ => {
+            for kind in [SelectorKind::UnixPath, SelectorKind::UnixSha256].into_iter().filter(unasked) {
+                text += &format!("  {} was not looked at: no entry could use it\n", kind.as_str());
+            }
+        }
+    }
+    text
+}
+
+/// What the kernel showed of a refused process, beside what contradicts it.
+fn seen(seen: &Sighting) -> String {
+    if seen.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nWhat /proc showed when it was refused (it proves nothing)\n".to_owned();
+    let mut line = |title: &str, value: &str| text += &format!("  {title:<11} {}\n", printable(value));
+    if let Some(program) = &seen.program {
+        line("program", program);
+    }
+    if let Some(writer) = seen.writer {
+        line("written by", &format!("process {}, uid {}, gid {}", writer.pid, writer.uid, writer.gid));
+    }
+    let of = |ids: Ids| {
+        format!("real {}, effective {}, saved {}, file system {}", ids.real, ids.effective, ids.saved, ids.fs)
+    };
+    if let Some(uids) = seen.uids {
+        line("uids", &of(uids));
+    }
+    if let Some(gids) = seen.gids {
+        line("gids", &of(gids));
+    }
+    for (at, cgroup) in seen.cgroups.iter().enumerate() {
+        line(if at == 0 { "cgroup" } else { "" }, cgroup);
+    }
+    text
+}
+
+fn entries(report: &ExplainReport) -> String {
+    let mut text = match report.entries_changed {
+        true => "\nEntries, as they are now: they have changed since the decision\n".to_owned(),
+        false => "\nEntries\n".to_owned(),
+    };
+    for entry in &report.considered {
+        text += &considered(entry);
+    }
+    match report.entries.saturating_sub(report.considered.len()) {
+        0 if report.considered.is_empty() => text += "  there are none; add a [[workload]]\n",
+        0 => {}
+        more => text += &format!("  and {more} more, which lack as much or more\n"),
     }
     text
 }
@@ -223,6 +293,79 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said:?} in\n{text}");
         }
+    }
+
+    fn report(parts: serde_json::Value) -> ExplainReport {
+        let mut whole = json!({
+            "decision": null, "decided_at": 1_700_000_000.0, "peer": { "pid": 4121, "uid": 1000, "gid": 1000 },
+            "level": "full", "evidence": { "facts": [], "withheld": [] }, "entries": 5, "considered": [],
+            "result": { "outcome": "denied", "why": "no_entry", "detail": "no entry matches" },
+            "nearest_miss": null, "suggestion": null
+        });
+        let parts = parts.as_object().unwrap().clone();
+        whole.as_object_mut().unwrap().extend(parts);
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_before_the_evidence_shows_what_contradicts_and_no_entries() {
+        let ids = json!({ "real": 0, "effective": 1000, "saved": 0, "fs": 1000 });
+        let screen = text(
+            &report(json!({
+                "seen": { "program": "/usr/bin/web\n", "uids": ids,
+                          "cgroups": ["1:name=systemd:/system.slice/a.service", "0::/system.slice/b.service"],
+                          "writer": { "pid": 7, "uid": 33, "gid": 33 } },
+                "result": { "outcome": "denied", "why": "cgroups_disagree", "detail": "they contradict each other" }
+            })),
+            None,
+        );
+        let expected = "process 4121, uid 1000, gid 1000, pinned full\n\n\
+                        Evidence\n  none: it was refused before any was read\n\n\
+                        What /proc showed when it was refused (it proves nothing)\n  \
+                        program     /usr/bin/web\\u{a}\n  \
+                        written by  process 7, uid 33, gid 33\n  \
+                        uids        real 0, effective 1000, saved 0, file system 1000\n  \
+                        cgroup      1:name=systemd:/system.slice/a.service\n              \
+                        0::/system.slice/b.service\n\n\
+                        Result\n  denied: they contradict each other\n";
+        assert_eq!(screen, expected);
+    }
+
+    #[test]
+    fn what_nobody_looked_at_is_not_called_withheld() {
+        let fact = json!({ "selector": "unix:uid:1000", "grade": "kernel", "source": "credentials" });
+        let asked = |answers: serde_json::Value| {
+            let evidence = json!({ "facts": [fact], "withheld": [], "answers": answers });
+            text(&report(json!({ "evidence": evidence, "entries_changed": true })), None)
+        };
+        let screen = asked(json!([]));
+        assert!(screen.contains("  unix:path was not looked at: no entry could use it\n"), "{screen}");
+        assert!(screen.contains("\nEntries, as they are now: they have changed since the decision\n"), "{screen}");
+        assert!(!screen.contains("withheld"), "{screen}");
+        let screen = asked(json!([["path", "settled"], ["sha256", "settled"]]));
+        assert!(!screen.contains("looked at"), "{screen}");
+    }
+
+    #[test]
+    fn an_entry_that_comes_second_is_shown_with_what_is_lost() {
+        let entry = |refused: Option<&str>, lost: &str| {
+            let origin = |line| json!({ "file": "/etc/b.toml", "line": line });
+            let entry = json!({ "id": "spiffe://example.org/web", "origin": origin(9), "lacking": [], "refused": refused,
+                                "earlier": origin(4), "lost": [lost] });
+            considered(&serde_json::from_value(entry).unwrap())
+        };
+        assert_eq!(
+            entry(Some("same_id_earlier"), "dns = [\"db.internal\"]"),
+            "  spiffe://example.org/web (/etc/b.toml:9)\n      \
+             set aside: an earlier entry already gives this SPIFFE ID; the process goes\n        \
+             without its dns = [\"db.internal\"], because /etc/b.toml:4 comes first\n"
+        );
+        assert_eq!(
+            entry(None, "hint = \"internal\""),
+            "  spiffe://example.org/web (/etc/b.toml:9)\n      \
+             matches; the process goes without its hint = \"internal\", because\n        \
+             /etc/b.toml:4 comes first\n"
+        );
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub(in crate::endpoints) mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::attestation::host::sighting::Sighting;
     use crate::endpoints::admin::reports::*;
     use crate::evidence::Credentials;
     use crate::evidence::EvidenceSet;
@@ -66,7 +67,9 @@ pub(in crate::endpoints) mod tests {
             peer: Credentials { pid, uid: 7, gid: 7 },
             level: Level::Full,
             evidence: EvidenceSet::default(),
+            seen: Sighting::default(),
             entries: 0,
+            entries_changed: false,
             considered: vec![],
             result: ExplainOutcome::Denied { why: "no_entry".to_owned(), detail: "no entry matches".to_owned() },
             nearest_miss: None,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::attestation::host::sighting::Sighting;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
@@ -179,9 +180,16 @@ pub struct ExplainReport {
     pub level: Level,
     /// What was proven, and what was withheld and why.
     pub evidence: EvidenceSet,
+    /// What `/proc` showed of a process right after it was refused. It proves nothing.
+    #[serde(default, skip_serializing_if = "Sighting::is_empty")]
+    pub seen: Sighting,
     /// How many entries there are.
     pub entries: usize,
-    /// Each with what it lacks, nearest first; the first 200.
+    /// Whether the entries have changed since the decision; they are compared as they are now.
+    #[serde(default)]
+    pub entries_changed: bool,
+    /// Each with what it lacks, nearest first; the first 200. None where the process was refused before there was evidence
+    /// to compare.
     pub considered: Vec<Considered>,
     /// What came out.
     pub result: ExplainOutcome,

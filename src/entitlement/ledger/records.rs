@@ -1,5 +1,6 @@
 //! What happens to callers, in the words of the audit log.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -27,10 +28,17 @@ impl Refusal {
         };
         let process = (self.peer.pid, self.peer.uid);
         let record = Record::of_process(event, self.at, id.to_string(), process, word(&self.level));
-        let record = Record { reason: Some(reason), detail: Some(detail), ..record };
-        match &self.trace {
+        let record = match &self.trace {
             Some(trace) => with_origin(record, &trace.evidence),
             None => record,
+        };
+        Record {
+            unit: record.unit.clone().or_else(|| self.seen.unit.clone()),
+            program: record.program.clone().or_else(|| self.seen.program.clone()),
+            cgroup: record.cgroup.clone().or_else(|| self.seen.cgroup.clone()),
+            reason: Some(reason),
+            detail: Some(detail),
+            ..record
         }
     }
 }
@@ -54,13 +62,7 @@ pub(in crate::entitlement) fn issuance(event: Event, issuance: &Issuance, trace:
 /// Adds what the evidence says of the unit, the program and the cgroup. What was withheld is named, too: a record tells
 /// where to look, and proves nothing.
 fn with_origin(record: Record, evidence: &EvidenceSet) -> Record {
-    let fact = |kind| {
-        let proven = evidence.facts().iter().find(|fact| fact.selector.kind() == kind);
-        proven.map(|fact| fact.selector.value().into_owned()).or_else(|| {
-            let withheld = evidence.withheld().iter().find(|withheld| withheld.kind == kind);
-            withheld.and_then(|withheld| withheld.seen.clone())
-        })
-    };
+    let fact = |kind| evidence.found(kind).map(Cow::into_owned);
     Record {
         unit: evidence.facts().iter().find_map(|fact| match &fact.selector {
             Selector::SystemdId(unit) => Some(unit.to_string()),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::attestation::NotAttested;
+use crate::attestation::host::sighting::Sighting;
 use crate::evidence::Credentials;
 use crate::evidence::Level;
 use crate::evidence::Principal;
@@ -53,6 +54,8 @@ pub struct Refusal {
     pub cause: RefusalCause,
     /// What it rested on; `None` when attestation itself came to no end.
     pub trace: Option<Trace>,
+    /// What `/proc` showed of the caller right after it was refused.
+    pub seen: Sighting,
     /// The caller.
     pub peer: Credentials,
     /// How it was pinned.

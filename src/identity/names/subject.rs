@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_empty_or_has_the_first_dns_name_that_fits_behind_its_prefix() {
+    fn a_subject_has_its_prefix_and_then_the_first_dns_name_that_fits() {
         let long = format!("{}.internal", "a".repeat(60));
         let fits = "b".repeat(55) + ".internal";
         assert_eq!((long.len(), fits.len()), (69, 64));

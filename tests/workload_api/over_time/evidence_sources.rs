@@ -136,7 +136,7 @@ async fn a_process_that_turns_out_to_lack_the_label_is_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_hangs_delays_the_first_caller_for_the_wait_and_the_next_not_at_all() {
+async fn a_source_that_hangs_delays_the_first_caller_and_no_later_one() {
     let scene = Scene::new(&["/labelled", "/plain"]);
     scene.source.hang();
     let (_first, seen, took) = scene.first().await;
@@ -322,7 +322,7 @@ async fn what_waits_for_a_window_when_its_label_goes_never_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_down_takes_no_bundle_from_a_process_that_has_another_identity() {
+async fn a_source_that_is_down_takes_no_bundle_from_another_identity() {
     let scene = Scene::new(&["/labelled", "/plain"]);
     let (_live, first, _) = scene.first().await;
     assert_eq!(names(&first), [LABELLED, PLAIN]);

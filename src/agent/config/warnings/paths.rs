@@ -104,7 +104,7 @@ mod tests {
     use crate::agent::config::files::SourceFile;
 
     #[test]
-    fn a_path_that_no_process_can_have_is_warned_of_with_its_place_and_the_real_one() {
+    fn a_path_that_no_process_can_have_is_warned_of_with_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(folder.path()).unwrap();
         fs::create_dir(root.join("real")).unwrap();

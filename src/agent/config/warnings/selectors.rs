@@ -41,7 +41,8 @@ fn of_unit(unit: &str) -> Option<String> {
 
 /// systemd writes some characters of a name as `\x2d`. In double quotes TOML reads that as `-`: another unit's name.
 fn of_escapes(text: &Text<'_>) -> Option<String> {
-    let inner = text.written.strip_prefix('"')?.strip_suffix('"')?;
+    let one_line = !text.written.contains(char::is_control);
+    let inner = text.written.strip_prefix('"')?.strip_suffix('"').filter(|_| one_line)?;
     let mut characters = inner.chars();
     let mut found = false;
     while let Some(character) = characters.next() {

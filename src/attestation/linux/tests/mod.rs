@@ -189,9 +189,8 @@ async fn path_and_hash_are_not_read_when_no_entry_wants_them() {
     let Some(host) = test_host("path_and_hash_are_not_read_when_no_entry_wants_them") else { return };
     let (_client, pinned) = host.connect_self();
     let attested = host.attestor.attest(&pinned, &|_| Providers::new(), &Accounts::default()).unwrap().proof;
-    for kind in [SelectorKind::UnixPath, SelectorKind::UnixSha256] {
-        let because = attested.evidence().withheld_because(kind);
-        assert_eq!(because, Some(WithheldBecause::NotWanted));
+    for provider in [Provider::PATH, Provider::SHA256] {
+        assert_eq!(attested.evidence().answer_of(&provider), None);
     }
 }
 
@@ -203,8 +202,9 @@ async fn a_file_is_not_hashed_when_the_path_of_the_entry_differs() {
     let beside_another_path = Entry::example(0, "/web", &["unix:path:/nowhere", &sha256]);
     let index = EntryIndex::new(vec![beside_another_path]);
     let attested = host.attestor.attest(&pinned, &|evidence| index.wants(evidence), &Accounts::default());
-    let because = attested.unwrap().proof.evidence().withheld_because(SelectorKind::UnixSha256);
-    assert_eq!(because, Some(WithheldBecause::NotWanted));
+    let attested = attested.unwrap().proof;
+    assert!(attested.evidence().answer_of(&Provider::PATH).is_some());
+    assert_eq!(attested.evidence().answer_of(&Provider::SHA256), None);
 }
 
 #[tokio::test]

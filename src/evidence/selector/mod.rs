@@ -1,5 +1,7 @@
 //! Selectors: typed values for facts, with the text form `type:value`.
 
+pub(in crate::evidence) mod kind;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +11,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::evidence::provider::Provider;
-use crate::evidence::selector_kind::SelectorKind;
+use crate::evidence::selector::kind::SelectorKind;
 
 /// The most bytes of a selector's text: a path of 4,096 bytes (`PATH_MAX`) and its type.
 pub const MAX_SELECTOR: usize = MAX_PATH + 64;
