@@ -84,7 +84,7 @@ fn bundle_warnings(settings: &federation::FederationSettings) -> Vec<Problem> {
 
 impl Checked<'_> {
     fn text(&self) -> String {
-        let warnings = self.findings.warnings.iter().map(|warning| warning.as_warning() + "\n");
+        let warnings = self.findings.warnings.iter().map(|warning| format!("{}\n", warning.warning()));
         let mut text: String = warnings.collect();
         if self.accepted {
             let entries = count(self.entries as u64, "entry", "entries");

@@ -22,8 +22,8 @@ use x509_parser::x509::X509Version;
 
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
-use crate::identity::names::is_dns_name;
-use crate::identity::names::subject::is_subject_of;
+use crate::identity::x509_names::is_dns_name;
+use crate::identity::x509_names::subject::is_subject_of;
 
 /// The most octets a serial number may have (SPEC: RFC 5280 §4.1.2.2).
 const MAX_SERIAL: usize = 20;

@@ -18,7 +18,7 @@ use bonafide::identity::Bundle;
 use bonafide::identity::SpiffeId;
 use bonafide::identity::SubjectPrefix;
 use bonafide::identity::jose::jws;
-use bonafide::identity::names::subject::is_subject_of;
+use bonafide::identity::x509_names::subject::is_subject_of;
 
 type Target = fn(&[u8]);
 

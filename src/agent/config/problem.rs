@@ -57,11 +57,14 @@ impl Problem {
     pub fn of_file(file: &Path, text: impl Into<String>) -> Self {
         Self { file: file.to_owned(), position: None, text: text.into() }
     }
+}
 
-    /// The line of a warning: `file:line:column: warning: what looks wrong`.
+impl Problem {
+    /// The line of a warning, which stands beside lines of problems.
     #[must_use]
-    pub fn as_warning(&self) -> String {
-        Self { text: format!("warning: {}", self.text), ..self.clone() }.to_string()
+    pub fn warning(&self) -> String {
+        let warning = Self { text: format!("warning: {}", self.text), ..self.clone() };
+        warning.to_string()
     }
 }
 

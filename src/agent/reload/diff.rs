@@ -13,7 +13,7 @@ use crate::registration::Entry;
 pub(in crate::agent::reload) fn compare(before: &Config, after: &Config) -> ReloadReport {
     let (old, new) = (by_id(before), by_id(after));
     let mut report =
-        ReloadReport { warnings: after.warnings.iter().map(Problem::as_warning).collect(), ..ReloadReport::default() };
+        ReloadReport { warnings: after.warnings.iter().map(Problem::warning).collect(), ..ReloadReport::default() };
     for (id, entries) in &new {
         let names = entries.iter().copied().map(name);
         match old.get(id) {

@@ -116,7 +116,7 @@ mod tests {
         let text = format!("[[workload]]\nselectors = [\n{}]\n", selectors.concat());
         let sources = Sources { files: vec![SourceFile { file: "b.toml".into(), text }], folders: Vec::new() };
         let warnings: Vec<_> =
-            of_paths(&sources).iter().map(|warning| warning.as_warning().replace(root.to_str().unwrap(), "")).collect();
+            of_paths(&sources).iter().map(|warning| warning.warning().replace(root.to_str().unwrap(), "")).collect();
         let through = "matches nothing: its path leads through a link, and the kernel shows the real one; write \
                        \"unix:path:/real/program\"";
         let missing = "matches nothing on this machine: there is no such file; install it, or write its path";
