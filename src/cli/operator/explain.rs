@@ -31,16 +31,15 @@ use crate::time::duration::rounded;
 
 /// The words of a report, and what ends with which exit code.
 const WORDS: &str = "\
-pinned     which process it is is proven, as far as this kernel can: full, pinned or
-           reduced
-withheld   such a fact does not count: the process could have forged it, or it could
-           not be proven
+pinned     how well it is proven which process this is: full, pinned, reduced
+withheld   such a fact does not count: the process could have forged it, or it
+           could not be proven
 pending    its source is still finding out
 undecided  a check could not be completed; the caller may retry
 
 Example: bonafide explain 4121
-Exit codes: 0 permitted, or a decision was found; 4 denied; 1 undecided, or nothing
-to explain; 2 wrong usage; 3 no daemon";
+Exit codes: 0 permitted, or the decision was found; 1 undecided, or nothing to
+explain; 2 wrong usage; 3 no daemon; 4 denied";
 
 /// Show why a process gets an identity, or none
 #[derive(Debug, clap::Args)]
