@@ -166,7 +166,7 @@ fn evidence(evidence: &EvidenceSet) -> String {
     }
     let unasked = |kind: &SelectorKind| kind.provider().is_some_and(|provider| evidence.answer_of(&provider).is_none());
     match evidence.facts() {
-        [] => text += "  none: it was refused before any was read\n",
+        [] => text += "  none was read for this refusal\n",
         _ => {
             for kind in [SelectorKind::UnixPath, SelectorKind::UnixSha256].into_iter().filter(unasked) {
                 text += &format!("  {} was not looked at: no entry could use it\n", kind.as_str());
@@ -319,7 +319,7 @@ mod tests {
             None,
         );
         let expected = "process 4121, uid 1000, gid 1000, pinned full\n\n\
-                        Evidence\n  none: it was refused before any was read\n\n\
+                        Evidence\n  none was read for this refusal\n\n\
                         What /proc showed when it was refused (it proves nothing)\n  \
                         program     /usr/bin/web\\u{a}\n  \
                         written by  process 7, uid 33, gid 33\n  \
