@@ -104,9 +104,11 @@ impl Attestor {
         // The handle comes first: what is read after it is of its image, or of one that `runs_still` refuses.
         let memory = directory.memory()?;
         let (image, _) = image(&*directory)?;
-        let cgroup = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
+        let charged = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
+        let (principal, cgroup) = (Principal { uid: peer.uid, cgroup: charged }, cgroups.deciding());
+        let cgroup = cgroup.map_or("", |(path, _)| path).into();
         let id = PinId(self.pinned.fetch_add(1, Ordering::Relaxed));
-        let pinned = PinnedProcess { process, id, image, memory, principal: Principal { uid: peer.uid, cgroup } };
+        let pinned = PinnedProcess { process, id, image, memory, principal, cgroup };
         pinned.runs_still(&*directory)?;
         Ok(pinned)
     }
@@ -212,6 +214,13 @@ impl Attestor {
         let cgroups = directory.read(ProcFile::Cgroup).unwrap_or_default();
         let status = directory.read(ProcFile::Status).unwrap_or_default();
         seen.with_cgroups(&cgroups, self.host.manager_root()).with_status(&status, process.peer())
+    }
+
+    /// The same of a process that was pinned: what cannot be read any more is as it was at the accept.
+    #[must_use]
+    pub fn sighting_of(&self, pinned: &PinnedProcess, evidence: Option<&EvidenceSet>) -> Sighting {
+        let seen = self.sighting(&*pinned.process, evidence);
+        if evidence.is_some() { seen } else { seen.with_cgroup(&pinned.cgroup, self.host.manager_root()) }
     }
 
     /// Reports to each of these providers that a caller waited the longest allowed time for it.

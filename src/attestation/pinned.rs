@@ -39,6 +39,8 @@ pub struct PinnedProcess {
     /// The memory of the image; `None` where the kernel has no handle of it.
     pub(in crate::attestation) memory: Option<Arc<dyn Memory>>,
     pub(in crate::attestation) principal: Principal,
+    /// The cgroup path that decided at the accept, for the record of a refusal; empty where none did.
+    pub(in crate::attestation) cgroup: Arc<str>,
 }
 
 impl PinnedProcess {
@@ -253,7 +255,7 @@ impl PinnedProcess {
         let peer = Credentials { pid: 4121, uid: principal.uid, gid: principal.uid };
         let example = crate::attestation::Attested::example(crate::evidence::Level::Full, Default::default());
         let (process, image) = (Arc::new(tests::SilentProcess(peer)), example.epoch().image);
-        Self { process, id, image, memory: None, principal }
+        Self { process, id, image, memory: None, principal, cgroup: "".into() }
     }
 }
 

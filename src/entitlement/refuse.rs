@@ -56,7 +56,7 @@ impl NodeState {
         writer: Credentials,
         why: NotAttested,
     ) -> Ended {
-        let seen = Sighting { writer: Some(writer), ..self.parts.attestor.sighting(&**process.process(), None) };
+        let seen = Sighting { writer: Some(writer), ..self.parts.attestor.sighting_of(process, None) };
         Ended::Denied(self.keep_seen(process, why.into(), None, seen))
     }
 
@@ -67,7 +67,7 @@ impl NodeState {
         cause: RefusalCause,
         trace: Option<&Arc<Trace>>,
     ) -> DecisionId {
-        let seen = self.parts.attestor.sighting(&**process.process(), trace.map(|trace| &trace.evidence));
+        let seen = self.parts.attestor.sighting_of(process, trace.map(|trace| &trace.evidence));
         self.keep_seen(process, cause, trace, seen)
     }
 

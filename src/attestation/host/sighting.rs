@@ -69,12 +69,21 @@ impl Sighting {
             }
         }
         let parsed = Cgroups::parse(text).ok();
-        let deciding = parsed.as_ref().and_then(Cgroups::deciding).map(|(path, _)| path);
-        let unit = deciding.and_then(|path| match CgroupKind::of(path, manager) {
+        let deciding = parsed.as_ref().and_then(Cgroups::deciding).map_or("", |(path, _)| path);
+        Self { cgroups: lines, ..self }.with_cgroup(deciding, manager)
+    }
+
+    /// Adds the path of the cgroup, unless it is empty or there is one.
+    #[must_use]
+    pub fn with_cgroup(self, path: &str, manager: &str) -> Self {
+        if path.is_empty() || self.cgroup.is_some() {
+            return self;
+        }
+        let unit = match CgroupKind::of(path, manager) {
             CgroupKind::Unit { id, .. } => Some(id),
             CgroupKind::Plain | CgroupKind::Container { .. } => None,
-        });
-        Self { cgroups: lines, cgroup: deciding.map(|path| cut(path, MAX_PATH)), unit, ..self }
+        };
+        Self { cgroup: Some(cut(path, MAX_PATH)), unit, ..self }
     }
 
     /// Adds the ids of `/proc/PID/status` that are not those of the socket.

@@ -84,6 +84,18 @@ async fn every_refusal_is_recorded_with_unit_program_and_cgroup() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_for_want_of_descriptors_names_unit_and_cgroup_of_the_accept() {
+    let node = TestNode::start(7, &somebody());
+    let client = node.client(&node.kernel.spawn(FakeProcess::default()));
+    client.jwt_bundles().await.refusal().await;
+    node.kernel.fail(Undecided::OutOfDescriptors);
+    client.x509_svids().await.refusal().await;
+    let record = last_refusal(&node);
+    assert_eq!(record.reason.as_deref(), Some("out_of_descriptors"));
+    assert_eq!(of_the_process(&record), [WEB[0], None, WEB[2]]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_before_the_evidence_shows_what_contradicts_and_no_entry() {
     let mut node = TestNode::start(7, &somebody());
     let operator = node.open_admin_door();
