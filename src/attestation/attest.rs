@@ -9,7 +9,7 @@ use crate::attestation::attested::Attested;
 use crate::attestation::attested::Contradiction;
 use crate::attestation::attested::Epoch;
 use crate::attestation::attested::NotAttested;
-use crate::attestation::hashing::HashSource;
+use crate::attestation::executable::hashing::HashSource;
 use crate::attestation::host::cgroup::Cgroups;
 use crate::attestation::host::facts;
 use crate::attestation::host::facts::CgroupPosition;
@@ -18,13 +18,13 @@ use crate::attestation::host::facts::Observed;
 use crate::attestation::host::sighting::Sighting;
 use crate::attestation::host::status::Status;
 
+use crate::attestation::executable::path::PathSource;
 use crate::attestation::kernel::Host;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::ProcFile;
 use crate::attestation::kernel::Process;
-use crate::attestation::path::PathSource;
 use crate::attestation::pinned::PinId;
 use crate::attestation::pinned::PinnedProcess;
 use crate::attestation::pinned::agree;
@@ -108,7 +108,8 @@ impl Attestor {
         let (principal, cgroup) = (Principal { uid: peer.uid, cgroup: charged }, cgroups.deciding());
         let cgroup = cgroup.map_or("", |(path, _)| path).into();
         let id = PinId(self.pinned.fetch_add(1, Ordering::Relaxed));
-        let pinned = PinnedProcess { process, id, image, memory, principal, cgroup };
+        let proven = Arc::default();
+        let pinned = PinnedProcess { process, id, image, memory, principal, cgroup, proven };
         pinned.runs_still(&*directory)?;
         Ok(pinned)
     }

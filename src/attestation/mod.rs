@@ -2,17 +2,15 @@
 //! facts were read. Does not know which identity a fact gives.
 //!
 //! [`kernel`] has the traits for the kernel, and [`linux`] implements them. [`host`] has the pure parsers and rules for
-//! processes of the host. [`source`] has the trait for other sources of evidence; the path and the hash implement it.
-//! [`attest`] combines them.
+//! processes of the host. [`source`] has the trait for other sources of evidence; the path and the hash in `executable`
+//! implement it. [`attest`] combines them.
 
 pub mod attest;
 pub mod attested;
-mod hashing;
+mod executable;
 pub mod host;
 pub mod kernel;
 pub mod linux;
-mod lookups;
-mod path;
 mod pinned;
 pub mod source;
 

@@ -10,6 +10,7 @@ use crate::attestation::attested::Contradiction;
 use crate::attestation::attested::Epoch;
 use crate::attestation::attested::Image;
 use crate::attestation::attested::NotAttested;
+use crate::attestation::executable::proven::ProvenExecutable;
 use crate::attestation::host::cgroup::Cgroups;
 use crate::attestation::host::stat::MemoryLayout;
 use crate::attestation::host::stat::Stat;
@@ -41,6 +42,8 @@ pub struct PinnedProcess {
     pub(in crate::attestation) principal: Principal,
     /// The cgroup path that decided at the accept, for the record of a refusal; empty where none did.
     pub(in crate::attestation) cgroup: Arc<str>,
+    /// What was proven of the file of this image: of no other, and for all its connections.
+    pub(in crate::attestation) proven: Arc<ProvenExecutable>,
 }
 
 impl PinnedProcess {
@@ -255,7 +258,7 @@ impl PinnedProcess {
         let peer = Credentials { pid: 4121, uid: principal.uid, gid: principal.uid };
         let example = crate::attestation::Attested::example(crate::evidence::Level::Full, Default::default());
         let (process, image) = (Arc::new(tests::SilentProcess(peer)), example.epoch().image);
-        Self { process, id, image, memory: None, principal, cgroup: "".into() }
+        Self { process, id, image, memory: None, principal, cgroup: "".into(), proven: Arc::default() }
     }
 }
 

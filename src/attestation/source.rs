@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::attestation::executable::proven::ProvenExecutable;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::Process;
@@ -72,6 +73,11 @@ impl Asked<'_> {
     #[must_use]
     pub fn directory(&self) -> &Arc<dyn ProcDirectory> {
         self.directory
+    }
+
+    /// What was proven of its running executable before.
+    pub(in crate::attestation) fn proven(&self) -> &Arc<ProvenExecutable> {
+        &self.pinned.proven
     }
 
     /// Its running executable.

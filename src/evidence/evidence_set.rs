@@ -36,6 +36,8 @@ pub enum Source {
     Executable,
     /// The bytes of the running executable.
     ExecutableBytes,
+    /// An earlier proof about the same program image, which cannot be repeated: the file has been replaced.
+    EarlierProof,
     /// `/proc/PID/cgroup`, anchored at the root of the hierarchy.
     Cgroup,
     /// The namespaces of the process.
@@ -133,6 +135,8 @@ pub struct EvidenceSet {
 impl EvidenceSet {
     /// Adds a proven fact.
     pub fn prove(&mut self, selector: Selector, grade: Grade, source: Source) {
+        // SPEC: product contract §5, rule 5: whatever finds it, the program is the choice of the user who starts it.
+        let grade = if selector.is_of_executable() { Grade::Claimed } else { grade };
         if let Err(at) = self.facts.binary_search_by(|fact| fact.selector.cmp(&selector)) {
             self.facts.insert(at, Fact { selector, grade, source });
         }
@@ -230,5 +234,28 @@ impl EvidenceSet {
             evidence.prove(selector, Grade::Kernel, Source::Credentials);
         }
         evidence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_or_a_hash_is_claimed_whatever_found_it() {
+        let hash = format!("unix:sha256:{}", "ab".repeat(32));
+        for grade in [Grade::Kernel, Grade::Runtime, Grade::Remote, Grade::Claimed] {
+            let mut evidence = EvidenceSet::default();
+            for text in ["unix:path:/usr/bin/web", &hash, "unix:uid:1000"] {
+                evidence.prove(text.parse().unwrap(), grade, Source::Executable);
+            }
+            let grades: Vec<_> = evidence.facts().iter().map(|fact| (fact.selector.kind(), fact.grade)).collect();
+            let expected = [
+                (SelectorKind::UnixUid, grade),
+                (SelectorKind::UnixPath, Grade::Claimed),
+                (SelectorKind::UnixSha256, Grade::Claimed),
+            ];
+            assert_eq!(grades, expected);
+        }
     }
 }

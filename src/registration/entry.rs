@@ -171,7 +171,7 @@ impl Entry {
     /// Whether the entry depends on the executable: on its path or its hash.
     #[must_use]
     pub fn rests_on_executable(&self) -> bool {
-        self.selectors.iter().any(|selector| matches!(selector, Selector::UnixPath(_) | Selector::UnixSha256(_)))
+        self.selectors.iter().any(Selector::is_of_executable)
     }
 }
 

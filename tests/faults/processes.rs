@@ -268,15 +268,16 @@ fn a_path_look_up_that_hangs_blocks_the_thread_that_lets_it() {
 }
 
 #[tokio::test]
-async fn a_package_upgrade_withholds_the_path_and_nothing_else() {
+async fn a_package_upgrade_takes_no_fact_from_a_program_that_was_attested_before() {
     let node = Node::at(Level::Full);
     let (_, pinned) = node.web();
     let before = node.attest(&pinned).await.unwrap();
     node.kernel.replace("/usr/bin/web", b"the next version");
     assert_eq!(pinned.unchanged(&before.epoch(), EVERYTHING), Ok(()), "the process no longer counts as the same image");
     let after = node.attest(&pinned).await.unwrap();
+    assert_eq!(texts(&after), texts(&before));
     let because = after.evidence().withheld().iter().map(|withheld| withheld.because).collect::<Vec<_>>();
-    assert_eq!(because, [WithheldBecause::Deleted]);
+    assert_eq!(because, [WithheldBecause::Deleted], "it is said that the path cannot be proven anew");
 }
 
 #[tokio::test]

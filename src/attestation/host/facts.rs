@@ -220,6 +220,20 @@ pub fn hash_withheld_by_metadata(uid: u32, file: &FileIdentity) -> Option<Withhe
     }
 }
 
+/// Whether nobody but root can write to this file, so that what was proven of it before is true still.
+///
+/// SECURITY: not on an overlay, not even for root: nothing shows who owns the directory of its upper layer.
+#[must_use]
+pub fn only_root_writes(file: &FileIdentity, file_system: i64) -> bool {
+    LOCAL_FILE_SYSTEMS.contains(&file_system) && only_root_writes_by_metadata(file)
+}
+
+/// The part of [`only_root_writes`] that needs no call to the file system.
+#[must_use]
+pub fn only_root_writes_by_metadata(file: &FileIdentity) -> bool {
+    file.uid == 0 && file.mode & 0o022 == 0 && !INDIRECT_DEVICES.contains(&file.major())
+}
+
 /// Whether the metadata of the file determines its bytes, so that a cached digest can be used without a call to the
 /// file system.
 ///

@@ -165,6 +165,12 @@ impl Selector {
         (path.len() <= MAX_PATH).then(|| cgroup_path(path).ok()).flatten()
     }
 
+    /// Whether this is the path or the hash of an executable, which the user who starts a program chooses.
+    #[must_use]
+    pub const fn is_of_executable(&self) -> bool {
+        matches!(self, Self::UnixPath(_) | Self::UnixSha256(_))
+    }
+
     /// Whether this fact alone tells a workload from the others on its node (SPEC: product contract §4). Slices, paths,
     /// hashes, the root cgroup and `host:true` do not.
     #[must_use]

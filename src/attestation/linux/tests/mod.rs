@@ -1,5 +1,7 @@
 //! Attestation of real processes by the real kernel.
 
+mod executables;
+
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -7,8 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
-
-use aws_lc_rs::digest;
 
 use super::*;
 use futures_util::future::select_all;
@@ -27,9 +27,6 @@ use crate::evidence::Provider;
 use crate::evidence::Providers;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
-use crate::evidence::WithheldBecause;
-use crate::registration::Entry;
-use crate::registration::EntryIndex;
 
 /// The interpreter of the test callers.
 const PYTHON: &str = "/usr/bin/python3";
@@ -185,29 +182,6 @@ async fn a_process_of_the_host_has_ids_groups_path_and_hash() {
 }
 
 #[tokio::test]
-async fn path_and_hash_are_not_read_when_no_entry_wants_them() {
-    let Some(host) = test_host("path_and_hash_are_not_read_when_no_entry_wants_them") else { return };
-    let (_client, pinned) = host.connect_self();
-    let attested = host.attestor.attest(&pinned, &|_| Providers::new(), &Accounts::default()).unwrap().proof;
-    for provider in [Provider::PATH, Provider::SHA256] {
-        assert_eq!(attested.evidence().answer_of(&provider), None);
-    }
-}
-
-#[tokio::test]
-async fn a_file_is_not_hashed_when_the_path_of_the_entry_differs() {
-    let Some(host) = test_host("a_file_is_not_hashed_when_the_path_of_the_entry_differs") else { return };
-    let (_client, pinned) = host.connect_self();
-    let sha256 = format!("unix:sha256:{}", "ab".repeat(32));
-    let beside_another_path = Entry::example(0, "/web", &["unix:path:/nowhere", &sha256]);
-    let index = EntryIndex::new(vec![beside_another_path]);
-    let attested = host.attestor.attest(&pinned, &|evidence| index.wants(evidence), &Accounts::default());
-    let attested = attested.unwrap().proof;
-    assert!(attested.evidence().answer_of(&Provider::PATH).is_some());
-    assert_eq!(attested.evidence().answer_of(&Provider::SHA256), None);
-}
-
-#[tokio::test]
 async fn an_exited_process_is_refused_while_its_child_holds_the_connection() {
     let Some(host) = test_host("an_exited_process_is_refused_while_its_child_holds_the_connection") else { return };
     let mut peer = host.connect(&[], "", "os._exit(0) if os.fork() else (os.write(3, b'.'), os.read(3, 1))");
@@ -313,37 +287,6 @@ async fn a_process_whose_thread_has_other_credentials_is_refused() {
 }
 
 #[tokio::test]
-async fn a_bind_mount_over_the_executable_withholds_the_path() {
-    const TEST: &str = "a_bind_mount_over_the_executable_withholds_the_path";
-    let Some(host) = test_host(TEST).filter(|_| is_root(TEST)) else { return };
-    let python = std::fs::canonicalize(PYTHON).unwrap();
-    let path = format!("unix:path:{}", python.display());
-    let private = "mount --bind /etc /etc && mount -o remount,ro,bind /etc && exec \"$@\"";
-    let private_mounts = host.connect(&["unshare", "-m", "sh", "-c", private, "sh"], "", "");
-    assert!(host.selectors(&private_mounts).await.unwrap().contains(&path));
-    let copy = host.folder.path().join("copy");
-    std::fs::copy(&python, &copy).unwrap();
-    let over = format!("mount --bind {} {} && exec \"$@\"", copy.display(), python.display());
-    let bind_mounted = host.connect(&["unshare", "-m", "sh", "-c", &over, "sh"], "", "");
-    let attested = host.attest(&bind_mounted.pinned).await.unwrap();
-    let because = attested.evidence().withheld_because(SelectorKind::UnixPath);
-    assert_eq!(because, Some(WithheldBecause::PathIsAnotherFile));
-}
-
-#[tokio::test]
-async fn a_process_in_its_own_user_namespace_has_no_path_hash_or_host() {
-    const TEST: &str = "a_process_in_its_own_user_namespace_has_no_path_hash_or_host";
-    let Some(host) = test_host(TEST) else { return };
-    let peer = host.connect(&["unshare", "-Ur"], "", "");
-    let attested = host.attest(&peer.pinned).await.unwrap();
-    for kind in [SelectorKind::UnixPath, SelectorKind::UnixSha256, SelectorKind::UnixUser] {
-        let because = attested.evidence().withheld_because(kind);
-        assert_eq!(because, Some(WithheldBecause::ForeignUserNamespace), "{kind:?}");
-    }
-    assert!(!attested.evidence().holds(&Selector::Host));
-}
-
-#[tokio::test]
 async fn a_process_in_its_own_pid_namespace_has_the_pid_of_the_daemons() {
     const TEST: &str = "a_process_in_its_own_pid_namespace_has_the_pid_of_the_daemons";
     let Some(host) = test_host(TEST).filter(|_| is_root(TEST)) else { return };
@@ -351,46 +294,6 @@ async fn a_process_in_its_own_pid_namespace_has_the_pid_of_the_daemons() {
     let attested = host.attest(&peer.pinned).await.unwrap();
     assert!(attested.peer().pid > 1);
     assert!(!attested.evidence().holds(&Selector::Host));
-}
-
-#[tokio::test]
-async fn the_hash_of_a_file_that_the_caller_owns_is_withheld_except_for_root() {
-    const TEST: &str = "the_hash_of_a_file_that_the_caller_owns_is_withheld_except_for_root";
-    let Some(host) = test_host(TEST).filter(|_| is_root(TEST)) else { return };
-    let python = std::fs::canonicalize(PYTHON).unwrap();
-    let own = host.folder.path().join("own");
-    std::fs::copy(&python, &own).unwrap();
-    std::os::unix::fs::chown(&own, Some(1000), None).unwrap();
-    let owned = format!("exec -a python3 {} \"${{@:2}}\"", own.display());
-    let caller = host.connect(&["bash", "-c", &owned, "bash"], AS_USER, "");
-    let because = host.attest(&caller.pinned).await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256);
-    assert_eq!(because, Some(WithheldBecause::WritableByCaller));
-    let root = host.connect(&["bash", "-c", &owned, "bash"], "", "");
-    let bytes = digest::digest(&digest::SHA256, &std::fs::read(&own).unwrap());
-    let hash = Selector::UnixSha256(bytes.as_ref().try_into().unwrap());
-    assert!(host.attest(&root.pinned).await.unwrap().evidence().holds(&hash));
-}
-
-#[tokio::test]
-async fn the_hash_of_a_file_on_an_overlay_counts_only_for_root() {
-    const TEST: &str = "the_hash_of_a_file_on_an_overlay_counts_only_for_root";
-    let Some(host) = test_host(TEST).filter(|_| is_root(TEST)) else { return };
-    let python = std::fs::canonicalize(PYTHON).unwrap();
-    // A tmpfs can be the upper layer of an overlay on every machine.
-    let mount = format!(
-        "cd {} && mkdir -p m && mount -t tmpfs none m && cd m && mkdir l u w o && cp {} l/python3 && chmod -R a+rX . && \
-         mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w o && cd / && exec -a python3 {}/m/o/python3 \"${{@:2}}\"",
-        host.folder.path().display(),
-        python.display(),
-        host.folder.path().display(),
-    );
-    let through = ["unshare", "-m", "bash", "-c", &mount, "bash"];
-    let user = host.connect(&through, AS_USER, "");
-    let because = host.attest(&user.pinned).await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256);
-    assert_eq!(because, Some(WithheldBecause::ForeignFileSystem));
-    drop(user);
-    let root = host.connect(&through, "", "");
-    assert_eq!(host.attest(&root.pinned).await.unwrap().evidence().withheld_because(SelectorKind::UnixSha256), None);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! The digest of a running executable: a source of evidence that may take long. Digests are cached by the metadata of
-//! the file. A budget limits the bytes that are read for one principal in a minute.
+//! the file, and kept for the image that runs it. A budget limits the bytes that are read for one principal in a minute.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,14 +14,14 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use tokio::time::Instant;
 
+use crate::attestation::executable::lookups::LIMIT;
+use crate::attestation::executable::lookups::Lookups;
+use crate::attestation::executable::lookups::Progress;
+use crate::attestation::executable::lookups::StillWanted;
 use crate::attestation::host::facts;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::Unanswered;
-use crate::attestation::lookups::LIMIT;
-use crate::attestation::lookups::Lookups;
-use crate::attestation::lookups::Progress;
-use crate::attestation::lookups::StillWanted;
 use crate::attestation::pinned::PinId;
 use crate::attestation::pinned::PinnedProcess;
 use crate::attestation::source::Asked;
@@ -48,7 +48,7 @@ const MAX_CACHED: usize = 4096;
 
 /// The source of `unix:sha256`.
 #[derive(Debug, Default)]
-pub(super) struct HashSource {
+pub(in crate::attestation) struct HashSource {
     lookups: Lookups<(PinId, FileVersion), HashOutcome>,
     hasher: Arc<Hasher>,
 }
@@ -61,7 +61,7 @@ struct Hasher {
 
 #[derive(Debug, Default)]
 struct HashCache {
-    digests: BTreeMap<FileVersion, [u8; 32]>,
+    digests: BTreeMap<FileVersion, Hashed>,
     /// By principal: the start of its period, and the bytes read since.
     spent: BTreeMap<Principal, (Instant, u64)>,
 }
@@ -69,10 +69,17 @@ struct HashCache {
 /// The result of hashing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HashOutcome {
-    Proven([u8; 32]),
+    Proven(Hashed),
     Withheld(WithheldBecause),
     /// The process has exited or runs another file.
     Gone,
+}
+
+/// A digest, and the `f_type` of the file system that its bytes were read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hashed {
+    sha256: [u8; 32],
+    file_system: i64,
 }
 
 /// The version of a file: device, inode, size, ctime, mtime.
@@ -91,16 +98,21 @@ impl EvidenceSource for HashSource {
         let (principal, running) = (asked.principal(), *asked.executable());
         let version = version_of(&running);
         if let Some(because) = facts::hash_withheld_by_metadata(principal.uid, &running) {
-            return known(HashOutcome::Withheld(because));
+            return withheld(because);
+        }
+        if let Some(sha256) = asked.proven().digest(&running) {
+            return proven(sha256);
         }
         let cacheable = facts::digest_is_cacheable(principal.uid, &running);
-        if let Some(digest) = self.hasher.cache().digests.get(&version).filter(|_| cacheable) {
-            return known(HashOutcome::Proven(*digest));
+        if let Some(hashed) = self.hasher.cache().digests.get(&version).filter(|_| cacheable) {
+            return newly_proven(asked, *hashed);
         }
         let (hasher, directory) = (Arc::clone(&self.hasher), Arc::clone(asked.directory()));
         let work = move |wanted: &StillWanted| hasher.hash(principal, &running, &*directory, wanted);
         match self.lookups.look_up((asked.id(), version), principal, work) {
-            Progress::Done(Ok(outcome)) => known(outcome),
+            Progress::Done(Ok(HashOutcome::Proven(hashed))) => newly_proven(asked, hashed),
+            Progress::Done(Ok(HashOutcome::Withheld(because))) => withheld(because),
+            Progress::Done(Ok(HashOutcome::Gone)) => Known::settled(Vec::new(), Vec::new()),
             Progress::Done(Err(why)) => Known::undecided(why),
             Progress::Running(end) => Known::pending(end),
             Progress::Late(end) => Known::undecided(Undecided::TimedOut).until(end),
@@ -112,17 +124,19 @@ impl EvidenceSource for HashSource {
     }
 }
 
-fn known(outcome: HashOutcome) -> Known {
-    match outcome {
-        HashOutcome::Proven(digest) => {
-            let selector = Selector::UnixSha256(digest);
-            Known::settled(vec![Fact { selector, grade: Grade::Kernel, source: Source::ExecutableBytes }], Vec::new())
-        }
-        HashOutcome::Withheld(because) => {
-            Known::settled(Vec::new(), vec![Withheld { kind: SelectorKind::UnixSha256, seen: None, because }])
-        }
-        HashOutcome::Gone => Known::settled(Vec::new(), Vec::new()),
-    }
+/// Keeps a digest for the other attestations of the same image.
+fn newly_proven(asked: &Asked<'_>, Hashed { sha256, file_system }: Hashed) -> Known {
+    asked.proven().keep_digest(asked.executable(), file_system, sha256);
+    proven(sha256)
+}
+
+fn proven(sha256: [u8; 32]) -> Known {
+    let selector = Selector::UnixSha256(sha256);
+    Known::settled(vec![Fact { selector, grade: Grade::Claimed, source: Source::ExecutableBytes }], Vec::new())
+}
+
+fn withheld(because: WithheldBecause) -> Known {
+    Known::settled(Vec::new(), vec![Withheld { kind: SelectorKind::UnixSha256, seen: None, because }])
 }
 
 impl Hasher {
@@ -143,8 +157,8 @@ impl Hasher {
         }
         // Another look-up may have hashed the same file while this one was queued.
         let cacheable = facts::digest_is_cacheable(principal.uid, running);
-        if let Some(digest) = self.cache().digests.get(&version_of(running)).filter(|_| cacheable) {
-            return Ok(HashOutcome::Proven(*digest));
+        if let Some(hashed) = self.cache().digests.get(&version_of(running)).filter(|_| cacheable) {
+            return Ok(HashOutcome::Proven(*hashed));
         }
         self.spend(principal, running.size)?;
         let _reading = self.readers.enter()?;
@@ -155,11 +169,12 @@ impl Hasher {
             }
             read => unless_gone(read)?,
         };
-        let Some(digest) = digest else { return Ok(HashOutcome::Gone) };
+        let Some(sha256) = digest else { return Ok(HashOutcome::Gone) };
+        let hashed = Hashed { sha256, file_system };
         if cacheable {
-            self.insert_digest(running, digest);
+            self.insert_digest(running, hashed);
         }
-        Ok(HashOutcome::Proven(digest))
+        Ok(HashOutcome::Proven(hashed))
     }
 
     /// Charges a read to the budget of a principal.
@@ -177,12 +192,12 @@ impl Hasher {
         if *spent > BUDGET { Err(Undecided::Budget) } else { Ok(()) }
     }
 
-    fn insert_digest(&self, file: &FileIdentity, digest: [u8; 32]) {
+    fn insert_digest(&self, file: &FileIdentity, hashed: Hashed) {
         let digests = &mut self.cache().digests;
         if digests.len() >= MAX_CACHED {
             digests.pop_first();
         }
-        digests.insert(version_of(file), digest);
+        digests.insert(version_of(file), hashed);
     }
 
     fn cache(&self) -> MutexGuard<'_, HashCache> {
@@ -356,9 +371,12 @@ mod tests {
 
     /// Asks once.
     fn ask(hashes: &HashSource, principal: Principal, program: Program) -> Known {
+        ask_about(hashes, &PinnedProcess::example(principal), program)
+    }
+
+    fn ask_about(hashes: &HashSource, pinned: &PinnedProcess, program: Program) -> Known {
         let (executable, directory): (_, Arc<dyn ProcDirectory>) = (program.identity, Arc::new(program));
-        let pinned = PinnedProcess::example(principal);
-        hashes.ask(&Asked { pinned: &pinned, directory: &directory, executable: &executable })
+        hashes.ask(&Asked { pinned, directory: &directory, executable: &executable })
     }
 
     /// Asks again at each change, until the answer is no longer pending.
@@ -456,23 +474,42 @@ mod tests {
     async fn the_digest_of_an_unnamed_device_is_of_one_process_and_one_version_alone() {
         let hashes = HashSource::default();
         let device = libc::makedev(0, 40);
-        let program = |mtime| {
+        let owned_by_other = |mtime| {
             let mut program = Program::new(1, 4);
-            (program.identity.device, program.identity.mtime) = (device, mtime);
+            (program.identity.device, program.identity.mtime, program.identity.uid) = (device, mtime, 2000);
             program
         };
         let pinned = PinnedProcess::example(ONE);
-        let ask_of = |pinned: &PinnedProcess, mtime| {
-            let program = program(mtime);
-            let (executable, directory): (_, Arc<dyn ProcDirectory>) = (program.identity, Arc::new(program));
-            hashes.ask(&Asked { pinned, directory: &directory, executable: &executable })
-        };
+        let ask_of = |pinned: &PinnedProcess, mtime| ask_about(&hashes, pinned, owned_by_other(mtime));
         ask_of(&pinned, 1).change.expect("it is being read").await;
         assert!(is_proven(&ask_of(&pinned, 1)));
         assert_eq!(ask_of(&pinned, 2).answer, Answer::Pending, "another version");
         assert_eq!(ask_of(&PinnedProcess::example(ONE), 1).answer, Answer::Pending, "another process");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(ask_of(&pinned, 1).answer, Answer::Pending, "a second later");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_digest_of_a_file_that_root_alone_writes_is_kept_for_its_image() {
+        let hashes = HashSource::default();
+        let program = |change: fn(&mut FileIdentity)| {
+            let mut program = Program::new(1, 4);
+            program.identity.device = libc::makedev(0, 40);
+            change(&mut program.identity);
+            program
+        };
+        let pinned = PinnedProcess::example(ONE);
+        ask_about(&hashes, &pinned, program(|_| ())).change.expect("it is being read").await;
+        assert!(is_proven(&ask_about(&hashes, &pinned, program(|_| ()))));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let other_connection = pinned.clone();
+        let replaced = || program(|file| (file.links, file.ctime, file.mode) = (0, 2, 0o100_600));
+        let known = ask_about(&hashes, &other_connection, replaced());
+        assert!(is_proven(&known) && known.facts[0].grade == Grade::Claimed, "{known:?}");
+        let rewritten = ask_about(&hashes, &pinned, program(|file| file.mtime = 2));
+        assert_eq!(rewritten.answer, Answer::Pending, "written since");
+        let stranger = PinnedProcess::example(ONE);
+        assert_eq!(ask_about(&hashes, &stranger, replaced()).answer, Answer::Pending, "another process");
     }
 
     #[tokio::test(start_paused = true)]
