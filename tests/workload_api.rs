@@ -83,3 +83,5 @@ mod sending;
 mod socket;
 #[path = "workload_api/over_time/truth.rs"]
 mod truth;
+#[path = "workload_api/over_time/upgrades.rs"]
+mod upgrades;

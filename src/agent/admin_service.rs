@@ -27,10 +27,12 @@ use crate::endpoints::admin::reports::IdentitiesStatus;
 use crate::endpoints::admin::reports::LastHourStatus;
 use crate::endpoints::admin::reports::LogStatus;
 use crate::endpoints::admin::reports::ReloadReport;
+use crate::endpoints::admin::reports::ReplacedStatus;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::transport::budgets::Budgets;
 use crate::entitlement::examine::Examination;
+use crate::entitlement::examine::ReplacedProgram;
 use crate::entitlement::ledger::live::LiveStream;
 use crate::entitlement::ledger::records::AWAITING;
 use crate::entitlement::ledger::records::awaiting;
@@ -109,9 +111,14 @@ impl Operations for Arc<AdminService> {
             },
             sockets: self.sockets.clone(),
             log: LogStatus { dropped_lines: tally.dropped_lines, suppressed_records: tally.suppressed_records },
+            replaced: Vec::new(),
             reasons,
             notes: active.config.warnings.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    fn replaced(&self) -> Vec<ReplacedStatus> {
+        self.node_state.replaced_programs().into_iter().map(replaced).collect()
     }
 
     fn explain_pid(&self, pid: u32) -> BoxFuture<'static, Result<ExplainReport, NotExplained>> {
@@ -211,6 +218,12 @@ fn outcome(verdict: Result<Vec<String>, RefusalCause>) -> ExplainOutcome {
             ExplainOutcome::Undecided { cause: AWAITING.to_owned(), detail: awaiting(&providers) }
         }
     }
+}
+
+fn replaced(program: ReplacedProgram) -> ReplacedStatus {
+    let ReplacedProgram { peer, unit, path, loses, keeps } = program;
+    let [loses, keeps] = [loses, keeps].map(|ids| ids.iter().map(ToString::to_string).collect());
+    ReplacedStatus { pid: peer.pid, uid: peer.uid, unit, program: path, loses, keeps }
 }
 
 fn first(times: impl Iterator<Item = SystemTime>) -> Option<f64> {

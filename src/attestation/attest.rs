@@ -1,6 +1,7 @@
 //! From a pinned process to [`Attested`]. One attestation reads all facts through one directory handle, and requires
 //! the image of the accept. Sources besides the kernel are asked before the last liveness check, and never block.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -19,7 +20,9 @@ use crate::attestation::host::sighting::Sighting;
 use crate::attestation::host::status::Status;
 
 use crate::attestation::executable::path::PathSource;
+use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::Host;
+use crate::attestation::kernel::MayBlock;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
@@ -222,6 +225,22 @@ impl Attestor {
     pub fn sighting_of(&self, pinned: &PinnedProcess, evidence: Option<&EvidenceSet>) -> Sighting {
         let seen = self.sighting(&*pinned.process, evidence);
         if evidence.is_some() { seen } else { seen.with_cgroup(&pinned.cgroup, self.host.manager_root()) }
+    }
+
+    /// Whether the host has the file that this process runs at `path`; `None` where that cannot be said at once. Does not
+    /// block.
+    #[must_use]
+    pub fn runs_file_at(&self, process: &PinnedProcess, path: &Path) -> Option<bool> {
+        let running = process.process.directory().and_then(|directory| directory.executable()).ok()?;
+        if (running.device, running.inode) != (process.image.device, process.image.inode) {
+            return None; // another program by now
+        }
+        match self.host.file_at(path, MayBlock::No) {
+            _ if running.links == 0 => Some(false),
+            Ok(AtPath::File(there)) => Some(there.is_same_file(&running)),
+            Ok(AtPath::Nothing) => Some(false),
+            Ok(AtPath::Closed) | Err(_) => None,
+        }
     }
 
     /// Reports to each of these providers that a caller waited the longest allowed time for it.

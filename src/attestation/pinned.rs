@@ -239,17 +239,9 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 #[cfg(test)]
-impl PinId {
-    /// Some id.
-    pub(crate) const fn example() -> Self {
-        Self(0)
-    }
-}
-
-#[cfg(test)]
 impl PinnedProcess {
     /// A process of this principal that answers no question.
-    pub(in crate::attestation) fn example(principal: Principal) -> Self {
+    pub(crate) fn example(principal: Principal) -> Self {
         use std::sync::atomic::AtomicU64;
         use std::sync::atomic::Ordering;
 

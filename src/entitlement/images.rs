@@ -95,6 +95,14 @@ impl Images {
         HeldImage { images: Arc::clone(self), process }
     }
 
+    /// The handle that the connections of this image share, with all that was proven of it; else this one.
+    pub(in crate::entitlement) fn shared(&self, pinned: PinnedProcess) -> PinnedProcess {
+        let kept = self.kept();
+        let mut known = kept.by_pid.get(&pinned.process().peer().pid).into_iter().flatten();
+        let shared = known.find(|image| image.process.pinned.is_pinned_again(&pinned));
+        shared.map_or(pinned, |image| image.process.pinned.clone())
+    }
+
     /// Drops the SVIDs of other entries.
     pub(in crate::entitlement) fn retain(&self, in_force: &EntriesInForce) {
         self.processes().iter().for_each(|process| process.svids.retain(in_force));

@@ -107,7 +107,7 @@ impl Driver {
     fn new(subject: Arc<SessionSubject>, delivers: Delivers) -> Self {
         let node = subject.node();
         let patience_ends = node.now() + node.rulebook().rules().wait;
-        let handle = node.live.register(subject.pinned().id());
+        let handle = node.live.register(Arc::clone(subject.process()));
         Self {
             state: StreamState::new(delivers, patience_ends),
             subject,

@@ -150,6 +150,11 @@ impl EvidenceSet {
         }
     }
 
+    /// Removes a proven fact.
+    pub fn disprove(&mut self, selector: &Selector) {
+        self.facts.retain(|fact| fact.selector != *selector);
+    }
+
     /// Records the answer of a provider. It replaces an earlier answer.
     pub fn answered(&mut self, provider: Provider, answer: Answer) {
         match self.answers.binary_search_by(|(known, _)| known.cmp(&provider)) {

@@ -15,6 +15,7 @@ use bonafide::endpoints::admin::operations::NotExplained;
 use bonafide::endpoints::admin::operations::Operations;
 use bonafide::endpoints::admin::reports::ExplainReport;
 use bonafide::endpoints::admin::reports::ReloadReport;
+use bonafide::endpoints::admin::reports::ReplacedStatus;
 use bonafide::endpoints::admin::reports::StatusReport;
 use bonafide::endpoints::admin::server;
 use bonafide::endpoints::transport::listener::Listener;
@@ -41,6 +42,10 @@ impl Operations for Counting {
             "log": { "dropped_lines": 0, "suppressed_records": 0 }
         }))
         .unwrap()
+    }
+
+    fn replaced(&self) -> Vec<ReplacedStatus> {
+        Vec::new()
     }
 
     fn explain_pid(&self, pid: u32) -> BoxFuture<'static, Result<ExplainReport, NotExplained>> {

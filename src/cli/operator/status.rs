@@ -20,6 +20,7 @@ use crate::endpoints::admin::reports::BundleStatus;
 use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::ReloadState;
+use crate::endpoints::admin::reports::ReplacedStatus;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::evidence::Level;
 use crate::time::duration::rounded;
@@ -159,8 +160,18 @@ fn notes(report: &StatusReport) -> Vec<(String, String)> {
         let refusals = count(report.log.suppressed_records, "refusal was", "refusals were");
         notes.push(("log".to_owned(), format!("{refusals} counted in another record instead of written")));
     }
+    notes.extend(report.replaced.iter().map(replaced));
     notes.extend(report.notes.iter().map(|note| (String::new(), note.clone())));
     notes
+}
+
+/// A process that has to be restarted before the daemon is.
+fn replaced(program: &ReplacedStatus) -> (String, String) {
+    let ReplacedStatus { pid, unit, program, loses, keeps, .. } = program;
+    let unit = unit.as_deref().map(|unit| format!("{unit}, ")).unwrap_or_default();
+    let what = if keeps.is_empty() { "has no identity".to_owned() } else { format!("loses {}", loses.join(", ")) };
+    let advice = format!("runs a replaced file: restart it, or it {what} after bonafide's next restart");
+    ("replaced".to_owned(), format!("{unit}pid {pid}, {program}, {advice}"))
 }
 
 #[cfg(test)]
@@ -219,6 +230,21 @@ mod tests {
         let none = after_the_end(0);
         assert!(none.contains("2 renewals failed since the start\n") && !none.contains("served"), "{none}");
         assert!(none.contains("embedded, ended 1m 0s ago"), "{none}");
+    }
+
+    #[test]
+    fn a_process_that_runs_a_replaced_file_is_named_with_what_it_loses_and_when() {
+        let program = |keeps: serde_json::Value| {
+            json!([{ "pid": 4121, "uid": 1000, "unit": "web.service", "program": "/usr/bin/web",
+                     "loses": ["spiffe://example.org/web"], "keeps": keeps }])
+        };
+        let of = |keeps| text(&report(|report| report["replaced"] = program(keeps))).replace("\n            ", " ");
+        let all = of(json!([]));
+        let expected = "replaced    web.service, pid 4121, /usr/bin/web, runs a replaced file: restart it, or it has no \
+                        identity after bonafide's next restart\n";
+        assert!(all.contains(expected), "{all}");
+        let one = of(json!(["spiffe://example.org/metrics"]));
+        assert!(one.contains("or it loses spiffe://example.org/web after bonafide's next restart\n"), "{one}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::endpoints::admin::reports::ReloadReport;
+use crate::endpoints::admin::reports::ReplacedStatus;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::evidence::Undecided;
 
@@ -13,6 +14,10 @@ use crate::evidence::Undecided;
 pub trait Operations: Send + Sync + fmt::Debug {
     /// The state of everything, at this moment. Takes no lock that serving needs for long.
     fn status(&self) -> StatusReport;
+
+    /// The processes that run a replaced file, which `status` does not name. Asks the kernel about each process with a path:
+    /// never on a thread that serves.
+    fn replaced(&self) -> Vec<ReplacedStatus>;
 
     /// Attests the process `pid` as it is now, and decides for it as if it had asked. Issues nothing.
     ///
@@ -105,9 +110,15 @@ pub(in crate::endpoints) mod tests {
                 },
                 sockets: vec![],
                 log: LogStatus::default(),
+                replaced: vec![],
                 reasons: vec![],
                 notes: vec![],
             }
+        }
+
+        fn replaced(&self) -> Vec<ReplacedStatus> {
+            let (unit, program) = (Some("web.service".to_owned()), "/usr/bin/web".to_owned());
+            vec![ReplacedStatus { pid: 7, uid: 7, unit, program, loses: vec![], keeps: vec![] }]
         }
 
         fn explain_pid(&self, pid: u32) -> BoxFuture<'static, Result<ExplainReport, NotExplained>> {

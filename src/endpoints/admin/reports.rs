@@ -57,6 +57,9 @@ pub struct StatusReport {
     pub sockets: Vec<SocketStatus>,
     /// What did not reach the log.
     pub log: LogStatus,
+    /// Who has to be restarted before the daemon is.
+    #[serde(default)]
+    pub replaced: Vec<ReplacedStatus>,
     /// Why the state is not healthy; empty when it is.
     pub reasons: Vec<ActiveReason>,
     /// What an operator may want to know although nothing is wrong.
@@ -165,6 +168,24 @@ pub struct LogStatus {
     pub dropped_lines: u64,
     /// Denials and undecided checks that were counted instead of written.
     pub suppressed_records: u64,
+}
+
+/// A process that holds identities by the path of a file that is not there any more: a package upgrade replaced it. They
+/// last until the process or the daemon is restarted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacedStatus {
+    /// The process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its unit.
+    pub unit: Option<String>,
+    /// The path that its file had.
+    pub program: String,
+    /// The SPIFFE IDs that the daemon would not give it after a restart.
+    pub loses: Vec<String>,
+    /// The SPIFFE IDs that it would have all the same.
+    pub keeps: Vec<String>,
 }
 
 /// Everything that `bonafide explain` shows of one process or one decision.

@@ -14,6 +14,7 @@ use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::ErrorReport;
+use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::http::HttpAnswer;
 use crate::endpoints::http::OperatorAcceptor;
 use crate::endpoints::http::answer;
@@ -54,7 +55,7 @@ async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations
         tracing::info!(peer.pid, peer.uid, question, "admin request");
     }
     match (&request.method, request.uri.path()) {
-        (&Method::GET, "/v1/status") => json(StatusCode::OK, &operations.status()),
+        (&Method::GET, "/v1/status") => status(operations).await,
         (&Method::GET, "/v1/explain") => explain(request.uri.query().unwrap_or_default(), &*operations).await,
         (&Method::POST, "/v1/reload") => reload(operations).await,
         (_, "/v1/status" | "/v1/explain" | "/v1/reload") => {
@@ -62,6 +63,12 @@ async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations
         }
         _ => problem(StatusCode::NOT_FOUND, "no_such_question", "there is /v1/status, /v1/explain and /v1/reload"),
     }
+}
+
+async fn status(operations: Arc<dyn Operations>) -> HttpAnswer {
+    let asked = Arc::clone(&operations);
+    let replaced = tokio::task::spawn_blocking(move || asked.replaced()).await.unwrap_or_default();
+    json(StatusCode::OK, &StatusReport { replaced, ..operations.status() })
 }
 
 async fn explain(query: &str, operations: &dyn Operations) -> HttpAnswer {
@@ -159,6 +166,7 @@ mod tests {
             let (found, body) = ask(&door, method, path).await;
             assert_eq!((found, &body[key]), (status, &value.into()), "{method} {path}");
         }
+        assert_eq!(ask(&door, "GET", "/v1/status").await.1["replaced"][0]["unit"], "web.service");
         for path in ["/v1/explain?pid=1", "/v1/explain?denial=d-000000000001"] {
             assert_eq!(ask(&door, "GET", path).await.1["result"]["why"], "no_entry");
         }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use crate::attestation::PinId;
+use crate::entitlement::liveness::CheckedProcess;
 use crate::identity::SpiffeId;
 use crate::policy::Trace;
 
@@ -26,7 +27,7 @@ pub struct LiveStream {
     /// What its last decision was made on; `None` before the first.
     pub trace: Option<Arc<Trace>>,
     /// Whom it is about.
-    pub process: PinId,
+    pub(in crate::entitlement) process: Arc<CheckedProcess>,
     /// The identities it serves.
     pub identities: Vec<LiveSvid>,
     /// How many renewals in a row have failed.
@@ -57,7 +58,7 @@ pub struct Live {
 impl Live {
     /// Adds a stream, which stays until the registration is dropped.
     #[must_use]
-    pub fn register(self: &Arc<Self>, process: PinId) -> StreamHandle {
+    pub(in crate::entitlement) fn register(self: &Arc<Self>, process: Arc<CheckedProcess>) -> StreamHandle {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let wake = Arc::new(Notify::new());
         let stream = LiveStream { trace: None, process, identities: Vec::new(), failures: 0, wake: Arc::clone(&wake) };
@@ -89,7 +90,7 @@ impl Live {
     #[must_use]
     pub fn is_default(&self, process: PinId, id: &SpiffeId) -> bool {
         self.locked().values().any(|stream| {
-            stream.process == process && stream.identities.first().is_some_and(|default| default.id == *id)
+            stream.process.pinned.id() == process && stream.identities.first().is_some_and(|default| default.id == *id)
         })
     }
 
@@ -150,8 +151,14 @@ mod tests {
     use tokio::task::yield_now;
 
     use super::*;
+    use crate::attestation::PinnedProcess;
+    use crate::evidence::Principal;
 
     const STREAMS: usize = 100;
+
+    fn example() -> Arc<CheckedProcess> {
+        Arc::new(CheckedProcess::new(PinnedProcess::example(Principal { uid: 1000, cgroup: 7 })))
+    }
 
     #[tokio::test]
     async fn all_streams_wake_and_another_task_runs_before_the_last_of_them() {
@@ -159,7 +166,7 @@ mod tests {
         let awake = Arc::new(AtomicUsize::new(0));
         let streams: Vec<_> = (0..STREAMS)
             .map(|_| {
-                let (stream, awake) = (live.register(PinId::example()), Arc::clone(&awake));
+                let (stream, awake) = (live.register(example()), Arc::clone(&awake));
                 tokio::spawn(async move {
                     stream.woken().await;
                     awake.fetch_add(1, Ordering::Relaxed)

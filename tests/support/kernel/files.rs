@@ -39,6 +39,11 @@ impl Files {
         self.known.insert((Root::Host, path.to_owned()), new).map(|old| old.identity)
     }
 
+    /// The file at a path of the host.
+    pub(super) fn on_host_mut(&mut self, path: &Path) -> &mut File {
+        self.known.get_mut(&(Root::Host, path.to_owned())).unwrap()
+    }
+
     /// What PID 1 sees.
     pub(super) fn on_host(&self, path: &Path) -> AtPath {
         let file = self.known.get(&(Root::Host, path.to_owned()));

@@ -32,6 +32,7 @@ use crate::kernel::files::Files;
 use crate::kernel::peer::FakePeer;
 pub(crate) use crate::kernel::process::FakePid;
 pub(crate) use crate::kernel::process::FakeProcess;
+use crate::kernel::process::File;
 use crate::kernel::process::Namespaces;
 use crate::kernel::process::Running;
 
@@ -107,6 +108,31 @@ impl FakeKernel {
         for process in machine.processes.iter_mut().filter(|process| process.file.identity.is_same_file(&old)) {
             process.file.identity.links = 0;
         }
+    }
+
+    /// Mounts another file over a path of the host: what runs the old one runs a file that has its name elsewhere.
+    pub(crate) fn mount_over(&self, path: &str, content: &[u8]) {
+        self.lock().files.replace(Path::new(path), content);
+    }
+
+    /// Makes `uid` the owner of the file at a path of the host.
+    pub(crate) fn chown(&self, path: &str, uid: u32) {
+        self.change(path, |file| file.identity.uid = uid);
+    }
+
+    /// Puts the file system of a path of the host below what `statfs` reports as this type.
+    pub(crate) fn on_file_system(&self, path: &str, file_system: i64) {
+        self.change(path, |file| file.file_system = file_system);
+    }
+
+    /// Changes a file of the host, for those who run it, too.
+    fn change(&self, path: &str, change: impl Fn(&mut File)) {
+        let machine = &mut *self.lock();
+        let file = machine.files.on_host_mut(Path::new(path));
+        let identity = file.identity;
+        change(file);
+        let running = machine.processes.iter_mut().filter(|process| process.file.identity.is_same_file(&identity));
+        running.for_each(|process| change(&mut process.file));
     }
 
     /// From now on every question is answered with this.
