@@ -77,6 +77,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let (active, held) = configuration(options, &*clock, &not_on_disk)?;
     let log = LogSettings::new(active.config.log.format, active.config.log.level);
     let (journal, metrics) = open_log(&log, &clock)?;
+    active.config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
     let data_dir = match held {
         Some(data_dir) => data_dir,

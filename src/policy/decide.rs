@@ -279,8 +279,9 @@ fn compare_one(entry: &Entry, level: Level, evidence: &EvidenceSet) -> Considere
     Considered { id, origin, lacking, refused, earlier: None, lost: Vec::new() }
 }
 
-/// SECURITY: below Linux 6.5 the pidfd is opened by PID after the accept. By an exec before that, a caller can get the
-/// path and the hash of another program, but not its user.
+/// SECURITY: below Linux 6.5 the pidfd is opened by PID after the accept, and the number can belong to another process of
+/// the same user by then. At every level an exec before the accept gives the caller the path and the hash of another
+/// program, but not its user (attack 155).
 fn is_too_weak(entry: &Entry, level: Level) -> bool {
     level == Level::Reduced && entry.rests_on_executable() && !entry.accept_weak
 }

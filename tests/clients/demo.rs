@@ -5,6 +5,8 @@ use std::fs::Permissions;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use nix::unistd::Uid;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -83,6 +86,28 @@ fn the_demo_succeeds_and_shows_why_the_impostor_is_denied() {
         assert!(story.contains(expected), "{expected:?} is not in:\n{story}");
     }
     assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn the_demo_without_root_says_what_its_paths_are_worth() {
+    let place = place();
+    let program = place.path().join("bonafide");
+    fs::copy(env!("CARGO_BIN_EXE_bonafide"), &program).unwrap();
+    let folder = place.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let mut demo = Command::new(program);
+    demo.arg("demo").env("TMPDIR", &folder).stdin(Stdio::null());
+    if Uid::effective().is_root() {
+        chown(&folder, Some(41_000), Some(41_000)).unwrap();
+        demo.uid(41_000).gid(41_000);
+    }
+    let output = demo.output().unwrap();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    let story = text(&output.stdout);
+    for expected in ["apart, against mistakes; they do not stop", "hostile code of that same user.", "no entry matches"]
+    {
+        assert!(story.contains(expected), "{expected:?} is not in:\n{story}");
+    }
 }
 
 #[test]

@@ -51,6 +51,14 @@ fn records(daemon: &Daemon) -> Vec<Value> {
 const JSON_LOG: &str = "[log]\nformat = \"json\"\nlevel = \"trace\"\n";
 
 #[test]
+fn an_entry_by_path_alone_is_warned_of_when_the_daemon_starts() {
+    let weak = "[[workload]]\nid = \"/weak\"\nselectors = [\"unix:path:/usr/bin/web\"]\naccept_weak = true\n";
+    let daemon = Daemon::start(weak);
+    assert!(daemon.log().contains("any user of this machine"), "{}", daemon.log());
+    assert!(text(&daemon.ask(&["status"]).stdout).contains("any user of this machine"));
+}
+
+#[test]
 fn status_and_healthcheck_report_a_healthy_daemon() {
     let daemon = Daemon::start(&entry_for_us());
     let status = daemon.ask(&["status", "-o", "json"]);

@@ -205,21 +205,36 @@ fn read_selector(table: &mut Reader<'_, '_>, text: &Text<'_>, names: &mut Accoun
     Some(selector)
 }
 
-/// SECURITY: an entry with paths, hashes and slices alone gives its identity to every user who can start that program.
-/// `accept_weak` says that this is meant.
+/// SECURITY: an entry with paths, hashes and slices alone gives its identity to every user who can start that program: the
+/// program is the user's choice, and what runs in it as well (`LD_PRELOAD`, ptrace, attacks 149 and 155). `accept_weak` says
+/// that this is meant, and is warned of.
 fn check_strength(table: &mut Reader<'_, '_>, id: &SpiffeId, selectors: &[Selector], accept_weak: bool) {
     let at = table.place_of_key("selectors").unwrap_or_default();
+    let program = selectors.iter().find_map(|selector| match selector {
+        Selector::UnixPath(path) => path.rsplit('/').next(),
+        _ => None,
+    });
+    let name = program.or(id.path().rsplit('/').next()).unwrap_or_default();
+    let advice = format!(
+        "add the unit or the user that runs it, for example \"systemd:id:{name}.service\" or \"unix:user:{name}\""
+    );
     if !accept_weak && !selectors.iter().any(Selector::is_strong) {
-        let program = selectors.iter().find_map(|selector| match selector {
-            Selector::UnixPath(path) => path.rsplit('/').next(),
-            _ => None,
-        });
-        let name = program.or(id.path().rsplit('/').next()).unwrap_or_default();
         table.problem(
             at,
             format!(
-                "entry {:?} has no selector that tells it from other processes of this node; add the unit or the user \
-                 that runs it, for example \"systemd:id:{name}.service\" or \"unix:user:{name}\", or accept_weak = true",
+                "entry {:?} has no selector that tells it from other processes of this node; {advice}, or accept_weak = \
+                 true",
+                id.path()
+            ),
+        );
+    }
+    let is_no_limit = |selector: &Selector| selector.is_of_executable() || *selector == Selector::Host;
+    if accept_weak && selectors.iter().any(Selector::is_of_executable) && selectors.iter().all(is_no_limit) {
+        table.warn(
+            at,
+            format!(
+                "entry {:?} rests on a path or a hash alone: any user of this machine can start that program, with code \
+                 of their own in it, and gets this identity; {advice}",
                 id.path()
             ),
         );

@@ -152,12 +152,17 @@ pub fn not_on_the_host(seen: &Observed<'_>) -> Option<WithheldBecause> {
         None
     } else {
         // SECURITY: in its own user namespace a process can set its executable link to any file (`PR_SET_MM_MAP`), and
-        // can mount any file at any path.
+        // can mount any file at any path. This is no defence against a child that shares the memory of a process of the
+        // host and does so from a namespace of its own: the link is that of the memory (attack 149).
         Some(WithheldBecause::ForeignUserNamespace)
     }
 }
 
 /// The selector for the path of the executable's link. `at_path` is the file that PID 1 has there.
+///
+/// SECURITY: this tells the programs of one user apart, against mistakes, and proves nothing of the code that runs: the user
+/// can start the program with code of their own in it, and can let a process of theirs seem to run it (attacks 149, 155).
+/// The grade is claimed, therefore. The same is true of the hash.
 ///
 /// SECURITY: a deleted file is detected by its link count. Its link text ends in ` (deleted)`, but so can a real file
 /// name.
@@ -176,7 +181,7 @@ pub fn path(link: &str, running: &FileIdentity, at_path: AtPath) -> Result<Selec
     }
 }
 
-/// Local file systems, whose bytes only their owner and root can change, by `f_type` (SPEC: statfs(2)): ext2 to ext4,
+/// Local file systems, whose bytes change only by those whom the metadata of the file lets write, by `f_type` (SPEC: statfs(2)): ext2 to ext4,
 /// xfs, btrfs, f2fs, erofs, squashfs, tmpfs, zfs, bcachefs.
 const LOCAL_FILE_SYSTEMS: [i64; 9] =
     [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0xE0F5_E1E2, 0x7371_7368, 0x0102_1994, 0x2FC1_2FC1, 0xCA45_1A4E];
@@ -203,7 +208,7 @@ pub fn hash_withheld(uid: u32, file: &FileIdentity, file_system: i64) -> Option<
 
 /// The part of [`hash_withheld`] that needs no call to the file system.
 ///
-/// SECURITY: bytes that the caller can change after the `exec` do not prove what runs. A write bit for the group counts
+/// SECURITY: bytes that the caller can change after the `exec` are not even those of the file that was started. A write bit for the group counts
 /// as the caller's, because with an ACL that bit is the ACL's mask. Root can change any file anyway, so neither rule
 /// applies to root.
 #[must_use]

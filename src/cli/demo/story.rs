@@ -64,9 +64,10 @@ impl Story<'_> {
         } else {
             "The services are three copies of this program. They are told where\n\
              the socket is (SPIFFE_ENDPOINT_SOCKET), and no secret. Without root\n\
-             all run as one user, so the entries go by user and path; a path\n\
-             proves little on a kernel before Linux 6.5, so the entries say\n\
-             accept_weak. With root, each would run as a user of its own."
+             all run as one user, so the entries go by user and path. Paths tell\n\
+             the programs of one user apart, against mistakes; they do not stop\n\
+             hostile code of that same user. With root, each would run as a user\n\
+             of its own."
         });
         Ok(())
     }

@@ -24,6 +24,7 @@ use crate::endpoints::admin::reports::ExplainOutcome;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::evidence::Answer;
 use crate::evidence::EvidenceSet;
+use crate::evidence::Grade;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
 use crate::policy::Considered;
@@ -56,6 +57,10 @@ pub struct ExplainArguments {
     #[command(flatten)]
     output: OutputArguments,
 }
+
+/// What the grade means.
+const CLAIMED: &str = "claimed: chosen by whoever starts the process. It tells the programs of one user apart, against \
+                       mistakes, and does not stop hostile code of that same user.";
 
 /// The columns of a selector on the screen.
 const SELECTOR: usize = 45;
@@ -150,6 +155,9 @@ fn evidence(evidence: &EvidenceSet) -> String {
         // A selector that fills its column has a line of its own, so that the next two stay columns.
         let gap = if selector.chars().count() > SELECTOR { format!("\n  {:SELECTOR$}", "") } else { String::new() };
         text += &format!("  {selector:<SELECTOR$}{gap} {how}\n");
+    }
+    if evidence.facts().iter().any(|fact| fact.grade == Grade::Claimed) {
+        text += &format!("  {}\n", wrap(CLAIMED, 2, 4));
     }
     for withheld in evidence.withheld() {
         let seen = withheld.seen.as_deref().map(|seen| format!(" {}", printable(seen))).unwrap_or_default();
@@ -262,6 +270,7 @@ mod tests {
             "peer": { "pid": 4121, "uid": 1000, "gid": 1000 }, "level": "full",
             "evidence": {
                 "facts": [{ "selector": "unix:uid:1000", "grade": "kernel", "source": "credentials" },
+                          { "selector": "unix:sha256:abababababababababababababababababababababababababababababababab", "grade": "claimed", "source": "executable_bytes" },
                           { "selector": "cgroup:/system.slice/a-unit-of-a-rather-long-name.service",
                             "grade": "kernel", "source": "cgroup" }],
                 "withheld": [{ "kind": "UnixPath", "seen": "/tmp/\u{202e}x", "because": "path_is_another_file" }]
@@ -282,6 +291,8 @@ mod tests {
             "web, sleeping, 4 threads, started 3m 2s ago\n",
             "decision d-7f31c2a90b4e",
             "  unix:uid:1000                                 kernel   credentials\n",
+            "claimed  executable bytes\n",
+            "  claimed: chosen by whoever starts the process. It tells the programs of one\n    user apart",
             "a-unit-of-a-rather-long-name.service\n                                                kernel   cgroup\n",
             "  and 4 more, which lack as much or more\n",
             "unix:path /tmp/\\u{202e}x withheld: this path on the host is not the file",
