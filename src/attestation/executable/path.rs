@@ -49,7 +49,7 @@ enum Found {
     AtPath(AtPath),
     /// The type of the file system, which the image keeps.
     FileSystem,
-    /// The process has exited.
+    /// The process has exited or runs another file.
     Gone,
 }
 
@@ -94,11 +94,18 @@ impl PathSource {
 
     fn look_up_file_system(&self, asked: &Asked<'_>) -> Progress<Found> {
         let (directory, proven) = (Arc::clone(asked.directory()), Arc::clone(asked.proven()));
-        let work = move |_: &_| match directory.executable_file_system() {
-            Ok(file_system) => {
+        let running = *asked.executable();
+        let file_system = move || {
+            let file_system = directory.executable_file_system()?;
+            // RACE: an `exec` in between makes this the file system of another file.
+            Ok(directory.executable()?.is_same_file(&running).then_some(file_system))
+        };
+        let work = move |_: &_| match file_system() {
+            Ok(Some(file_system)) => {
                 proven.on_file_system(file_system);
                 Ok(Found::FileSystem)
             }
+            Ok(None) => Ok(Found::Gone),
             Err(Unanswered::Gone | Unanswered::Absent) => Ok(Found::Gone),
             Err(Unanswered::Undecided(why)) => Err(why),
         };

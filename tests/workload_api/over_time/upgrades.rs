@@ -9,11 +9,13 @@ use bonafide::evidence::Grade;
 use bonafide::evidence::SelectorKind;
 use bonafide::evidence::Source;
 use bonafide::evidence::WithheldBecause;
+use futures_util::FutureExt as _;
 use tonic::Code;
 
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
+use crate::kernel::faults::Question;
 use crate::node::Client;
 use crate::node::Seen;
 use crate::node::TestNode;
@@ -104,6 +106,20 @@ async fn a_mount_over_the_path_takes_nothing_from_who_ran_the_file_before() {
     let (node, _, _, mut updates) = serving(&by_path(), |_| ()).await;
     node.kernel.mount_over(WEB, b"another program");
     assert_eq!(at_renewals(&mut updates, 1).await, [[BY_PATH]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_was_proven_needs_no_answer_of_a_file_system_that_hangs_later() {
+    let (_node, web, client, mut updates) = serving(&(by_path() + &by_hash()), |_| ()).await;
+    assert_eq!(updates.ids().await, [BY_PATH, BY_HASH], "the hash is proven, too, so the file system is known");
+    let _hang = web.hang(Question::AtPath);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let mut other_stream = client.x509_svids_later();
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    let at_once = other_stream.ids().now_or_never();
+    assert_eq!(at_once, Some(vec![BY_PATH.to_owned(), BY_HASH.to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
