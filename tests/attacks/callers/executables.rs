@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::fs::File;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use rustix::fs::StatVfsMountFlags;
 
@@ -186,6 +190,41 @@ fn attack_31_a_loader_does_not_get_the_path_of_the_program_it_loads() {
     }
     let loaded = node.gets_by(&[loader, &node.trusted.display().to_string()], &format!("become(41001); {HONEST}"));
     assert_eq!(loaded, "nothing");
+}
+
+/// The counterpart of attack 23: who ran the program before it was replaced keeps its path. If `PathSource::ask` forgets
+/// earlier proofs, the second connection gets nothing.
+#[test]
+fn a_package_upgrade_takes_nothing_from_a_running_program_and_status_names_it() {
+    let Some(node) = Node::start("a_package_upgrade") else { return };
+    let trusted = node.trusted.display().to_string();
+    let connects_twice = "s = connect(); say(s, HELLO + request()); answer(s); sys.stdin.readline()\n\
+                          t = connect(); say(t, HELLO + request()); answer(t); sys.stdin.read()";
+    let mut caller = node.caller(&as_user(41001, &[&trusted]), connects_twice);
+    let mut running = caller.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut answers = BufReader::new(running.stdout.take().unwrap()).lines();
+    let mut next_answer = || answers.next().unwrap().unwrap();
+    assert_eq!(next_answer(), "identity");
+    let status = |arguments: &[&str]| String::from_utf8(node.daemon.ask(arguments).stdout).unwrap();
+    let replaced = || {
+        let status: serde_json::Value = serde_json::from_str(&status(&["status", "-o", "json"])).unwrap();
+        status["replaced"].as_array().unwrap().clone()
+    };
+    assert_eq!(replaced(), [0; 0]);
+    let new = node.trusted.with_extension("new");
+    fs::copy(PYTHON, &new).unwrap();
+    fs::rename(&new, &node.trusted).unwrap();
+    let named = replaced();
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert_eq!((&named[0]["pid"], &named[0]["program"]), (&running.id().into(), &trusted.as_str().into()));
+    let screen = status(&["status"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    let advice = "runs a replaced file: restart it, or it has no identity after bonafide's next restart";
+    assert!(screen.contains(advice), "{screen}");
+    running.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(next_answer(), "identity", "on a new connection");
+    drop(running.stdin.take());
+    running.wait().unwrap();
+    assert_eq!(node.honest_gets(&node.trusted, 41001), "identity", "a process of the next version");
 }
 
 /// Users whose entries have a path, a path with `accept_weak`, and a hash.

@@ -134,7 +134,8 @@ impl Node {
         because.unwrap_or("not withheld").to_owned()
     }
 
-    fn caller(&self, command: &[impl AsRef<OsStr>], script: &str) -> Command {
+    /// A process that this command starts and that runs this script.
+    pub(crate) fn caller(&self, command: &[impl AsRef<OsStr>], script: &str) -> Command {
         let mut caller = Command::new(&command[0]);
         caller
             .args(&command[1..])
