@@ -65,6 +65,7 @@ pub mod durable; // files that survive a power cut
 pub mod evidence; // facts about a process with source and grade, and their text form
 pub mod file_watch; // which files have changed, once their writers have closed them
 pub mod readiness; // named reasons for "not yet" and "degraded"
+pub mod trusted_path; // opens what nobody but root and the daemon can change
 // 1
 pub mod identity; // SPIFFE IDs, SVIDs, bundles and how each is verified
 // 0

@@ -21,7 +21,7 @@ use crate::source::Source;
 const FLOORS: &[&[&str]] = &[
     &["sys", "time", "randomness"],
     &["identity"],
-    &["durable", "egress", "evidence", "file_watch", "readiness"],
+    &["durable", "egress", "evidence", "file_watch", "readiness", "trusted_path"],
     &["fairness"],
     &["audit", "platform", "registration"],
     &["attestation", "authority", "federation"],

@@ -1,21 +1,28 @@
 //! `bonafide config check`: everything that is wrong with a configuration, before the daemon is asked to take it.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::agent::config::load;
+use crate::agent::config::Config;
+use crate::agent::config::load_for;
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Problem;
+use crate::agent::config::sections::doors::Listen;
 use crate::agent::config::warnings::of_paths;
+use crate::agent::last_good::data_dir_of;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::words::count;
+use crate::endpoints::transport::listener;
 use crate::federation;
+use crate::trusted_path::TrustedUser;
 
 /// Look at the configuration
 #[derive(Debug, clap::Args)]
@@ -51,13 +58,15 @@ struct Checked<'a> {
 
 pub(in crate::cli) fn run(arguments: &ConfigArguments, screen: &mut Screen) -> Result<Exit, Failure> {
     let Command::Check(CheckArguments { file, output }) = &arguments.command;
-    let checked = match load(file) {
+    let user = daemons_user(file);
+    let checked = match load_for(file, user) {
         Ok((config, accepted)) => {
+            let problems: Vec<_> = socket_problems(file, &config, user).collect();
             let (entries, mut warnings) = (config.entries.len(), config.warnings);
-            warnings.extend(config.federation.iter().flat_map(bundle_warnings));
+            warnings.extend(config.federation.iter().flat_map(|settings| bundle_warnings(settings, user)));
             warnings.extend(of_paths(&accepted.sources));
             warnings.sort();
-            Checked { file, accepted: true, entries, findings: Findings { warnings, ..Findings::default() } }
+            Checked { file, accepted: problems.is_empty(), entries, findings: Findings { problems, warnings, more: 0 } }
         }
         Err(refused) => {
             let mut findings = refused.findings;
@@ -70,10 +79,27 @@ pub(in crate::cli) fn run(arguments: &ConfigArguments, screen: &mut Screen) -> R
     Ok(if checked.accepted { Exit::Fine } else { Exit::Usage })
 }
 
+/// The user that the daemon runs as: the owner of its data directory, which has to be that user, else whoever asks.
+fn daemons_user(main: &Path) -> TrustedUser {
+    let of_data_dir = std::fs::metadata(data_dir_of(main)).ok().filter(Metadata::is_dir);
+    of_data_dir.map_or_else(TrustedUser::own, |found| TrustedUser { uid: found.uid(), gid: found.gid() })
+}
+
+/// Why the daemon would not bind a socket.
+fn socket_problems(main: &Path, config: &Config, user: TrustedUser) -> impl Iterator<Item = Problem> {
+    let metrics = match &config.metrics {
+        Some(Listen::Unix(path)) => Some(path),
+        _ => None,
+    };
+    let sockets = [Some(&config.workload_api.socket), Some(&config.admin.socket), metrics];
+    let refused = sockets.into_iter().flatten().filter_map(move |path| listener::check(path, user).err());
+    refused.map(|why| Problem::of_file(main, why.to_string()))
+}
+
 /// What is wrong with a bundle file. The daemon starts all the same, degraded, and serves everyone else.
-fn bundle_warnings(settings: &federation::FederationSettings) -> Vec<Problem> {
+fn bundle_warnings(settings: &federation::FederationSettings, user: TrustedUser) -> Vec<Problem> {
     let name = &settings.trust_domain;
-    let texts = match federation::read_bundle_file(settings) {
+    let texts = match federation::read_bundle_file(settings, user) {
         Ok((_, ignored)) => {
             ignored.iter().map(|ignored| format!("of the bundle of {name} is ignored: {ignored}")).collect()
         }

@@ -16,6 +16,7 @@ use crate::identity::bundle::Bundles;
 use crate::readiness::Readiness;
 use crate::readiness::Reason;
 use crate::readiness::Severity;
+use crate::trusted_path::TrustedUser;
 
 /// The bundles of foreign trust domains, published as one map. A trust domain without a usable bundle is left out.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl ForeignBundles {
 /// Reads the file of a relationship. Logs problems, ignored parts and bundles only where they are new.
 fn read(relationship: &mut Relationship) {
     let before = (relationship.bundle.clone(), relationship.problem.clone(), relationship.ignored.clone());
-    relationship.update(read_bundle_file(&relationship.settings));
+    relationship.update(read_bundle_file(&relationship.settings, TrustedUser::own()));
     let FederationSettings { trust_domain, bundle_file } = &relationship.settings;
     let file = bundle_file.display();
     match &relationship.problem {

@@ -84,6 +84,7 @@ impl fmt::Display for BundleProblem {
 mod tests {
     use super::*;
     use crate::identity::bundle::NotABundle;
+    use crate::trusted_path::UntrustedPath;
 
     fn relationship() -> Relationship {
         let settings =
@@ -121,12 +122,12 @@ mod tests {
              array; no SVID of that trust domain is trusted until the file is fixed"
         );
         load(&mut partner, Some(7));
-        partner.update(Err(UnusableFile::NotAFile));
+        partner.update(Err(UntrustedPath::NotAFile.into()));
         assert_eq!(partner.bundle.as_ref().unwrap().sequence, Some(7));
         assert_eq!(
             partner.problem.as_ref().unwrap().to_string(),
-            "the bundle of partner.test in /etc/p.json is not used: it is not a regular file; the last usable bundle \
-             stays in use until the file is fixed"
+            "the bundle of partner.test in /etc/p.json is not used: it is not a regular file; put one in its \
+             place; the last usable bundle stays in use until the file is fixed"
         );
     }
 

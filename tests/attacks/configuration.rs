@@ -239,3 +239,59 @@ fn attack_141_no_configured_name_becomes_a_file_name() {
     let names: Vec<_> = kept(&daemon).iter().map(|file| file.file_name().unwrap().to_owned()).collect();
     assert!(!names.is_empty() && names.iter().all(|name| !name.to_string_lossy().contains("hidden")), "{names:?}");
 }
+
+/// Defence: `read_bundle_file` opens the file by `trusted_path`. If `Walk::judge` returns early, the daemon believes the
+/// other user's bundle within two seconds, and is healthy.
+#[test]
+fn attack_161_a_bundle_file_that_others_can_write_is_not_believed() {
+    const TEST: &str = "attack_161_a_bundle_file_that_others_can_write_is_not_believed";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("partner.json");
+    let replace = |sequence: u32, mode: u32, owner: Option<u32>| {
+        let new = folder.path().join("new");
+        fs::write(&new, format!("{{\"keys\":[],\"spiffe_sequence\":{sequence}}}")).unwrap();
+        set_mode(&new, mode);
+        let given = owner.is_none_or(|owner| lchown(&new, Some(owner), None).is_ok());
+        fs::rename(&new, &file).unwrap();
+        given
+    };
+    let table = format!("[[federation]]\ntrust_domain = \"partner.test\"\nbundle_file = {:?}\n", file.display());
+    replace(1, 0o644, None);
+    let mut daemon = Daemon::start(&(me() + &table));
+    let status = |daemon: &Daemon| -> serde_json::Value {
+        serde_json::from_slice(&daemon.ask(&["status", "-o", "json"]).stdout).unwrap()
+    };
+    let sequence = |daemon: &Daemon| {
+        let bundles = status(daemon)["bundles"].as_array().unwrap().clone();
+        bundles.iter().find(|bundle| bundle["trust_domain"] == "partner.test").map(|found| found["sequence"].clone())
+    };
+    let reports = |daemon: &Daemon, expected: &str| {
+        let begun = Instant::now();
+        while !status(daemon)["reasons"].to_string().contains(expected) {
+            assert!(begun.elapsed() < TIMEOUT, "status does not say {expected:?}: {}", status(daemon));
+        }
+        assert_eq!(status(daemon)["state"], "degraded");
+    };
+    assert_eq!(sequence(&daemon), Some(1.into()));
+    replace(2, 0o666, None);
+    reports(&daemon, "it can be written by everybody (mode 0666)");
+    assert_eq!(sequence(&daemon), Some(1.into()), "the last good one stays");
+    if replace(3, 0o644, Some(41000)) {
+        reports(&daemon, "it belongs to uid 41000");
+        assert_eq!(sequence(&daemon), Some(1.into()));
+    } else {
+        eprintln!("skipped: {TEST}: a file of another user: only root can give a file away");
+    }
+    daemon.kill_and_restart();
+    assert_eq!(sequence(&daemon), None, "a start without a good one runs without it");
+    reports(&daemon, "no SVID of that trust domain is trusted");
+    let checked = daemon.ask(&["config", "check", daemon.configuration().to_str().unwrap()]);
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains("gives no bundle of partner.test"), "{checked}");
+    is_served(&daemon);
+    replace(4, 0o644, None);
+    let begun = Instant::now();
+    while sequence(&daemon) != Some(4.into()) {
+        assert!(begun.elapsed() < TIMEOUT, "the file of root is not believed");
+    }
+}

@@ -125,24 +125,32 @@ fn attack_63_a_foreign_file_at_the_socket_path_stays_and_refuses_start() {
     is_served(&daemon);
 }
 
-/// Defences: `listener::open_parents` opens each directory below the one before and follows no symlink;
-/// `listener::check_directory` checks the open directory. If the first follows links, the daemon serves behind one. If
-/// the second returns early, it serves in a directory of mode 0777.
+/// Defence: `trusted_path::Walk` opens each directory below the one before, and judges each and every link. If `judge`
+/// returns early, the daemon serves in a directory of mode 0777. If `judge_owner` does, it follows the link of another.
 #[test]
-fn attack_64_a_symlinked_or_writable_directory_refuses_the_start() {
+fn attack_64_a_writable_directory_or_a_link_of_another_refuses_the_start() {
+    const TEST: &str = "attack_64_a_writable_directory_or_a_link_of_another_refuses_the_start";
     let mut daemon = Daemon::start(&me());
     daemon.kill();
     let directory = daemon.socket().parent().unwrap().to_owned();
     let real = directory.with_file_name("real");
     fs::rename(&directory, &real).unwrap();
     symlink(&real, &directory).unwrap();
-    refuses(&one_more(&daemon, &configuration(&daemon)), "is a symlink");
+    match lchown(&directory, Some(41000), None) {
+        Ok(()) => refuses(&one_more(&daemon, &configuration(&daemon)), "belongs to uid 41000"),
+        Err(_) => eprintln!("skipped: {TEST}: a link of another user: only root can give a file away"),
+    }
+    fs::remove_file(&directory).unwrap();
+    symlink(&real, &directory).unwrap();
+    daemon.restart();
+    is_served(&daemon);
+    daemon.kill();
     fs::remove_file(&directory).unwrap();
     fs::rename(&real, &directory).unwrap();
     let open_to = |mode| fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
     for mode in [0o777, 0o775, 0o1777] {
         open_to(mode);
-        refuses(&one_more(&daemon, &configuration(&daemon)), "can be written by others");
+        refuses(&one_more(&daemon, &configuration(&daemon)), "could be replaced by others");
     }
     open_to(0o755);
     daemon.restart();
@@ -150,8 +158,7 @@ fn attack_64_a_symlinked_or_writable_directory_refuses_the_start() {
 }
 
 /// Defences as above. The attacker owns a directory, as any user may in `/tmp`, and swaps it with a symlink to a
-/// directory that would pass. If `open_parents` follows links, a start takes the symlink. If `check_directory` returns
-/// early, a start takes the attacker's directory. Both serve.
+/// directory that would pass. If `judge_owner` returns early, a start takes the attacker's link or directory, and serves.
 #[test]
 fn attack_64_a_directory_swapped_with_a_symlink_never_gets_the_socket() {
     const TEST: &str = "attack_64_a_directory_swapped_with_a_symlink_never_gets_the_socket";
@@ -161,7 +168,7 @@ fn attack_64_a_directory_swapped_with_a_symlink_never_gets_the_socket() {
     fs::create_dir(&theirs).unwrap();
     fs::create_dir(&target).unwrap();
     symlink(&target, &link).unwrap();
-    if lchown(&theirs, Some(41000), None).is_err() {
+    if [&theirs, &link].into_iter().any(|name| lchown(name, Some(41000), None).is_err()) {
         return eprintln!("skipped: {TEST}: only root can give a directory away");
     }
     let there = configuration(&daemon).replace("run/agent/workload.sock", "theirs/workload.sock");

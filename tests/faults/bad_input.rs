@@ -111,7 +111,7 @@ fn check_reload_and_run_refuse_every_bad_configuration() {
     }
     fs::write(&file, &good).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
-    is_refused_everywhere(&daemon, "can be written by everybody (mode 0666): chmod o-w");
+    is_refused_everywhere(&daemon, "can be written by everybody (mode 0666); run: chmod o-w");
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     is_refused_everywhere(&daemon, "is not a regular file; put one in its place");
@@ -150,22 +150,25 @@ fn an_unreadable_configuration_is_refused_with_the_cause() {
 fn a_socket_in_an_unsafe_or_occupied_place_is_refused() {
     let daemon = Daemon::start(&entry());
     let at = |name: &str| daemon.folder().join(name);
-    fs::create_dir(at("real")).unwrap();
-    symlink(at("real"), at("link")).unwrap();
     fs::create_dir(at("wide")).unwrap();
+    symlink(at("wide"), at("link")).unwrap();
     fs::set_permissions(at("wide"), Permissions::from_mode(0o777)).unwrap();
     fs::create_dir(at("taken")).unwrap();
     fs::write(at("taken/workload.sock"), "a file of somebody else").unwrap();
     for (place, exit, expected) in [
-        ("link", 2, "link\" is a symlink or no directory; name the directory itself"),
-        ("wide", 2, "wide\" can be written by others (mode 0777), who could replace the socket; run: chmod go-w"),
+        ("link", 2, "wide can be written by everybody (mode 0777); run: chmod o-w"),
+        ("wide", 2, "could be replaced by others: "),
         ("taken", 2, "taken/workload.sock\" is there and is not the daemon's own socket; remove it if nobody needs it"),
         ("run/agent", 1, "run/agent/workload.sock\"; stop it, or give this one another socket"),
     ] {
-        let output = run(&copied(&daemon, "run/agent/", &format!("{place}/")));
+        let file = copied(&daemon, "run/agent/", &format!("{place}/"));
+        let output = run(&file);
         let printed = printed(&output);
         assert_eq!(code(&output), exit, "{place}: {printed}");
         assert!(printed.contains(expected), "{expected:?} is not in {printed}");
+        let checked = daemon.ask(&["config", "check", file.to_str().unwrap()]);
+        let found = exit == 2 && String::from_utf8_lossy(&checked.stdout).contains(expected);
+        assert_eq!((code(&checked), found), if exit == 2 { (2, true) } else { (0, false) }, "{place}: {checked:?}");
         assert!(!at(place).join("admin.sock").exists() || place == "run/agent", "{place}: a socket was left");
     }
     assert_eq!(fs::read_to_string(at("taken/workload.sock")).unwrap(), "a file of somebody else");

@@ -270,19 +270,24 @@ fn a_file_that_others_can_write_is_refused_wherever_it_is() {
     let (folder, main) = folder(MAIN);
     fs::create_dir(folder.path().join("entries.d")).unwrap();
     write(&folder.path().join("entries.d/a.toml"), &entry("/a"), 0o646);
-    assert_eq!(loaded(&folder, &main), "entries.d/a.toml: can be written by everybody (mode 0646): chmod o-w");
+    assert_eq!(
+        loaded(&folder, &main),
+        "entries.d/a.toml: it can be written by everybody (mode 0646); run: chmod o-w entries.d/a.toml"
+    );
     write(&main, MAIN, 0o666);
-    assert_eq!(loaded(&folder, &main), "bonafide.toml: can be written by everybody (mode 0666): chmod o-w");
+    assert_eq!(
+        loaded(&folder, &main),
+        "bonafide.toml: it can be written by everybody (mode 0666); run: chmod o-w bonafide.toml"
+    );
 }
 
 #[test]
 fn a_directory_that_others_can_write_is_refused() {
     let (folder, main) = folder(MAIN);
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    assert_eq!(
-        loaded(&folder, &main),
-        "bonafide.toml: its directory can be written by everybody (mode 0777): chmod o-w"
-    );
+    let printed = loaded(&folder, &main);
+    assert!(printed.starts_with("bonafide.toml: ") && printed.contains("can be written by everybody"), "{printed}");
+    assert!(printed.ends_with(&format!("chmod o-w {}", folder.path().display())), "{printed}");
 }
 
 #[test]
@@ -294,18 +299,43 @@ fn a_directory_above_that_others_can_write_is_refused() {
     assert_eq!(loaded(&folder, &main), "accepted");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let printed = loaded(&folder, &main);
-    assert!(printed.ends_with("above it can be written by everybody (mode 0777): chmod o-w"), "{printed}");
+    assert!(printed.contains("can be written by everybody (mode 0777); run: chmod o-w"), "{printed}");
+    assert!(printed.ends_with(&folder.path().display().to_string()), "{printed}");
 }
 
 #[test]
-fn a_symlink_is_judged_by_its_target() {
+fn a_symlink_is_judged_by_its_target_and_every_directory_on_the_way() {
     let (folder, main) = folder(MAIN);
     let target = folder.path().join("real.toml");
     fs::rename(&main, &target).unwrap();
     symlink(&target, &main).unwrap();
     assert_eq!(loaded(&folder, &main), "accepted");
     fs::set_permissions(&target, fs::Permissions::from_mode(0o666)).unwrap();
-    assert_eq!(loaded(&folder, &main), "bonafide.toml: can be written by everybody (mode 0666): chmod o-w");
+    assert_eq!(
+        loaded(&folder, &main),
+        "bonafide.toml: real.toml can be written by everybody (mode 0666); run: chmod o-w real.toml"
+    );
+    let elsewhere = tempfile::tempdir().unwrap();
+    write(&elsewhere.path().join("real.toml"), MAIN, 0o644);
+    fs::remove_file(&main).unwrap();
+    symlink(elsewhere.path().join("real.toml"), &main).unwrap();
+    assert_eq!(loaded(&folder, &main), "accepted");
+    fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let printed = loaded(&folder, &main);
+    assert!(printed.ends_with(&format!("chmod o-w {}", elsewhere.path().display())), "{printed}");
+}
+
+#[test]
+fn an_included_folder_behind_a_link_is_judged_where_it_is() {
+    let (folder, main) = folder(MAIN);
+    let elsewhere = tempfile::tempdir().unwrap();
+    write(&elsewhere.path().join("a.toml"), &entry("/a"), 0o644);
+    symlink(elsewhere.path(), folder.path().join("entries.d")).unwrap();
+    assert_eq!(loaded(&folder, &main), "accepted");
+    fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let printed = loaded(&folder, &main);
+    assert!(printed.starts_with("entries.d/a.toml: "), "{printed}");
+    assert!(printed.ends_with(&format!("chmod o-w {}", elsewhere.path().display())), "{printed}");
 }
 
 #[test]
@@ -316,7 +346,7 @@ fn a_file_of_another_user_is_refused() {
         return;
     }
     let words = loaded(&folder, &main);
-    assert!(words.starts_with("bonafide.toml: belongs to uid 12345; a configuration belongs to root"), "{words}");
+    assert!(words.starts_with("bonafide.toml: it belongs to uid 12345, and has to belong to root or to uid 0"), "{words}");
 }
 
 #[test]
@@ -324,10 +354,10 @@ fn a_fifo_or_directory_as_configuration_is_refused_at_once() {
     let (folder, main) = folder(MAIN);
     fs::remove_file(&main).unwrap();
     nix::unistd::mkfifo(&main, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert_eq!(loaded(&folder, &main), "bonafide.toml: is not a regular file; put one in its place");
+    assert_eq!(loaded(&folder, &main), "bonafide.toml: it is not a regular file; put one in its place");
     fs::remove_file(&main).unwrap();
     fs::create_dir(&main).unwrap();
-    assert_eq!(loaded(&folder, &main), "bonafide.toml: is not a regular file; put one in its place");
+    assert_eq!(loaded(&folder, &main), "bonafide.toml: it is not a regular file; put one in its place");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bonafide::endpoints::transport::listener::Listener;
 use bonafide::endpoints::transport::listener::NotBound;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
+use bonafide::trusted_path::UntrustedPath;
 
 use crate::asking::asking;
 use crate::callers::FakeCallers;
@@ -82,21 +83,57 @@ async fn a_socket_of_another_user_stays() {
     assert!(matches!(refused(&path), NotBound::NameTaken { .. }));
 }
 
+fn refused_because(path: &Path) -> UntrustedPath {
+    let NotBound::Replaceable { why, .. } = refused(path) else { panic!("refused for another reason") };
+    why
+}
+
 /// Attack 64.
 #[tokio::test]
 async fn a_directory_that_others_could_exchange_refuses_the_start() {
     let (above, _) = directory();
     let real = above.path().join("real");
     std::fs::create_dir(&real).unwrap();
-    symlink(&real, above.path().join("link")).unwrap();
-    let NotBound::NotADirectory { path } = refused(&above.path().join("link/workload.sock")) else { panic!() };
-    assert!(path.ends_with("link"));
     open_to_others(&real);
-    let NotBound::WritableByOthers { mode, .. } = refused(&real.join("workload.sock")) else { panic!() };
+    let UntrustedPath::WritableByOthers { mode, .. } = refused_because(&real.join("workload.sock")) else { panic!() };
     assert_eq!(mode, 0o777);
-    assert!(matches!(refused(&real.join("below/workload.sock")), NotBound::WritableByOthers { .. }));
+    assert!(matches!(refused_because(&real.join("below/workload.sock")), UntrustedPath::WritableByOthers { .. }));
     std::fs::set_permissions(&real, Permissions::from_mode(0o1777)).unwrap();
-    assert!(matches!(refused(&real.join("workload.sock")), NotBound::WritableByOthers { .. }), "sticky, but not above");
+    let sticky = refused_because(&real.join("workload.sock"));
+    assert!(matches!(sticky, UntrustedPath::WritableByOthers { .. }), "sticky, but not above: {sticky:?}");
+}
+
+/// Attack 64, with a link on the way, as `/var/run` is one.
+#[tokio::test]
+async fn a_socket_behind_a_link_of_root_or_the_daemon_is_bound_and_keeps_its_name() {
+    let (above, _) = directory();
+    let (real, link) = (above.path().join("real"), above.path().join("link"));
+    std::fs::create_dir(&real).unwrap();
+    symlink(&real, &link).unwrap();
+    let mut listener = Listener::bind(&link.join("below/workload.sock"), 0o666).unwrap();
+    assert!(real.join("below/workload.sock").exists());
+    std::fs::remove_dir_all(real.join("below")).unwrap();
+    listener.keep_name().unwrap();
+    assert!(real.join("below/workload.sock").exists());
+    drop(listener);
+    open_to_others(&real);
+    let why = refused_because(&link.join("workload.sock"));
+    assert!(matches!(why, UntrustedPath::WritableByOthers { .. }), "{why:?}");
+}
+
+/// Attack 64, with a link that another user can point elsewhere.
+#[tokio::test]
+async fn a_link_of_another_user_on_the_way_refuses_the_start() {
+    const TEST: &str = "a_link_of_another_user_on_the_way_refuses_the_start";
+    let (above, _) = directory();
+    let link = above.path().join("link");
+    std::fs::create_dir(above.path().join("real")).unwrap();
+    symlink("real", &link).unwrap();
+    if std::os::unix::fs::lchown(&link, Some(62_000), None).is_err() {
+        return eprintln!("skipped: {TEST}: only root can give a file away");
+    }
+    let why = refused_because(&link.join("workload.sock"));
+    assert!(matches!(why, UntrustedPath::ForeignOwner { owner: 62_000, .. }), "{why:?}");
 }
 
 /// Attack 65.

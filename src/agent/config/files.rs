@@ -3,11 +3,9 @@
 
 use std::fs;
 use std::fs::File;
-use std::fs::Metadata;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -22,6 +20,9 @@ use crate::agent::config::problem::shown;
 use crate::agent::config::reader::Reader;
 use crate::agent::config::reader::Section;
 use crate::agent::config::syntax;
+use crate::trusted_path;
+use crate::trusted_path::TrustedUser;
+use crate::trusted_path::UntrustedPath;
 
 /// The most bytes of all files together.
 pub const MAX_BYTES: u64 = 8 << 20;
@@ -47,9 +48,11 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// Reads the main file and everything that it includes. What cannot be read is a problem and left out.
-pub fn read(main: &Path) -> (Sources, Findings) {
-    let mut reading = Reading { left: MAX_BYTES, ..Reading::default() };
+/// Reads the main file and everything that it includes, for a daemon that runs as `user`. What cannot be read is a problem
+/// and left out.
+pub fn read(main: &Path, user: TrustedUser) -> (Sources, Findings) {
+    let (sources, findings) = Default::default();
+    let mut reading = Reading { sources, findings, left: MAX_BYTES, user };
     reading.add(main);
     if let Some(text) = reading.sources.files.first().map(|source| source.text.clone()) {
         for file in included(main, &text, &mut reading) {
@@ -59,16 +62,16 @@ pub fn read(main: &Path) -> (Sources, Findings) {
     (reading.sources, reading.findings)
 }
 
-#[derive(Default)]
 struct Reading {
     sources: Sources,
     findings: Findings,
     left: u64,
+    user: TrustedUser,
 }
 
 impl Reading {
     fn add(&mut self, file: &Path) {
-        match read_one(file, &mut self.left) {
+        match read_one(file, &mut self.left, self.user) {
             Ok(text) => {
                 self.watch(folder_of(file));
                 self.sources.files.push(SourceFile { file: file.to_owned(), text });
@@ -86,7 +89,9 @@ impl Reading {
 
 /// The beginning of the main file, up to the size limit, without a check of its owner; empty where it cannot be read.
 pub(in crate::agent) fn read_untrusted(main: &Path) -> String {
-    let read = open(main).and_then(|file| {
+    // Without `O_NONBLOCK` a FIFO in the file's place would hold up the daemon.
+    let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(main);
+    let read = open().and_then(|file| {
         let mut bytes = Vec::new();
         if file.metadata()?.is_file() {
             file.take(MAX_BYTES).read_to_end(&mut bytes)?;
@@ -96,20 +101,11 @@ pub(in crate::agent) fn read_untrusted(main: &Path) -> String {
     String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()
 }
 
-/// Without `O_NONBLOCK` a FIFO in the file's place would hold up the daemon.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
-}
-
-fn read_one(path: &Path, left: &mut u64) -> Result<String, String> {
-    trust_folders(path)?;
-    let file = open(path).map_err(|error| unreadable(&error))?;
-    // SECURITY: owner and mode are those of the open file. The name could refer to another file by now.
-    let metadata = file.metadata().map_err(|error| unreadable(&error))?;
-    if !metadata.is_file() {
-        return Err("is not a regular file; put one in its place".to_owned());
-    }
-    trust(&metadata, "")?;
+fn read_one(path: &Path, left: &mut u64, user: TrustedUser) -> Result<String, String> {
+    let file = trusted_path::open_file(path, user).map_err(|why| match why {
+        UntrustedPath::Unreachable { source, .. } => unreadable(&source),
+        why => why.to_string(),
+    })?;
     let bytes = read_at_most(file, *left).map_err(|error| unreadable(&error))?;
     let bytes = bytes
         .ok_or_else(|| format!("the configuration has more than {} MiB in all; make it shorter", MAX_BYTES >> 20))?;
@@ -134,40 +130,6 @@ fn read_at_most(file: File, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= most).then_some(bytes))
-}
-
-/// SECURITY: a user who may rename a directory on the path can replace the file.
-fn trust_folders(path: &Path) -> Result<(), String> {
-    let folder = std::path::absolute(folder_of(path)).map_err(|error| unreadable(&error))?;
-    for (above, directory) in folder.ancestors().enumerate() {
-        let metadata = fs::metadata(directory).map_err(|error| unreadable(&error))?;
-        let name = if above == 0 { "its directory ".to_owned() } else { format!("{} above it ", directory.display()) };
-        trust(&metadata, &name)?;
-    }
-    Ok(())
-}
-
-/// Refuses what others can write. Two groups may write: root's, and the daemon's own on files of its own user (the
-/// private group of a person). `name` begins the sentence where it is not about the file itself.
-fn trust(metadata: &Metadata, name: &str) -> Result<(), String> {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    if metadata.uid() != 0 && metadata.uid() != uid {
-        return Err(format!(
-            "{name}belongs to uid {}; a configuration belongs to root or to the user who runs the daemon (uid {uid}): chown it",
-            metadata.uid()
-        ));
-    }
-    // In a sticky directory nobody can replace the files of others.
-    let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
-    let group_may = metadata.gid() == 0 || (metadata.uid() == uid && metadata.gid() == gid);
-    let advice =
-        |who, bits| format!("{name}can be written by {who} (mode {:04o}): chmod {bits}", metadata.mode() & 0o7777);
-    match metadata.mode() {
-        _ if sticky => Ok(()),
-        mode if mode & 0o002 != 0 => Err(advice("everybody", "o-w")),
-        mode if mode & 0o020 != 0 && !group_may => Err(advice("its group", "g-w")),
-        _ => Ok(()),
-    }
 }
 
 /// The files that the main file includes, in order: pattern by pattern, by name within one.

@@ -44,6 +44,7 @@ use crate::identity::TrustDomain;
 use crate::policy::Rules;
 use crate::registration::Entry;
 use crate::registration::entry::EntryOrder;
+use crate::trusted_path::TrustedUser;
 
 /// The most entries of one node.
 pub const MAX_ENTRIES: usize = 100_000;
@@ -107,7 +108,15 @@ pub struct ConfigRefused {
 /// # Errors
 /// [`ConfigRefused`]
 pub fn load(main: &Path) -> Result<(Config, Accepted), ConfigRefused> {
-    let (sources, mut findings) = files::read(main);
+    load_for(main, TrustedUser::own())
+}
+
+/// As [`load`], for a daemon that runs as `user`.
+///
+/// # Errors
+/// [`ConfigRefused`]
+pub fn load_for(main: &Path, user: TrustedUser) -> Result<(Config, Accepted), ConfigRefused> {
+    let (sources, mut findings) = files::read(main, user);
     match Config::from_sources(&sources) {
         Ok(config) => {
             let accounts = accounts::look_up(&config.names, NAMES_WITHIN, &mut findings);

@@ -14,6 +14,7 @@ use crate::agent::reload::active::ActiveConfig;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::file_watch::FileWatch;
 use crate::file_watch::Watched;
+use crate::trusted_path::TrustedUser;
 
 /// How often refused files are read again: the cause may be the mode of a directory or a lack of descriptors, which no
 /// watch on a file notices.
@@ -43,7 +44,7 @@ async fn missed_a_change(reloader: &Reloader) -> bool {
     let active = reloader.active();
     let main = reloader.file().to_owned();
     let read = active.state == ReloadState::Current || active.refused.is_some();
-    read && tokio::task::spawn_blocking(move || files::read(&main).0)
+    read && tokio::task::spawn_blocking(move || files::read(&main, TrustedUser::own()).0)
         .await
         .is_ok_and(|sources| sources != *active.on_disk())
 }

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use rustix::fs::AtFlags;
 use rustix::fs::FileType;
+use rustix::fs::Gid;
 use rustix::fs::Mode;
-use rustix::fs::OFlags;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
@@ -23,14 +23,15 @@ use rustix::net::SocketType;
 use tokio::net::UnixListener;
 
 use crate::sys::passed_descriptors;
+use crate::trusted_path;
+use crate::trusted_path::TrustedUser;
+use crate::trusted_path::UntrustedPath;
 
 /// The most bytes a socket's path may have (`sun_path` without its end).
 pub const MAX_PATH: usize = 107;
 
 /// As many as the kernel allows (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
-const OTHERS_MAY_WRITE: u32 = 0o022;
-const STICKY: u32 = 0o1000;
 
 /// Why a socket was not bound.
 #[derive(Debug, thiserror::Error)]
@@ -49,29 +50,13 @@ pub enum NotBound {
         /// How many it has.
         bytes: usize,
     },
-    /// A directory above the socket is a symlink, or no directory.
-    #[error("{path:?} is a symlink or no directory; name the directory itself, so that nobody can redirect it")]
-    NotADirectory {
+    /// Others could put a socket of their own in its place.
+    #[error("the socket {path:?} could be replaced by others: {why}")]
+    Replaceable {
         /// Which.
         path: PathBuf,
-    },
-    /// A directory above the socket belongs to neither root nor the daemon.
-    #[error("the directory {path:?} belongs to uid {uid}, who could replace the socket; chown it to root")]
-    ForeignDirectory {
-        /// Which.
-        path: PathBuf,
-        /// Whose.
-        uid: u32,
-    },
-    /// Others may write to a directory above the socket.
-    #[error(
-        "the directory {path:?} can be written by others (mode {mode:04o}), who could replace the socket; run: chmod go-w {path:?}"
-    )]
-    WritableByOthers {
-        /// Which.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
+        /// How.
+        why: UntrustedPath,
     },
     /// Something that is not the daemon's own socket has the name.
     #[error("{path:?} is there and is not the daemon's own socket; remove it if nobody needs it")]
@@ -97,11 +82,26 @@ pub enum NotBound {
     },
 }
 
+/// Who may connect to a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// Its mode.
+    pub mode: u32,
+    /// Its group; `None` for that of the daemon.
+    pub group: Option<u32>,
+}
+
+impl From<u32> for SocketAccess {
+    fn from(mode: u32) -> Self {
+        Self { mode, group: None }
+    }
+}
+
 /// A bound and listening socket.
 #[derive(Debug)]
 pub struct Listener {
     path: PathBuf,
-    mode: u32,
+    access: SocketAccess,
     socket: UnixListener,
     bound: Inode,
 }
@@ -113,13 +113,14 @@ struct Inode {
 }
 
 impl Listener {
-    /// Binds `path` with the permission bits of `mode`, making missing directories. Needs a tokio runtime.
+    /// Binds `path` for those who may connect, making missing directories. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`NotBound`]
-    pub fn bind(path: &Path, mode: u32) -> Result<Self, NotBound> {
-        let (socket, bound) = bind(path, mode)?;
-        Ok(Self { path: path.to_owned(), mode, socket, bound })
+    pub fn bind(path: &Path, access: impl Into<SocketAccess>) -> Result<Self, NotBound> {
+        let access = access.into();
+        let (socket, bound) = bind(path, access)?;
+        Ok(Self { path: path.to_owned(), access, socket, bound })
     }
 
     /// Its name.
@@ -140,7 +141,7 @@ impl Listener {
     /// [`NotBound`], as long as something else has the name.
     pub fn keep_name(&mut self) -> Result<(), NotBound> {
         if inode_at(&self.path) != Some(self.bound) {
-            (self.socket, self.bound) = bind(&self.path, self.mode)?;
+            (self.socket, self.bound) = bind(&self.path, self.access)?;
             tracing::warn!(path = ?self.path, "the socket's name was deleted; it is bound again");
         }
         Ok(())
@@ -159,17 +160,33 @@ impl Drop for Listener {
     }
 }
 
+/// Checks that a daemon of `user` could bind `path` now, as far as that depends on whose the directories are and what has
+/// the name. Changes nothing; a daemon that listens there is no obstacle.
+///
+/// # Errors
+/// [`NotBound`]
+pub fn check(path: &Path, user: TrustedUser) -> Result<(), NotBound> {
+    let name = check_path(path)?;
+    match open_parents(path, user, false) {
+        // The start makes it.
+        Err(NotBound::Kernel { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(directory) => own_socket_at(&directory, name, path, user).map(drop),
+        Err(why) => Err(why),
+    }
+}
+
 fn inode_at(path: &Path) -> Option<Inode> {
     rustix::fs::lstat(path).ok().map(|found| Inode { device: found.st_dev, inode: found.st_ino })
 }
 
 /// SECURITY: the socket is bound under a name that no client knows, gets its mode there, listens, and only then is moved
 /// over its real name. No process can connect before the mode is set, and a name that is served is never missing.
-fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Inode), NotBound> {
+fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), NotBound> {
     let failed = |step| move |errno: Errno| NotBound::Kernel { step, path: path.to_owned(), source: errno.into() };
     let name = check_path(path)?;
-    let directory = open_parents(path)?;
-    check_name(&directory, name, path)?;
+    let own = TrustedUser::own();
+    let directory = open_parents(path, own, true)?;
+    check_name(&directory, name, path, own)?;
     let temporary = temporary_name(path, name);
     remove_leftover(&directory, &temporary).map_err(failed("remove what was left beside"))?;
 
@@ -189,7 +206,11 @@ fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Inode), NotBound> {
     }
     let address = SocketAddrUnix::new(path.with_file_name(&temporary)).map_err(failed("name"))?;
     rustix::net::bind(&socket, &address).map_err(failed("bind"))?;
-    rustix::fs::chmodat(&directory, &temporary, Mode::from_raw_mode(mode), AtFlags::empty())
+    if let Some(group) = access.group {
+        rustix::fs::chownat(&directory, &temporary, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed("give its group to"))?;
+    }
+    rustix::fs::chmodat(&directory, &temporary, Mode::from_raw_mode(access.mode), AtFlags::empty())
         .map_err(failed("set the mode of"))?;
     rustix::net::listen(&socket, BACKLOG).map_err(failed("listen on"))?;
     let bound = rustix::fs::statat(&directory, &temporary, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at"))?;
@@ -214,81 +235,40 @@ fn check_path(path: &Path) -> Result<&OsStr, NotBound> {
     }
 }
 
-/// Opens the directory of `path`, having checked every one above it from the root down, and made what is missing.
-fn open_parents(path: &Path) -> Result<OwnedFd, NotBound> {
+/// Opens the directory of `path`, which nobody else can exchange.
+fn open_parents(path: &Path, user: TrustedUser, makes_missing: bool) -> Result<OwnedFd, NotBound> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let mut so_far = PathBuf::from("/");
-    let failed = |path: &Path, errno: Errno| NotBound::Kernel {
-        step: "open the directory",
-        path: path.to_owned(),
-        source: errno.into(),
-    };
-    let mut directory = open_directory(rustix::fs::CWD, OsStr::new("/")).map_err(|errno| failed(&so_far, errno))?;
-    let parts: Vec<&OsStr> = parent.iter().skip(1).collect();
-    check_directory(&directory, &so_far, parts.is_empty())?;
-    for (index, part) in parts.iter().enumerate() {
-        so_far.push(part);
-        let mut opened = open_directory(directory.as_fd(), part);
-        if matches!(opened, Err(Errno::NOENT)) {
-            make_directory(&directory, part).map_err(|errno| failed(&so_far, errno))?;
-            opened = open_directory(directory.as_fd(), part);
+    trusted_path::open_directory_of_socket(parent, user, makes_missing).map_err(|why| match why {
+        UntrustedPath::Unreachable { part, source } => {
+            NotBound::Kernel { step: "open the directory", path: part.path().to_owned(), source }
         }
-        directory = match opened {
-            Err(Errno::LOOP | Errno::NOTDIR) => return Err(NotBound::NotADirectory { path: so_far }),
-            opened => opened.map_err(|errno| failed(&so_far, errno))?,
-        };
-        check_directory(&directory, &so_far, index + 1 == parts.len())?;
-    }
-    Ok(directory)
+        why => NotBound::Replaceable { path: path.to_owned(), why },
+    })
 }
 
-fn open_directory(above: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(above, name, flags, Mode::empty())
+fn is_of(found: &Stat, user: TrustedUser) -> bool {
+    FileType::from_raw_mode(found.st_mode) == FileType::Socket && found.st_uid == user.uid
 }
 
-fn make_directory(above: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(0o755);
-    match rustix::fs::mkdirat(above, name, mode) {
-        Ok(()) => rustix::fs::chmodat(above, name, mode, AtFlags::empty()), // whatever the umask took away
-        Err(Errno::EXIST) => Ok(()), // another process made it; the checks that follow apply
-        Err(errno) => Err(errno),
+/// Whether the name has a socket of `user`'s; false where it is free.
+fn own_socket_at(directory: &OwnedFd, name: &OsStr, path: &Path, user: TrustedUser) -> Result<bool, NotBound> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(NotBound::Kernel { step: "look at", path: path.to_owned(), source: errno.into() }),
+        Ok(found) if is_of(&found, user) => Ok(true),
+        Ok(_) => Err(NotBound::NameTaken { path: path.to_owned() }),
     }
-}
-
-fn check_directory(directory: &OwnedFd, path: &Path, holds_socket: bool) -> Result<(), NotBound> {
-    let found = rustix::fs::fstat(directory).map_err(|errno| NotBound::Kernel {
-        step: "look at",
-        path: path.to_owned(),
-        source: errno.into(),
-    })?;
-    if found.st_uid != 0 && !is_ours(&found) {
-        return Err(NotBound::ForeignDirectory { path: path.to_owned(), uid: found.st_uid });
-    }
-    let sticky_of_root = found.st_uid == 0 && found.st_mode & STICKY != 0 && !holds_socket;
-    if found.st_mode & OTHERS_MAY_WRITE != 0 && !sticky_of_root {
-        return Err(NotBound::WritableByOthers { path: path.to_owned(), mode: found.st_mode & 0o7777 });
-    }
-    Ok(())
-}
-
-fn is_ours(found: &Stat) -> bool {
-    found.st_uid == rustix::process::geteuid().as_raw()
 }
 
 /// Checks that the name is free, or has our own socket on which no process listens.
-fn check_name(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), NotBound> {
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(NotBound::Kernel { step: "look at", path: path.to_owned(), source: errno.into() }),
-        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Socket && is_ours(&found) => {
-            match probe(path) {
-                Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
-                Ok(()) | Err(Errno::AGAIN) => Err(NotBound::AlreadyServed { path: path.to_owned() }),
-                Err(errno) => Err(NotBound::Kernel { step: "probe", path: path.to_owned(), source: errno.into() }),
-            }
-        }
-        Ok(_) => Err(NotBound::NameTaken { path: path.to_owned() }),
+fn check_name(directory: &OwnedFd, name: &OsStr, path: &Path, user: TrustedUser) -> Result<(), NotBound> {
+    if !own_socket_at(directory, name, path, user)? {
+        return Ok(());
+    }
+    match probe(path) {
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
+        Ok(()) | Err(Errno::AGAIN) => Err(NotBound::AlreadyServed { path: path.to_owned() }),
+        Err(errno) => Err(NotBound::Kernel { step: "probe", path: path.to_owned(), source: errno.into() }),
     }
 }
 
