@@ -22,6 +22,8 @@ mod floods;
 mod levels;
 #[path = "attacks/callers/node.rs"]
 mod node;
+#[path = "attacks/operators.rs"]
+mod operators;
 #[path = "attacks/callers/pid_reuse.rs"]
 mod pid_reuse;
 #[path = "attacks/callers/process_identity.rs"]

@@ -24,14 +24,17 @@ use crate::agent::watches::readiness::report_readiness;
 use crate::attestation::kernel::Process;
 use crate::endpoints::admin;
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
+use crate::endpoints::admin::operators::Operators;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::health;
 use crate::endpoints::metrics;
 use crate::endpoints::transport::listener::Listener;
+use crate::endpoints::transport::listener::NotBound;
 use crate::endpoints::transport::unix::UnixAcceptor;
 use crate::endpoints::workload_socket;
 use crate::evidence::Accounts;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::readiness::Severity;
 
 /// Serves until a signal or a failure.
@@ -45,16 +48,18 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     setup.sockets = doors.status.clone();
     let routes = workload_socket::routes(&readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
+    let _admin_group = doors.admin_group;
     let stop = setup.parts.stop.clone();
     let mut node = Node::build(setup);
     node.spawn_until_stop(return_memory(node.budgets.clone()));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });
+    let operators = Operators::new(doors.doorkeeper, &linux);
     let identify =
         Arc::new(move |socket: BorrowedFd<'_>| linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>));
     let acceptor = UnixAcceptor::new(doors.workload, identify, readiness.clone())
         .map_err(|why| refused("no descriptor is left", &why))?;
     node.serve(acceptor, routes);
-    node.spawn_until_stop(admin::server::serve(doors.admin, doors.doorkeeper, node.operations.clone()));
+    node.spawn_until_stop(admin::server::serve(doors.admin, operators, node.operations.clone()));
     if let Some(door) = doors.health {
         let readiness = readiness.clone();
         node.spawn_until_stop(async move { health::serve(door.bound().await, readiness).await });
@@ -76,6 +81,8 @@ struct Doors {
     workload: Listener,
     admin: Listener,
     doorkeeper: Doorkeeper,
+    /// Blocks while the group of `[admin]` cannot connect.
+    admin_group: Reason,
     health: Option<ExtraDoor>,
     metrics: Option<ExtraDoor>,
     status: Vec<SocketStatus>,
@@ -85,10 +92,11 @@ impl Doors {
     async fn bind(config: &Config, accounts: &Accounts, readiness: &Readiness) -> Result<Self, NotRunning> {
         let workload = Listener::bind(&config.workload_api.socket, config.workload_api.mode)?;
         let doorkeeper = Doorkeeper { own_uid: rustix::process::geteuid().as_raw(), group: config.admin_gid(accounts) };
-        let admin = Listener::bind(&config.admin.socket, doorkeeper.mode())?;
+        let admin_group = readiness.register("admin_group");
+        let (admin, admin_mode) = bind_admin(&config.admin.socket, doorkeeper, &admin_group)?;
         let mut status = vec![
             unix_status("workload", &config.workload_api.socket, config.workload_api.mode),
-            unix_status("admin", &config.admin.socket, doorkeeper.mode()),
+            unix_status("admin", &config.admin.socket, admin_mode),
         ];
         let mut extra = async |name: &'static str, place: Option<Listen>| {
             let place = place?;
@@ -98,7 +106,21 @@ impl Doors {
         };
         let health = extra("health", config.health.map(Listen::Loopback)).await;
         let metrics = extra("metrics", config.metrics.clone()).await;
-        Ok(Self { workload, admin, doorkeeper, health, metrics, status })
+        Ok(Self { workload, admin, doorkeeper, admin_group, health, metrics, status })
+    }
+}
+
+/// Binds the admin socket. Where the daemon may not give it to the group, the group cannot connect, and root can.
+fn bind_admin(path: &Path, doorkeeper: Doorkeeper, reason: &Reason) -> Result<(Listener, u32), NotBound> {
+    let access = doorkeeper.access();
+    match Listener::bind(path, access) {
+        Err(why @ NotBound::GroupNotGiven { .. }) => {
+            tracing::warn!(%why, "the group of [admin] cannot connect to the admin socket");
+            reason.block(Severity::Degraded, format!("the group of [admin] cannot connect: {why}"));
+            let closed = Doorkeeper { group: None, ..doorkeeper }.access();
+            Ok((Listener::bind(path, closed)?, closed.mode))
+        }
+        bound => Ok((bound?, access.mode)),
     }
 }
 

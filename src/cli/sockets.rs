@@ -10,7 +10,7 @@ use crate::cli::screen::Failure;
 /// The workload socket where nothing says otherwise.
 pub const WORKLOAD_SOCKET: &str = "/run/bonafide/workload.sock";
 /// The admin socket where nothing says otherwise.
-pub const ADMIN_SOCKET: &str = "/run/bonafide/admin.sock";
+pub const ADMIN_SOCKET: &str = "/run/bonafide-admin/admin.sock";
 
 /// Names the workload socket.
 #[derive(Debug, clap::Args)]

@@ -29,7 +29,7 @@ include = ["entries.d/*.toml"]
 socket = "/run/bonafide/workload.sock"
 mode = "0660"
 [admin]
-socket = "/run/bonafide/admin.sock"
+socket = "/run/bonafide-admin/admin.sock"
 group = "root"
 [authority]
 kind = "embedded"

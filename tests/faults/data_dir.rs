@@ -180,7 +180,7 @@ async fn a_second_daemon_on_the_same_data_is_refused_with_exit_code_1() {
     let daemon = Daemon::start(&entry());
     let text = fs::read_to_string(daemon.configuration()).unwrap();
     let second = daemon.folder().join("second.toml");
-    fs::write(&second, text.replace("run/agent/", "run/second/")).unwrap();
+    fs::write(&second, text.replace("/run/", "/second/")).unwrap();
     let (code, printed) = refusal(&daemon, &second);
     assert_eq!(code, Some(1), "{printed}");
     assert!(printed.contains(&format!("process {}", daemon.pid())), "{printed}");

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::Permissions;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,15 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
+use bonafide::attestation::linux::Linux;
 use bonafide::endpoints::admin::doorkeeper::Doorkeeper;
 use bonafide::endpoints::admin::operations::NotExplained;
 use bonafide::endpoints::admin::operations::Operations;
+use bonafide::endpoints::admin::operators::Operators;
 use bonafide::endpoints::admin::reports::ExplainReport;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReplacedStatus;
 use bonafide::endpoints::admin::reports::StatusReport;
 use bonafide::endpoints::admin::server;
 use bonafide::endpoints::transport::listener::Listener;
+use bonafide::endpoints::transport::listener::SocketAccess;
+use bonafide::evidence::Level;
 use futures_util::future::BoxFuture;
 use serde_json::json;
 use tempfile::TempDir;
@@ -72,16 +77,19 @@ struct Door {
 }
 
 impl Door {
-    fn open(group: Option<u32>, mode: u32) -> Self {
+    /// The socket of a daemon that runs as [`OWN_UID`].
+    fn open(group: Option<u32>, access: impl Into<SocketAccess>) -> Self {
         let folder = TempDir::with_prefix("bonafide-").unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_bonafide"), folder.path().join("bonafide")).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let operations = Arc::new(Counting::default());
         let door = Self { folder, operations, runtime };
-        let listener = door.runtime.block_on(async { Listener::bind(&door.socket(), mode) }).unwrap();
-        let doorkeeper = Doorkeeper { own_uid: OWN_UID, group };
-        door.runtime.spawn(server::serve(listener, doorkeeper, door.operations.clone()));
+        let listener = door.runtime.block_on(async { Listener::bind(&door.socket(), access) }).unwrap();
+        std::os::unix::fs::chown(door.socket(), Some(OWN_UID), None).unwrap();
+        let linux = Arc::new(Linux::open(Level::Reduced).unwrap());
+        let operators = Operators::new(Doorkeeper { own_uid: OWN_UID, group }, &linux);
+        door.runtime.spawn(server::serve(listener, operators, door.operations.clone()));
         door
     }
 
@@ -122,7 +130,9 @@ fn only_root_the_own_user_and_the_admin_group_are_admitted() {
     if !only_as_root("only_root_the_own_user_and_the_admin_group_are_admitted") {
         return;
     }
-    let door = Door::open(Some(GROUP), 0o666);
+    let door = Door::open(Some(GROUP), Doorkeeper { own_uid: OWN_UID, group: Some(GROUP) }.access());
+    let socket = fs::metadata(door.socket()).unwrap();
+    assert_eq!((socket.mode() & 0o7777, socket.gid()), (0o660, GROUP));
     for inside in [
         &["--reuid=0", "--regid=0", "--clear-groups"][..],
         &["--reuid=0", "--regid=41000", "--clear-groups"],
@@ -146,12 +156,28 @@ fn only_root_the_own_user_and_the_admin_group_are_admitted() {
     assert_eq!(door.questions(), asked, "a request of a user without access was read");
 }
 
+/// The mode keeps most of them out; a group that was changed since does not.
+#[test]
+fn a_stranger_who_can_connect_is_closed_unread() {
+    if !only_as_root("a_stranger_who_can_connect_is_closed_unread") {
+        return;
+    }
+    let door = Door::open(Some(GROUP), 0o666);
+    for outside in [&["--reuid=41000", "--regid=41000", "--clear-groups"][..], &["--reuid=41000", "--regid=0", "--groups=0"]]
+    {
+        for command in [&["status"][..], &["explain", "1"], &["reload"]] {
+            assert_eq!(door.ask(outside, command), Some(4), "{outside:?} {command:?}");
+        }
+    }
+    assert_eq!(door.questions(), 0, "a request of a user without access was read");
+}
+
 #[test]
 fn a_socket_closed_by_its_mode_ends_the_command_with_4() {
     if !only_as_root("a_socket_closed_by_its_mode_ends_the_command_with_4") {
         return;
     }
-    let door = Door::open(None, Doorkeeper { own_uid: OWN_UID, group: None }.mode());
+    let door = Door::open(None, Doorkeeper { own_uid: OWN_UID, group: None }.access());
     assert_eq!(door.ask(&["--reuid=0", "--regid=0", "--clear-groups"], &["status"]), Some(0));
     assert_eq!(door.ask(&["--reuid=41000", "--regid=0", "--clear-groups"], &["status"]), Some(4));
 }

@@ -105,7 +105,7 @@ impl Daemon {
 
     /// The admin socket.
     pub(crate) fn admin_socket(&self) -> PathBuf {
-        self.folder.path().join("run/agent/admin.sock")
+        self.folder.path().join("run/admin/admin.sock")
     }
 
     /// The configuration file.
@@ -190,7 +190,7 @@ fn configured(tables: &str) -> TempDir {
         "trust_domain = \"example.org\"\n[workload_api]\nsocket = {:?}\n[admin]\nsocket = {:?}\n\
          [authority]\nkind = \"embedded\"\ndata_dir = {:?}\nca_ttl = \"1h\"\n{svid}{tables}",
         at("run/agent/workload.sock"),
-        at("run/agent/admin.sock"),
+        at("run/admin/admin.sock"),
         at("data")
     );
     fs::write(folder.path().join("bonafide.toml"), configuration).unwrap();

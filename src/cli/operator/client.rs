@@ -71,7 +71,9 @@ impl Failed {
     fn explain(self, socket: &Path) -> Failure {
         let socket = socket.display();
         let unreachable = format!("the daemon cannot be reached at {socket}");
-        let only = "only root, the daemon's own user and the group named in [admin] may ask".to_owned();
+        let only = "only root, the daemon's own user and the group named in [admin] may ask, on the host or in the \
+                    daemon's own container"
+            .to_owned();
         match self {
             Self::Connect(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Failure::new(Exit::Denied, "the daemon's admin socket is not for this user", only, "sudo bonafide ...")
@@ -85,12 +87,13 @@ impl Failed {
             Self::Connect(error) => {
                 Failure::new(Exit::Unreachable, unreachable, error.to_string(), "systemctl status bonafide")
             }
-            // The admin socket never closes on root.
+            // The admin socket closes on root in a container alone.
             Self::Closed if geteuid().is_root() => Failure::new(
                 Exit::Unreachable,
                 format!("what listens at {socket} closed the connection without an answer"),
-                "it is not the daemon's admin socket, or the daemon is stopping",
-                "name the socket with --admin-socket or --config",
+                "it is not the daemon's admin socket, the daemon is stopping, or this is another container than the \
+                 daemon's",
+                "ask on the host or in the daemon's container, or name the socket with --admin-socket",
             ),
             Self::Closed => Failure::new(
                 Exit::Denied,

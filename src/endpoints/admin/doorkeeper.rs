@@ -1,13 +1,14 @@
-//! Who may use the admin socket.
+//! Which users may use the admin socket.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use tokio::net::UnixStream;
 
+use crate::endpoints::transport::listener::SocketAccess;
 use crate::sys::peer_groups::peer_groups;
 
-/// Admits root, the daemon's own user, and one group, by the credentials of the socket and before a byte is read.
+/// Lets in root, the daemon's own user, and one group, by the credentials of the socket and before a byte is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Doorkeeper {
     /// The daemon's own user id.
@@ -36,11 +37,11 @@ impl AdminPeer {
 }
 
 impl Doorkeeper {
-    /// The mode of the socket. With a group every user may connect, and others than the group are closed unread: a chown
-    /// of the socket to the group needs a capability, and supplementary groups are checked here anyway.
+    /// Who may connect: root and the daemon's own user, and the group where there is one.
     #[must_use]
-    pub const fn mode(&self) -> u32 {
-        if self.group.is_some() { 0o666 } else { 0o600 }
+    pub fn access(&self) -> SocketAccess {
+        let group = self.group.filter(|group| *group != 0);
+        SocketAccess { mode: if group.is_some() { 0o660 } else { 0o600 }, group }
     }
 
     /// SECURITY: gid 0 is not admitted, not even where it is the configured group: many daemons and container processes
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn root_the_own_user_and_the_group_come_in_and_nobody_else() {
+    fn only_root_the_own_user_and_members_of_the_group_are_let_in() {
         let keeper = Doorkeeper { own_uid: 990, group: Some(500) };
         for inside in [peer(0, 0, &[]), peer(0, 7, &[]), peer(990, 990, &[]), peer(7, 500, &[]), peer(7, 7, &[8, 500])]
         {
@@ -76,7 +77,15 @@ mod tests {
     #[test]
     fn gid_0_is_nobody_even_where_it_is_the_group() {
         for group in [None, Some(0)] {
-            assert!(!Doorkeeper { own_uid: 990, group }.lets_in(&peer(7, 0, &[0])));
+            let keeper = Doorkeeper { own_uid: 990, group };
+            assert!(!keeper.lets_in(&peer(7, 0, &[0])));
+            assert_eq!(keeper.access(), SocketAccess { mode: 0o600, group: None });
         }
+    }
+
+    #[test]
+    fn a_group_may_connect_and_others_may_not() {
+        let keeper = Doorkeeper { own_uid: 990, group: Some(500) };
+        assert_eq!(keeper.access(), SocketAccess { mode: 0o660, group: Some(500) });
     }
 }

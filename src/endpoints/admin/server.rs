@@ -1,6 +1,8 @@
 //! The admin API over HTTP: paths and queries in, reports out.
 
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use http::Method;
@@ -8,11 +10,14 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use crate::endpoints::admin::doorkeeper::AdminPeer;
-use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
+use crate::endpoints::admin::operators::NotAdmitted;
+use crate::endpoints::admin::operators::Operators;
+use crate::endpoints::admin::refusal_log::RefusalLog;
 use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::http::HttpAnswer;
@@ -25,26 +30,36 @@ use crate::endpoints::transport::listener::Listener;
 /// The longest question is a reload, which resolves names.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// Serves the admin API on `listener` to peers that `doorkeeper` admits; runs until it is dropped.
-pub async fn serve(listener: Listener, doorkeeper: Doorkeeper, operations: Arc<dyn Operations>) {
-    let admit = |stream| admit(stream, doorkeeper, Arc::clone(&operations));
+/// Serves the admin API on `listener` to `operators`; runs until it is dropped.
+pub async fn serve(listener: Listener, operators: Operators, operations: Arc<dyn Operations>) {
+    let refusals = Mutex::default();
+    let admit = |stream| admit(stream, &operators, &refusals, Arc::clone(&operations));
     serve_each(OperatorAcceptor::new(listener), admit).await;
 }
 
 fn admit(
     stream: UnixStream,
-    doorkeeper: Doorkeeper,
+    operators: &Operators,
+    refusals: &Mutex<RefusalLog>,
     operations: Arc<dyn Operations>,
-) -> Option<impl Future<Output = ()> + Send> {
-    match AdminPeer::of(&stream) {
-        Ok(peer) if doorkeeper.lets_in(&peer) => {
+) -> Option<impl Future<Output = ()> + Send + use<>> {
+    let peer = AdminPeer::of(&stream);
+    let uid = peer.as_ref().map_or(u32::MAX, |peer| peer.uid);
+    let pid = peer.as_ref().ok().and_then(|peer| peer.pid);
+    let admitted = peer.map_err(NotAdmitted::from).and_then(|peer| Ok((operators.admit(&peer, stream)?, peer)));
+    match admitted {
+        Ok((stream, peer)) => {
             let answer = move |request| respond(request, peer.clone(), Arc::clone(&operations));
-            return Some(one_request(stream, answer, ANSWER_TIME));
+            Some(one_request(stream, answer, ANSWER_TIME))
         }
-        Ok(peer) => tracing::warn!(peer.pid, peer.uid, "refused on the admin socket"),
-        Err(error) => tracing::warn!(%error, "refused on the admin socket: the kernel does not say who it is"),
+        Err(why) => {
+            let mut refusals = refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(unwritten) = refusals.admit(uid, &why, Instant::now()) {
+                tracing::warn!(pid, uid, %why, unwritten, "refused on the admin socket");
+            }
+            None
+        }
     }
-    None
 }
 
 async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations>) -> HttpAnswer {
@@ -115,7 +130,10 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::attestation::linux::Linux;
+    use crate::endpoints::admin::doorkeeper::Doorkeeper;
     use crate::endpoints::admin::operations::tests::Fixed;
+    use crate::evidence::Level;
 
     struct Door {
         _folder: tempfile::TempDir,
@@ -126,7 +144,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let doorkeeper = Doorkeeper { own_uid: nix::unistd::getuid().as_raw(), group: None };
-        tokio::spawn(serve(Listener::bind(&path, doorkeeper.mode()).unwrap(), doorkeeper, Arc::new(operations)));
+        let operators = Operators::new(doorkeeper, &Arc::new(Linux::open(Level::Reduced).unwrap()));
+        tokio::spawn(serve(Listener::bind(&path, doorkeeper.access()).unwrap(), operators, Arc::new(operations)));
         Door { _folder: folder, path }
     }
 

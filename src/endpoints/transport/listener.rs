@@ -70,6 +70,19 @@ pub enum NotBound {
         /// Which.
         path: PathBuf,
     },
+    /// The daemon may not give the socket to a group.
+    #[error(
+        "{path:?} cannot be given to the group {group}: {source}; let the daemon's user be in it \
+         (SupplementaryGroups= in the unit) and restart the daemon"
+    )]
+    GroupNotGiven {
+        /// Which.
+        path: PathBuf,
+        /// The id of the group.
+        group: u32,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel refused a step.
     #[error("could not {step} {path:?}: {source}; let the daemon's user write there, or give another socket")]
     Kernel {
@@ -208,7 +221,7 @@ fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), NotB
     rustix::net::bind(&socket, &address).map_err(failed("bind"))?;
     if let Some(group) = access.group {
         rustix::fs::chownat(&directory, &temporary, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(failed("give its group to"))?;
+            .map_err(|errno| NotBound::GroupNotGiven { path: path.to_owned(), group, source: errno.into() })?;
     }
     rustix::fs::chmodat(&directory, &temporary, Mode::from_raw_mode(access.mode), AtFlags::empty())
         .map_err(failed("set the mode of"))?;

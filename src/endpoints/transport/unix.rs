@@ -105,7 +105,7 @@ impl Acceptor for UnixAcceptor {
             Err(why) => reason.block(Severity::NotReady, why.to_string()),
         });
         match accepted.await {
-            Ok(socket) => Ok(UnixIncoming { socket, identify: self.identify.clone() }),
+            Ok(socket) => Ok(UnixIncoming::new(socket, self.identify.clone())),
             Err(error) => {
                 self.turn_one_away(&error);
                 Err(error)
@@ -128,6 +128,13 @@ fn reserve() -> io::Result<std::fs::File> {
 pub struct UnixIncoming {
     socket: UnixStream,
     identify: Identify,
+}
+
+impl UnixIncoming {
+    /// A socket that was accepted, with the way to pin its process.
+    pub(in crate::endpoints) fn new(socket: UnixStream, identify: Identify) -> Self {
+        Self { socket, identify }
+    }
 }
 
 impl IncomingConnection for UnixIncoming {

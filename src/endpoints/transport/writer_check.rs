@@ -12,9 +12,29 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use crate::attestation::PinnedProcess;
 use crate::endpoints::transport::Abort;
 use crate::endpoints::transport::acceptor::AttributedStream;
 use crate::entitlement::door::Connection;
+use crate::evidence::Credentials;
+
+/// Knows who connected.
+pub trait KnowsWriter: Send + Sync {
+    /// Whether a message of this writer is one of the process that connected.
+    fn is_own(&self, writer: Credentials) -> bool;
+}
+
+impl<C: Connection + ?Sized> KnowsWriter for C {
+    fn is_own(&self, writer: Credentials) -> bool {
+        self.check_writer(writer).is_ok()
+    }
+}
+
+impl KnowsWriter for PinnedProcess {
+    fn is_own(&self, writer: Credentials) -> bool {
+        self.check_writer(writer).is_ok()
+    }
+}
 
 /// The bytes of one connection, all written by the process that connected.
 ///
@@ -25,7 +45,7 @@ pub struct CheckedStream<C: ?Sized> {
     connection: Arc<C>,
 }
 
-impl<C: Connection + ?Sized> CheckedStream<C> {
+impl<C: KnowsWriter + ?Sized> CheckedStream<C> {
     /// Checks every read of `stream` with `connection`.
     #[must_use]
     pub fn new(stream: Box<dyn AttributedStream>, connection: Arc<C>) -> Self {
@@ -33,12 +53,12 @@ impl<C: Connection + ?Sized> CheckedStream<C> {
     }
 }
 
-impl<C: Connection + ?Sized> AsyncRead for CheckedStream<C> {
+impl<C: KnowsWriter + ?Sized> AsyncRead for CheckedStream<C> {
     /// What is already in `buffer` has passed before; a foreign writer's bytes in it are never reported as filled.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         if let Some(writer) = ready!(Pin::new(&mut *self.stream).poll_read_from(cx, buffer))?
-            && self.connection.check_writer(writer).is_err()
+            && !self.connection.is_own(writer)
         {
             buffer.set_filled(before);
             return Poll::Ready(Err(Abort::ForeignWriter.into()));
@@ -47,7 +67,7 @@ impl<C: Connection + ?Sized> AsyncRead for CheckedStream<C> {
     }
 }
 
-impl<C: Connection + ?Sized> AsyncWrite for CheckedStream<C> {
+impl<C: KnowsWriter + ?Sized> AsyncWrite for CheckedStream<C> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

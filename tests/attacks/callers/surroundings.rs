@@ -231,17 +231,17 @@ fn attack_156_an_answer_that_waits_does_not_outlive_the_group_or_namespace() {
 }
 
 /// A cgroup, removed on drop.
-struct Group(PathBuf);
+pub(crate) struct Group(PathBuf);
 
 impl Group {
-    fn make(hierarchy: &Path, path: &str) -> Self {
+    pub(crate) fn make(hierarchy: &Path, path: &str) -> Self {
         let group = hierarchy.join(path);
         fs::create_dir_all(&group).unwrap();
         Self(group)
     }
 
     /// A launcher that enters these cgroups and execs its command.
-    fn enter(groups: &[&Self]) -> Vec<String> {
+    pub(crate) fn enter(groups: &[&Self]) -> Vec<String> {
         let moves: String =
             groups.iter().map(|group| format!("echo $$ >{}/cgroup.procs && ", group.0.display())).collect();
         ["sh", "-c", &format!("{moves}exec \"$@\""), "sh"].map(str::to_owned).into()
@@ -256,7 +256,7 @@ impl Drop for Group {
 }
 
 /// The mount point of the unified hierarchy.
-fn unified() -> &'static Path {
+pub(crate) fn unified() -> &'static Path {
     let hybrid = Path::new("/sys/fs/cgroup/unified");
     if hybrid.exists() { hybrid } else { Path::new("/sys/fs/cgroup") }
 }

@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bonafide::attestation::linux::Linux;
 use bonafide::endpoints::admin::doorkeeper::Doorkeeper;
 use bonafide::endpoints::admin::operations::Operations;
+use bonafide::endpoints::admin::operators::Operators;
 use bonafide::endpoints::admin::reports::ErrorReport;
 use bonafide::endpoints::admin::reports::ExplainReport;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::StatusReport;
 use bonafide::endpoints::admin::server;
 use bonafide::endpoints::transport::listener::Listener;
+use bonafide::evidence::Level;
 use bytes::Bytes;
 use http::Method;
 use http::Request;
@@ -38,8 +41,9 @@ impl AdminClient {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("admin.sock");
         let doorkeeper = Doorkeeper { own_uid: rustix::process::geteuid().as_raw(), group: None };
-        let listener = Listener::bind(&socket, doorkeeper.mode()).unwrap();
-        (Self { socket, _folder: folder }, server::serve(listener, doorkeeper, operations))
+        let listener = Listener::bind(&socket, doorkeeper.access()).unwrap();
+        let operators = Operators::new(doorkeeper, &Arc::new(Linux::open(Level::Reduced).unwrap()));
+        (Self { socket, _folder: folder }, server::serve(listener, operators, operations))
     }
 
     pub(crate) async fn status(&self) -> StatusReport {

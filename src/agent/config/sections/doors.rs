@@ -68,7 +68,7 @@ pub(in crate::agent::config) fn workload_api(top: &mut Reader<'_, '_>) -> Worklo
 
 pub(in crate::agent::config) fn admin(top: &mut Reader<'_, '_>, names: &mut AccountNames) -> Admin {
     let mut table = top.table("admin", "[admin]");
-    let socket = socket(&mut table, "/run/bonafide/admin.sock");
+    let socket = socket(&mut table, "/run/bonafide-admin/admin.sock");
     let group = table.string("group").map(|text| {
         let group: Arc<str> = text.value.into();
         names.group(&group, table.place_at(text.span.start));
