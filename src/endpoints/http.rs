@@ -143,6 +143,8 @@ where
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
+        // A request that has arrived is answered, and a reload done, although its client has closed its side.
+        .half_close(true)
         .serve_connection(TokioIo::new(io), service);
     if let Ok(Err(error)) = tokio::time::timeout(limit, pin!(connection)).await {
         tracing::debug!(%error, "a connection of the operator ended early");

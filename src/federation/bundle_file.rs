@@ -54,8 +54,7 @@ mod tests {
     use crate::identity::jose::InvalidJson;
 
     fn read(path: &Path) -> Result<(Bundle, Vec<Ignored>), UnusableFile> {
-        let settings =
-            FederationSettings { trust_domain: "partner.test".parse().unwrap(), bundle_file: path.into() };
+        let settings = FederationSettings { trust_domain: "partner.test".parse().unwrap(), bundle_file: path.into() };
         read_bundle_file(&settings, TrustedUser::own())
     }
 

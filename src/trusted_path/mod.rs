@@ -143,11 +143,7 @@ pub fn open_file(path: &Path, user: TrustedUser) -> Result<File, UntrustedPath> 
 ///
 /// # Errors
 /// [`UntrustedPath`]
-pub fn open_directory_of_socket(
-    path: &Path,
-    user: TrustedUser,
-    makes_missing: bool,
-) -> Result<OwnedFd, UntrustedPath> {
+pub fn open_directory_of_socket(path: &Path, user: TrustedUser, makes_missing: bool) -> Result<OwnedFd, UntrustedPath> {
     Walk { user, demand: Demand::Name, makes_missing }.directory(path)
 }
 

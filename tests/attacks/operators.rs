@@ -1,9 +1,17 @@
 //! Attacks on the operator: at the door of the admin API, and where the operator's commands write.
 
+use std::fs;
+use std::fs::Permissions;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::lchown;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use crate::daemon::Daemon;
 use crate::node::PYTHON;
@@ -112,4 +120,76 @@ fn attack_157_a_child_that_root_lets_go_asks_nothing_on_roots_connection() {
     };
     assert_eq!(asks("False"), "True");
     assert_eq!(asks("os.fork() or os.setresuid(41000, 41000, 41000)"), "False");
+}
+
+fn fetches_to(daemon: &Daemon, folder: &Path) -> Output {
+    daemon.ask(&["fetch", "x509", "--write", folder.to_str().unwrap()])
+}
+
+/// Defence: `trusted_path::open_directory_to_write`. If `Walk::judge_owner` returns early, root writes where the other user
+/// leads it.
+#[test]
+fn attack_158_root_writes_to_no_directory_of_another_user() {
+    if !only_as_root("attack_158_owner") {
+        return;
+    }
+    let daemon = Daemon::start(&me());
+    let place = tempfile::tempdir().unwrap();
+    let [theirs, link, target] = ["theirs", "link", "target"].map(|name| place.path().join(name));
+    fs::create_dir(&theirs).unwrap();
+    fs::create_dir(&target).unwrap();
+    symlink(&target, &link).unwrap();
+    assert!(fetches_to(&daemon, &link).status.success(), "by a link of root's");
+    fs::remove_dir_all(&target).unwrap();
+    fs::create_dir(&target).unwrap();
+    for name in [&theirs, &link] {
+        lchown(name, Some(41000), Some(41000)).unwrap();
+        let refused = fetches_to(&daemon, name);
+        let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+        let unwrapped = printed.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(refused.status.code(), Some(1), "{printed}");
+        assert!(unwrapped.contains("belongs to uid 41000, and has to belong to root or to uid 0"), "{printed}");
+        assert_eq!(fs::read_dir(name).unwrap().count(), 0, "something was written");
+    }
+}
+
+/// Defence: `FileSet` changes modes on descriptors alone. If it sets the mode of the fresh directory by its name, the file of
+/// root becomes 0755.
+#[test]
+fn attack_158_a_fresh_directory_swapped_for_a_link_opens_no_file_of_root() {
+    if !only_as_root("attack_158_swap") {
+        return;
+    }
+    let daemon = Daemon::start(&me());
+    let place = tempfile::tempdir().unwrap();
+    let [folder, victim] = ["folder", "victim"].map(|name| place.path().join(name));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
+    fs::write(&victim, "of root").unwrap();
+    fs::set_permissions(&victim, Permissions::from_mode(0o600)).unwrap();
+    let done = AtomicBool::new(false);
+    let swapped = std::thread::scope(|scope| {
+        let swapper = scope.spawn(|| {
+            let mut swapped = 0;
+            while !done.load(Ordering::Relaxed) {
+                for name in fs::read_dir(&folder).unwrap().filter_map(|entry| Some(entry.ok()?.path())) {
+                    let is_fresh = name.file_name().is_some_and(|name| name.to_string_lossy().starts_with("..x509-"));
+                    let aside = place.path().join(format!("aside-{swapped}"));
+                    if is_fresh && !name.is_symlink() && fs::rename(&name, aside).is_ok() {
+                        swapped += usize::from(symlink(&victim, &name).is_ok());
+                    }
+                }
+            }
+            swapped
+        });
+        (0..20).for_each(|_| drop(fetches_to(&daemon, &folder)));
+        done.store(true, Ordering::Relaxed);
+        swapper.join().unwrap()
+    });
+    assert!(swapped > 0, "nothing was attacked");
+    assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "of root");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    assert!(fetches_to(&daemon, &folder).status.success());
 }

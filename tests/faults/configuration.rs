@@ -122,8 +122,16 @@ fn every_key_that_this_version_has_is_read() {
 }
 
 #[test]
+fn an_admin_socket_beside_the_workload_socket_is_a_warning() {
+    let text = WHOLE.replace("/run/bonafide-admin/", "/run/bonafide/");
+    let [warning] = &read(&[("b.toml", &text)]).unwrap().warnings[..] else { panic!() };
+    assert!(warning.to_string().contains("give it a directory of its own"), "{warning}");
+}
+
+#[test]
 fn a_configuration_of_one_line_has_the_defaults() {
     let config = read(&[("b.toml", "trust_domain = \"example.org\"\n")]).unwrap();
+    assert_eq!(config.admin.socket, Path::new("/run/bonafide-admin/admin.sock"));
     assert_eq!(config.workload_api.mode, 0o666);
     assert_eq!(config.authority.ca_ttl.as_secs(), 168 * 3600);
     assert_eq!(config.rules().wait.as_secs(), 5);
@@ -346,7 +354,10 @@ fn a_file_of_another_user_is_refused() {
         return;
     }
     let words = loaded(&folder, &main);
-    assert!(words.starts_with("bonafide.toml: it belongs to uid 12345, and has to belong to root or to uid 0"), "{words}");
+    assert!(
+        words.starts_with("bonafide.toml: it belongs to uid 12345, and has to belong to root or to uid 0"),
+        "{words}"
+    );
 }
 
 #[test]

@@ -163,7 +163,8 @@ fn a_stranger_who_can_connect_is_closed_unread() {
         return;
     }
     let door = Door::open(Some(GROUP), 0o666);
-    for outside in [&["--reuid=41000", "--regid=41000", "--clear-groups"][..], &["--reuid=41000", "--regid=0", "--groups=0"]]
+    for outside in
+        [&["--reuid=41000", "--regid=41000", "--clear-groups"][..], &["--reuid=41000", "--regid=0", "--groups=0"]]
     {
         for command in [&["status"][..], &["explain", "1"], &["reload"]] {
             assert_eq!(door.ask(outside, command), Some(4), "{outside:?} {command:?}");

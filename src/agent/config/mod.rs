@@ -282,6 +282,10 @@ fn check_sockets(top: &mut Reader<'_, '_>, workload_api: &WorkloadApi, admin: &A
         || metrics.is_some_and(|path| [&workload_api.socket, &admin.socket].contains(&path))
     {
         top.problem(0, "two doors have the same socket; write a name of its own for each");
+    } else if workload_api.socket.parent() == admin.socket.parent() {
+        // SECURITY: containers mount the directory of the workload socket.
+        let at = top.place_of_key("admin").unwrap_or_default();
+        top.warn(at, "the admin socket is in the directory of the workload socket; give it a directory of its own");
     }
 }
 

@@ -32,6 +32,9 @@ use crate::cli::screen::Failure;
 /// The trust domain of the throw-away node.
 pub(super) const TRUST_DOMAIN: &str = "demo.example";
 
+/// The admin socket, in the node's folder.
+const ADMIN_SOCKET: &str = "admin/admin.sock";
+
 /// How long the daemon may take to be ready, and to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -129,7 +132,7 @@ impl DemoNode {
         let answer = Command::new(&self.program)
             .args(arguments)
             .env_clear()
-            .env("BONAFIDE_ADMIN_SOCKET", self.folder.path().join("admin.sock"))
+            .env("BONAFIDE_ADMIN_SOCKET", self.folder.path().join(ADMIN_SOCKET))
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
@@ -174,7 +177,7 @@ fn configuration(folder: &Path, first_user: Option<u32>, plan: &Plan) -> String 
         "trust_domain = \"{TRUST_DOMAIN}\"\n\n[workload_api]\nsocket = {}\n\n[admin]\nsocket = {}\n\n\
          [authority]\nkind = \"embedded\"\ndata_dir = {}\nca_ttl = \"1h\"\n\n[svid]\nx509_ttl = \"{lifetime}\"\n",
         quoted("workload.sock"),
-        quoted("admin.sock"),
+        quoted(ADMIN_SOCKET),
         quoted("data"),
     );
     let own = Uid::effective().as_raw();

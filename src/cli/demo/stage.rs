@@ -29,7 +29,7 @@ pub(super) const CONFIGURATION: &str = "bonafide.toml";
 const PREFIX: &str = "bonafide-demo-";
 
 /// The longest name of a socket in the folder, after a slash, and the most that a whole name may have (SPEC: unix(7)).
-const LONGEST_SOCKET: usize = "/workload.sock".len();
+const LONGEST_SOCKET: usize = "/admin/admin.sock".len();
 const MAX_SOCKET_NAME: usize = 107;
 
 /// A folder that is removed with everything in it.

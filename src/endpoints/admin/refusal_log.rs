@@ -59,8 +59,7 @@ mod tests {
     fn a_thousand_refusals_in_ten_seconds_are_one_line_and_the_next_counts_them() {
         let (mut log, start) = (RefusalLog::default(), Instant::now());
         let at = |millisecond: u64| start + Duration::from_millis(millisecond);
-        let written: Vec<_> =
-            (0..1000).filter_map(|n| log.admit(1000, &NotAdmitted::Stranger, at(n * 9))).collect();
+        let written: Vec<_> = (0..1000).filter_map(|n| log.admit(1000, &NotAdmitted::Stranger, at(n * 9))).collect();
         assert_eq!(written, [0]);
         assert_eq!(log.admit(1001, &NotAdmitted::Stranger, at(9)), Some(0), "another user");
         let elsewhere = NotAdmitted::Elsewhere(WithheldBecause::Container);

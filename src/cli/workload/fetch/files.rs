@@ -1,29 +1,38 @@
 //! PEM, and sets of files that are replaced all at once.
 
-use std::fs;
+use std::ffi::CStr;
 use std::fs::File;
-use std::fs::Permissions;
 use std::io;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::fs::symlink;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use rustix::fs::AtFlags;
+use rustix::fs::Dir;
 use rustix::fs::FlockOperation;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::Stat;
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::words::printable;
+use crate::randomness::Randomness;
+use crate::randomness::SystemRandomness;
+use crate::trusted_path;
+use crate::trusted_path::TrustedUser;
+use crate::trusted_path::UntrustedPath;
 
 /// Private keys and tokens.
-const SECRET: u32 = 0o600;
+const SECRET: Mode = Mode::from_raw_mode(0o600);
 /// Certificates and bundles.
-const PUBLIC: u32 = 0o644;
+const PUBLIC: Mode = Mode::from_raw_mode(0o644);
 
 /// DER as a block of PEM (SPEC: RFC 7468 §2).
 pub(in crate::cli::workload::fetch) fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
@@ -43,6 +52,9 @@ pub(in crate::cli::workload::fetch) fn pem(label: &str, der: &[u8]) -> Zeroizing
 ///
 /// Their names are links through one link, `..KIND`, to a directory of this set alone. Replacing that one link replaces
 /// all of them, so no reader finds a key beside the certificate of another.
+///
+/// SECURITY: root writes into directories where others may write, too. So every step is relative to an open directory and
+/// follows no link, and modes are changed on open files: what somebody has put in the place of a name is never touched.
 pub(in crate::cli::workload::fetch) struct FileSet {
     kind: &'static str,
     files: Vec<NewFile>,
@@ -50,7 +62,7 @@ pub(in crate::cli::workload::fetch) struct FileSet {
 
 struct NewFile {
     name: String,
-    mode: u32,
+    mode: Mode,
     text: Zeroizing<String>,
 }
 
@@ -75,60 +87,78 @@ impl FileSet {
     /// # Errors
     /// [`Failure`]; the files are what they were.
     pub(in crate::cli::workload::fetch) fn write(&self, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-        let is_there = folder.is_dir();
-        self.replace(folder).map_err(|error| {
-            let folder = folder.display();
-            let next = match error.kind() {
-                io::ErrorKind::NotFound if !is_there => format!("mkdir -p -m 0755 {folder}"),
-                _ => format!("ls -la {folder}; df {folder}; or name a directory of your own"),
+        let failure =
+            |why: String, next| Failure::new(Exit::No, format!("cannot write to {}", folder.display()), why, next);
+        let shown = folder.display();
+        let directory = trusted_path::open_directory_to_write(folder, TrustedUser::own()).map_err(|why| {
+            let next = match &why {
+                UntrustedPath::Unreachable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                    format!("mkdir -p -m 0755 {shown}")
+                }
+                UntrustedPath::Unreachable { .. } => format!("ls -lad {shown}; or name a directory of your own"),
+                _ => "name a directory that you or root own, by a path that nobody else can change".to_owned(),
             };
-            Failure::new(Exit::No, format!("cannot write to {folder}"), error.to_string(), next)
+            failure(why.to_string(), next)
+        })?;
+        self.replace(&directory).map_err(|error| {
+            failure(error.to_string(), format!("ls -la {shown}; df {shown}; or name a directory of your own"))
         })?;
         Ok(self.files.iter().map(|file| folder.join(&file.name)).collect())
     }
 
-    fn replace(&self, folder: &Path) -> io::Result<()> {
-        let directory = File::open(folder)?;
+    fn replace(&self, folder: &OwnedFd) -> io::Result<()> {
+        let folder =
+            rustix::fs::openat(folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         // RACE: of two that write the same set, the second begins when the first is done.
-        rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
-        let fresh = nix::unistd::mkdtemp(&folder.join(format!("..{}-XXXXXX", self.kind)))?;
-        let replaced = self.fill(&fresh).and_then(|()| self.swap(folder, &fresh)).and_then(|()| directory.sync_all());
-        let kept = if replaced.is_ok() { Some(fresh) } else { fs::read_link(folder.join(self.link())).ok() };
-        self.tidy(folder, kept.as_deref().and_then(Path::file_name));
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive)?;
+        let fresh = FreshDirectory::make(&folder, self.kind)?;
+        let replaced =
+            self.fill(&fresh).and_then(|()| self.swap(&folder, &fresh)).and_then(|()| Ok(rustix::fs::fsync(&folder)?));
+        let before = || rustix::fs::readlinkat(&folder, self.link(), Vec::new()).ok();
+        let kept =
+            if replaced.is_ok() { Some(fresh.name.into_bytes()) } else { before().map(|link| link.into_bytes()) };
+        let _best_effort = self.tidy(&folder, kept.as_deref());
         replaced
     }
 
     /// SECURITY: each file is new and has its mode before it has its bytes.
-    fn fill(&self, fresh: &Path) -> io::Result<()> {
+    fn fill(&self, fresh: &FreshDirectory) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for NewFile { name, mode, text } in &self.files {
-            let mut file = File::options().write(true).create_new(true).mode(*mode).open(fresh.join(name))?;
-            file.set_permissions(Permissions::from_mode(*mode))?;
+            let mut file = File::from(rustix::fs::openat(&fresh.directory, name, flags, *mode)?);
+            rustix::fs::fchmod(&file, *mode)?; // whatever the umask took away
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
         }
-        fs::set_permissions(fresh, Permissions::from_mode(0o755))?;
-        File::open(fresh)?.sync_all()
+        rustix::fs::fchmod(&fresh.directory, Mode::from_raw_mode(0o755))?;
+        Ok(rustix::fs::fsync(&fresh.directory)?)
     }
 
     /// Points the names at the set first, and the set at its files last: that is the moment when all of them change.
-    fn swap(&self, folder: &Path, fresh: &Path) -> io::Result<()> {
+    fn swap(&self, folder: &OwnedFd, fresh: &FreshDirectory) -> io::Result<()> {
+        fresh.check_name(folder)?;
         for NewFile { name, .. } in &self.files {
-            point(&folder.join(name), &Path::new(&self.link()).join(name))?;
+            point(folder, name, &format!("{}/{name}", self.link()))?;
         }
-        point(&folder.join(self.link()), Path::new(fresh.file_name().unwrap_or_default()))
+        point(folder, &self.link(), &fresh.name)
     }
 
     /// Removes what earlier sets have left behind: their directories, and names that are in this set no more.
-    fn tidy(&self, folder: &Path, kept: Option<&std::ffi::OsStr>) {
-        let ours = format!("..{}-", self.kind);
-        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
-            let (name, path) = (entry.file_name(), entry.path());
-            if name.as_encoded_bytes().starts_with(ours.as_bytes()) && Some(name.as_os_str()) != kept {
-                let _best_effort = fs::remove_dir_all(&path);
-            } else if fs::read_link(&path).is_ok_and(|target| target.starts_with(self.link())) && !path.exists() {
-                let _best_effort = fs::remove_file(&path);
+    fn tidy(&self, folder: &OwnedFd, kept: Option<&[u8]>) -> io::Result<()> {
+        let (ours, through) = (format!("..{}-", self.kind), format!("{}/", self.link()));
+        for entry in Dir::read_from(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let leads_to = || rustix::fs::readlinkat(folder, name, Vec::new());
+            if name.to_bytes().starts_with(ours.as_bytes()) && Some(name.to_bytes()) != kept {
+                let _best_effort = remove_set(folder, name);
+            } else if leads_to().is_ok_and(|target| target.to_bytes().starts_with(through.as_bytes()))
+                && rustix::fs::statat(folder, name, AtFlags::empty()).is_err_and(|errno| errno == Errno::NOENT)
+            {
+                let _best_effort = rustix::fs::unlinkat(folder, name, AtFlags::empty());
             }
         }
+        Ok(())
     }
 
     fn link(&self) -> String {
@@ -141,22 +171,81 @@ pub(in crate::cli::workload::fetch) fn written(files: &[PathBuf]) -> String {
     files.iter().map(|file| format!("wrote {}\n", printable(&file.to_string_lossy()))).collect()
 }
 
-/// Makes `link` a link to `target`, in place of whatever file has the name.
-fn point(link: &Path, target: &Path) -> io::Result<()> {
-    if fs::read_link(link).is_ok_and(|present| present == target) {
+/// A new directory of this user's, by the descriptor that it was opened with.
+struct FreshDirectory {
+    directory: OwnedFd,
+    name: String,
+}
+
+impl FreshDirectory {
+    /// Makes a directory that nobody else can enter, with an unused name.
+    fn make(folder: &OwnedFd, kind: &str) -> io::Result<Self> {
+        let mut random = [0; 8];
+        SystemRandomness.fill(&mut random).map_err(io::Error::other)?;
+        let name = format!("..{kind}-{:016x}", u64::from_le_bytes(random));
+        rustix::fs::mkdirat(folder, &name, Mode::RWXU)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(folder, &name, flags, Mode::empty())?;
+        // RACE: somebody may have put another directory in its place meanwhile, but none of ours with files in it that
+        // we would write over: each is new (`O_EXCL`).
+        if is_own(&rustix::fs::fstat(&directory)?) { Ok(Self { directory, name }) } else { Err(replaced()) }
+    }
+
+    /// Checks that the name still stands for the directory.
+    fn check_name(&self, folder: &OwnedFd) -> io::Result<()> {
+        let own = rustix::fs::fstat(&self.directory)?;
+        let named = rustix::fs::statat(folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (own.st_dev, own.st_ino) == (named.st_dev, named.st_ino) { Ok(()) } else { Err(replaced()) }
+    }
+}
+
+fn is_own(found: &Stat) -> bool {
+    found.st_uid == geteuid().as_raw()
+}
+
+fn replaced() -> io::Error {
+    io::Error::other("another process replaced the directory that was just made")
+}
+
+/// Removes the directory of a set that this user has written.
+fn remove_set(folder: &OwnedFd, name: &CStr) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let set = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    if !is_own(&rustix::fs::fstat(&set)?) {
         return Ok(());
     }
-    let mut beside = link.as_os_str().to_owned();
-    beside.push(".new");
-    let _left_by_a_crash = fs::remove_file(&beside);
-    symlink(target, &beside)?;
-    fs::rename(&beside, link).inspect_err(|_| drop(fs::remove_file(&beside)))
+    for entry in Dir::read_from(&set)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            rustix::fs::unlinkat(&set, entry.file_name(), AtFlags::empty())?;
+        }
+    }
+    Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Makes `link` a link to `target`, in place of whatever file has the name.
+fn point(folder: &OwnedFd, link: &str, target: &str) -> io::Result<()> {
+    if rustix::fs::readlinkat(folder, link, Vec::new()).is_ok_and(|present| present.to_bytes() == target.as_bytes()) {
+        return Ok(());
+    }
+    let beside = format!("{link}.new");
+    let _left_by_a_crash = rustix::fs::unlinkat(folder, &beside, AtFlags::empty());
+    rustix::fs::symlinkat(target, folder, &beside)?;
+    let renamed = rustix::fs::renameat(folder, &beside, folder, link);
+    if renamed.is_err() {
+        let _best_effort = rustix::fs::unlinkat(folder, &beside, AtFlags::empty());
+    }
+    Ok(renamed?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs;
+    use std::fs::Permissions;
     use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -232,6 +321,26 @@ mod tests {
     fn a_missing_folder_is_reported_with_mkdir() {
         let failure = set(&[("svid.0.pem", "")]).write(Path::new("/nonexistent")).unwrap_err();
         assert!(failure.what.contains("/nonexistent") && failure.next.starts_with("mkdir"), "{failure:?}");
+    }
+
+    #[test]
+    fn what_is_put_in_the_place_of_a_fresh_directory_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("victim"), "of root").unwrap();
+        fs::set_permissions(path("victim"), Permissions::from_mode(0o600)).unwrap();
+        let open: OwnedFd = File::open(folder.path()).unwrap().into();
+        let files = set(&[("svid.0.key", "secret")]);
+        let fresh = FreshDirectory::make(&open, "x509").unwrap();
+        fs::rename(path(&fresh.name), path("taken")).unwrap();
+        symlink(path("victim"), path(&fresh.name)).unwrap();
+        files.fill(&fresh).unwrap();
+        assert!(files.swap(&open, &fresh).is_err(), "the set is pointed at what somebody put there");
+        files.tidy(&open, None).unwrap();
+        assert_eq!(fs::metadata(path("victim")).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_to_string(path("victim")).unwrap(), "of root");
+        assert_eq!(fs::read_to_string(path("taken/svid.0.key")).unwrap(), "secret");
+        assert_eq!(fs::metadata(path("taken/svid.0.key")).unwrap().mode() & 0o7777, 0o600);
     }
 
     #[test]
