@@ -14,7 +14,8 @@ use crate::evidence::Undecided;
 ///
 /// A changed ctime or link count is not a new image: every package upgrade changes them. Where the kernel places programs at
 /// random (it does so by default), an `exec` of the same file is seen by the addresses, too; where a process has switched
-/// that off for itself, by the handle of its memory alone.
+/// that off for itself, by the handle of its memory alone, which a child that shares the memory keeps in use. Then it goes
+/// unnoticed: the evidence is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Image {
     /// Device of the executable.

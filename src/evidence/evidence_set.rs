@@ -107,7 +107,7 @@ pub enum WithheldBecause {
     #[error("not in the host's own namespaces")]
     NotHostNamespaces,
     /// The text has characters that a selector must not have.
-    #[error("the text is not printable")]
+    #[error("it has a control character or bytes that are not UTF-8 (U+FFFD), so it can look like another value")]
     NotPrintable,
 }
 
@@ -134,9 +134,15 @@ pub struct EvidenceSet {
 
 impl EvidenceSet {
     /// Adds a proven fact.
+    ///
+    /// SECURITY: one whose text can stand for other values is withheld, whatever its source. A value that was not UTF-8
+    /// has U+FFFD, as every other value that differs from it in those bytes alone.
     pub fn prove(&mut self, selector: Selector, grade: Grade, source: Source) {
         // SPEC: product contract §5, rule 5: whatever finds it, the program is the choice of the user who starts it.
         let grade = if selector.is_of_executable() { Grade::Claimed } else { grade };
+        if !selector.is_printable() {
+            return self.withhold(selector.kind(), Some(selector.value().into_owned()), WithheldBecause::NotPrintable);
+        }
         if let Err(at) = self.facts.binary_search_by(|fact| fact.selector.cmp(&selector)) {
             self.facts.insert(at, Fact { selector, grade, source });
         }
@@ -262,5 +268,24 @@ mod tests {
             ];
             assert_eq!(grades, expected);
         }
+    }
+
+    #[test]
+    fn a_value_that_can_stand_for_another_is_withheld_whatever_its_kind() {
+        let label = |value: &str| Selector::Other { kind: "docker".into(), value: value.into() };
+        let mut evidence = EvidenceSet::default();
+        for odd in ["a\u{fffd}", "a\nb", "\u{1b}[31m"] {
+            for selector in [Selector::UnixUser(odd.into()), Selector::SystemdId(odd.into()), label(odd)] {
+                evidence.prove(selector.clone(), Grade::Kernel, Source::Credentials);
+                let withheld = Withheld {
+                    kind: selector.kind(),
+                    seen: Some(odd.to_owned()),
+                    because: WithheldBecause::NotPrintable,
+                };
+                assert!(evidence.withheld().contains(&withheld), "{selector:?}");
+            }
+        }
+        evidence.prove(label("\u{fc}mlaut and space"), Grade::Kernel, Source::Credentials);
+        assert_eq!(evidence.facts().len(), 1);
     }
 }

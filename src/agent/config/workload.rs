@@ -191,7 +191,10 @@ fn read_selector(table: &mut Reader<'_, '_>, text: &Text<'_>, names: &mut Accoun
     let selector = match text.value.parse::<Selector>() {
         Ok(selector) => selector,
         Err(error) => {
-            let at = if let InvalidSelector::Value { at, .. } = error { at } else { 0 };
+            let at = match error {
+                InvalidSelector::Value { at, .. } | InvalidSelector::NotPrintable { at, .. } => at,
+                _ => 0,
+            };
             table.problem(text.place_of(at), format!("selector {} {error}", shown(text.value)));
             return None;
         }

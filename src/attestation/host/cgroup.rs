@@ -138,7 +138,8 @@ impl<'a> CgroupLine<'a> {
         if path.first() != Some(&b'/') {
             return Err(NotKernelText);
         }
-        // Bytes that are not UTF-8 become U+FFFD, which no unit, container or pod name accepts.
+        // SECURITY: bytes that are not UTF-8 become U+FFFD. No name of a unit, container or pod has it, and a fact with it
+        // is withheld (`EvidenceSet::prove`), so paths that differ in such bytes alone give nothing.
         Ok(Self { hierarchy, path: String::from_utf8_lossy(path) })
     }
 }

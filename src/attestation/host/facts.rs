@@ -348,8 +348,10 @@ mod tests {
 
     #[test]
     fn a_cgroup_path_that_is_not_printable_is_withheld() {
-        let texts = texts(&place("/a\u{1b}[31m"), HOST);
-        assert!(!texts.iter().any(|text| text.starts_with("cgroup:")), "{texts:?}");
+        for path in ["/a\u{1b}[31m", "/a\u{fffd}", "/a\nb"] {
+            let texts = texts(&place(path), HOST);
+            assert!(!texts.iter().any(|text| text.starts_with("cgroup:")), "{texts:?}");
+        }
     }
 
     #[test]
@@ -364,6 +366,9 @@ mod tests {
             AtPath::File(FileIdentity { device: libc::makedev(8, 2), ..file() }),
         ] {
             assert_eq!(path("/usr/bin/web", &file(), other), Err(WithheldBecause::PathIsAnotherFile));
+        }
+        for odd in ["/usr/bin/we\u{fffd}", "/usr/bin/we\nb"] {
+            assert_eq!(path(odd, &file(), AtPath::File(file())), Err(WithheldBecause::NotPrintable));
         }
         let closed = path("/home/web/web", &file(), AtPath::Closed);
         assert_eq!(closed, Err(WithheldBecause::PathNotSearchable), "not searchable does not mean another file");

@@ -18,8 +18,12 @@ pub struct Stat {
     pub layout: MemoryLayout,
 }
 
-/// Addresses that the kernel randomizes at every `exec`. A reader without ptrace access sees 0 or 1; a process without
-/// memory, at its start or exit, has 0.
+/// Addresses that the kernel chooses at every `exec`. A reader without ptrace access sees 0 or 1; a process without memory, at
+/// its start or exit, has 0.
+///
+/// SECURITY: they are random unless the process has switched that off (`setarch -R`, personality(2)). Then an `exec` of the
+/// same file with strings of the same length gets the same addresses, and the handle of the memory alone tells both images
+/// apart. Where a child shares that memory, nothing does. The evidence is the same, so it gives no other identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemoryLayout {
     /// The start of the program's code.

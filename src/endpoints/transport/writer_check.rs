@@ -40,6 +40,10 @@ impl KnowsWriter for PinnedProcess {
 ///
 /// SECURITY: a process can pass its socket to another one, which would then ask with the identity of the first. The
 /// connection is cut before a byte of another writer is used.
+///
+/// What the kernel writes for a process counts as that process's. So whoever shares an io_uring with root, whose requests a
+/// thread of the kernel takes from memory (`IORING_SETUP_SQPOLL`), speaks as root: the ring is root's own authority, as the
+/// input of a shell of root's would be.
 pub struct CheckedStream<C: ?Sized> {
     stream: Box<dyn AttributedStream>,
     connection: Arc<C>,

@@ -103,6 +103,25 @@ pub enum InvalidSelector {
         /// The length of the text.
         bytes: usize,
     },
+    /// A character that no fact has.
+    #[error("has {found:?}, and a fact with it is always withheld, because it can stand for other bytes; leave it out")]
+    NotPrintable {
+        /// Where the character begins.
+        at: usize,
+        /// The character.
+        found: char,
+    },
+}
+
+/// Where a text has a character that no value has: a control character, or U+FFFD.
+///
+/// SECURITY: U+FFFD stands for every byte that is not UTF-8, so names that differ in such bytes alone look the same.
+fn not_printable(text: &str) -> Option<(usize, char)> {
+    text.char_indices().find(|(_, c)| c.is_control() || *c == char::REPLACEMENT_CHARACTER)
+}
+
+fn refuse_not_printable(text: &str) -> Result<(), InvalidSelector> {
+    not_printable(text).map_or(Ok(()), |(at, found)| Err(InvalidSelector::NotPrintable { at, found }))
 }
 
 impl Selector {
@@ -171,6 +190,12 @@ impl Selector {
         matches!(self, Self::UnixPath(_) | Self::UnixSha256(_))
     }
 
+    /// Whether its value can be told from every other by its text.
+    #[must_use]
+    pub fn is_printable(&self) -> bool {
+        not_printable(&self.value()).is_none()
+    }
+
     /// Whether this fact alone tells a workload from the others on its node (SPEC: product contract §4). Slices, paths,
     /// hashes, the root cgroup and `host:true` do not.
     #[must_use]
@@ -200,6 +225,7 @@ impl FromStr for Selector {
         if text.len() > MAX_SELECTOR {
             return Err(InvalidSelector::TooLong { bytes: text.len() });
         }
+        refuse_not_printable(text)?;
         match SelectorKind::split(text) {
             Some((kind, value)) => parse_value(kind, text, value),
             None => Err(unknown_type(text)),
@@ -301,7 +327,7 @@ fn host(text: &str) -> Result<Selector, &'static str> {
 fn is_plain_path(text: &str) -> bool {
     text == "/"
         || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
-            && !text.chars().any(char::is_control)
+            && not_printable(text).is_none()
 }
 
 fn lower_hex(text: &str) -> Option<[u8; 32]> {
@@ -326,6 +352,7 @@ impl TryFrom<String> for Selector {
         if text.len() > MAX_SELECTOR {
             return Err(InvalidSelector::TooLong { bytes: text.len() });
         }
+        refuse_not_printable(&text)?;
         if let Some((kind, value)) = SelectorKind::split(&text) {
             return parse_value(kind, &text, value);
         }
@@ -380,6 +407,18 @@ mod tests {
         assert_eq!(message("id:web.service"), "has no type; did you mean \"systemd:id:web.service\"?");
         assert_eq!(message("root"), "has no type; write type:value, for example \"unix:uid:1000\"");
         assert_eq!(message("unix:uuid:1"), "has the unknown type \"unix:uuid\"; did you mean \"unix:uid\"?");
+    }
+
+    #[test]
+    fn a_character_that_no_fact_has_is_refused_with_its_place() {
+        for kind in ["unix:user:", "unix:path:/", "cgroup:/", "systemd:id:", "docker:label:"] {
+            for found in ['\u{fffd}', '\n', '\0', '\u{7f}', '\u{9b}'] {
+                let (text, at) = (format!("{kind}we{found}b"), kind.len() + 2);
+                let refused = InvalidSelector::NotPrintable { at, found };
+                assert_eq!(text.parse::<Selector>().unwrap_err(), refused, "{text:?}");
+                assert_eq!(Selector::try_from(text).unwrap_err(), refused, "{kind}");
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Attacks by the caller's executable: files that are not what their paths say, or not any more.
 
+use std::ffi::OsString;
 use std::fs;
 use std::fs::File;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
@@ -15,10 +18,14 @@ use std::process::Stdio;
 
 use rustix::fs::StatVfsMountFlags;
 
+use crate::daemon::Daemon;
 use crate::node::HONEST;
 use crate::node::Node;
 use crate::node::PYTHON;
 use crate::process_identity::swap;
+use crate::surroundings::Group;
+use crate::surroundings::unified;
+use crate::transport::refuses;
 
 /// A process of uid 41001 connects, sends its request, and execs the trusted program before the daemon accepts. The
 /// file's mode changes its uid or gid.
@@ -313,4 +320,32 @@ fn with_machine_code(test: &str) -> Option<Node> {
         return None;
     }
     Node::start_behind(test, &[], OF_A_UNIT)
+}
+
+/// Defences: `EvidenceSet::prove` and `Selector::path` withhold a value with U+FFFD; `Selector::from_str` refuses one. If all
+/// return early, both programs get the identity, and so do processes of both cgroups.
+#[test]
+fn attack_163_names_that_differ_only_in_bytes_that_are_no_utf8_give_nothing() {
+    let Some(node) = Node::start("attack_163") else { return };
+    for selector in
+        ["unix:path:/usr/bin/web\u{fffd}", "cgroup:/web\u{fffd}", "unix:user:web\u{fffd}", "unix:user:we\\nb"]
+    {
+        let table = format!("[[workload]]\nid = \"/odd\"\nselectors = [\"unix:uid:41005\", \"{selector}\"]\n");
+        refuses(&Daemon::end_behind(&[], &table), "a fact with it is always withheld");
+    }
+    for byte in [0xfe, 0xff] {
+        let odd = |path: &Path| {
+            let mut bytes = path.as_os_str().as_bytes().to_owned();
+            bytes.push(byte);
+            PathBuf::from(OsString::from_vec(bytes))
+        };
+        let program = odd(&node.trusted);
+        fs::copy(&node.trusted, &program).unwrap();
+        assert_eq!(node.withheld_from(&[&program], 41001, "UnixPath"), "not_printable");
+        let group = Group::make(&odd(unified().join(format!("bonafide-{}", std::process::id())).as_path()), "");
+        let enter = [OsString::from("sh"), "-c".into(), "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"".into()];
+        let command = [&enter[..], &[group.path().into(), PYTHON.into()]].concat();
+        assert_eq!(node.withheld_from(&command, 41000, "Cgroup"), "not_printable");
+    }
+    assert_eq!(node.honest_gets(&node.trusted, 41001), "identity");
 }

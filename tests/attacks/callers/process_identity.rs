@@ -165,6 +165,15 @@ fn attack_38_callers_that_fail_in_every_way_leave_no_descriptor_behind() {
     }
 }
 
+/// Starts a child that runs in the memory of its parent, and has its number as its value.
+fn shares_memory(node: &Node) -> String {
+    let library = node.trusted.with_file_name("memory_sharer.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/memory_sharer.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
+    assert!(built.success());
+    format!("ctypes.CDLL({:?}).share_memory()", library.display().to_string())
+}
+
 /// Defences: `PinnedProcess::is_pinned_again`. Without the handle of the memory and the addresses, a process that became
 /// another image is taken for the one before, and refused; without the addresses, beside a child that shares the memory.
 /// A connection of the image before is open meanwhile, so that the node still knows it.
@@ -179,11 +188,7 @@ fn threads_share_a_key_and_no_fork_or_exec_has_that_of_another() {
     let fork = "become(41000); mine = key(); r, w = os.pipe()\n\
                 if os.fork() == 0: os.write(w, key()); os._exit(0)\nos.wait(); compare(os.read(r, 200), mine)";
     assert_eq!(node.gets(fork), "other");
-    let library = node.trusted.with_file_name("memory_sharer.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/memory_sharer.c");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
-    assert!(built.success());
-    for child in ["0", &format!("ctypes.CDLL({:?}).share_memory()", library.display().to_string())] {
+    for child in ["0", &shares_memory(&node)] {
         let exec = format!(
             "if len(sys.argv) > 3:\n compare(key().hex(), sys.argv[3])\n \
              if sys.argv[4] != '0': os.kill(int(sys.argv[4]), 9)\n sys.exit()\n\
@@ -194,4 +199,63 @@ fn threads_share_a_key_and_no_fork_or_exec_has_that_of_another() {
         );
         assert_eq!(node.gets(&exec), "other", "{child}");
     }
+}
+
+/// Defence: `PinnedProcess::runs_still`, by the addresses and, where they are not random, by the handle of the memory. Beside a
+/// child that shares the memory there is no defence, and none is needed: file, user and every other fact are the same.
+#[test]
+fn attack_162_an_exec_of_the_same_file_with_its_memory_kept_and_fixed_addresses_is_not_noticed() {
+    let Some(node) = Node::start("attack_162") else { return };
+    let trusted = node.trusted.display().to_string();
+    let fixed = ["env", "STEP=000", "CHILD=0000000", "setarch", "-R", &trusted];
+    if Command::new("setarch").args(["-R", "true"]).status().is_ok_and(|status| !status.success()) {
+        return eprintln!("skipped: attack_162: this machine does not let a process switch randomization off");
+    }
+    let becomes = |program: &str, child: &str| {
+        format!(
+            "given = dict(one.split(b'=', 1) for one in open('/proc/self/environ', 'rb').read().split(b'\\0') if one)\n\
+             if given[b'STEP'] == b'000':\n become(41001); s = connect(); say(s, HELLO); accepted(s); child = {child}\n \
+             os.set_inheritable(s.fileno(), True)\n \
+             given.update({{b'STEP': b'%03d' % s.fileno(), b'CHILD': b'%07d' % child}})\n \
+             os.execve({program}, sys.orig_argv, given)\n\
+             s = socket.socket(fileno=int(given[b'STEP'])); s.settimeout(20); say(s, request()); answer(s)\n\
+             if int(given[b'CHILD']): os.kill(int(given[b'CHILD']), signal.SIGKILL)"
+        )
+    };
+    let child = shares_memory(&node);
+    assert_eq!(node.gets_by(&fixed, &becomes("TRUSTED", &child)), "identity", "it was noticed");
+    assert_eq!(node.gets_by(&fixed[..], &becomes("TRUSTED", "0")), "nothing", "by the memory");
+    let random = ["env", "STEP=000", "CHILD=0000000", &trusted];
+    assert_eq!(node.gets_by(&random, &becomes("TRUSTED", &child)), "nothing", "by the addresses");
+    let python = format!("{:?}", fs::canonicalize(PYTHON).unwrap().display().to_string());
+    assert_eq!(node.gets_by(&fixed, &becomes(&python, &child)), "nothing", "an exec of another file");
+}
+
+/// No defence: the kernel's thread writes as root, whose ring it is. Root gave its authority away, as with a shell whose input
+/// another user may write.
+#[test]
+fn attack_164_who_shares_a_polled_ring_with_root_speaks_as_root() {
+    let Some(node) = Node::start("attack_164") else { return };
+    let ring = "import mmap\n\
+                parameters = bytearray(120); struct.pack_into('<3I', parameters, 0, 4, 4, 2)\n\
+                ring = libc.syscall(425, 4, (ctypes.c_char * 120).from_buffer(parameters))\n\
+                if ring < 0: print('unavailable'); sys.exit()\n\
+                head, tail, mask, entries, flags, dropped, array = struct.unpack_from('<7I', parameters, 40)\n\
+                queue = mmap.mmap(ring, array + 4 * entries_of(parameters), offset=0)\n\
+                slots = mmap.mmap(ring, 64 * entries_of(parameters), offset=0x10000000)\n\
+                words = mmap.mmap(-1, 4096)\n\
+                s = connect(); say(s, HELLO); accepted(s)\n\
+                def speak():\n asked = request(); words[:len(asked)] = asked\n \
+                at = ctypes.addressof(ctypes.c_char.from_buffer(words))\n \
+                slots[:64] = struct.pack('<BBHiQQII', 26, 0, 0, s.fileno(), 0, at, len(asked), 0).ljust(64, b'\\0')\n \
+                struct.pack_into('<I', queue, array, 0); struct.pack_into('<I', queue, tail, 1)\n \
+                libc.syscall(426, ring, 0, 0, 2, None, 0)\n\
+                if os.fork() == 0: become(41002); speak(); answer(s); os._exit(0)\n\
+                os.wait()";
+    let ring = format!("entries_of = lambda parameters: struct.unpack_from('<I', parameters, 0)[0]\n{ring}");
+    match &*node.gets(&ring) {
+        "unavailable" => eprintln!("skipped: attack_164: this kernel gives no io_uring"),
+        verdict => assert_eq!(verdict, "identity"),
+    }
+    assert_eq!(node.gets(CHILD), "nothing", "without a ring");
 }

@@ -240,6 +240,10 @@ impl Group {
         Self(group)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// A launcher that enters these cgroups and execs its command.
     pub(crate) fn enter(groups: &[&Self]) -> Vec<String> {
         let moves: String =
