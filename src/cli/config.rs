@@ -20,6 +20,7 @@ use crate::cli::screen::Failure;
 use crate::cli::screen::OutputArguments;
 use crate::cli::screen::Screen;
 use crate::cli::words::count;
+use crate::durable::DataDir;
 use crate::endpoints::transport::listener;
 use crate::federation;
 use crate::trusted_path::TrustedUser;
@@ -61,7 +62,9 @@ pub(in crate::cli) fn run(arguments: &ConfigArguments, screen: &mut Screen) -> R
     let user = daemons_user(file);
     let checked = match load_for(file, user) {
         Ok((config, accepted)) => {
-            let problems: Vec<_> = socket_problems(file, &config, user).collect();
+            let data_dir = DataDir::check(&config.authority.data_dir, user.uid).err().map(|why| why.to_string());
+            let refused = data_dir.into_iter().chain(unbindable_sockets(&config, user));
+            let problems = refused.map(|why| Problem::of_file(file, why)).collect::<Vec<_>>();
             let (entries, mut warnings) = (config.entries.len(), config.warnings);
             warnings.extend(config.federation.iter().flat_map(|settings| bundle_warnings(settings, user)));
             warnings.extend(of_paths(&accepted.sources));
@@ -85,15 +88,14 @@ fn daemons_user(main: &Path) -> TrustedUser {
     of_data_dir.map_or_else(TrustedUser::own, |found| TrustedUser { uid: found.uid(), gid: found.gid() })
 }
 
-/// Why the daemon would not bind a socket.
-fn socket_problems(main: &Path, config: &Config, user: TrustedUser) -> impl Iterator<Item = Problem> {
+/// Why the daemon would not bind its sockets.
+fn unbindable_sockets(config: &Config, user: TrustedUser) -> impl Iterator<Item = String> {
     let metrics = match &config.metrics {
         Some(Listen::Unix(path)) => Some(path),
         _ => None,
     };
     let sockets = [Some(&config.workload_api.socket), Some(&config.admin.socket), metrics];
-    let refused = sockets.into_iter().flatten().filter_map(move |path| listener::check(path, user).err());
-    refused.map(|why| Problem::of_file(main, why.to_string()))
+    sockets.into_iter().flatten().filter_map(move |path| Some(listener::check(path, user).err()?.to_string()))
 }
 
 /// What is wrong with a bundle file. The daemon starts all the same, degraded, and serves everyone else.

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use zeroize::Zeroizing;
 
 use crate::durable::atomic_file;
+use crate::durable::disk;
 use crate::durable::disk::Disk;
 use crate::durable::files::Files;
 use crate::durable::files::OpenDataDirError;
@@ -89,6 +90,14 @@ impl DataDir {
     /// [`OpenDataDirError`]
     pub fn open(path: &Path) -> Result<Self, OpenDataDirError> {
         Ok(Self::over(path, Box::new(Disk::open(path)?)))
+    }
+
+    /// Checks that a daemon of the user `uid` could open the directory at `path`, or make it. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenDataDirError`], but never that another daemon has it.
+    pub fn check(path: &Path, uid: u32) -> Result<(), OpenDataDirError> {
+        disk::check(path, uid)
     }
 
     /// A data directory over any file layer, which nobody else may use meanwhile.

@@ -48,14 +48,7 @@ impl Disk {
             opened => opened.map_err(failed("open"))?,
         };
         let stat = rustix::fs::fstat(&directory).map_err(failed("inspect"))?;
-        let own = geteuid().as_raw();
-        if stat.st_uid != own {
-            return Err(OpenDataDirError::ForeignOwner { path: path.to_owned(), owner: stat.st_uid, own });
-        }
-        let mode = stat.st_mode & 0o7777;
-        if mode & OTHERS != 0 {
-            return Err(OpenDataDirError::TooWide { path: path.to_owned(), mode });
-        }
+        judge(path, &stat, geteuid().as_raw())?;
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
                 Err(OpenDataDirError::Locked { path: path.to_owned(), holder: lock_holder(&stat) })
@@ -125,6 +118,27 @@ impl NewFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
     }
+}
+
+/// Checks, without opening or making anything, whether a daemon of this user could open the directory.
+pub(super) fn check(path: &Path, uid: u32) -> Result<(), OpenDataDirError> {
+    match rustix::fs::stat(path) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(OpenDataDirError::Io { path: path.to_owned(), doing: "inspect", source: errno.into() }),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+            Err(OpenDataDirError::NotADirectory { path: path.to_owned() })
+        }
+        Ok(stat) => judge(path, &stat, uid),
+    }
+}
+
+/// Only its own user may enter the directory.
+fn judge(path: &Path, stat: &Stat, own: u32) -> Result<(), OpenDataDirError> {
+    if stat.st_uid != own {
+        return Err(OpenDataDirError::ForeignOwner { path: path.to_owned(), owner: stat.st_uid, own });
+    }
+    let mode = stat.st_mode & 0o7777;
+    if mode & OTHERS != 0 { Err(OpenDataDirError::TooWide { path: path.to_owned(), mode }) } else { Ok(()) }
 }
 
 /// A link is followed: a service manager may keep the real directory elsewhere. What is opened is then checked itself.

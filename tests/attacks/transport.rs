@@ -144,6 +144,8 @@ fn attack_64_a_writable_directory_or_a_link_of_another_refuses_the_start() {
     symlink(&real, &directory).unwrap();
     daemon.restart();
     is_served(&daemon);
+    let checked = daemon.ask(&["config", "check", daemon.configuration().to_str().unwrap()]);
+    assert!(checked.status.success(), "check refuses what run takes: {checked:?}");
     daemon.kill();
     fs::remove_file(&directory).unwrap();
     fs::rename(&real, &directory).unwrap();

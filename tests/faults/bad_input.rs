@@ -3,6 +3,7 @@
 use std::fs;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::lchown;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
@@ -143,6 +144,46 @@ fn an_unreadable_configuration_is_refused_with_the_cause() {
         let printed = printed(&output);
         assert_eq!(code(&output), 2, "{printed}");
         assert!(printed.contains("Permission denied (os error 13); let the user who runs this read it"), "{printed}");
+    }
+}
+
+#[test]
+fn config_check_refuses_the_data_directory_that_run_refuses() {
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    let (file, data) = (daemon.configuration(), daemon.folder().join("data"));
+    let check = |expected| {
+        let checked = daemon.ask(&["config", "check", file.to_str().unwrap()]);
+        assert_eq!(code(&checked), expected, "{}", printed(&checked));
+        String::from_utf8_lossy(&checked.stdout).into_owned()
+    };
+    check(0);
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+    let expected = "has mode 0755, so that others can reach the authority's keys";
+    assert!(printed(&run(&file)).contains(expected) && check(2).contains(expected));
+    fs::remove_dir_all(&data).unwrap();
+    check(0);
+    fs::write(&data, "no directory").unwrap();
+    let expected = "is not a directory; set data_dir to a directory";
+    assert!(printed(&run(&file)).contains(expected) && check(2).contains(expected));
+}
+
+/// `run` needs a data directory of its own user's, so its owner is the user that root asks for.
+#[test]
+fn config_check_of_root_asks_for_the_user_that_the_daemon_runs_as() {
+    const TEST: &str = "config_check_of_root_asks_for_the_user_that_the_daemon_runs_as";
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    let (file, data) = (daemon.configuration(), daemon.folder().join("data"));
+    let sockets = daemon.socket().parent().unwrap().to_owned();
+    if lchown(&data, Some(41000), Some(41000)).is_err() {
+        return eprintln!("skipped: {TEST}: only root can give a directory away");
+    }
+    [daemon.socket(), daemon.admin_socket()].into_iter().for_each(|socket| fs::remove_file(socket).unwrap());
+    for (owner, expected) in [(0, 0), (41000, 0), (41001, 2)] {
+        lchown(&sockets, Some(owner), None).unwrap();
+        let checked = daemon.ask(&["config", "check", file.to_str().unwrap()]);
+        assert_eq!(code(&checked), expected, "{owner}: {}", String::from_utf8_lossy(&checked.stdout));
     }
 }
 

@@ -28,6 +28,8 @@ use futures_util::future::BoxFuture;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::daemon::Daemon;
+
 const OWN_UID: u32 = 41_001;
 const GROUP: u32 = 42_000;
 
@@ -204,4 +206,35 @@ fn idle_connections_of_strangers_do_not_keep_root_out() {
     assert_eq!(door.ask(&["--reuid=0", "--regid=0", "--clear-groups"], &["status"]), Some(0));
     drop(stranger.stdin.take());
     assert!(stranger.wait().unwrap().success());
+}
+
+#[test]
+fn a_group_that_the_daemon_may_not_give_the_socket_to_degrades_it_and_keeps_root() {
+    const TEST: &str = "a_group_that_the_daemon_may_not_give_the_socket_to_degrades_it_and_keeps_root";
+    let group = nix::unistd::Group::from_name("adm").unwrap();
+    let Some(group) = group.filter(|_| only_as_root(TEST)) else {
+        return eprintln!("skipped: {TEST}: needs root and the group adm");
+    };
+    let mut daemon = Daemon::start_behind(&["setpriv", "--bounding-set", "-chown", "--clear-groups"], "");
+    daemon.kill();
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), text.replace("[admin]\n", "[admin]\ngroup = \"adm\"\n")).unwrap();
+    let access = |daemon: &Daemon| {
+        let socket = fs::metadata(daemon.admin_socket()).unwrap();
+        (socket.mode() & 0o7777, socket.gid())
+    };
+    daemon.restart();
+    let status = daemon.ask(&["status", "-o", "json"]);
+    let printed = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(5), "{printed}");
+    assert!(printed.contains("cannot be given to the group") && printed.contains("SupplementaryGroups="), "{printed}");
+    assert_eq!(access(&daemon).0, 0o600);
+    drop(daemon);
+    let mut daemon = Daemon::start("");
+    daemon.kill();
+    let text = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), text.replace("[admin]\n", "[admin]\ngroup = \"adm\"\n")).unwrap();
+    daemon.restart();
+    assert_eq!(daemon.ask(&["status"]).status.code(), Some(0));
+    assert_eq!(access(&daemon), (0o660, group.gid.as_raw()));
 }

@@ -90,6 +90,19 @@ fn systemd_analyze_verifies_the_unit() {
 }
 
 #[test]
+fn the_unit_makes_and_keeps_the_directories_of_the_default_sockets() {
+    let unit = include_str!("../../systemd/bonafide.service");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "trust_domain = \"example.org\"\n").unwrap();
+    let (config, _) = bonafide::agent::config::load(file.path()).unwrap();
+    let setting = |name: &str| unit.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).unwrap();
+    let made: Vec<_> = setting("RuntimeDirectory").split(' ').map(|name| Path::new("/run").join(name)).collect();
+    let sockets = [config.workload_api.socket, config.admin.socket];
+    assert_eq!(made, sockets.map(|socket| socket.parent().unwrap().to_owned()));
+    assert_eq!((setting("RuntimeDirectoryMode"), setting("RuntimeDirectoryPreserve")), ("0755", "yes"));
+}
+
+#[test]
 fn the_unit_leaves_users_and_processes_visible() {
     let unit = include_str!("../../systemd/bonafide.service");
     let settings: Vec<_> = unit.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
