@@ -144,15 +144,13 @@ impl PinnedProcess {
 
     /// Checks that the process is alive and runs the pinned image. The memory comes last: an `exec` changes it before
     /// anything else that is checked.
+    ///
+    /// SECURITY: the file is compared beside the memory. A child that shares the memory keeps it in use, and without
+    /// randomization another file with segments of the same size is placed alike.
     pub(in crate::attestation) fn runs_still(&self, directory: &dyn ProcDirectory) -> Result<(), NotAttested> {
         let layout = layout(directory)?;
-        let same_file = match &self.memory {
-            Some(_) => true,
-            None => {
-                let executable = directory.executable()?;
-                (executable.device, executable.inode) == (self.image.device, self.image.inode)
-            }
-        };
+        let executable = directory.executable()?;
+        let same_file = (executable.device, executable.inode) == (self.image.device, self.image.inode);
         self.process.alive()?;
         let in_use = self.memory.as_ref().map_or(Ok(true), |memory| memory.is_in_use())?;
         if in_use && same_file && layout == self.image.layout {

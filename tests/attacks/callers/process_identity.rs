@@ -227,8 +227,14 @@ fn attack_162_an_exec_of_the_same_file_with_its_memory_kept_and_fixed_addresses_
     assert_eq!(node.gets_by(&fixed[..], &becomes("TRUSTED", "0")), "nothing", "by the memory");
     let random = ["env", "STEP=000", "CHILD=0000000", &trusted];
     assert_eq!(node.gets_by(&random, &becomes("TRUSTED", &child)), "nothing", "by the addresses");
-    let python = format!("{:?}", fs::canonicalize(PYTHON).unwrap().display().to_string());
-    assert_eq!(node.gets_by(&fixed, &becomes(&python, &child)), "nothing", "an exec of another file");
+    let other = node.trusted.with_file_name("another");
+    fs::copy(&node.trusted, &other).unwrap();
+    let other = format!("{:?}", other.display().to_string());
+    assert_eq!(node.gets_by(&fixed, &becomes(&other, &child)), "nothing", "an exec of another file");
+    let asks_before = "say(s, request()); assert answered(s) == 'identity';";
+    let on_a_decision = becomes(&other, &child).replace("accepted(s);", asks_before);
+    let on_a_decision = on_a_decision.replace("say(s, request()); answer(s)\n", "say(s, request(3)); answer(s)\n");
+    assert_eq!(node.gets_by(&fixed, &on_a_decision), "nothing", "another file, within a second of a decision");
 }
 
 /// No defence: the kernel's thread writes as root, whose ring it is. Root gave its authority away, as with a shell whose input
