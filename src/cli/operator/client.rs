@@ -87,13 +87,13 @@ impl Failed {
             Self::Connect(error) => {
                 Failure::new(Exit::Unreachable, unreachable, error.to_string(), "systemctl status bonafide")
             }
-            // The admin socket closes on root in a container alone.
+            // The admin socket closes on root whom the daemon cannot attest: in a container, or without CAP_SYS_PTRACE.
             Self::Closed if geteuid().is_root() => Failure::new(
                 Exit::Unreachable,
                 format!("what listens at {socket} closed the connection without an answer"),
                 "it is not the daemon's admin socket, the daemon is stopping, or this is another container than the \
                  daemon's",
-                "ask on the host or in the daemon's container, or name the socket with --admin-socket",
+                "see why in the daemon's log; ask on the host or in its container, or name the socket with --admin-socket",
             ),
             Self::Closed => Failure::new(
                 Exit::Denied,
