@@ -25,19 +25,21 @@
 //! | accept loop, one per door | admits connections within their budgets, spawns one task each | the listener |
 //! | connection | runs HTTP/2 and every stream of the connection; a stream runs when its door asks for the next item | the socket, the streams, exit of the process, the stop |
 //! | bundle publisher | encodes changed bundles and swaps them | the authority, the bundle files |
-//! | rulebook owner, one per source of entries | merges entries of all sources into the next rulebook | the source |
-//! | configuration and bundle files, on threads of their own | read files that changed | inotify, a timer |
+//! | rulebook owner, one per source of entries and one for names | merges the entries of all sources and the accounts of their names into the next rulebook | the source, the name service |
+//! | configuration files, bundle files, account databases, on threads of their own | read or report files that changed | inotify, a timer |
+//! | name service | asks who the users and groups of entries are, on bounded threads, and publishes what changes | a timer, an answer, a changed database, a reload |
 //! | order queue | sends orders to a signer on the network in batches | an order |
 //! | image sweep | drops process images that have no connection, and SVIDs that have ended | a timer |
 //! | look-up | resolves a path or hashes a file on a bounded thread | its thread |
-//! | watches: clock, authority, memory, readiness, suppressed records | compare, report | a timer, a reason |
+//! | watches: clock, authority, memory, names, readiness, suppressed records | compare, report | a timer, a reason |
 //! | log writer, a thread | empties the queue of lines | a line |
 //!
 //! # Locks
 //!
 //! A mutex is held for a few instructions, never across an await, and no other is taken meanwhile. Three are held for
 //! longer, by those who write and never by those who serve: one for a whole reload (`agent/reload`), then the rulebook
-//! owner's for a whole swap, then the data directory's for a write. `entitlement` has the map of its own.
+//! owner's for a whole swap (with the name service's below it, for a few instructions), then the data directory's for a
+//! write. `entitlement` has the map of its own.
 
 // 11
 pub mod cli; // every command, its arguments, its screen and its exit code
@@ -57,6 +59,7 @@ pub mod authority; // who signs, and the bundle that verifies it
 pub mod federation; // foreign trust domains and their bundles
 // 3
 pub mod audit; // one record per issuance, hand-over, denial, undecided check and end
+pub mod names; // who the users and groups of entries are, and how old each answer is
 pub mod registration; // entries, and which of them some evidence satisfies
 // 2b
 pub mod fairness; // whose turn it is: a pool of places that principals share

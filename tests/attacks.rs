@@ -20,6 +20,8 @@ mod file_systems;
 mod floods;
 #[path = "attacks/callers/levels.rs"]
 mod levels;
+#[path = "attacks/name_service.rs"]
+mod name_service;
 #[path = "attacks/callers/node.rs"]
 mod node;
 #[path = "attacks/operators.rs"]

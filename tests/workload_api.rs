@@ -57,6 +57,8 @@ mod hostile;
 mod in_flight;
 #[path = "workload_api/over_time/lifetime.rs"]
 mod lifetime;
+#[path = "workload_api/over_time/names.rs"]
+mod names;
 #[path = "workload_api/over_time/operator.rs"]
 mod operator;
 #[path = "workload_api/over_time/power_cuts.rs"]

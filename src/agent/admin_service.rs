@@ -8,6 +8,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::agent::config::Config;
+use crate::agent::config::accounts;
 use crate::agent::names_by_id::NamesById;
 use crate::agent::reload::ReloadTrigger;
 use crate::agent::reload::Reloader;
@@ -42,6 +44,7 @@ use crate::entitlement::ledger::records::word;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::NodeState;
 use crate::evidence::Level;
+use crate::names::NameService;
 use crate::policy::explain;
 use crate::readiness::Readiness;
 use crate::readiness::Severity;
@@ -53,6 +56,8 @@ pub(in crate::agent) struct AdminService {
     pub(in crate::agent) node_state: Arc<NodeState>,
     /// The configuration.
     pub(in crate::agent) reloader: Arc<Reloader>,
+    /// Who the users and groups are.
+    pub(in crate::agent) name_service: Arc<NameService>,
     /// Who signs.
     pub(in crate::agent) authority: Arc<dyn Authority>,
     /// The audit log.
@@ -113,7 +118,7 @@ impl Operations for Arc<AdminService> {
             log: LogStatus { dropped_lines: tally.dropped_lines, suppressed_records: tally.suppressed_records },
             replaced: Vec::new(),
             reasons,
-            notes: active.config.warnings.iter().map(ToString::to_string).collect(),
+            notes: self.notes(&active.config),
         }
     }
 
@@ -147,6 +152,12 @@ impl Operations for Arc<AdminService> {
 }
 
 impl AdminService {
+    /// The warnings of the configuration in force, those about its user and group names as they are now.
+    fn notes(&self, config: &Config) -> Vec<String> {
+        let names = accounts::warnings(&config.names, &self.name_service.accounts().borrow());
+        config.warnings.iter().chain(&names).map(ToString::to_string).collect()
+    }
+
     fn bundles(&self) -> Vec<BundleStatus> {
         let bundles = self.node_state.bundles();
         bundles

@@ -32,7 +32,8 @@ use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::transport::listener::NotBound;
 use crate::endpoints::transport::unix::UnixAcceptor;
 use crate::endpoints::workload_socket;
-use crate::evidence::Accounts;
+use crate::names::SystemNames;
+use crate::names::look_up;
 use crate::readiness::Readiness;
 use crate::readiness::Reason;
 use crate::readiness::Severity;
@@ -44,7 +45,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let starting = readiness.register("starting");
     starting.block(Severity::NotReady, "the daemon is starting");
     let config = setup.active.config.clone();
-    let doors = Doors::bind(&config, &setup.active.accepted.accounts, &readiness).await?;
+    let doors = Doors::bind(&config, &readiness).await?;
     setup.sockets = doors.status.clone();
     let routes = workload_socket::routes(&readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
@@ -89,9 +90,10 @@ struct Doors {
 }
 
 impl Doors {
-    async fn bind(config: &Config, accounts: &Accounts, readiness: &Readiness) -> Result<Self, NotRunning> {
+    async fn bind(config: &Config, readiness: &Readiness) -> Result<Self, NotRunning> {
         let workload = Listener::bind(&config.workload_api.socket, config.workload_api.mode)?;
-        let doorkeeper = Doorkeeper { own_uid: rustix::process::geteuid().as_raw(), group: config.admin_gid(accounts) };
+        let group = admin_gid(config).await;
+        let doorkeeper = Doorkeeper { own_uid: rustix::process::geteuid().as_raw(), group };
         let admin_group = readiness.register("admin_group");
         let (admin, admin_mode) = bind_admin(&config.admin.socket, doorkeeper, &admin_group)?;
         let mut status = vec![
@@ -147,6 +149,14 @@ fn follow_signals(node: &mut Node, stop: CancellationToken) -> Result<(), NotRun
         }
     });
     Ok(())
+}
+
+/// The gid of the group that may use the admin socket, as chgrp(1) in the daemon's own root would find it. A name service
+/// that hangs delays a start with such a group by 2 s; then only root and the daemon's own user may use the socket.
+async fn admin_gid(config: &Config) -> Option<u32> {
+    let name = config.admin_group()?;
+    let known = look_up(Arc::new(SystemNames::of_own_root()), &[name.clone()].into()).await;
+    known.id_of(&name)
 }
 
 fn unix_status(door: &str, path: &Path, mode: u32) -> SocketStatus {

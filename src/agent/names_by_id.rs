@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +22,7 @@ use crate::evidence::SelectorKind;
 use crate::evidence::Source;
 use crate::evidence::Undecided;
 use crate::evidence::WithheldBecause;
+use crate::names::system::has_names_of_first_process;
 
 /// How long the name service may take for all names of one process.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -67,7 +66,9 @@ impl NamesById {
         }
         let names = match self.look_up(named.iter().map(|(id, ..)| *id).collect()).await {
             Ok(names) => names,
-            Err(why) => return evidence.answered(Provider::new("names"), Answer::Undecided(why)),
+            // The answer that a decision rests on stands.
+            Err(_) if evidence.answer_of(&Provider::NAMES).is_some() => return,
+            Err(why) => return evidence.answered(Provider::NAMES, Answer::Undecided(why)),
         };
         for (id, kind, source) in named {
             let Some(name) = names.get(&id) else { continue };
@@ -111,10 +112,7 @@ fn named(fact: &Selector) -> Option<(AccountId, SelectorKind, Source)> {
 
 /// SECURITY: in a container the daemon's own name service knows the users of its image. Names count that PID 1 has.
 fn ask_system(id: AccountId) -> Result<Option<String>, Undecided> {
-    let place = |path| fs::metadata(path).map(|root| (root.dev(), root.ino()));
-    let (first, own) = (place("/proc/1/root/"), place("/"));
-    let (Ok(first), Ok(own)) = (first, own) else { return Err(Undecided::NotPermitted) };
-    if first != own {
+    if !has_names_of_first_process() {
         return Err(Undecided::NotPermitted);
     }
     match id {
@@ -187,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_service_that_fails_or_hangs_leaves_the_names_undecided() {
-        let undecided = |evidence: &EvidenceSet| evidence.answer_of(&Provider::new("names"));
+        let undecided = |evidence: &EvidenceSet| evidence.answer_of(&Provider::NAMES);
         let mut failed = evidence(&IDS);
         NamesById::asking(|_| Err(Undecided::Kernel)).add(&mut failed).await;
         assert_eq!((undecided(&failed), texts(&failed).len()), (Some(Answer::Undecided(Undecided::Kernel)), IDS.len()));

@@ -28,6 +28,7 @@ use crate::agent::rulebook_owner::RulebookOwner;
 use crate::agent::watches::authority::check_authority;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
+use crate::agent::watches::names::watch_names;
 use crate::audit::LogSettings;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
@@ -42,8 +43,10 @@ use crate::entitlement::published::BundleSet;
 use crate::federation::ForeignBundles;
 use crate::identity::Bundle;
 use crate::identity::TrustDomain;
+use crate::names::NameService;
 use crate::policy::Rulebook;
 use crate::readiness::Readiness;
+use crate::readiness::Reason;
 use crate::registration::EntryIndex;
 use crate::registration::EntrySource;
 use crate::time::Clock;
@@ -62,6 +65,8 @@ pub struct NodeSetup {
     pub files: ConfigFiles,
     /// Entries beside those of the configuration.
     pub entry_sources: Vec<Arc<dyn EntrySource>>,
+    /// Who the users and groups are that entries name.
+    pub names: Arc<NameService>,
     /// Why the node does not serve, or not as it should.
     pub readiness: Readiness,
     /// How lines are written.
@@ -92,7 +97,7 @@ impl Node {
     /// authority, bundle files and configuration files. Needs a tokio runtime.
     #[must_use]
     pub fn build(setup: NodeSetup) -> Self {
-        let NodeSetup { parts, active, files, entry_sources, readiness, log, sockets, descriptors } = setup;
+        let NodeSetup { parts, active, files, entry_sources, names, readiness, log, sockets, descriptors } = setup;
         let (clock, stop) = (parts.clock.clone(), parts.stop.clone());
         let (authority, audit, level) = (parts.authority.clone(), parts.audit.clone(), parts.attestor.host().level());
         let partners = ForeignBundles::load(&active.federation(), readiness.clone());
@@ -102,13 +107,20 @@ impl Node {
         let nothing_yet = Rulebook::new(0, EntryIndex::default(), active.config.rules());
         let node_state = Arc::new(NodeState::new(parts, nothing_yet, bundles, descriptors));
         let entries = Arc::new(FileEntries::new(active.entries(ReloadTrigger::Asked)));
-        let owner = Arc::new(RulebookOwner::new(node_state.clone(), entries, entry_sources, active.config.rules()));
+        let owner = Arc::new(RulebookOwner::new(
+            node_state.clone(),
+            entries,
+            entry_sources,
+            names.clone(),
+            active.config.rules(),
+        ));
         let are_followed = files.are_followed;
         let settings = LiveSettings { log, budgets: budgets.clone(), descriptors };
         let reloader = Arc::new(Reloader::new(files, active, owner.clone(), settings, clock.clone()));
         let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
             node_state: node_state.clone(),
             reloader: reloader.clone(),
+            name_service: names.clone(),
             authority: authority.clone(),
             audit,
             level,
@@ -121,15 +133,19 @@ impl Node {
         }));
         let mut node = Self { node_state, reloader, operations, budgets, tasks: JoinSet::new(), stop: stop.clone() };
         node.spawn(follow_bundles(own, foreign, publisher(node.node_state.clone()), stop.clone()));
-        node.spawn(notice_steps(node.node_state.clone(), clock.clone(), stop.clone()));
+        node.spawn(notice_steps(node.node_state.clone(), names.clone(), clock.clone(), stop.clone()));
         let watch_bundles = partners.watch_files(node.reloader.federation(), stop.clone());
         let follow_configuration = follow_files(node.reloader.clone(), stop.clone());
+        let follow_databases = until_stop(names.clone().follow_databases(), stop.clone());
         if are_followed {
             node.spawn(on_a_thread_of_its_own(watch_bundles));
             node.spawn(on_a_thread_of_its_own(follow_configuration));
+            node.spawn(on_a_thread_of_its_own(follow_databases));
         } else {
             node.spawn(watch_bundles);
+            node.spawn(follow_databases);
         }
+        node.follow_names(&owner, readiness.register("names"));
         for source in owner.others() {
             node.spawn(owner.clone().follow(source, stop.clone()));
         }
@@ -141,6 +157,14 @@ impl Node {
         check_authority(&*authority, &*clock, &cannot_sign);
         node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
         node
+    }
+
+    /// Asks who the users and groups are, decides by every change of them, and reports those that nobody knows.
+    fn follow_names(&mut self, owner: &Arc<RulebookOwner>, reason: Reason) {
+        let (names, reloader) = (owner.names().clone(), self.reloader.clone());
+        self.spawn_until_stop(watch_names(names.clone(), reloader, reason));
+        self.spawn_until_stop(async move { names.run().await });
+        self.spawn(owner.clone().follow_names(self.stop.clone()));
     }
 
     /// Serves workloads that come through `acceptor` with the services of `routes`.
@@ -163,14 +187,7 @@ impl Node {
 
     /// Adds a part that never ends, and is dropped at the stop.
     pub fn spawn_until_stop(&mut self, part: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        self.spawn(async move {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = part => {}
-            }
-        });
+        self.spawn(until_stop(part, self.stop.clone()));
     }
 
     /// Runs until the stop, or until a part ends without it.
@@ -220,12 +237,27 @@ async fn follow_bundles(
     }
 }
 
-async fn notice_steps(node_state: Arc<NodeState>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+async fn notice_steps(
+    node_state: Arc<NodeState>,
+    names: Arc<NameService>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
     let noticed = |what: &str| {
+        names.ask_again();
         let woken = node_state.clock_stepped();
         tracing::warn!(woken, what, "clock stepped; re-evaluating all streams");
     };
     watch_clock(clock, noticed, stop).await;
+}
+
+/// Runs a part that never ends, and drops it at the stop.
+async fn until_stop(part: impl Future<Output = ()>, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = part => {}
+    }
 }
 
 /// Runs a part that may wait for a file system as long as that likes: the few threads that serve must not.

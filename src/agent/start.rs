@@ -34,6 +34,8 @@ use crate::durable;
 use crate::durable::DataDir;
 use crate::endpoints::admin::reports::ReloadState;
 use crate::entitlement::node_state::Parts;
+use crate::names::NameService;
+use crate::names::SystemNames;
 use crate::randomness::Randomness as _;
 use crate::randomness::SystemRandomness;
 use crate::readiness::Readiness;
@@ -103,7 +105,9 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
     let (entry_sources, sockets) = (Vec::new(), Vec::new());
-    let setup = NodeSetup { parts, active, files, entry_sources, readiness, log, sockets, descriptors };
+    let admin_group = active.config.admin_group().into_iter().collect();
+    let names = Arc::new(NameService::new(Arc::new(SystemNames::of_first_process()), admin_group));
+    let setup = NodeSetup { parts, active, files, entry_sources, names, readiness, log, sockets, descriptors };
     let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()

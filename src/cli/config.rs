@@ -4,17 +4,21 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Subcommand;
 use serde::Serialize;
 
 use crate::agent::config::Config;
+use crate::agent::config::accounts::AccountNames;
+use crate::agent::config::accounts::warnings;
 use crate::agent::config::load_for;
 use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Problem;
 use crate::agent::config::sections::doors::Listen;
 use crate::agent::config::warnings::of_paths;
 use crate::agent::last_good::data_dir_of;
+use crate::cli::operator::client::runtime;
 use crate::cli::screen::Exit;
 use crate::cli::screen::Failure;
 use crate::cli::screen::OutputArguments;
@@ -23,6 +27,8 @@ use crate::cli::words::count;
 use crate::durable::DataDir;
 use crate::endpoints::transport::listener;
 use crate::federation;
+use crate::names::SystemNames;
+use crate::names::look_up;
 use crate::trusted_path::TrustedUser;
 
 /// Look at the configuration
@@ -66,6 +72,7 @@ pub(in crate::cli) fn run(arguments: &ConfigArguments, screen: &mut Screen) -> R
             let refused = data_dir.into_iter().chain(unbindable_sockets(&config, user));
             let problems = refused.map(|why| Problem::of_file(file, why)).collect::<Vec<_>>();
             let (entries, mut warnings) = (config.entries.len(), config.warnings);
+            warnings.extend(name_warnings(&config.names)?);
             warnings.extend(config.federation.iter().flat_map(|settings| bundle_warnings(settings, user)));
             warnings.extend(of_paths(&accepted.sources));
             warnings.sort();
@@ -96,6 +103,16 @@ fn unbindable_sockets(config: &Config, user: TrustedUser) -> impl Iterator<Item 
     };
     let sockets = [Some(&config.workload_api.socket), Some(&config.admin.socket), metrics];
     sockets.into_iter().flatten().filter_map(move |path| Some(listener::check(path, user).err()?.to_string()))
+}
+
+/// The users and groups that this machine does not have: the daemon starts all the same.
+fn name_warnings(names: &AccountNames) -> Result<Vec<Problem>, Failure> {
+    let wanted = names.names();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = runtime()?.block_on(look_up(Arc::new(SystemNames::of_own_root()), &wanted));
+    Ok(warnings(names, &known))
 }
 
 /// What is wrong with a bundle file. The daemon starts all the same, degraded, and serves everyone else.

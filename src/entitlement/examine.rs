@@ -110,6 +110,7 @@ impl NodeState {
         let patience = sleep(self.rulebook().rules().wait);
         let mut patience = pin!(patience);
         loop {
+            let swapped = self.next_rulebook();
             let (decision, _, changes) = self.decide_by(process, &self.rulebook(), &everything)?;
             let pending = |(_, answer): &(_, Answer)| *answer == Answer::Pending;
             if !decision.trace.evidence.answers().iter().any(pending) {
@@ -117,6 +118,7 @@ impl NodeState {
             }
             tokio::select! {
                 () = any(changes) => {}
+                () = swapped => {}
                 () = &mut patience => return Ok(decision),
             }
         }

@@ -21,7 +21,7 @@
 //!
 //! | what happened | who wakes it | and then |
 //! |---|---|---|
-//! | rulebook or bundles were swapped, the clock stepped | [`node_state::NodeState`]: swap, count, wake those whose last decision it concerns | it decides again |
+//! | rulebook (an entry, a rule, the id of a name) or bundles were swapped, the clock stepped | [`node_state::NodeState`]: swap, count, wake those whose last decision it concerns | it decides again |
 //! | a source of evidence would answer otherwise | the [`Change`](crate::attestation::source::Change) that came with its last attestation | it decides again |
 //! | a renewal or a retry is due, a first answer has waited long enough | its own timer | it decides again |
 //! | the process, or the connection's own, has exited; the daemon stops | the pidfd, the stop | it ends |

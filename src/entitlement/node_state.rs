@@ -21,6 +21,7 @@ use crate::attestation::Epoch;
 use crate::attestation::NotAttested;
 use crate::attestation::PinnedProcess;
 use crate::attestation::source::Change;
+use crate::attestation::source::Changes;
 use crate::audit;
 use crate::authority::Authority;
 use crate::entitlement::door::Ended;
@@ -83,6 +84,8 @@ pub struct NodeState {
     pub(in crate::entitlement) refusals: Refusals,
     latencies: Latencies,
     rulebook: Arc<ArcSwap<Rulebook>>,
+    /// Notified after every swap of the rulebook, for single calls that wait for an open name.
+    rulebook_swaps: Changes,
     bundles: ArcSwap<BundleSet>,
     /// Grows with every change of rulebook or board, before anyone is woken for it.
     generation: AtomicU64,
@@ -128,6 +131,7 @@ impl NodeState {
             refusals: Refusals::default(),
             latencies: Latencies::default(),
             rulebook,
+            rulebook_swaps: Changes::default(),
             bundles: ArcSwap::from_pointee(bundles),
             generation: AtomicU64::new(0),
         }
@@ -177,6 +181,7 @@ impl NodeState {
             let in_force = EntriesInForce::of(after.entries());
             self.issuer.retain(&in_force);
             self.images.retain(&in_force);
+            self.rulebook_swaps.happened();
             before
         };
         self.changed(swap, |before, trace| is_affected(trace, before, &after))
@@ -224,6 +229,11 @@ impl NodeState {
             ticks.tick().await;
             self.images.sweep(self.now());
         }
+    }
+
+    /// The next swap of the rulebook. Call this before a decision that it may follow.
+    pub(in crate::entitlement) fn next_rulebook(&self) -> Change {
+        self.rulebook_swaps.next()
     }
 
     /// A number that differs from an earlier one if anything was replaced in between.
@@ -318,6 +328,7 @@ impl NodeState {
     ) -> Result<LiveDecision, Ended> {
         let mut patience = pin!(sleep(self.rulebook().rules().wait));
         loop {
+            let swapped = self.next_rulebook();
             let mut decision = self.decide_for(process, wanted)?;
             if decision.awaits.is_empty() {
                 return Ok(decision);
@@ -329,6 +340,7 @@ impl NodeState {
                     return Ok(decision);
                 }
                 () = any(std::mem::take(&mut decision.changes)) => {}
+                () = swapped => {}
             }
         }
     }

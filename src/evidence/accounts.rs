@@ -1,30 +1,96 @@
-//! The user and group names that entries use, as resolved when their source was loaded.
+//! The user and group names that entries use: their ids, and the names without an answer that counts.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::Serialize;
+use crate::evidence::evidence_set::WithheldBecause;
+use crate::evidence::provider::Answer;
+use crate::evidence::selector::Selector;
 
-/// Names by id. An id can have several names. Only names that an entry uses are listed, so the request path never calls
-/// the system's name service (NSS).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The name of a user or of a group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AccountName {
+    /// A user.
+    User(Arc<str>),
+    /// A group.
+    Group(Arc<str>),
+}
+
+impl AccountName {
+    /// The name that a selector names; `None` for a selector of another kind.
+    #[must_use]
+    pub fn of(selector: &Selector) -> Option<Self> {
+        match selector {
+            Selector::UnixUser(name) => Some(Self::User(Arc::clone(name))),
+            Selector::UnixGroup(name) | Selector::UnixSupplementaryGroup(name) => Some(Self::Group(Arc::clone(name))),
+            _ => None,
+        }
+    }
+
+    /// The text of the name.
+    #[must_use]
+    pub fn text(&self) -> &Arc<str> {
+        match self {
+            Self::User(name) | Self::Group(name) => name,
+        }
+    }
+
+    /// The database that has it, as `getent` and `nsswitch.conf` call it.
+    #[must_use]
+    pub const fn database(&self) -> &'static str {
+        match self {
+            Self::User(_) => "passwd",
+            Self::Group(_) => "group",
+        }
+    }
+}
+
+impl fmt::Display for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "user {name:?}"),
+            Self::Group(name) => write!(f, "group {name:?}"),
+        }
+    }
+}
+
+/// Names by id, as far as they are confirmed. An id can have several names. Only names that an entry uses are listed, so
+/// the request path never calls the system's name service (NSS). A name that is neither listed nor open does not exist.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accounts {
-    /// User names by uid.
-    pub users: BTreeMap<u32, Vec<Arc<str>>>,
-    /// Group names by gid.
-    pub groups: BTreeMap<u32, Vec<Arc<str>>>,
+    users: BTreeMap<u32, Vec<Arc<str>>>,
+    groups: BTreeMap<u32, Vec<Arc<str>>>,
+    /// Names that may have any id now, or none.
+    open: BTreeSet<AccountName>,
+    /// The answer that the open names wait for; `None` where no name is open.
+    answer: Option<Answer>,
+    withheld: Option<WithheldBecause>,
 }
 
 impl Accounts {
-    /// Merges accounts; for a name in several of them the first one's id counts.
-    ///
-    /// SECURITY: two look-ups at different times can resolve a name to two ids. With both, the entry would also match
-    /// the former owner of the name.
+    /// No names count on this node.
     #[must_use]
-    pub fn joined<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Self {
-        Self { users: joined(all.clone().map(|one| &one.users)), groups: joined(all.map(|one| &one.groups)) }
+    pub fn withheld(because: WithheldBecause) -> Self {
+        Self { withheld: Some(because), ..Self::default() }
+    }
+
+    /// Adds a name with its id.
+    pub fn prove(&mut self, name: &AccountName, id: u32) {
+        let names_by_id = match name {
+            AccountName::User(_) => &mut self.users,
+            AccountName::Group(_) => &mut self.groups,
+        };
+        names_by_id.entry(id).or_default().push(Arc::clone(name.text()));
+    }
+
+    /// Adds a name whose answer is pending or undecided. Where both occur, all open names count as pending.
+    pub fn leave_open(&mut self, name: AccountName, answer: Answer) {
+        self.open.insert(name);
+        if self.answer != Some(Answer::Pending) {
+            self.answer = Some(answer);
+        }
     }
 
     /// The names of a user; empty where no entry uses one.
@@ -38,36 +104,92 @@ impl Accounts {
     pub fn group_names(&self, gid: u32) -> &[Arc<str>] {
         self.groups.get(&gid).map_or(&[], Vec::as_slice)
     }
+
+    /// The id of a name; `None` where it does not exist or is open.
+    #[must_use]
+    pub fn id_of(&self, name: &AccountName) -> Option<u32> {
+        let names_by_id = match name {
+            AccountName::User(_) => &self.users,
+            AccountName::Group(_) => &self.groups,
+        };
+        names_by_id.iter().find(|(_, names)| names.contains(name.text())).map(|(id, _)| *id)
+    }
+
+    /// The names without an answer that counts.
+    #[must_use]
+    pub fn open(&self) -> &BTreeSet<AccountName> {
+        &self.open
+    }
+
+    /// Whether a selector names a user or group without an answer that counts.
+    #[must_use]
+    pub fn leaves_open(&self, selector: &Selector) -> bool {
+        !self.open.is_empty() && AccountName::of(selector).is_some_and(|name| self.open.contains(&name))
+    }
+
+    /// The answer that the open names wait for; `None` where every name has one.
+    #[must_use]
+    pub fn answer(&self) -> Option<Answer> {
+        self.answer
+    }
+
+    /// Why no name counts on this node, if none does.
+    #[must_use]
+    pub fn withheld_because(&self) -> Option<WithheldBecause> {
+        self.withheld
+    }
 }
 
-fn joined<'a>(all: impl Iterator<Item = &'a BTreeMap<u32, Vec<Arc<str>>>>) -> BTreeMap<u32, Vec<Arc<str>>> {
-    let (mut joined, mut known) = (BTreeMap::<_, Vec<_>>::new(), BTreeSet::new());
-    for names_by_id in all {
-        let before = known.clone();
-        for (id, names) in names_by_id {
-            for name in names.iter().filter(|name| !before.contains(*name)) {
-                known.insert(Arc::clone(name));
-                joined.entry(*id).or_default().push(Arc::clone(name));
-            }
-        }
+#[cfg(test)]
+impl Accounts {
+    /// These users and groups.
+    pub(crate) fn example(users: &[(u32, &str)], groups: &[(u32, &str)]) -> Self {
+        let mut accounts = Self::default();
+        users.iter().for_each(|(uid, name)| accounts.prove(&AccountName::User((*name).into()), *uid));
+        groups.iter().for_each(|(gid, name)| accounts.prove(&AccountName::Group((*name).into()), *gid));
+        accounts
     }
-    joined
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::undecided::Undecided;
 
     #[test]
-    fn a_name_in_two_sources_keeps_the_id_of_the_first() {
-        let of = |users: &[(u32, &str)]| Accounts {
-            users: users.iter().map(|(uid, name)| (*uid, vec![Arc::from(*name)])).collect(),
-            ..Accounts::default()
-        };
-        let (files, server) = (of(&[(1000, "alice")]), of(&[(1000, "al"), (1001, "alice"), (1002, "bob")]));
-        let both = Accounts::joined([&files, &server].into_iter());
-        assert_eq!(both.user_names(1000), ["alice".into(), "al".into()]);
-        assert!(both.user_names(1001).is_empty());
-        assert_eq!(both.user_names(1002), ["bob".into()]);
+    fn an_id_can_have_several_names_and_a_group_is_no_user() {
+        let accounts = Accounts::example(&[(1000, "alice"), (1000, "al"), (1002, "bob")], &[(7, "alice")]);
+        assert_eq!(accounts.user_names(1000), ["alice".into(), "al".into()]);
+        assert_eq!(accounts.id_of(&AccountName::User("bob".into())), Some(1002));
+        assert_eq!(accounts.id_of(&AccountName::Group("alice".into())), Some(7));
+        assert_eq!(accounts.id_of(&AccountName::Group("bob".into())), None);
+    }
+
+    #[test]
+    fn a_name_is_open_in_every_selector_of_it_and_in_no_other() {
+        let mut accounts = Accounts::example(&[(1000, "alice")], &[]);
+        assert_eq!(accounts.answer(), None);
+        accounts.leave_open(AccountName::Group("web".into()), Answer::Undecided(Undecided::NameService));
+        for (selector, is_open) in [
+            ("unix:group:web", true),
+            ("unix:supplementary_group:web", true),
+            ("unix:user:web", false),
+            ("unix:user:alice", false),
+            ("unix:gid:7", false),
+        ] {
+            assert_eq!(accounts.leaves_open(&selector.parse().unwrap()), is_open, "{selector}");
+        }
+    }
+
+    #[test]
+    fn names_are_pending_as_long_as_one_of_them_is() {
+        let undecided = Answer::Undecided(Undecided::NameService);
+        for answers in [[Answer::Pending, undecided], [undecided, Answer::Pending]] {
+            let mut accounts = Accounts::default();
+            for (name, answer) in ["a", "b"].into_iter().zip(answers) {
+                accounts.leave_open(AccountName::User(name.into()), answer);
+            }
+            assert_eq!(accounts.answer(), Some(Answer::Pending));
+        }
     }
 }

@@ -106,6 +106,9 @@ pub enum WithheldBecause {
     /// Not in the host's user, PID and cgroup namespaces.
     #[error("not in the host's own namespaces")]
     NotHostNamespaces,
+    /// The daemon cannot read whose names count on this host.
+    #[error("the daemon cannot read the names of PID 1's root; give it CAP_SYS_PTRACE, or use unix:uid and unix:gid")]
+    NamesNotReadable,
     /// The text has characters that a selector must not have.
     #[error("it has a control character or bytes that are not UTF-8 (U+FFFD), so it can look like another value")]
     NotPrintable,

@@ -10,6 +10,7 @@ pub mod selector;
 pub mod undecided;
 pub mod workload;
 
+pub use accounts::AccountName;
 pub use accounts::Accounts;
 pub use epoch_parts::EpochPart;
 pub use epoch_parts::EpochParts;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::evidence::undecided::Undecided;
 
 /// The name of a provider of facts. The kernel's facts are read at each attestation; every other provider is asked only
-/// where an entry could use its facts. A provider that is slow or down leaves only its own facts open.
+/// where an entry could use its facts. Names of users and groups are the kernel's facts while their ids are confirmed. A provider that is slow or down leaves only its own facts open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Provider(Cow<'static, str>);
@@ -21,6 +21,8 @@ pub type Providers = BTreeSet<Provider>;
 impl Provider {
     /// The kernel: credentials, namespaces and cgroup, read before any other provider is asked.
     pub const KERNEL: Self = Self::new("kernel");
+    /// The name service: the ids of the user and group names that have no answer that counts.
+    pub const NAMES: Self = Self::new("names");
     /// The executable's path, resolved from the root of PID 1.
     pub const PATH: Self = Self::new("path");
     /// The digest of the executable's bytes.

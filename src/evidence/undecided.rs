@@ -32,6 +32,9 @@ pub enum Undecided {
     /// The entries or the process changed during every attempt to decide.
     #[error("the entries or the process kept changing while it was decided; try again")]
     KeptChanging,
+    /// The name service has not answered, or its last answer is too old to count.
+    #[error("the name service does not say who the users and groups of the entries are")]
+    NameService,
     /// The kernel returned an error that no other variant describes.
     #[error("the kernel gave an unexpected error")]
     Kernel,

@@ -2,10 +2,13 @@
 //! attestation.
 
 use crate::evidence::Accounts;
+use crate::evidence::Answer;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Fact;
+use crate::evidence::Provider;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
+use crate::evidence::WithheldBecause::NamesNotReadable;
 use crate::identity::SpiffeId;
 use crate::policy::decide::Grant;
 use crate::policy::decide::Trace;
@@ -31,7 +34,10 @@ pub fn is_affected(trace: &Trace, old: &Rulebook, new: &Rulebook) -> bool {
     let evidence = with_account_names_of(&trace.evidence, new.entries());
     !new.entries().wants(&evidence).is_empty() || {
         let after = verdict(trace.level, &evidence, new);
-        !is_equivalent(&redecide(trace, old), &after)
+        let is_pending = |evidence: &EvidenceSet| evidence.answer_of(&Provider::NAMES) == Some(Answer::Pending);
+        // A first answer may wait for the name service, and waits no more once its answer is undecided.
+        let in_vain = is_pending(&trace.evidence) && !is_pending(&evidence) && !after.open.is_empty();
+        in_vain || !is_equivalent(&redecide(trace, old), &after)
     }
 }
 
@@ -57,29 +63,35 @@ pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, 
 
 /// The evidence with the account names of `index`: names belong to an index, and ids to a process.
 fn with_account_names_of(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
+    let accounts = index.accounts();
     let mut renamed = EvidenceSet::default();
-    for withheld in evidence.withheld() {
+    for withheld in evidence.withheld().iter().filter(|withheld| withheld.because != NamesNotReadable) {
         renamed.withhold(withheld.kind, withheld.seen.clone(), withheld.because);
     }
-    for (provider, answer) in evidence.answers() {
+    let belongs_to_names = |provider: &Provider| *provider == Provider::NAMES;
+    for (provider, answer) in evidence.answers().iter().filter(|(provider, _)| !belongs_to_names(provider)) {
         renamed.answered(provider.clone(), *answer);
     }
+    if let (None, Some(because)) = (renamed.withheld_because(SelectorKind::UnixUser), accounts.withheld_because()) {
+        NAME_KINDS.iter().for_each(|kind| renamed.withhold(*kind, None, because));
+    }
+    let counts = renamed.withheld_because(SelectorKind::UnixUser).is_none();
+    if let Some(answer) = accounts.answer() {
+        renamed.answered(Provider::NAMES, if counts { answer } else { Answer::Settled });
+    }
     for Fact { selector, grade, source } in evidence.facts() {
-        for name in names_of(selector, index.accounts()) {
-            if evidence.withheld_because(name.kind()).is_none() {
-                renamed.prove(name, *grade, *source);
-            }
+        if counts {
+            names_of(selector, accounts).into_iter().for_each(|name| renamed.prove(name, *grade, *source));
         }
-        let is_name = matches!(
-            selector.kind(),
-            SelectorKind::UnixUser | SelectorKind::UnixGroup | SelectorKind::UnixSupplementaryGroup
-        );
-        if !is_name {
+        if !NAME_KINDS.contains(&selector.kind()) {
             renamed.prove(selector.clone(), *grade, *source);
         }
     }
     renamed
 }
+
+const NAME_KINDS: [SelectorKind; 3] =
+    [SelectorKind::UnixUser, SelectorKind::UnixGroup, SelectorKind::UnixSupplementaryGroup];
 
 fn names_of(selector: &Selector, accounts: &Accounts) -> Vec<Selector> {
     let users = |uid| accounts.user_names(uid).iter().cloned();
@@ -103,13 +115,17 @@ fn is_equivalent(before: &Verdict, after: &Verdict) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::SystemTime;
 
     use super::*;
     use crate::attestation::Attested;
+    use crate::evidence::AccountName;
     use crate::evidence::Grade;
     use crate::evidence::Level;
+    use crate::evidence::Providers;
     use crate::evidence::Source;
+    use crate::evidence::Undecided;
     use crate::evidence::WithheldBecause;
     use crate::policy::decide::decide;
     use crate::policy::decision_id::DecisionId;
@@ -169,10 +185,56 @@ mod tests {
         let old = Rulebook::example(web_and_db());
         let mut entries = web_and_db();
         entries.push(Entry::example(2, "/named", &["unix:user:db"]));
-        let accounts = Accounts { users: [(2, vec!["db".into()])].into(), ..Accounts::default() };
-        let new = Rulebook::new(2, EntryIndex::new(entries).with_accounts(accounts), *old.rules());
+        let accounts = Accounts::example(&[(2, "db")], &[]);
+        let new = Rulebook::new(2, EntryIndex::with_accounts(entries, accounts), *old.rules());
         assert!(!is_affected(&caller(1, &old), &old, &new));
         assert!(is_affected(&caller(2, &old), &old, &new));
+    }
+
+    /// The rulebook of one entry by the user `db`, whose name is open with this answer, or uid 2.
+    fn by_name(answer: Option<Answer>) -> Rulebook {
+        let mut accounts = Accounts::default();
+        match answer {
+            Some(answer) => accounts.leave_open(AccountName::User("db".into()), answer),
+            None => accounts.prove(&AccountName::User("db".into()), 2),
+        }
+        let entries = vec![Entry::example(0, "/db", &["unix:user:db", "unix:gid:7"])];
+        Rulebook::new(3, EntryIndex::with_accounts(entries, accounts), *Rulebook::example(Vec::new()).rules())
+    }
+
+    /// The trace of a process of uid 2 and this gid, decided by `rulebook` on its names.
+    fn named_caller(gid: u32, rulebook: &Rulebook) -> Arc<Trace> {
+        let mut evidence = EvidenceSet::default();
+        evidence.prove(Selector::UnixUid(2), Grade::Kernel, Source::Credentials);
+        evidence.prove(Selector::UnixGid(gid), Grade::Kernel, Source::Credentials);
+        let evidence = with_account_names_of(&evidence, rulebook.entries());
+        decide(&Attested::example(Level::Full, evidence), rulebook, DecisionId([0; 6]), SystemTime::UNIX_EPOCH).trace
+    }
+
+    #[test]
+    fn a_name_that_opens_or_is_answered_affects_those_alone_who_could_match_by_it() {
+        let [pending, undecided, confirmed] =
+            [Some(Answer::Pending), Some(Answer::Undecided(Undecided::NameService)), None].map(by_name);
+        for (old, new) in [(&confirmed, &undecided), (&undecided, &confirmed), (&pending, &undecided)] {
+            assert!(is_affected(&named_caller(7, old), old, new));
+            assert!(!is_affected(&named_caller(8, old), old, new), "its group is another one");
+        }
+        assert!(!is_affected(
+            &named_caller(7, &undecided),
+            &undecided,
+            &by_name(Some(Answer::Undecided(Undecided::NameService)))
+        ));
+    }
+
+    #[test]
+    fn a_name_that_opens_ends_no_identity() {
+        let [undecided, confirmed] = [Some(Answer::Undecided(Undecided::NameService)), None].map(by_name);
+        let trace = named_caller(7, &confirmed);
+        assert_eq!(redecide(&trace, &confirmed).grants.len(), 1);
+        let evidence = with_account_names_of(&trace.evidence, undecided.entries());
+        let after = verdict(trace.level, &evidence, &undecided);
+        assert!(after.grants.is_empty() && after.denial.is_none());
+        assert_eq!(after.open[0].awaits, Providers::from([Provider::NAMES]));
     }
 
     fn held(callers: u32, ended: u32) -> Option<HeldBack> {

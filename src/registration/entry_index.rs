@@ -2,7 +2,8 @@
 //! entries that open providers could still make match.
 //!
 //! Each entry is indexed under its rarest selector, so the cost of a look-up grows with the candidates and not with the
-//! entries. Does not know the caller, and does not decide.
+//! entries. A user or group name is a fact of the kernel while its id is confirmed, and one of the name service while it
+//! is open. Does not know the caller, and does not decide.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -74,9 +75,15 @@ enum Lacks {
 }
 
 impl EntryIndex {
-    /// Sorts and indexes the entries.
+    /// Sorts and indexes entries that use no user or group names.
     #[must_use]
     pub fn new<E: Into<Arc<Entry>>>(entries: Vec<E>) -> Self {
+        Self::with_accounts(entries, Accounts::default())
+    }
+
+    /// Sorts and indexes the entries; `accounts` are those for the user and group names that they use.
+    #[must_use]
+    pub fn with_accounts<E: Into<Arc<Entry>>>(entries: Vec<E>, accounts: Accounts) -> Self {
         let mut entries: Vec<Arc<Entry>> = entries.into_iter().map(E::into).collect();
         entries.sort_by_key(|entry| entry.rank());
         let frequencies = Frequencies::of(&entries);
@@ -87,16 +94,9 @@ impl EntryIndex {
                 by_rarest.entry(rarest.clone()).or_default().push(position);
             }
         }
-        let groups = KernelGroups::of(&entries, &frequencies);
+        let groups = KernelGroups::of(&entries, &frequencies, &accounts);
         let federated = entries.iter().flat_map(|entry| entry.federates_with.iter().cloned()).collect();
-        Self { by_rarest, groups, federated, accounts: Accounts::default(), entries }
-    }
-
-    /// Adds the accounts for the user and group names that these entries use.
-    #[must_use]
-    pub fn with_accounts(mut self, accounts: Accounts) -> Self {
-        self.accounts = accounts;
-        self
+        Self { by_rarest, groups, federated, accounts, entries }
     }
 
     /// All entries: larger priority first, then order.
@@ -138,7 +138,7 @@ impl EntryIndex {
             let unasked = |provider: &&Provider| evidence.answer_of(provider).is_none();
             wanted.extend(group.by_provider.keys().filter(unasked).cloned());
             for entry in self.entries_at(group.first_proven(evidence)) {
-                if let Lacks::Unasked(provider) = lacks(entry, evidence) {
+                if let Lacks::Unasked(provider) = self.lacks(entry, evidence) {
                     wanted.insert(provider);
                 }
             }
@@ -159,7 +159,7 @@ impl EntryIndex {
             positions.extend(group.by_provider.iter().filter(|(provider, _)| open(provider)).flat_map(|(_, at)| at));
             positions.extend(group.first_proven(evidence));
         }
-        let open = self.entries_at(positions.iter()).filter_map(|entry| match lacks(entry, evidence) {
+        let open = self.entries_at(positions.iter()).filter_map(|entry| match self.lacks(entry, evidence) {
             Lacks::Open(awaits) => Some(OpenEntry { entry, awaits }),
             _ => None,
         });
@@ -169,39 +169,46 @@ impl EntryIndex {
     fn entries_at<'a>(&self, positions: impl Iterator<Item = &'a u32>) -> impl Iterator<Item = &Arc<Entry>> {
         positions.filter_map(|position| self.entries.get(*position as usize))
     }
-}
 
-/// What an entry lacks for this evidence.
-fn lacks(entry: &Entry, evidence: &EvidenceSet) -> Lacks {
-    let mut awaits = Providers::new();
-    let mut unasked = None;
-    for selector in entry.selectors.iter().filter(|selector| !evidence.holds(selector)) {
-        let provider = selector.provider();
-        match evidence.answer_of(&provider) {
-            Some(Answer::Settled) => return Lacks::Refuted,
-            Some(Answer::Pending | Answer::Undecided(_)) => drop(awaits.insert(provider)),
-            None if unasked.as_ref().is_none_or(|first| provider < *first) => unasked = Some(provider),
-            None => {}
+    /// What an entry lacks for this evidence.
+    fn lacks(&self, entry: &Entry, evidence: &EvidenceSet) -> Lacks {
+        let mut awaits = Providers::new();
+        let mut unasked = None;
+        for selector in entry.selectors.iter().filter(|selector| !evidence.holds(selector)) {
+            let provider = provider_of(selector, &self.accounts);
+            match evidence.answer_of(&provider) {
+                Some(Answer::Settled) => return Lacks::Refuted,
+                Some(Answer::Pending | Answer::Undecided(_)) => drop(awaits.insert(provider)),
+                None if unasked.as_ref().is_none_or(|first| provider < *first) => unasked = Some(provider),
+                None => {}
+            }
+        }
+        match unasked {
+            _ if !awaits.is_empty() => Lacks::Open(awaits),
+            Some(provider) => Lacks::Unasked(provider),
+            None => Lacks::Nothing,
         }
     }
-    match unasked {
-        _ if !awaits.is_empty() => Lacks::Open(awaits),
-        Some(provider) => Lacks::Unasked(provider),
-        None => Lacks::Nothing,
-    }
+}
+
+/// Who proves this selector now.
+///
+/// SECURITY: by name and not for all names together: one name that has no answer must not leave entries open that use
+/// other names.
+fn provider_of(selector: &Selector, accounts: &Accounts) -> Provider {
+    if accounts.leaves_open(selector) { Provider::NAMES } else { selector.provider() }
 }
 
 impl KernelGroups {
-    fn of(entries: &[Arc<Entry>], frequencies: &Frequencies<'_>) -> Self {
+    fn of(entries: &[Arc<Entry>], frequencies: &Frequencies<'_>, accounts: &Accounts) -> Self {
         let mut groups = Self::default();
         let mut positions: HashMap<Vec<&Selector>, usize> = HashMap::new();
         for (at, entry) in (0..).zip(entries) {
-            let by_provider = entry.selectors.iter().map(|selector| (selector.provider(), selector));
-            let Some((provider, first)) = by_provider.filter(|(provider, _)| *provider != Provider::KERNEL).min()
-            else {
-                continue;
-            };
-            let kernel = entry.selectors.iter().filter(|selector| selector.provider() == Provider::KERNEL).collect();
+            let by_provider = entry.selectors.iter().map(|selector| (provider_of(selector, accounts), selector));
+            let (kernel, others): (Vec<_>, Vec<_>) =
+                by_provider.partition(|(provider, _)| *provider == Provider::KERNEL);
+            let Some((provider, first)) = others.into_iter().min() else { continue };
+            let kernel = kernel.into_iter().map(|(_, selector)| selector).collect();
             let position = *positions.entry(kernel).or_insert_with_key(|kernel| groups.add(kernel, frequencies));
             let Some(group) = groups.all.get_mut(position) else { continue };
             group.by_provider.entry(provider).or_default().push(at);
@@ -260,6 +267,7 @@ impl<'a> Frequencies<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::AccountName;
     use crate::evidence::SelectorKind;
     use crate::evidence::Undecided;
     use crate::evidence::WithheldBecause;
@@ -394,5 +402,27 @@ mod tests {
         assert_eq!(open(&index, &caller), [("/label".to_owned(), docker)], "the path is another one");
         caller.answered(Provider::new("docker"), Answer::Settled);
         assert_eq!(open(&index, &caller), []);
+    }
+
+    #[test]
+    fn an_open_name_leaves_its_own_entries_open_and_no_other() {
+        let undecided = Answer::Undecided(Undecided::NameService);
+        let mut accounts = Accounts::example(&[(1, "bob")], &[]);
+        accounts.leave_open(AccountName::User("alice".into()), undecided);
+        let entries = vec![
+            Entry::example(0, "/alice", &["unix:user:alice", "unix:gid:7"]),
+            Entry::example(1, "/bob", &["unix:user:bob", "unix:gid:7"]),
+            Entry::example(2, "/absent", &["unix:user:nobody-here", "unix:gid:7"]),
+            Entry::example(3, "/program", &["unix:user:alice", "unix:gid:7", "unix:path:/usr/bin/web"]),
+        ];
+        let index = EntryIndex::with_accounts(entries, accounts);
+        let mut caller = evidence(&["unix:uid:2", "unix:gid:7"]);
+        caller.answered(Provider::NAMES, undecided);
+        assert_eq!(index.wants(&caller), Providers::new(), "no path is read for a name that nobody knows");
+        let awaits = providers(["names"]);
+        assert_eq!(open(&index, &caller), [("/alice".to_owned(), awaits.clone()), ("/program".to_owned(), awaits)]);
+        let mut stranger = evidence(&["unix:uid:2", "unix:gid:8"]);
+        stranger.answered(Provider::NAMES, undecided);
+        assert_eq!(open(&index, &stranger), []);
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::evidence::Accounts;
 use crate::registration::entry::Entry;
 
 /// The entries of one source at one time.
@@ -14,8 +13,6 @@ use crate::registration::entry::Entry;
 pub struct EntrySet {
     /// The entries.
     pub entries: Vec<Arc<Entry>>,
-    /// The accounts for the user and group names that the entries use.
-    pub accounts: Accounts,
     /// Whether the change to this set can be held back for the operator.
     pub hold_back: HoldBack,
 }
@@ -43,6 +40,6 @@ impl EntrySet {
     /// Whether both sets give the same decision for every caller.
     #[must_use]
     pub fn decides_as(&self, other: &Self) -> bool {
-        self.entries == other.entries && self.accounts == other.accounts
+        self.entries == other.entries
     }
 }

@@ -73,7 +73,6 @@ fn bad_texts(good: &str) -> Vec<(String, &'static str)> {
             "and ca_ttl is \"1h\"; write at most \"30m\", or a longer ca_ttl",
         ),
         (with("ttl = \"10s\"\nj", "ttl = \"9s\"\nj"), ":11:12: x509_ttl is \"9s\"; must be at least 10s"),
-        (with("host:true", "unix:user:x-nobody"), "there is no user \"x-nobody\" on this machine; create it, or write"),
         (with("\"embedded\"", "\"spire\""), ":7:8: kind is \"spire\", which this version does not have yet; write"),
         (more("[node.aws]\n"), ":16:2: cloud evidence, [node.*], is not in this version yet; remove it"),
     ]

@@ -1,6 +1,7 @@
 //! One function per parser of external input. Each has an oracle: a property of the result that holds for every input.
 //! The fuzzers and the replay of their corpus share them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -13,17 +14,20 @@ use bonafide::attestation::host::stat::Stat;
 use bonafide::attestation::host::status::Status;
 use bonafide::endpoints::transport::http2::authority_filter::AuthorityFilter;
 use bonafide::endpoints::transport::http2::authority_filter::Violation;
+use bonafide::evidence::AccountName;
 use bonafide::evidence::Selector;
 use bonafide::identity::Bundle;
 use bonafide::identity::SpiffeId;
 use bonafide::identity::SubjectPrefix;
 use bonafide::identity::jose::jws;
 use bonafide::identity::x509_names::subject::is_subject_of;
+use bonafide::names::databases::Databases;
 
 type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
 pub(crate) const TARGETS: &[(&str, Target)] = &[
+    ("account_database", account_database),
     ("authority_filter", authority_filter),
     ("bundle", bundle),
     ("cgroup", cgroup),
@@ -40,6 +44,23 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
 pub(crate) fn run(name: &str, input: &[u8]) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target of this name");
     target(input);
+}
+
+/// A user has the id of the first whole line with that name, as a naive reading has it, and is no group.
+fn account_database(input: &[u8]) {
+    let databases = Databases::parse(input, b"", Some(input));
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let mut seen = BTreeSet::new();
+    for line in text.split('\n') {
+        let fields: Vec<_> = line.split(':').collect();
+        let [name, _, id, _, ..] = fields[..] else { continue };
+        let is_number = !id.is_empty() && id.chars().all(|digit| digit.is_ascii_digit());
+        let id = id.parse::<u32>().ok().filter(|_| is_number && !name.is_empty() && !name.starts_with(['+', '-', '#']));
+        if id.is_some() && seen.insert(name) {
+            assert_eq!(databases.id_of(&AccountName::User(name.into())), id, "{line:?}");
+        }
+        assert_eq!(databases.id_of(&AccountName::Group(name.into())), None);
+    }
 }
 
 /// The output does not depend on the chunks, filtered output passes again unchanged, and it grows by at most the ratio

@@ -11,6 +11,8 @@ mod authority;
 mod files;
 #[path = "node/instruments.rs"]
 mod instruments;
+#[path = "node/names.rs"]
+mod names;
 #[path = "node/workloads.rs"]
 mod workloads;
 
@@ -45,6 +47,7 @@ use bonafide::endpoints::workload_socket;
 use bonafide::entitlement::node_state::NodeState;
 use bonafide::entitlement::node_state::Parts;
 use bonafide::evidence::Selector;
+use bonafide::names::NameService;
 use bonafide::readiness::Readiness;
 use bonafide::registration::EntrySource;
 use bonafide::time::Clock as _;
@@ -60,6 +63,7 @@ pub(crate) use crate::node::files::Folder;
 pub(crate) use crate::node::instruments::Records;
 pub(crate) use crate::node::instruments::Seeded;
 pub(crate) use crate::node::instruments::TestClock;
+pub(crate) use crate::node::names::FakeNames;
 pub(crate) use crate::node::workloads::Client;
 pub(crate) use crate::node::workloads::Seen;
 pub(crate) use crate::node::workloads::Updates;
@@ -81,6 +85,7 @@ pub(crate) struct TestNode {
     pub(crate) records: Arc<Records>,
     pub(crate) node_state: Arc<NodeState>,
     pub(crate) readiness: Readiness,
+    pub(crate) names: FakeNames,
     reloader: Arc<Reloader>,
     dialer: PipeDialer,
     stop: CancellationToken,
@@ -97,6 +102,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) evidence_sources: Vec<Arc<dyn EvidenceSource>>,
     /// Where it has entries from beside the configuration.
     pub(crate) entry_sources: Vec<Arc<dyn EntrySource>>,
+    /// Who the users and groups are.
+    pub(crate) names: FakeNames,
     /// Who signs; `None` for an embedded authority.
     pub(crate) authority: Option<Arc<dyn Authority>>,
     pub(crate) configuration: Configuration<'a>,
@@ -135,6 +142,7 @@ impl Default for Setup<'_> {
             kernel: FakeKernel::new(),
             evidence_sources: Vec::new(),
             entry_sources: Vec::new(),
+            names: FakeNames::default(),
             authority: None,
             configuration: Configuration::Tables(""),
             disk: None,
@@ -182,8 +190,8 @@ impl TestNode {
 
     /// A node, or why it does not start.
     pub(crate) fn try_with(setup: Setup<'_>) -> Result<Self, NotStarted> {
-        let Setup { kernel, evidence_sources, entry_sources, authority, configuration, disk, pipe, observer, .. } =
-            setup;
+        let Setup { kernel, evidence_sources, entry_sources, names, authority, configuration, disk, .. } = setup;
+        let (pipe, observer) = (setup.pipe, setup.observer);
         let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
         let clock = Arc::new(TestClock::default());
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
@@ -211,6 +219,7 @@ impl TestNode {
             active,
             files,
             entry_sources,
+            names: Arc::new(NameService::new(Arc::new(names.clone()), Default::default())),
             readiness: readiness.clone(),
             log: LogSettings::default(),
             sockets: Vec::new(),
@@ -220,7 +229,7 @@ impl TestNode {
         node.serve(acceptor, workload_socket::routes(&readiness).unwrap());
         let dialer = dialer.observed_by(pipe, observer);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
-        Ok(Self { kernel, authority, clock, records, node_state, readiness, reloader, dialer, stop, node })
+        Ok(Self { kernel, authority, clock, records, node_state, readiness, names, reloader, dialer, stop, node })
     }
 
     /// Puts other tables in force.
@@ -322,6 +331,6 @@ fn accepted(trust_domain: &str, tables: &str) -> (Config, Accepted) {
     let text = files::configuration(trust_domain, tables);
     let file = SourceFile { file: PathBuf::from("test.toml"), text };
     let sources = Sources { files: vec![file], folders: Vec::new() };
-    let accepted = Accepted { sources, accounts: Default::default() };
+    let accepted = Accepted { sources };
     (accepted.config().unwrap_or_else(|findings| panic!("{findings}")), accepted)
 }

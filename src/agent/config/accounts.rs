@@ -1,85 +1,103 @@
-//! Looks up the users and groups of a configuration: when it is loaded, each name once, on a thread of its own with a
-//! time limit. A name service may be slow or hang, and no connection may wait for it.
+//! The warnings about user and group names. Whether a name exists is a fact about the machine: it refuses no
+//! configuration, and what it selects matches nobody until it exists.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use nix::unistd::Group;
-use nix::unistd::User;
-
-use crate::agent::config::problem::Findings;
 use crate::agent::config::problem::Place;
 use crate::agent::config::problem::Problem;
-use crate::agent::config::workload::AccountNames;
+use crate::evidence::AccountName;
 use crate::evidence::Accounts;
-use crate::time::duration::exact;
 
-/// Finds the ids of `names`. What cannot be found is a problem at the name's place.
-pub(in crate::agent::config) fn look_up(names: &AccountNames, within: Duration, findings: &mut Findings) -> Accounts {
-    let users = names.users.iter().map(|(name, place)| ("user", "passwd", name, place));
-    let groups = names.groups.iter().map(|(name, place)| ("group", "group", name, place));
-    let mut all = users.chain(groups);
-    let Some(last) = all.clone().last() else { return Accounts::default() };
-    let (send, answer) = mpsc::channel();
-    let (asked, answered) = (names.clone(), Arc::new(AtomicUsize::new(0)));
-    let counted = Arc::clone(&answered);
-    // A name service that hangs keeps this thread; it holds nothing, and dies with the process.
-    let started = std::thread::Builder::new().name("names".to_owned()).spawn(move || send.send(ask(&asked, &counted)));
-    if let Ok(Ok((accounts, problems))) = started.map(|_| answer.recv_timeout(within)) {
-        problems.into_iter().for_each(|problem| findings.problem(problem));
-        return accounts;
-    }
-    let (kind, database, name, place) = all.nth(answered.load(Ordering::Relaxed)).unwrap_or(last);
-    findings.problem(place.problem(format!(
-        "the system did not say within {} who its users and groups are, and still has to say it of {kind} {name:?}; try \
-         getent {database} {name}, or name ids with unix:uid or unix:gid",
-        exact(within)
-    )));
-    Accounts::default()
-}
+/// The names of users and groups that a configuration uses, with the first place of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccountNames(BTreeMap<AccountName, Place>);
 
-fn ask(names: &AccountNames, answered: &AtomicUsize) -> (Accounts, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let user = |name: &str| User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
-    let group = |name: &str| Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
-    let mut ids = |kind, names, ask: &dyn Fn(&str) -> nix::Result<Option<u32>>| {
-        ids(
-            kind,
-            names,
-            |name| {
-                let id = ask(name);
-                answered.fetch_add(1, Ordering::Relaxed);
-                id
-            },
-            &mut problems,
-        )
-    };
-    let users = ids("user", &names.users, &user);
-    let groups = ids("group", &names.groups, &group);
-    (Accounts { users, groups }, problems)
-}
-
-fn ids(
-    kind: &str,
-    names: &BTreeMap<Arc<str>, Place>,
-    ask: impl Fn(&str) -> nix::Result<Option<u32>>,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<u32, Vec<Arc<str>>> {
-    let mut found: BTreeMap<u32, Vec<Arc<str>>> = BTreeMap::new();
-    for (name, place) in names {
-        match ask(name) {
-            Ok(Some(id)) => found.entry(id).or_default().push(Arc::clone(name)),
-            Ok(None) => {
-                problems.push(
-                    place.problem(format!("there is no {kind} {name:?} on this machine; create it, or write another")),
-                );
-            }
-            Err(error) => problems.push(place.problem(format!("{kind} {name:?} could not be looked up: {error}"))),
+impl AccountNames {
+    pub(in crate::agent::config) fn note(&mut self, name: AccountName, place: Option<Place>) {
+        if let (false, Some(place)) = (self.0.contains_key(&name), place) {
+            self.0.insert(name, place);
         }
     }
-    found
+
+    /// The names alone.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<AccountName> {
+        self.0.keys().cloned().collect()
+    }
+}
+
+/// What is wrong with the names, each at its place: those that do not exist, those that the name service does not know
+/// about, or that none counts on this node.
+#[must_use]
+pub fn warnings(names: &AccountNames, accounts: &Accounts) -> Vec<Problem> {
+    let withheld = accounts.withheld_because();
+    if let (Some(because), Some((_, place))) = (withheld, names.0.iter().min_by_key(|(_, place)| place.position)) {
+        let text = format!("no user or group name matches a process on this node: {because}");
+        return vec![place.problem(text)];
+    }
+    let warning = |(name, place): (&AccountName, &Place)| {
+        let (database, text) = (name.database(), name.text());
+        if accounts.open().contains(name) {
+            return Some(place.problem(format!(
+                "the name service does not say who {name} is; until it does, nobody new gets what depends on it; try \
+                 getent {database} {text}, or name ids with unix:uid or unix:gid"
+            )));
+        }
+        let advice = "this matches nobody until there is; create it, or write another";
+        accounts.id_of(name).is_none().then(|| place.problem(format!("there is no {name} on this machine; {advice}")))
+    };
+    let mut warnings: Vec<_> = names.0.iter().filter_map(warning).collect();
+    warnings.sort();
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::config::problem::Position;
+    use crate::evidence::Answer;
+    use crate::evidence::Undecided;
+    use crate::evidence::WithheldBecause;
+
+    fn names(users: &[&str]) -> AccountNames {
+        let place = |line| Place { file: "b.toml".into(), position: Position { line, column: 1 } };
+        let mut names = AccountNames::default();
+        for (line, user) in (1..).zip(users) {
+            names.note(AccountName::User((*user).into()), Some(place(line)));
+        }
+        names
+    }
+
+    fn texts(warnings: &[Problem]) -> Vec<String> {
+        warnings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_told_from_one_that_nobody_knows_about() {
+        let mut accounts = Accounts::example(&[(1000, "alice")], &[]);
+        accounts.leave_open(AccountName::User("late".into()), Answer::Undecided(Undecided::NameService));
+        let texts = texts(&warnings(&names(&["alice", "late", "gone"]), &accounts));
+        assert_eq!(
+            texts,
+            [
+                "b.toml:2:1: the name service does not say who user \"late\" is; until it does, nobody new gets what \
+                 depends on it; try getent passwd late, or name ids with unix:uid or unix:gid",
+                "b.toml:3:1: there is no user \"gone\" on this machine; this matches nobody until there is; create it, \
+                 or write another",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_that_are_withheld_are_one_warning_at_the_first_place() {
+        let accounts = Accounts::withheld(WithheldBecause::NamesNotReadable);
+        let texts = texts(&warnings(&names(&["zoe", "alice"]), &accounts));
+        assert_eq!(texts.len(), 1);
+        assert!(
+            texts[0].starts_with("b.toml:1:1: no user or group name matches a process on this node: "),
+            "{texts:?}"
+        );
+        assert_eq!(warnings(&names(&[]), &accounts), []);
+    }
 }

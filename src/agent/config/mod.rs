@@ -1,6 +1,7 @@
-//! The configuration: one reader, which `run`, `reload` and `config check` share. [`files`] reads text, [`accounts`] asks
-//! for names; everything else is a pure function from text to meaning that finds every problem at once. Nothing else in
-//! the crate reads the configuration, and nothing here reads the environment.
+//! The configuration: one reader, which `run`, `reload` and `config check` share. [`files`] reads text; everything else is a
+//! pure function from text to meaning that finds every problem at once. Nothing else in the crate reads the configuration,
+//! nothing here reads the environment, and nothing here asks who a user or group is: the names that entries use have an
+//! age, and belong to [`crate::names`].
 
 pub mod accounts;
 mod duration;
@@ -16,12 +17,12 @@ pub mod workload;
 use core::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Serialize;
 use toml::de::DeTable;
 
+use crate::agent::config::accounts::AccountNames;
 use crate::agent::config::files::Sources;
 use crate::agent::config::problem::File;
 use crate::agent::config::problem::Findings;
@@ -36,9 +37,8 @@ use crate::agent::config::sections::doors::Listen;
 use crate::agent::config::sections::doors::WorkloadApi;
 use crate::agent::config::sections::limits::LimitsSection;
 use crate::agent::config::sections::log::Log;
-use crate::agent::config::workload::AccountNames;
 use crate::agent::config::workload::EntryContext;
-use crate::evidence::Accounts;
+use crate::evidence::AccountName;
 use crate::federation;
 use crate::identity::TrustDomain;
 use crate::policy::Rules;
@@ -48,9 +48,6 @@ use crate::trusted_path::TrustedUser;
 
 /// The most entries of one node.
 pub const MAX_ENTRIES: usize = 100_000;
-
-/// How long the system may take to say who the users and groups are.
-const NAMES_WITHIN: Duration = Duration::from_secs(5);
 
 /// A complete and valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +80,12 @@ pub struct Config {
     pub warnings: Vec<Problem>,
 }
 
-/// An accepted configuration: enough to accept it again while the files are bad or the name service is down.
+/// An accepted configuration: enough to accept it again while the files are bad. It keeps no accounts: who a name is has
+/// to be asked again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// All files, as they were read.
     pub sources: Sources,
-    /// The accounts behind the names in them.
-    pub accounts: Accounts,
 }
 
 /// A configuration that cannot be used.
@@ -102,8 +98,8 @@ pub struct ConfigRefused {
     pub sources: Sources,
 }
 
-/// Reads the configuration at `main` with everything that it includes, and asks who its users and groups are. Blocks for
-/// as long as the disk and the name service take, at most some seconds: never on the request path.
+/// Reads the configuration at `main` with everything that it includes. Blocks for as long as the disk takes: never on the
+/// request path.
 ///
 /// # Errors
 /// [`ConfigRefused`]
@@ -118,13 +114,8 @@ pub fn load(main: &Path) -> Result<(Config, Accepted), ConfigRefused> {
 pub fn load_for(main: &Path, user: TrustedUser) -> Result<(Config, Accepted), ConfigRefused> {
     let (sources, mut findings) = files::read(main, user);
     match Config::from_sources(&sources) {
-        Ok(config) => {
-            let accounts = accounts::look_up(&config.names, NAMES_WITHIN, &mut findings);
-            if findings.problems.is_empty() {
-                return Ok((config, Accepted { sources, accounts }));
-            }
-            findings.warnings.extend(config.warnings);
-        }
+        Ok(config) if findings.problems.is_empty() => return Ok((config, Accepted { sources })),
+        Ok(config) => findings.warnings.extend(config.warnings),
         Err(found) => findings.merge(found),
     }
     Err(ConfigRefused { findings, sources })
@@ -173,11 +164,10 @@ impl Config {
         Rules { minimum: self.attest.minimum, wait: self.attest.wait }
     }
 
-    /// The gid of the group that may use the admin socket.
+    /// The group that may use the admin socket.
     #[must_use]
-    pub fn admin_gid(&self, accounts: &Accounts) -> Option<u32> {
-        let group = self.admin.group.as_ref()?;
-        accounts.groups.iter().find(|(_, names)| names.contains(group)).map(|(gid, _)| *gid)
+    pub fn admin_group(&self) -> Option<AccountName> {
+        self.admin.group.clone().map(AccountName::Group)
     }
 
     /// The keys in which `new` differs so that only a restart can apply it.

@@ -1,17 +1,16 @@
 //! `[[workload]]`: one entry.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent::config::problem::Place;
+use crate::agent::config::accounts::AccountNames;
 use crate::agent::config::problem::shown;
 use crate::agent::config::reader::Reader;
 use crate::agent::config::reader::Text;
 use crate::agent::config::sections::svid;
 use crate::agent::config::sections::svid::SvidDefaults;
 use crate::agent::config::warnings;
+use crate::evidence::AccountName;
 use crate::evidence::InvalidSelector;
 use crate::evidence::Selector;
 use crate::identity::InvalidSpiffeId;
@@ -37,29 +36,6 @@ pub(in crate::agent::config) struct EntryContext<'c> {
     pub(in crate::agent::config) foreign: &'c BTreeSet<TrustDomain>,
     pub(in crate::agent::config) ca_ttl: Duration,
     pub(in crate::agent::config) defaults: SvidDefaults,
-}
-
-/// The names of users and groups that a configuration uses, with the first place of each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AccountNames {
-    /// Names of users.
-    pub users: BTreeMap<Arc<str>, Place>,
-    /// Names of groups.
-    pub groups: BTreeMap<Arc<str>, Place>,
-}
-
-impl AccountNames {
-    pub(in crate::agent::config) fn user(&mut self, name: &Arc<str>, place: Option<Place>) {
-        if let (false, Some(place)) = (self.users.contains_key(name), place) {
-            self.users.insert(Arc::clone(name), place);
-        }
-    }
-
-    pub(in crate::agent::config) fn group(&mut self, name: &Arc<str>, place: Option<Place>) {
-        if let (false, Some(place)) = (self.groups.contains_key(name), place) {
-            self.groups.insert(Arc::clone(name), place);
-        }
-    }
 }
 
 /// Reads one table; `None` where a problem was noted.
@@ -200,10 +176,8 @@ fn read_selector(table: &mut Reader<'_, '_>, text: &Text<'_>, names: &mut Accoun
         }
     };
     let place = table.place_at(text.span.start);
-    match &selector {
-        Selector::UnixUser(name) => names.user(name, place),
-        Selector::UnixGroup(name) | Selector::UnixSupplementaryGroup(name) => names.group(name, place),
-        _ => {}
+    if let Some(name) = AccountName::of(&selector) {
+        names.note(name, place);
     }
     Some(selector)
 }

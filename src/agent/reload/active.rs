@@ -63,7 +63,6 @@ impl ActiveConfig {
     pub fn entries(&self, trigger: ReloadTrigger) -> EntrySet {
         EntrySet {
             entries: self.config.entries.clone(),
-            accounts: self.accepted.accounts.clone(),
             hold_back: match trigger {
                 ReloadTrigger::Asked => HoldBack::Never,
                 ReloadTrigger::SeenOnDisk => HoldBack::IfManyEnd,

@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 
 use crate::agent::config;
 use crate::agent::config::Accepted;
 use crate::agent::config::Config;
 use crate::agent::config::ConfigRefused;
+use crate::agent::config::accounts;
 use crate::agent::config::files::Sources;
+use crate::agent::config::problem::Problem;
 use crate::agent::last_good;
 use crate::agent::live_settings::LiveSettings;
 use crate::agent::reload::diff::compare;
@@ -84,17 +87,28 @@ impl Reloader {
     /// Reads the files and puts what they say in force.
     pub async fn reload(self: &Arc<Self>, trigger: ReloadTrigger) -> ReloadReport {
         let _one = self.one_at_a_time.lock().await;
-        let reloader = Arc::clone(self);
-        // The disk and the name service may take seconds, and finding the streams that a change concerns some milliseconds
-        // for a thousand streams; serving must not wait for them.
-        let reloaded = tokio::task::spawn_blocking(move || match config::load(&reloader.files.main) {
-            Ok((config, accepted)) => reloader.swap(config, accepted, trigger),
-            Err(refused) => reloader.refuse(refused),
-        });
-        reloaded.await.unwrap_or_else(|panic| {
-            let problem = format!("reading the configuration failed: {panic}");
-            self.refuse_because(vec![problem], None, ReloadState::LastGood)
-        })
+        let (reloader, main) = (Arc::clone(self), self.files.main.clone());
+        // The disk may take seconds, and finding the streams that a change concerns some milliseconds for a thousand
+        // streams; serving must not wait for them.
+        let (config, accepted) = match tokio::task::spawn_blocking(move || config::load(&main)).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(refused)) => return self.refuse(refused),
+            Err(panic) => return self.failed(&panic),
+        };
+        let (names, used) = (self.owner.names(), config.names.clone());
+        // What would end many live identities is held back: so the names are asked before it is compared with them.
+        names.settle(&used.names()).await;
+        let swapped = tokio::task::spawn_blocking(move || reloader.swap(config, accepted, trigger));
+        let mut report = swapped.await.unwrap_or_else(|panic| self.failed(&panic));
+        let warnings = accounts::warnings(&used, &names.accounts_of(&used.names()));
+        report.warnings.extend(warnings.iter().map(Problem::warning));
+        self.owner.forget_other_names();
+        report
+    }
+
+    fn failed(&self, panic: &JoinError) -> ReloadReport {
+        let problem = format!("reading the configuration failed: {panic}");
+        self.refuse_because(vec![problem], None, ReloadState::LastGood)
     }
 
     /// Puts a configuration that was read in force, unless it needs a restart or has to be asked for.

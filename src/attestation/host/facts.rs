@@ -4,9 +4,11 @@ use crate::attestation::host::cgroup::CgroupKind;
 use crate::attestation::kernel::AtPath;
 use crate::attestation::kernel::FileIdentity;
 use crate::evidence::Accounts;
+use crate::evidence::Answer;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Grade;
+use crate::evidence::Provider;
 use crate::evidence::Selector;
 use crate::evidence::SelectorKind;
 use crate::evidence::Source;
@@ -79,7 +81,10 @@ pub fn facts(seen: &Observed<'_>, accounts: &Accounts) -> EvidenceSet {
 }
 
 fn names(evidence: &mut EvidenceSet, seen: &Observed<'_>, accounts: &Accounts) {
-    if let Some(because) = not_on_the_host(seen) {
+    if let Some(because) = not_on_the_host(seen).or(accounts.withheld_because()) {
+        if accounts.answer().is_some() {
+            evidence.answered(Provider::NAMES, Answer::Settled);
+        }
         for kind in [SelectorKind::UnixUser, SelectorKind::UnixGroup, SelectorKind::UnixSupplementaryGroup] {
             evidence.withhold(kind, None, because);
         }
@@ -94,6 +99,9 @@ fn names(evidence: &mut EvidenceSet, seen: &Observed<'_>, accounts: &Accounts) {
     }
     for name in seen.groups.iter().flat_map(|gid| accounts.group_names(*gid)) {
         prove(Selector::UnixSupplementaryGroup(name.clone()), Source::Status);
+    }
+    if let Some(answer) = accounts.answer() {
+        evidence.answered(Provider::NAMES, answer);
     }
 }
 
@@ -261,10 +269,7 @@ mod tests {
     }
 
     fn accounts() -> Accounts {
-        Accounts {
-            users: [(1000, vec!["web".into()])].into(),
-            groups: [(1000, vec!["web".into()]), (27, vec!["sudo".into()])].into(),
-        }
+        Accounts::example(&[(1000, "web")], &[(1000, "web"), (27, "sudo")])
     }
 
     fn texts(place: &CgroupPosition, namespaces: HostNamespaces) -> Vec<String> {

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 
 use crate::daemon::Daemon;
 use crate::levels::OLDER_KERNEL;
@@ -135,64 +134,6 @@ fn attack_24_a_caller_with_another_root_directory_has_no_path() {
     );
     let lie = [&user("41001")[..], &["unshare", "-Urm", "sh", "-c", &pivot, "sh", &trusted]].concat();
     assert_eq!(node.gets_by(&lie, HONEST), "nothing");
-}
-
-/// The text of an `/etc/passwd` with root and this user.
-fn passwd(uid: u32) -> String {
-    format!("root:x:0:0::/:/bin/sh\nbonafide-web:x:{uid}:{uid}::/:/bin/sh\n")
-}
-
-const BINARY: &str = env!("CARGO_BIN_EXE_bonafide");
-const NAMED: &str = "[[workload]]\nid = \"/named\"\nselectors = [\"unix:user:bonafide-web\"]\n";
-
-/// Defence: only `config::accounts::look_up` queries the user database. If `host::facts::facts` queries the caller's
-/// name, the other user gets the identity.
-#[test]
-fn attack_35_a_changed_user_database_does_not_change_an_entry() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(&file, passwd(41005)).unwrap();
-    let launcher = after(&format!("mount --bind {} /etc/passwd && exec", file.path().display()));
-    let Some(node) = Node::start_behind("attack_35", &launcher.each_ref().map(String::as_str), NAMED) else { return };
-    assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
-    fs::write(&file, passwd(41006)).unwrap();
-    assert_eq!(node.honest_gets(PYTHON, 41006), "nothing");
-    assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
-}
-
-/// Defences: the time limit of `config::accounts::look_up`, without which the reload does not end; and the thread of
-/// `Reloader::reload`, without which one caller is answered in those 5 s. The user database is a FIFO without a writer,
-/// whose open(2) blocks for ever.
-#[test]
-fn attack_35_a_hanging_name_service_fails_a_reload_and_delays_no_caller() {
-    let folder = tempfile::tempdir().unwrap();
-    let [file, silent] = ["passwd", "silent"].map(|name| folder.path().join(name));
-    fs::write(&file, passwd(41005)).unwrap();
-    let reads = |passwd: &Path| after(&format!("mount --bind {} /etc/passwd && exec", passwd.display()));
-    let launcher = reads(&file);
-    let test = "attack_35_silence";
-    let Some(node) = Node::start_behind(test, &launcher.each_ref().map(String::as_str), NAMED) else { return };
-    let in_its_view = &|command: &[&str]| {
-        let daemon = node.daemon.pid().to_string();
-        Command::new("nsenter").args(["-t", &daemon, "-m", "timeout", "20"]).args(command).output().unwrap()
-    };
-    nix::unistd::mkfifo(&silent, nix::sys::stat::Mode::S_IRUSR).unwrap();
-    assert!(in_its_view(&["mount", "--bind", silent.to_str().unwrap(), "/etc/passwd"]).status.success());
-    let expected = "still has to say it of user \"bonafide-web\"; try getent passwd bonafide-web";
-    let answered = std::thread::scope(|threads| {
-        let socket = node.daemon.admin_socket().display().to_string();
-        let reload = threads.spawn(move || in_its_view(&[BINARY, "reload", "--admin-socket", &socket]));
-        let mut answered = 0;
-        while !reload.is_finished() {
-            assert_eq!(node.honest_gets(PYTHON, 41005), "identity");
-            answered += 1;
-        }
-        refuses(&reload.join().unwrap(), expected);
-        answered
-    });
-    assert!(answered > 1, "{answered} callers were answered while a reload waited 5 s for the name service");
-    let configuration = node.daemon.configuration().display().to_string();
-    refuses(&in_its_view(&[BINARY, "config", "check", &configuration]), expected);
-    refuses(&Daemon::end_behind(&reads(&silent).each_ref().map(String::as_str), NAMED), expected);
 }
 
 /// Defence: `attestation::linux::process` reads the status of the thread group leader. If it reads another thread's,

@@ -18,6 +18,7 @@ use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
 use crate::late_source::LateSource;
 use crate::node::Client;
+use crate::node::FakeNames;
 use crate::node::Seeded;
 use crate::node::Seen;
 use crate::node::Setup;
@@ -30,6 +31,7 @@ use crate::truth::Place;
 use crate::truth::Rule;
 use crate::truth::Subject;
 use crate::truth::Truth;
+use crate::truth::user_name;
 
 const SEEDS: u64 = 1000;
 const EVENTS: u64 = 40;
@@ -68,8 +70,11 @@ impl Walk {
         let truth = Arc::new(Mutex::new(Truth::default()));
         let judge = truth.clone();
         let source = LateSource::default();
+        let names = FakeNames::default();
+        USERS.iter().for_each(|uid| names.serve_user(&user_name(*uid), Some(*uid)));
         let node = TestNode::with(Setup {
             seed,
+            names,
             kernel: FakeKernel::new(),
             evidence_sources: vec![Arc::new(source.clone())],
             pipe: TIGHT_PIPE,
@@ -93,7 +98,7 @@ impl Walk {
     }
 
     async fn step(&mut self) {
-        match self.chance.below(28) {
+        match self.chance.below(29) {
             0..=4 => self.connect(),
             5..=6 => self.open_another_stream(),
             7..=8 => self.ask_for_tokens(),
@@ -111,6 +116,7 @@ impl Walk {
             23 => self.node.kernel.heal(),
             24 => self.disturb_the_source(),
             25 => self.change_labels(),
+            26 => self.disturb_the_name_service(),
             _ => tokio::time::sleep(Duration::from_secs(self.chance.below(400))).await,
         }
         // How far the node gets before the next event is random, too: mostly a few turns of its tasks, so that things
@@ -259,6 +265,15 @@ impl Walk {
         }
     }
 
+    fn disturb_the_name_service(&self) {
+        match self.chance.below(4) {
+            0 => self.node.names.go_down(),
+            1 => self.node.names.hang(),
+            2 => self.node.names.hang_user(&user_name(self.one_of(&USERS))),
+            _ => self.node.names.come_back(),
+        }
+    }
+
     fn change_labels(&self) {
         let (uid, is_labelled) = (self.one_of(&USERS), self.chance.below(2) == 0);
         self.truth(|truth| {
@@ -273,6 +288,7 @@ impl Walk {
             ("/db", USERS[1], Need::Program(PROGRAMS[1])),
             ("/both", USERS[0], Need::Program(PROGRAMS[0])),
             ("/mail", self.one_of(&USERS), Need::Nothing),
+            ("/named", self.one_of(&USERS), Need::Name),
             ("/group", USERS[1], Need::Group),
             ("/unit", USERS[2], Need::Unit),
             ("/host", USERS[2], Need::Host),
@@ -291,6 +307,7 @@ impl Walk {
         self.node.kernel.heal();
         self.node.authority.relent();
         self.source.come_back();
+        self.node.names.come_back();
     }
 
     /// Once every SVID was due for renewal, each stream that is still open has said what is permitted, and so does a new

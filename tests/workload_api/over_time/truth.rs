@@ -19,6 +19,8 @@ pub(crate) const GROUP: u32 = 2000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Nothing,
+    /// The name of the user, too.
+    Name,
     Program(&'static str),
     /// To be in [`GROUP`].
     Group,
@@ -27,6 +29,11 @@ pub(crate) enum Need {
     Host,
     /// What only a source beside the kernel knows.
     Label,
+}
+
+/// The name of a user.
+pub(crate) fn user_name(uid: u32) -> String {
+    format!("user-{uid}")
 }
 
 /// An entry.
@@ -43,6 +50,7 @@ impl Rule {
         let mut selectors = vec![format!("unix:uid:{}", self.uid)];
         selectors.extend(match self.need {
             Need::Nothing | Need::Label => None,
+            Need::Name => Some(format!("unix:user:{}", user_name(self.uid))),
             Need::Program(program) => Some(format!("unix:path:{program}")),
             Need::Group => Some(format!("unix:supplementary_gid:{GROUP}")),
             Need::Unit => Some("systemd:id:web.service".to_owned()),
@@ -132,6 +140,7 @@ impl Subject {
         let on_host = !self.own_user_namespace && self.place != Place::Container;
         let fits = match rule.need {
             Need::Nothing => true,
+            Need::Name => on_host,
             Need::Program(program) => on_host && program == self.program,
             Need::Group => self.group,
             Need::Unit => self.place == Place::Unit,

@@ -6,11 +6,12 @@ use core::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::agent::config::accounts::AccountNames;
 use crate::agent::config::problem::shown;
 use crate::agent::config::reader::Reader;
 use crate::agent::config::reader::Text;
 use crate::agent::config::sections::authority::is_plain_absolute;
-use crate::agent::config::workload::AccountNames;
+use crate::evidence::AccountName;
 
 /// The most bytes that the name of a Unix socket may have (SPEC: unix(7), `sun_path` with its final zero).
 const MAX_SOCKET_NAME: usize = 107;
@@ -71,7 +72,7 @@ pub(in crate::agent::config) fn admin(top: &mut Reader<'_, '_>, names: &mut Acco
     let socket = socket(&mut table, "/run/bonafide-admin/admin.sock");
     let group = table.string("group").map(|text| {
         let group: Arc<str> = text.value.into();
-        names.group(&group, table.place_at(text.span.start));
+        names.note(AccountName::Group(group.clone()), table.place_at(text.span.start));
         group
     });
     table.finish();
