@@ -12,6 +12,8 @@ mod demo;
 mod go;
 #[path = "clients/java.rs"]
 mod java;
+#[path = "clients/postgresql.rs"]
+mod postgresql;
 #[path = "clients/python.rs"]
 mod python;
 #[path = "clients/rotations.rs"]
