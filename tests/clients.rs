@@ -4,6 +4,10 @@
 
 #[path = "clients/certificates.rs"]
 mod certificates;
+#[path = "clients/over_time/changes.rs"]
+mod changes;
+#[path = "clients/over_time/conversation.rs"]
+mod conversation;
 #[path = "support/daemon.rs"]
 mod daemon;
 #[path = "clients/demo.rs"]
@@ -16,7 +20,7 @@ mod java;
 mod postgresql;
 #[path = "clients/python.rs"]
 mod python;
-#[path = "clients/rotations.rs"]
+#[path = "clients/over_time/rotations.rs"]
 mod rotations;
 #[path = "clients/rust.rs"]
 mod rust;

@@ -26,15 +26,24 @@ import javax.net.ssl.SSLSocket;
  * </pre>
  */
 class Workload {
-    public static void main(String[] arguments) throws Exception {
+    public static void main(String[] arguments) {
+        // The threads of gRPC are no daemons.
+        try {
+            run(arguments);
+            System.exit(0);
+        } catch (Exception error) {
+            error.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    private static void run(String[] arguments) throws Exception {
         switch (arguments[0]) {
             case "probe" -> probe();
             case "server" -> serve(SpiffeId.parse(arguments[1]));
             case "client" -> ask(SpiffeId.parse(arguments[1]), arguments[2], Integer.parseInt(arguments[3]));
             default -> throw new IllegalArgumentException(arguments[0]);
         }
-        // The threads of gRPC are no daemons.
-        System.exit(0);
     }
 
     private static void probe() throws Exception {
