@@ -1,4 +1,5 @@
-//! Clients in four languages on a machine that changes under them: their programs are upgraded, their groups change.
+//! Clients in four languages on a machine that changes under them: their programs are upgraded, their groups and the name
+//! of their user change.
 
 use std::ffi::OsString;
 use std::fs;
@@ -202,5 +203,32 @@ fn a_client_that_gives_up_its_group_loses_the_identity_that_needs_it_and_no_othe
     let mut conversations = machine.talk(&node, &[]);
     conversations.iter_mut().for_each(|conversation| conversation.read_answers(BEFORE));
     machine.clients.iter().for_each(|client| machine.change(client, b'g'));
+    machine.assert_all_but_the_keeper_lose(&node, conversations);
+}
+
+#[test]
+fn a_user_name_that_moves_takes_the_identity_from_its_old_user_and_gives_it_to_the_new_one() {
+    let test = "a_user_name_that_moves_takes_the_identity_from_its_old_user_and_gives_it_to_the_new_one";
+    let Some(mut machine) = Machine::new(test) else { return };
+    // The daemon is PID 1 of a namespace, and has a copy of /etc.
+    let etc = machine.folder.path().join("etc");
+    succeeded(&Command::new("cp").args(["-a", "/etc"]).arg(&etc).output().unwrap());
+    let move_name = |uid: u32| {
+        let new = etc.join("passwd.new");
+        fs::write(&new, format!("root:x:0:0::/:/bin/sh\nweb:x:{uid}:{uid}::/:/bin/sh\n")).unwrap();
+        fs::rename(new, etc.join("passwd")).unwrap();
+    };
+    move_name(USER);
+    let own_etc = format!("mount --bind {} /etc && exec \"$@\"", etc.display());
+    let launcher = ["unshare", "-mpf", "--kill-child", "--mount-proc", "sh", "-c", &own_etc, "sh"];
+    let node = machine.start(&launcher, |_| vec!["unix:user:web".to_owned()]);
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children", pid = node.pid())).unwrap();
+    machine.server.launcher = ["setpriv", "--pdeathsig", "KILL"].map(OsString::from).to_vec();
+    let mut conversations = machine.talk(&node, &["nsenter", "-t", children.trim(), "-p", "-m"]);
+    for (client, conversation) in machine.clients.iter().zip(&mut conversations) {
+        conversation.read_answers(if client.id == KEEPER { 0 } else { BEFORE });
+        assert_eq!(conversation.answered() == 0, client.id == KEEPER, "{}", client.id);
+    }
+    move_name(OTHER_USER);
     machine.assert_all_but_the_keeper_lose(&node, conversations);
 }
