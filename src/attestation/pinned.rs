@@ -124,14 +124,16 @@ impl PinnedProcess {
     /// from the next: that is, unless the process has switched their randomness off for itself.
     #[must_use]
     pub fn is_pinned_again(&self, later: &Self) -> bool {
-        let same = self.process.peer() == later.process.peer() && self.image == later.image;
+        if self.process.peer() != later.process.peer() || self.image != later.image {
+            return false;
+        }
         let in_use = |memory: &Arc<dyn Memory>| memory.is_in_use() == Ok(true);
         let memories_in_use = match (&self.memory, &later.memory) {
             (Some(mine), Some(its)) => in_use(mine) && in_use(its),
             (None, None) => true,
             _ => false,
         };
-        same && self.process.alive().is_ok() && memories_in_use && later.process.alive().is_ok()
+        self.process.alive().is_ok() && memories_in_use && later.process.alive().is_ok()
     }
 
     /// Checks the sender that the kernel reports for a message on the connection.

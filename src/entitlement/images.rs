@@ -110,15 +110,16 @@ impl Images {
 
     /// Drops the images that had no connection for a minute or run no more, and SVIDs that have ended.
     pub(in crate::entitlement) fn sweep(&self, now: SystemTime) {
-        let mut kept = self.kept();
-        let gone: Vec<_> = kept.idle.iter().map(|((since, id), (pid, _))| (*since, *id, *pid)).collect();
-        for (since, id, pid) in gone {
-            if since.elapsed() >= KEPT || !kept.runs(pid, id) {
-                kept.drop_idle(since, id, pid);
+        for process in self.processes() {
+            process.svids.drop_ended(now);
+            let (id, pid) = (process.pinned.id(), process.pinned.process().peer().pid);
+            let Some(since) = self.kept().image(pid, id).and_then(|image| image.idle_since) else { continue };
+            // RACE: the kernel is asked without the lock, for every accept waits for that. Whoever connects meanwhile ends
+            // the time without a connection, and then nothing is dropped.
+            if since.elapsed() >= KEPT || process.pinned.is_same_image().is_err() {
+                self.kept().drop_idle(since, id, pid);
             }
         }
-        drop(kept);
-        self.processes().iter().for_each(|process| process.svids.drop_ended(now));
     }
 
     fn processes(&self) -> Vec<Arc<CheckedProcess>> {
@@ -129,6 +130,7 @@ impl Images {
     fn leave(&self, process: &CheckedProcess) {
         let (id, pid) = (process.pinned.id(), process.pinned.process().peer().pid);
         let (principal, now) = (process.pinned.principal(), Instant::now());
+        let runs = process.pinned.is_same_image().is_ok(); // without the lock, for every accept waits for that
         let mut kept = self.kept();
         let Some(image) = kept.image(pid, id) else { return };
         image.connections = image.connections.saturating_sub(1);
@@ -137,7 +139,7 @@ impl Images {
         }
         image.idle_since = Some(now);
         kept.idle.insert((now, id), (pid, principal));
-        if !kept.runs(pid, id) {
+        if !runs {
             return kept.drop_idle(now, id, pid);
         }
         let of_it = |kept: &Kept| kept.idle.values().filter(|(_, of)| *of == principal).count();
@@ -160,12 +162,11 @@ impl Kept {
         self.by_pid.get_mut(&pid)?.iter_mut().find(|image| image.process.pinned.id() == id)
     }
 
-    fn runs(&mut self, pid: u32, id: PinId) -> bool {
-        self.image(pid, id).is_some_and(|image| image.process.pinned.is_same_image().is_ok())
-    }
-
+    /// Drops an image that has had no connection since then.
     fn drop_idle(&mut self, since: Instant, id: PinId, pid: u32) {
-        self.idle.remove(&(since, id));
+        if self.idle.remove(&(since, id)).is_none() {
+            return; // it has one again
+        }
         if let Some(known) = self.by_pid.get_mut(&pid) {
             known.retain(|image| image.process.pinned.id() != id);
             if known.is_empty() {

@@ -80,6 +80,19 @@ impl CheckedProcess {
         result
     }
 
+    /// Notes an attestation that began at `at`, which is a check of everything. Returns whether no later check says otherwise.
+    ///
+    /// A process that leaves a cgroup and comes back would else be decided again without end by all who share the check that
+    /// missed it, until that is too old.
+    pub(in crate::entitlement) fn attested(&self, epoch: &Epoch, at: Instant) -> bool {
+        let mut latest = self.latest();
+        let is_latest = latest.as_ref().is_none_or(|check| check.at <= at);
+        if is_latest {
+            *latest = Some(LivenessCheck { at, of: (*epoch, EpochParts::ALL), result: Ok(()) });
+        }
+        is_latest
+    }
+
     /// The result of a check that is at most [`CHECK_TTL`] old.
     ///
     /// INVARIANT: CHECK_TTL < CHECK_INTERVAL, and a stream waits at most CHECK_INTERVAL from the check whose result it

@@ -286,13 +286,15 @@ impl NodeState {
         rulebook: &Rulebook,
     ) -> Result<(Standing, Vec<Change>), Undecidable> {
         process.decide_anew();
+        let begun = Instant::now();
         let decided = self.decide_by(&process.pinned, rulebook, &Providers::new());
         let (decision, epoch, changes) = decided.map_err(|why| (RefusalCause::from(why), None))?;
+        let is_so_still = process.attested(&epoch, begun);
         if let Outcome::Denied(denial) = decision.outcome {
             return Err((RefusalCause::Denied(denial), Some(decision.trace)));
         }
         let standing = Standing::new(decision, epoch);
-        if changes.is_empty() {
+        if changes.is_empty() && is_so_still {
             process.stands(standing.clone());
         }
         Ok((standing, changes))

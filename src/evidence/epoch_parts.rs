@@ -40,12 +40,21 @@ impl SelectorKind {
             Self::UnixPath | Self::UnixSha256 => EpochParts::of([Image, Namespaces]),
             Self::SystemdId | Self::SystemdSlice | Self::Cgroup => EpochParts::of([EpochPart::Cgroup]),
             Self::Host => EpochParts::of([Namespaces, Cgroup]),
-            Self::Other => EpochParts::of([Image, Credentials, Groups, Namespaces, Cgroup]),
+            Self::Other => EpochParts::ALL,
         }
     }
 }
 
 impl EpochParts {
+    /// Every part.
+    pub const ALL: Self = Self::of([
+        EpochPart::Image,
+        EpochPart::Credentials,
+        EpochPart::Groups,
+        EpochPart::Namespaces,
+        EpochPart::Cgroup,
+    ]);
+
     /// These parts. Does not compile without any: a fact that rests on nothing would never end.
     #[must_use]
     pub const fn of<const N: usize>(parts: [EpochPart; N]) -> Self {

@@ -210,3 +210,25 @@ async fn what_changes_nothing_that_an_identity_rests_on_ends_nothing() {
     process.move_to("/system.slice/other.service");
     assert_eq!(stream.within(25 * SECOND).await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_leaves_its_cgroup_and_comes_back_is_decided_once_and_not_again_and_again() {
+    let node = TestNode::start(7, &workload("/web", &["unix:uid:1000"]));
+    let process = web(&node);
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let mut stream = node.client(&process).x509_svids().await;
+        stream.update().await;
+        streams.push(stream);
+    }
+    process.move_to("/system.slice/other.service");
+    let before = node.kernel.questions();
+    while node.kernel.questions() == before {
+        settle().await;
+    }
+    process.move_to(&FakeProcess::default().cgroup);
+    let before = node.kernel.questions();
+    tokio::time::sleep(7 * SECOND).await;
+    let asked = node.kernel.questions() - before;
+    assert!(asked < 40, "{asked} questions for an attestation or two");
+}
