@@ -104,17 +104,14 @@ impl Attestor {
         pidfd_facts(&*process)?;
         let text = directory.read(ProcFile::Cgroup)?;
         let cgroups = Cgroups::parse(&text).map_err(|_| Contradiction::Malformed)?;
-        // The handle comes first: what is read after it is of its image, or of one that `runs_still` refuses.
-        let memory = directory.memory()?;
         let (image, _) = image(&*directory)?;
+        process.alive()?;
         let charged = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
         let (principal, cgroup) = (Principal { uid: peer.uid, cgroup: charged }, cgroups.deciding());
         let cgroup = cgroup.map_or("", |(path, _)| path).into();
         let id = PinId(self.pinned.fetch_add(1, Ordering::Relaxed));
         let proven = Arc::default();
-        let pinned = PinnedProcess { process, id, image, memory, principal, cgroup, proven };
-        pinned.runs_still(&*directory)?;
-        Ok(pinned)
+        Ok(PinnedProcess { process, id, image, principal, cgroup, proven })
     }
 
     /// Pins the process that has this PID now, for a connection that asks about another process.

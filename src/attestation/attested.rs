@@ -12,10 +12,10 @@ use crate::evidence::Undecided;
 
 /// The program image of a process: another one after every `exec`.
 ///
-/// A changed ctime or link count is not a new image: every package upgrade changes them. Where the kernel places programs at
-/// random (it does so by default), an `exec` of the same file is seen by the addresses, too; where a process has switched
-/// that off for itself, by the handle of its memory alone, which a child that shares the memory keeps in use. Then it goes
-/// unnoticed: the evidence is the same.
+/// A changed ctime or link count is not a new image: every package upgrade changes them. Where the kernel places programs
+/// at random (it does so by default), an `exec` of the same file is seen by the addresses. Where a process has switched that
+/// off for itself it goes unnoticed: the evidence is the same. A handle of the process's memory would tell both apart, but
+/// whoever opens one waits for an `exec` that is under way, and the process can make that long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Image {
     /// Device of the executable.

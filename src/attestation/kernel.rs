@@ -133,7 +133,7 @@ impl FileIdentity {
 
 /// A process, held by a handle that never refers to another process, even if its PID is reused.
 ///
-/// INVARIANT: between attestations an implementation keeps nothing open but the pidfd; a [`Memory`] is kept beside it.
+/// INVARIANT: between attestations an implementation keeps nothing open but the pidfd.
 pub trait Process: Send + Sync + fmt::Debug {
     /// The credentials that the socket was connected with. For a process that was opened by PID, its effective ids at
     /// that time.
@@ -187,12 +187,6 @@ pub trait ProcDirectory: Send + Sync {
     /// [`Unanswered::Absent`] for a kernel thread or a zombie.
     fn executable(&self) -> Result<FileIdentity, Unanswered>;
 
-    /// A handle of the memory that the process runs in now; `None` where this kernel has none.
-    ///
-    /// # Errors
-    /// [`Unanswered`]
-    fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered>;
-
     /// The text of the link to the running executable.
     ///
     /// # Errors
@@ -210,18 +204,6 @@ pub trait ProcDirectory: Send + Sync {
     /// # Errors
     /// [`Unanswered`]
     fn open_executable(&self) -> Result<Executable, Unanswered>;
-}
-
-/// The memory of one program image. An `exec` gives the process another one.
-///
-/// SECURITY: another process can run in the same memory (`CLONE_VM`) and so keep it in use beyond an `exec`: only together
-/// with the addresses in `stat` does it identify an image.
-pub trait Memory: Send + Sync + fmt::Debug {
-    /// Whether a process still runs in it.
-    ///
-    /// # Errors
-    /// [`Unanswered`]
-    fn is_in_use(&self) -> Result<bool, Unanswered>;
 }
 
 /// The running executable, opened for reading.

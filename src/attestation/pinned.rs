@@ -16,7 +16,6 @@ use crate::attestation::host::stat::MemoryLayout;
 use crate::attestation::host::stat::Stat;
 use crate::attestation::host::status::Status;
 use crate::attestation::kernel::FileIdentity;
-use crate::attestation::kernel::Memory;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
@@ -37,8 +36,6 @@ pub struct PinnedProcess {
     pub(in crate::attestation) process: Arc<dyn Process>,
     pub(in crate::attestation) id: PinId,
     pub(in crate::attestation) image: Image,
-    /// The memory of the image; `None` where the kernel has no handle of it.
-    pub(in crate::attestation) memory: Option<Arc<dyn Memory>>,
     pub(in crate::attestation) principal: Principal,
     /// The cgroup path that decided at the accept, for the record of a refusal; empty where none did.
     pub(in crate::attestation) cgroup: Arc<str>,
@@ -120,20 +117,12 @@ impl PinnedProcess {
     /// Whether `later` is this image, pinned again for another connection of the same user.
     ///
     /// Two live processes never have one PID: the process of this handle has it during this check, and that of the other
-    /// handle before and after. Where no handle of the memory is to be had, the addresses alone tell one `exec` of a file
-    /// from the next: that is, unless the process has switched their randomness off for itself.
+    /// handle before and after. The addresses tell one `exec` of a file from the next, unless the process has switched their
+    /// randomness off for itself: then it has the same evidence as before, and the same key.
     #[must_use]
     pub fn is_pinned_again(&self, later: &Self) -> bool {
-        if self.process.peer() != later.process.peer() || self.image != later.image {
-            return false;
-        }
-        let in_use = |memory: &Arc<dyn Memory>| memory.is_in_use() == Ok(true);
-        let memories_in_use = match (&self.memory, &later.memory) {
-            (Some(mine), Some(its)) => in_use(mine) && in_use(its),
-            (None, None) => true,
-            _ => false,
-        };
-        self.process.alive().is_ok() && memories_in_use && later.process.alive().is_ok()
+        let same = self.process.peer() == later.process.peer() && self.image == later.image;
+        same && self.process.alive().is_ok() && later.process.alive().is_ok()
     }
 
     /// Checks the sender that the kernel reports for a message on the connection.
@@ -144,22 +133,11 @@ impl PinnedProcess {
         if writer == self.process.peer() { Ok(()) } else { Err(Contradiction::ForeignWriter.into()) }
     }
 
-    /// Checks that the process is alive and runs the pinned image. The memory comes last: an `exec` changes it before
-    /// anything else that is checked.
-    ///
-    /// SECURITY: the file is compared beside the memory. A child that shares the memory keeps it in use, and without
-    /// randomization another file with segments of the same size is placed alike.
+    /// Checks that the process is alive and runs the pinned image.
     pub(in crate::attestation) fn runs_still(&self, directory: &dyn ProcDirectory) -> Result<(), NotAttested> {
-        let layout = layout(directory)?;
-        let executable = directory.executable()?;
-        let same_file = (executable.device, executable.inode) == (self.image.device, self.image.inode);
+        let (now, _) = image(directory)?;
         self.process.alive()?;
-        let in_use = self.memory.as_ref().map_or(Ok(true), |memory| memory.is_in_use())?;
-        if in_use && same_file && layout == self.image.layout {
-            return Ok(());
-        }
-        self.process.alive()?;
-        Err(Contradiction::ImageChanged.into())
+        if now == self.image { Ok(()) } else { Err(Contradiction::ImageChanged.into()) }
     }
 }
 
@@ -250,7 +228,7 @@ impl PinnedProcess {
         let peer = Credentials { pid: 4121, uid: principal.uid, gid: principal.uid };
         let example = crate::attestation::Attested::example(crate::evidence::Level::Full, Default::default());
         let (process, image) = (Arc::new(tests::SilentProcess(peer)), example.epoch().image);
-        Self { process, id, image, memory: None, principal, cgroup: "".into(), proven: Arc::default() }
+        Self { process, id, image, principal, cgroup: "".into(), proven: Arc::default() }
     }
 }
 

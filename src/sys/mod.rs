@@ -7,5 +7,4 @@ pub mod allocator;
 pub mod passed_descriptors;
 pub mod peer_groups;
 pub mod pidfd;
-pub mod procmap;
 pub mod readable;

@@ -123,23 +123,6 @@ async fn every_change_of_a_process_is_detected_before_the_next_secret() {
     }
 }
 
-#[tokio::test]
-async fn an_image_ends_with_the_exec_though_a_child_keeps_its_memory_in_use() {
-    for level in LEVELS {
-        let node = Node::at(level);
-        let (web, pinned) = node.web();
-        let before = node.attest(&pinned).await.unwrap();
-        node.kernel.spawn(FakeProcess::default()).share_memory_of(&web);
-        assert_eq!(pinned.unchanged(&before.epoch(), EVERYTHING), Ok(()), "{level:?}");
-        web.exec("/usr/bin/web");
-        let changed = NotAttested::No(Contradiction::ImageChanged);
-        assert_eq!(pinned.unchanged(&before.epoch(), EVERYTHING), Err(changed), "{level:?}");
-        assert_eq!(node.attest(&pinned).await.unwrap_err(), changed, "{level:?}");
-        let again = node.attestor.by_peer(node.kernel.connect(&web)).unwrap();
-        assert!(!pinned.is_pinned_again(&again), "{level:?}");
-    }
-}
-
 #[test]
 fn connections_of_one_process_have_one_image_until_it_execs_or_changes_its_user() {
     let node = Node::at(Level::Full);
@@ -149,8 +132,7 @@ fn connections_of_one_process_have_one_image_until_it_execs_or_changes_its_user(
     web.move_to("/system.slice/other.service");
     assert!(first.is_pinned_again(&pin(&web)), "the cgroup is no part of the image");
     let child = node.kernel.spawn(FakeProcess::default());
-    child.share_memory_of(&web);
-    assert!(!first.is_pinned_again(&pin(&child)), "a child that shares the memory is another process");
+    assert!(!first.is_pinned_again(&pin(&child)), "a child is another process");
     web.setuid(2000);
     assert!(!first.is_pinned_again(&pin(&web)));
     let (other, second) = node.web();
@@ -239,7 +221,7 @@ async fn a_failure_of_the_node_is_undecided_and_never_a_denial() {
 async fn a_fault_of_one_process_is_no_fault_of_another() {
     let node = Node::at(Level::Full);
     let ((web, pinned), (_, neighbour)) = (node.web(), node.web());
-    for question in [Question::Pidfd, Question::Proc, Question::Memory, Question::Namespaces, Question::Executable] {
+    for question in [Question::Pidfd, Question::Proc, Question::Namespaces, Question::Executable] {
         web.fail_at(question, Undecided::OutOfMemory);
         let undecided = NotAttested::Undecided(Undecided::OutOfMemory);
         assert_eq!(node.attest(&pinned).await.unwrap_err(), undecided, "{question:?}");

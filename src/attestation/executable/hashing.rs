@@ -288,7 +288,6 @@ mod tests {
 
     use super::*;
     use crate::attestation::kernel::Executable;
-    use crate::attestation::kernel::Memory;
     use crate::attestation::kernel::Namespace;
     use crate::attestation::kernel::ProcFile;
     use crate::evidence::Answer;
@@ -344,10 +343,6 @@ mod tests {
 
         fn executable(&self) -> Result<FileIdentity, Unanswered> {
             Ok(self.identity)
-        }
-
-        fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered> {
-            Ok(None)
         }
 
         fn executable_link(&self) -> Result<PathBuf, Unanswered> {

@@ -22,8 +22,8 @@ pub struct Stat {
 /// its start or exit, has 0.
 ///
 /// SECURITY: they are random unless the process has switched that off (`setarch -R`, personality(2)). Then an `exec` of the
-/// same file with strings of the same length gets the same addresses, and the handle of the memory alone tells both images
-/// apart. Where a child shares that memory, nothing does. The evidence is the same, so it gives no other identity.
+/// same file with strings of the same length gets the same addresses, and nothing tells both images apart. The evidence is
+/// the same, so it gives no other identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemoryLayout {
     /// The start of the program's code.

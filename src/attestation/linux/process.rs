@@ -33,7 +33,6 @@ use crate::attestation::host::status::Status;
 use crate::attestation::kernel::Executable;
 use crate::attestation::kernel::FileIdentity;
 use crate::attestation::kernel::Ids;
-use crate::attestation::kernel::Memory;
 use crate::attestation::kernel::Namespace;
 use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
@@ -198,22 +197,6 @@ impl ProcDirectory for LinuxProcDirectory {
         files::identity_at(&self.0, "exe", AtFlags::empty()).map_err(unanswered_link)
     }
 
-    fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered> {
-        let open = |name| rustix::fs::openat(&self.0, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        match open("pagemap") {
-            Ok(file) => return Ok(Some(Arc::new(Pagemap(file)))),
-            // It is its owner's alone: the right to trace a process does not open it.
-            Err(Errno::ACCESS) => {}
-            // A kernel without CONFIG_PROC_PAGE_MONITOR, or a process that has exited: then the next read fails, too.
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(unanswered(errno)),
-        }
-        if !maps_never_wait() {
-            return Ok(None);
-        }
-        Ok(Some(Arc::new(Maps(open("maps").map_err(unanswered)?))))
-    }
-
     fn executable_link(&self) -> Result<PathBuf, Unanswered> {
         match rustix::fs::readlinkat(&self.0, "exe", Vec::with_capacity(256)) {
             Ok(link) => Ok(PathBuf::from(OsString::from_vec(link.into_bytes()))),
@@ -235,45 +218,6 @@ impl ProcDirectory for LinuxProcDirectory {
         let identity = files::identity(&file).map_err(unanswered)?;
         Ok(Executable { file: File::from(file), identity })
     }
-}
-
-/// `/proc/PID/pagemap`, which stays that of the memory in which the process ran when it was opened.
-#[derive(Debug)]
-struct Pagemap(OwnedFd);
-
-impl Memory for Pagemap {
-    /// SPEC: `pagemap_read` in fs/proc/task_mmu.c: a read of memory without users returns 0, before the length is looked
-    /// at; of memory with users, a length that is no multiple of eight is `EINVAL`. No lock of the process is taken, so it
-    /// cannot hold up the reader.
-    fn is_in_use(&self) -> Result<bool, Unanswered> {
-        match rustix::io::pread(&self.0, &mut [0; 1], 0) {
-            Err(Errno::INVAL) => Ok(true),
-            Ok(_) => Ok(false),
-            Err(errno) => Err(unanswered(errno)),
-        }
-    }
-}
-
-/// `/proc/PID/maps`, likewise.
-#[derive(Debug)]
-struct Maps(OwnedFd);
-
-impl Memory for Maps {
-    fn is_in_use(&self) -> Result<bool, Unanswered> {
-        sys::procmap::is_in_use(self.0.as_fd())
-            .map_err(|error| Unanswered::from_errno(error.raw_os_error().unwrap_or_default()))
-    }
-}
-
-/// Whether this kernel answers about `maps` without the lock of the process's memory, which a process can hold for as long
-/// as it forks: from Linux 6.18 on.
-fn maps_never_wait() -> bool {
-    static NEVER: OnceLock<bool> = OnceLock::new();
-    *NEVER.get_or_init(|| {
-        let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
-        numbers.next().zip(numbers.next()).is_some_and(|version| version >= (6, 18))
-    })
 }
 
 /// The inode of a namespace, from its link below an open `/proc/PID`.

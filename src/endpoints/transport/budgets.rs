@@ -15,8 +15,8 @@ use crate::evidence::Principal;
 /// The limits of one door.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all. Each takes up to three descriptors: the socket, and two handles of the process, which all
-    /// connections of the process share.
+    /// Connections in all. Each takes up to two descriptors, the socket and a handle of the process that all connections of
+    /// the process share, and one more while it is attested.
     pub connections: usize,
     /// Connections of one principal.
     pub connections_per_caller: usize,

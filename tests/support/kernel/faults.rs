@@ -15,8 +15,6 @@ pub(crate) enum Question {
     Proc,
     /// Its namespaces.
     Namespaces,
-    /// Whether its memory is in use.
-    Memory,
     /// Which file it runs, and the text of the link.
     Executable,
     /// The file system of that file. Can hang.

@@ -41,7 +41,6 @@ use crate::kernel::process::Running;
 pub(crate) struct FakeKernel {
     machine: Arc<Mutex<Machine>>,
     level: Level,
-    has_memory_handles: bool,
 }
 
 /// Everything that changes.
@@ -64,12 +63,7 @@ impl FakeKernel {
 
     /// A machine of an older kernel.
     pub(crate) fn at(level: Level) -> Self {
-        Self { machine: Arc::default(), level, has_memory_handles: true }
-    }
-
-    /// The same machine, where the daemon may not open the memory of others.
-    pub(crate) fn without_memory_handles(self) -> Self {
-        Self { has_memory_handles: false, ..self }
+        Self { machine: Arc::default(), level }
     }
 
     /// The same machine, with its daemon in a cgroup namespace that begins at `cgroup`: as that of a pod does.

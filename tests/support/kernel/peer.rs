@@ -3,12 +3,10 @@
 use std::io::Seek as _;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bonafide::attestation::kernel::Executable;
 use bonafide::attestation::kernel::FileIdentity;
 use bonafide::attestation::kernel::Ids;
-use bonafide::attestation::kernel::Memory;
 use bonafide::attestation::kernel::Namespace;
 use bonafide::attestation::kernel::PidfdFacts;
 use bonafide::attestation::kernel::ProcDirectory;
@@ -107,12 +105,6 @@ impl ProcDirectory for FakeDirectory {
         self.ask(Question::Executable, |process| process.file.identity)
     }
 
-    fn memory(&self) -> Result<Option<Arc<dyn Memory>>, Unanswered> {
-        let image = self.ask(Question::Proc, |process| process.image)?;
-        let memory = || Arc::new(FakeMemory { kernel: self.kernel.clone(), image }) as Arc<dyn Memory>;
-        Ok(self.kernel.has_memory_handles.then(memory))
-    }
-
     fn executable_link(&self) -> Result<PathBuf, Unanswered> {
         self.ask(Question::Executable, |process| process.exe.clone())
     }
@@ -127,25 +119,6 @@ impl ProcDirectory for FakeDirectory {
         file.write_all(&running.content).unwrap();
         file.rewind().unwrap();
         Ok(Executable { file, identity: running.identity })
-    }
-}
-
-/// The memory of one image.
-#[derive(Debug)]
-struct FakeMemory {
-    kernel: FakeKernel,
-    image: u64,
-}
-
-impl Memory for FakeMemory {
-    fn is_in_use(&self) -> Result<bool, Unanswered> {
-        let machine = self.kernel.lock();
-        let user = machine.processes.iter().position(|process| process.is_alive() && process.runs_in(self.image));
-        let about: Vec<usize> = user.into_iter().collect();
-        match machine.faults.of(Question::Memory, &about) {
-            Some(undecided) => Err(undecided.into()),
-            None => Ok(user.is_some()),
-        }
     }
 }
 

@@ -129,12 +129,6 @@ impl FakePid {
         (process.exe, process.file, process.image) = (path.into(), file, image);
     }
 
-    /// From now on it runs in the memory that `other` runs in now, as a child made with `CLONE_VM` does, too.
-    pub(crate) fn share_memory_of(&self, other: &Self) {
-        let image = other.with(|process| process.image);
-        self.with(|process| process.shares = Some(image));
-    }
-
     /// Ends. Whoever waits for it is woken.
     pub(crate) fn exit(&self) {
         self.with(|process| process.exited.cancel());
@@ -210,8 +204,6 @@ pub(super) struct Running {
     pub(super) namespaces: Namespaces,
     /// Changes with every exec.
     pub(super) image: u64,
-    /// The image whose memory it runs in beside its own: that of the process that made it with `CLONE_VM`.
-    pub(super) shares: Option<u64>,
     pub(super) exited: CancellationToken,
 }
 
@@ -220,11 +212,7 @@ impl Running {
         let FakeProcess { uid, gid, groups, exe, root, cgroup, v1_cgroup, .. } = process;
         let exe = Path::new(exe).to_owned();
         let exited = CancellationToken::new();
-        Self { pid, uid, gid, groups, exe, root, file, cgroup, v1_cgroup, namespaces, image, shares: None, exited }
-    }
-
-    pub(super) fn runs_in(&self, image: u64) -> bool {
-        self.image == image || self.shares == Some(image)
+        Self { pid, uid, gid, groups, exe, root, file, cgroup, v1_cgroup, namespaces, image, exited }
     }
 
     pub(super) fn is_alive(&self) -> bool {

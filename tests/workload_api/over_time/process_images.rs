@@ -10,7 +10,6 @@ use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bytes::Bytes;
 use tonic::Code;
 
-use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 use crate::kernel::FakeProcess;
 use crate::node::Seen;
@@ -72,37 +71,22 @@ async fn streams_that_open_at_once_share_one_issuance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_process_has_another_key_even_in_the_same_memory() {
+async fn another_process_has_another_key() {
     let node = TestNode::start(7, &entries());
-    let (parent, forked, sharer) = (web(&node), web(&node), web(&node));
-    sharer.share_memory_of(&parent);
-    let mut all = BTreeSet::new();
-    for process in [&parent, &forked, &sharer] {
-        all.extend(once(&node, process).await);
-    }
-    assert_eq!(all.len(), 6);
+    let (parent, forked) = (web(&node), web(&node));
+    let all: BTreeSet<_> = [once(&node, &parent).await, once(&node, &forked).await].concat().into_iter().collect();
+    assert_eq!(all.len(), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exec_of_the_same_file_gets_a_new_key_beside_a_sharer_of_its_memory_too() {
-    for (is_shared, kernel) in [
-        (false, FakeKernel::new()),
-        (true, FakeKernel::new()),
-        (false, FakeKernel::new().without_memory_handles()),
-        (true, FakeKernel::new().without_memory_handles()),
-    ] {
-        let node = TestNode::on(kernel, &entries());
-        let process = web(&node);
-        let before = once(&node, &process).await;
-        let child = web(&node);
-        if is_shared {
-            child.share_memory_of(&process);
-        }
-        process.exec("/usr/bin/web");
-        let after = once(&node, &process).await;
-        assert!(before.iter().all(|key| !after.contains(key)), "shared: {is_shared}");
-        assert_eq!(once(&node, &process).await, after);
-    }
+async fn an_exec_of_the_same_file_gets_a_new_key() {
+    let node = TestNode::start(7, &entries());
+    let process = web(&node);
+    let before = once(&node, &process).await;
+    process.exec("/usr/bin/web");
+    let after = once(&node, &process).await;
+    assert!(before.iter().all(|key| !after.contains(key)));
+    assert_eq!(once(&node, &process).await, after);
 }
 
 #[tokio::test(start_paused = true)]
