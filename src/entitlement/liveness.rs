@@ -23,8 +23,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// A waiting stream uses the result of another stream's check up to this age.
 const CHECK_TTL: Duration = Duration::from_secs(8);
 
-/// A decision about a process that has permits and waits for nothing is used again up to this age. Every hand-over checks
-/// what it rests on.
+/// A decision that is no denial, and on which no source can change its answer, is used again up to this age. Every hand-over
+/// checks what it rests on.
 const DECISION_TTL: Duration = Duration::from_secs(1);
 
 /// A pinned process, the latest liveness check of it and decision about it, and its SVIDs.

@@ -285,10 +285,12 @@ impl Driver {
         }
     }
 
-    /// What was issued, and never got as far as to be held, has ended, too.
+    /// What was issued, and never got as far as to be held, has ended, too. What came back unchanged is held still.
     fn record_underway(&mut self, reason: &'static str) {
-        let issued = self.underway.drain(..).filter_map(|answer| answer.result.ok());
-        let ended = issued.map(|issued| EndedSvid { issuance: issued.issuance, reason }).collect();
+        let issued = std::mem::take(&mut self.underway).into_iter().filter_map(|answer| answer.result.ok());
+        let is_held = |id| self.state.svids().iter().any(|held| held.issuance.id == id);
+        let never_held = issued.filter(|issued| !is_held(issued.issuance.id));
+        let ended = never_held.map(|issued| EndedSvid { issuance: issued.issuance, reason }).collect();
         self.record_ended(ended);
     }
 
