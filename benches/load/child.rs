@@ -100,11 +100,12 @@ async fn serve_nothing(socket: &Path) -> Result<(), Box<dyn std::error::Error>> 
     Ok(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await?)
 }
 
+/// Until the daemon ends.
 async fn follow(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let channel = client::connect(socket).await?;
     let (first, mut stream) = client::open_stream(&channel).await?;
     println!("{}", Mark::in_message(&first).line());
-    while let Some(message) = stream.message().await? {
+    while let Ok(Some(message)) = stream.message().await {
         println!("{}", Mark::in_message(&message).line());
     }
     Ok(())

@@ -83,7 +83,8 @@ async fn renew(
                 Next::Renew(renewal) => {
                     let underway = renewal.subscribe();
                     match sign(context, permit).await {
-                        Ok(signed) => drop(renewal.finish(Ok(signed), context.clock.now(), context.spread())),
+                        // Only the next try after a failure is scattered.
+                        Ok(signed) => drop(renewal.finish(Ok(signed), context.clock.now(), 0.5)),
                         Err(why) => renewal.fail(why),
                     }
                     underway
