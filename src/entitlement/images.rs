@@ -130,7 +130,10 @@ impl Images {
     fn leave(&self, process: &CheckedProcess) {
         let (id, pid) = (process.pinned.id(), process.pinned.process().peer().pid);
         let (principal, now) = (process.pinned.principal(), Instant::now());
-        let runs = process.pinned.is_same_image().is_ok(); // without the lock, for every accept waits for that
+        // The kernel is asked without the lock, for every accept waits for that, and only about the last connection. Where
+        // another one turns out to be the last, the sweep asks.
+        let is_last = self.kept().image(pid, id).is_some_and(|image| image.connections == 1);
+        let runs = !is_last || process.pinned.is_same_image().is_ok();
         let mut kept = self.kept();
         let Some(image) = kept.image(pid, id) else { return };
         image.connections = image.connections.saturating_sub(1);
