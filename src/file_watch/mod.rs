@@ -43,9 +43,12 @@ pub struct FileWatch {
 
 impl FileWatch {
     /// Begins to watch. Without a free inotify instance it only polls.
+    ///
+    /// An instance is made once there is something to watch: the kernel takes some 10 ms to free the instances of a process
+    /// that was killed, and until then the next daemon waits for the data directory.
     #[must_use]
     pub fn new(watched: Vec<Watched>) -> Self {
-        Self::with(Inotify::new(), watched)
+        Self::with(inotify_for(&watched), watched)
     }
 
     fn with(mut inotify: Option<Inotify>, watched: Vec<Watched>) -> Self {
@@ -57,6 +60,7 @@ impl FileWatch {
     /// Watches other files from now on. Files that are watched before and after keep their state, so a change of them is
     /// still reported. Files that are new are taken as they are: read them after this.
     pub fn watch_instead(&mut self, watched: Vec<Watched>) {
+        self.inotify = self.inotify.take().or_else(|| inotify_for(&watched));
         drain_events(self.inotify.as_mut(), &watched);
         let is_watched = |path: &Path| watched.iter().any(|watched| watched.covers(path));
         self.debouncer.watch_instead(is_watched, snapshot(&watched));
@@ -89,6 +93,10 @@ impl FileWatch {
             None => sleep(POLL_INTERVAL).await,
         }
     }
+}
+
+fn inotify_for(watched: &[Watched]) -> Option<Inotify> {
+    if watched.is_empty() { None } else { Inotify::new() }
 }
 
 fn drain_events(inotify: Option<&mut Inotify>, watched: &[Watched]) -> bool {
