@@ -42,10 +42,8 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// Begins to watch. Without a free inotify instance it only polls.
-    ///
-    /// An instance is made once there is something to watch: the kernel takes some 10 ms to free the instances of a process
-    /// that was killed, and until then the next daemon waits for the data directory.
+    /// Begins to watch. Without a free inotify instance it only polls. None is made while there is nothing to watch: of a
+    /// process that was killed the kernel frees each instance in some 5 ms, and the next daemon waits for that.
     #[must_use]
     pub fn new(watched: Vec<Watched>) -> Self {
         Self::with(inotify_for(&watched), watched)
