@@ -42,11 +42,17 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// Begins to watch. Without a free inotify instance it only polls. None is made while there is nothing to watch: of a
-    /// process that was killed the kernel frees each instance in some 5 ms, and the next daemon waits for that.
+    /// Begins to watch. Without a free inotify instance it only polls.
     #[must_use]
     pub fn new(watched: Vec<Watched>) -> Self {
         Self::with(inotify_for(&watched), watched)
+    }
+
+    /// Begins to watch by polling alone. Of a process that was killed the kernel frees one inotify instance after the other,
+    /// in some 5 ms each, and the next daemon waits for the last of them.
+    #[must_use]
+    pub fn polling(watched: Vec<Watched>) -> Self {
+        Self::with(None, watched)
     }
 
     fn with(mut inotify: Option<Inotify>, watched: Vec<Watched>) -> Self {

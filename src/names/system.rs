@@ -110,7 +110,7 @@ impl NameSource for SystemNames {
                 _ => "/etc".into(),
             };
             let files = root::FILES.map(|file| Watched::File(etc.join(file)));
-            let mut watch = FileWatch::new(files.to_vec());
+            let mut watch = FileWatch::polling(files.to_vec());
             loop {
                 watch.changed().await;
                 changed.notify_one();
