@@ -4,6 +4,7 @@
 //! [`open()`] is the only function that names the kinds of authority. [`signing`] is shared by all that have a local key.
 
 pub mod embedded;
+pub mod keys;
 pub mod no_authority;
 pub mod open;
 pub mod order;
@@ -11,6 +12,13 @@ pub mod signing;
 
 pub use embedded::Embedded;
 pub use embedded::settings::EmbeddedSettings;
+pub use keys::KeyId;
+pub use keys::KeyKind;
+pub use keys::KeyStatus;
+pub use keys::NotRotated;
+pub use keys::RotationBegun;
+pub use keys::RotationOrder;
+pub use keys::Stage;
 pub use no_authority::NoAuthority;
 pub use no_authority::Note;
 pub use open::AuthoritySettings;
@@ -25,12 +33,14 @@ pub use signing::life::Validity;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::identity::bundle::Bundle;
+use crate::time::Moment;
 
 /// Which SVIDs may have the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,18 +82,43 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// Where it signs.
     fn location(&self) -> SignerLocation;
 
+    /// Its keys as they are now, those of X.509 first, and of each kind the oldest first; none where they are kept elsewhere.
+    fn keys(&self) -> Vec<KeyStatus>;
+
+    /// The X.509 keys that may have leaked: whatever they signed is renewed at once.
+    fn tainted(&self) -> Arc<[KeyId]>;
+
     /// When the active X.509 key, and with it everything it signs, ends; `None` before there is one.
     fn not_after(&self) -> Option<SystemTime>;
 
-    /// Where `now` lies in the life of that key; `None` before there is one.
+    /// Where `now` lies in the life of its active keys, of the worse one; `None` before there are any.
     fn validity(&self, now: SystemTime) -> Option<Validity>;
 
-    /// The instruction for an operator who has to replace the authority.
-    fn replacement(&self) -> String;
+    /// The instruction for an operator whose authority signs nothing more.
+    fn remedy(&self) -> String;
 
-    /// Does what is due at `now`, such as making the first keys, and returns a note of it. Blocks while it writes to disk.
+    /// How long keys live that are made from now on.
+    fn set_key_life(&self, ca_ttl: Duration);
+
+    /// Makes new keys and publishes them now, durably; they are used after a lead. Blocks while it writes to disk.
+    ///
+    /// # Errors
+    /// [`NotRotated`]; nothing was changed, and the call may be repeated.
+    fn rotate(&self, order: RotationOrder, now: Moment) -> Result<RotationBegun, NotRotated>;
+
+    /// Does what is due: makes the first keys, and takes keys from stage to stage. Returns what it did. Blocks while it
+    /// writes to disk.
     ///
     /// # Errors
     /// [`NoAuthority`]; nothing was changed, and the call may be repeated.
-    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority>;
+    fn maintain(&self, now: Moment, served: Served) -> Result<Vec<Note>, NoAuthority>;
+}
+
+/// What an authority has to know of those who are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// The sequence number of its bundle that they are given now.
+    pub sequence: Option<u64>,
+    /// Whether one of them still has an SVID of a tainted key.
+    pub holds_tainted: bool,
 }

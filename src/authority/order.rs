@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::authority::keys::KeyId;
 use crate::identity::SpiffeId;
 use crate::identity::SubjectKey;
 use crate::registration::Entry;
@@ -47,6 +48,8 @@ pub struct TokenOrder {
 pub struct Chain {
     /// DER certificates, leaf first, without the root.
     pub certificates: Vec<Bytes>,
+    /// The key that signed it.
+    pub issuer: KeyId,
     /// The leaf's serial number, in lower-case hexadecimal.
     pub serial: String,
     /// The leaf's end as signed: at most what was ordered.
