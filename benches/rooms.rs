@@ -175,7 +175,8 @@ fn issuance(caller: &Attested) -> [Figure; 2] {
         jwt_issuer: None,
     };
     let now = SystemClock.now();
-    let authority = Embedded::in_memory(settings, now, Arc::new(SystemRandomness)).expect("an authority");
+    let authority =
+        Embedded::in_memory(settings, SystemClock.moment(), Arc::new(SystemRandomness)).expect("an authority");
     let issuer = Issuer::new(Arc::new(authority), Box::new(|| 1), Arc::new(SystemClock), Arc::new(SystemRandomness));
     let rulebook = rulebook(vec![entry(0, &[our_uid(0)])]);
     let permits = || -> Vec<Permit> {

@@ -29,7 +29,9 @@ use crate::agent::watches::authority::check_authority;
 use crate::agent::watches::authority::watch_authority;
 use crate::agent::watches::clock::watch_clock;
 use crate::agent::watches::names::watch_names;
+use crate::agent::watches::upkeep::Upkeep;
 use crate::audit::LogSettings;
+use crate::authority::Authority;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
@@ -153,10 +155,19 @@ impl Node {
         node.spawn_until_stop(async move { state.send_orders().await });
         let state = node.node_state.clone();
         node.spawn_until_stop(async move { state.sweep_images().await });
-        let cannot_sign = readiness.register("authority");
-        check_authority(&*authority, &*clock, &cannot_sign);
-        node.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
+        node.watch_over(authority, clock, &readiness);
         node
+    }
+
+    /// Keeps the authority's keys current, and reports when it cannot sign.
+    fn watch_over(&mut self, authority: Arc<dyn Authority>, clock: Arc<dyn Clock>, readiness: &Readiness) {
+        let (cannot_sign, reason) = (readiness.register("authority"), readiness.register("rotation"));
+        let node_state = self.node_state.clone();
+        let upkeep = Upkeep { authority: authority.clone(), node_state, clock: clock.clone(), reason };
+        upkeep.once();
+        check_authority(&*authority, clock.now(), &cannot_sign);
+        self.spawn_until_stop(upkeep.run());
+        self.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
     }
 
     /// Asks who the users and groups are, decides by every change of them, and reports those that nobody knows.

@@ -207,15 +207,15 @@ fn open_authority(
         ca_ttl: config.authority.ca_ttl,
         jwt_issuer: None,
     });
-    let (authority, notes) = authority::open(settings, data_dir.clone(), clock.now(), randomness.clone())?;
+    let (authority, notes) = authority::open(settings, data_dir.clone(), clock.moment(), randomness.clone())?;
     for note in notes {
         match note {
-            Note::New { .. } => tracing::info!("{note}"),
             Note::AwaitsClock => tracing::warn!("{note}"),
             Note::NotWritable { .. } => {
                 tracing::warn!("{note}");
                 reason.block(Severity::Degraded, note.to_string());
             }
+            _ => tracing::info!("{note}"),
         }
     }
     Ok(authority)

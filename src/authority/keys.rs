@@ -74,7 +74,9 @@ pub enum NotRotated {
     #[error("this daemon's authority has no keys here; rotate them where they are kept")]
     KeptElsewhere,
     /// There are so many keys of a kind that something they signed may still be in use.
-    #[error("{kind} keys of {count} rotations are still needed by what they signed; the first leaves the bundle at {first}")]
+    #[error(
+        "{kind} keys of {count} rotations are still needed by what they signed; the first leaves the bundle at {first}"
+    )]
     TooManyKeys {
         /// Of which kind.
         kind: KeyKind,

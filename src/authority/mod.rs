@@ -82,11 +82,12 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// Where it signs.
     fn location(&self) -> SignerLocation;
 
-    /// Its keys as they are now, those of X.509 first, and of each kind the oldest first; none where they are kept elsewhere.
-    fn keys(&self) -> Vec<KeyStatus>;
+    /// Its keys as they are at `now`, those of X.509 first, and of each kind the oldest first; none where they are kept
+    /// elsewhere. Waits for no disk.
+    fn keys(&self, now: SystemTime) -> Vec<KeyStatus>;
 
     /// The X.509 keys that may have leaked: whatever they signed is renewed at once.
-    fn tainted(&self) -> Arc<[KeyId]>;
+    fn tainted(&self) -> Arc<Vec<KeyId>>;
 
     /// When the active X.509 key, and with it everything it signs, ends; `None` before there is one.
     fn not_after(&self) -> Option<SystemTime>;
@@ -106,12 +107,24 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// [`NotRotated`]; nothing was changed, and the call may be repeated.
     fn rotate(&self, order: RotationOrder, now: Moment) -> Result<RotationBegun, NotRotated>;
 
+    /// Whether [`Self::maintain`] would do anything now. Waits for no disk: while a step is being taken, none is due.
+    fn is_due(&self, now: Moment, served: Served) -> bool;
+
     /// Does what is due: makes the first keys, and takes keys from stage to stage. Returns what it did. Blocks while it
     /// writes to disk.
     ///
     /// # Errors
     /// [`NoAuthority`]; nothing was changed, and the call may be repeated.
-    fn maintain(&self, now: Moment, served: Served) -> Result<Vec<Note>, NoAuthority>;
+    fn maintain(&self, now: Moment, served: Served) -> Result<Maintained, NoAuthority>;
+}
+
+/// What came of [`Authority::maintain`].
+#[derive(Debug, Default)]
+pub struct Maintained {
+    /// What was done.
+    pub notes: Vec<Note>,
+    /// Why a step that is due was not taken. It is tried again.
+    pub postponed: Option<String>,
 }
 
 /// What an authority has to know of those who are served.

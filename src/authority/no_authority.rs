@@ -1,11 +1,14 @@
 //! Why an authority did not open, and what an operator should know about one that did.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
+use crate::authority::keys::KeyKind;
 use crate::authority::order::Refused;
 use crate::authority::signing::life::release_day;
 use crate::durable::LoadError;
 use crate::durable::StoreError;
+use crate::time::date::rfc3339;
 
 /// Why there is no authority. Nothing was changed, on disk or otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +40,8 @@ pub enum NoAuthority {
         /// The configured one.
         wanted: String,
     },
-    /// There is no state yet, and what was made could not be kept.
-    #[error("a new authority cannot be kept: {0}")]
+    /// What was made or changed could not be kept.
+    #[error("the authority's keys cannot be kept: {0}")]
     Store(#[from] StoreError),
     /// There are no keys yet, and the clock is wrong, so that no life could be given to new ones.
     #[error(
@@ -65,6 +68,32 @@ pub enum Note {
     New {
         /// For whom.
         trust_domain: String,
+    },
+    /// A new key is in the bundle, and is used later.
+    #[error("a new {kind} key of the authority, {id}, is in the bundle and is used from {}", rfc3339(*used_from))]
+    Published {
+        /// Of which kind.
+        kind: KeyKind,
+        /// Which.
+        id: String,
+        /// From when on.
+        used_from: SystemTime,
+    },
+    /// A key signs from now on.
+    #[error("the {kind} key {id} of the authority signs from now on, and {before} no more")]
+    Used {
+        /// Of which kind.
+        kind: KeyKind,
+        /// Which.
+        id: String,
+        /// The one that signed until now.
+        before: String,
+    },
+    /// A key that signs no more is not in the bundle any more.
+    #[error("the key {id} of the authority has left the bundle")]
+    Left {
+        /// Which.
+        id: String,
     },
     /// There are no keys yet, and none can be made before the clock is right.
     #[error("{}", NoAuthority::ClockBeforeRelease)]

@@ -1,7 +1,6 @@
 //! Opens the authority that the configuration names.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::authority::Authority;
 use crate::authority::embedded::Embedded;
@@ -10,6 +9,7 @@ use crate::authority::no_authority::NoAuthority;
 use crate::authority::no_authority::Note;
 use crate::durable::DataDir;
 use crate::randomness::Randomness;
+use crate::time::Moment;
 
 /// The kind of the authority with its settings.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub enum AuthoritySettings {
 pub fn open(
     settings: AuthoritySettings,
     data_dir: Arc<DataDir>,
-    now: SystemTime,
+    now: Moment,
     randomness: Arc<dyn Randomness>,
 ) -> Result<(Arc<dyn Authority>, Vec<Note>), NoAuthority> {
     match settings {

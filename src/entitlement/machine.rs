@@ -5,6 +5,7 @@
 use std::time::Duration;
 use std::time::SystemTime;
 
+use crate::authority::KeyId;
 use crate::entitlement::door::Ended;
 use crate::entitlement::published::VisibleBundles;
 use crate::entitlement::steps::Decided;
@@ -116,7 +117,7 @@ impl StreamState {
     /// Waits for evidence where a first answer must; else keeps what still fits its permit and is not due, and asks for
     /// the rest.
     fn decided(&mut self, decided: Decided, now: SystemTime) -> Effects {
-        let Decided { permits, open, awaits, bundles } = decided;
+        let Decided { permits, open, awaits, bundles, tainted } = decided;
         let nothing_served = match self.delivers {
             Delivers::X509Svids => self.held.is_empty(),
             Delivers::Bundles => self.bundles.is_none(),
@@ -138,7 +139,7 @@ impl StreamState {
         if self.is_open_past_its_end(now) {
             return Effects { ended, next: Step::RecordUndecided(awaited()) };
         }
-        let due = self.due(to_issue, now);
+        let due = self.due(to_issue, &tainted, now);
         let next = if !due.is_empty() {
             Step::Issue(due)
         } else if self.unserved {
@@ -197,8 +198,8 @@ impl StreamState {
         placed.collect()
     }
 
-    /// The permits of which no current SVID on the same terms is held.
-    fn due(&mut self, permits: Vec<(Permit, SvidPlace)>, now: SystemTime) -> Vec<Permit> {
+    /// The permits of which no current SVID on the same terms is held, signed by a key that nobody else has.
+    fn due(&mut self, permits: Vec<(Permit, SvidPlace)>, tainted: &[KeyId], now: SystemTime) -> Vec<Permit> {
         self.pending.clear();
         if self.delivers == Delivers::Bundles {
             return Vec::new();
@@ -208,7 +209,12 @@ impl StreamState {
             let grant = permit.grant();
             let held = self.held.iter().find(|held| held.svid.id == grant.id);
             let (_, is_decided) = place;
-            if held.is_some_and(|held| (held.terms == grant.entry.terms || !is_decided) && held.is_current(now)) {
+            let is_fit = |held: &HeldSvid| {
+                (held.terms == grant.entry.terms || !is_decided)
+                    && held.is_current(now)
+                    && !held.issuance.is_of(tainted)
+            };
+            if held.is_some_and(is_fit) {
                 continue;
             }
             self.pending.push(PendingSvid { grant: grant.clone(), place, renews: held.is_some() });
@@ -376,7 +382,7 @@ mod tests {
         };
         let own = Arc::new(Bundle::empty("example.org".parse().unwrap()));
         let bundles = BundleSet::new(None, own, &BTreeMap::new()).view(std::iter::empty());
-        StreamEvent::Decided(Decided { permits, open: decision.open, awaits, bundles })
+        StreamEvent::Decided(Decided { permits, open: decision.open, awaits, bundles, tainted: Arc::default() })
     }
 
     fn plain(paths: &[&str]) -> Vec<Entry> {
@@ -415,6 +421,7 @@ mod tests {
             id: IssuanceId([NEXT.fetch_add(1, Ordering::Relaxed); 6]),
             kind: CredentialKind::X509,
             spiffe_id: svid.id.clone(),
+            signed_by: None,
             serial: String::new(),
             not_after: svid.not_after,
             entry: Entry::example(0, svid.id.path(), &[]).origin,
@@ -607,7 +614,7 @@ mod tests {
         };
         let own = Arc::new(Bundle::empty("example.org".parse().unwrap()));
         let bundles = BundleSet::new(None, own, &BTreeMap::new()).view(std::iter::empty());
-        StreamEvent::Decided(Decided { permits, open: decision.open, awaits, bundles })
+        StreamEvent::Decided(Decided { permits, open: decision.open, awaits, bundles, tainted: Arc::default() })
     }
 
     /// The driver of one stream, which checks what the machine promises.

@@ -24,10 +24,12 @@ use crate::attestation::source::Change;
 use crate::attestation::source::Changes;
 use crate::audit;
 use crate::authority::Authority;
+use crate::authority::Served;
 use crate::entitlement::door::Ended;
 use crate::entitlement::images::Images;
 use crate::entitlement::ledger::latencies::Latencies;
 use crate::entitlement::ledger::live::Live;
+use crate::entitlement::ledger::live::LiveSvid;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::ledger::refusals::Refusals;
@@ -197,6 +199,23 @@ impl NodeState {
             let federates_with = || grants.iter().flat_map(|grant| grant.entry.federates_with.iter());
             before.view(federates_with()) != after.view(federates_with())
         })
+    }
+
+    /// What the authority has to know of those who are served.
+    #[must_use]
+    pub fn served(&self) -> Served {
+        let tainted = self.parts.authority.tainted();
+        let is_tainted = |svid: &LiveSvid| svid.signed_by.is_some_and(|key| tainted.contains(&key));
+        let holds_tainted = || self.live.snapshot().iter().any(|stream| stream.identities.iter().any(is_tainted));
+        Served {
+            sequence: self.bundles().own().bundle().sequence,
+            holds_tainted: !tainted.is_empty() && holds_tainted(),
+        }
+    }
+
+    /// Wakes every stream, because a key of the authority may have leaked. Returns how many.
+    pub fn key_was_tainted(&self) -> usize {
+        self.changed(|| (), |(), _| true)
     }
 
     /// Wakes every stream, because the clock has stepped. Returns how many.

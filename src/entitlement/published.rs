@@ -90,6 +90,12 @@ impl BundleSet {
         &self.own
     }
 
+    /// Whether a workload that has seen these bundles would see no difference in the own one.
+    #[must_use]
+    pub fn has_own_of(&self, visible: &VisibleBundles) -> bool {
+        Arc::ptr_eq(&self.own, &visible.own) || self.own == visible.own
+    }
+
     /// What someone may see who federates with these trust domains. A partner whose bundle is missing is left out: it
     /// must not stop what is our own.
     #[must_use]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::authority::KeyId;
 use crate::entitlement::door::Ended;
 use crate::entitlement::published::VisibleBundles;
 use crate::evidence::Providers;
@@ -60,6 +61,8 @@ pub struct Decided {
     pub awaits: Providers,
     /// The bundles that it may see.
     pub bundles: VisibleBundles,
+    /// The keys of the authority that may have leaked: what they signed is renewed.
+    pub tainted: Arc<Vec<KeyId>>,
 }
 
 /// What became of one permit.

@@ -166,7 +166,8 @@ impl Driver {
         self.basis = Some(decided.basis);
         self.changes = decided.changes;
         let bundles = bundles.view(permits.iter().flat_map(|permit| permit.grant().entry.federates_with.iter()));
-        StreamEvent::Decided(Decided { permits, open: decided.open, awaits: decided.awaits, bundles })
+        let tainted = node.parts.authority.tainted();
+        StreamEvent::Decided(Decided { permits, open: decided.open, awaits: decided.awaits, bundles, tainted })
     }
 
     /// Waits for pending evidence, and tells its sources when the time is over.
@@ -209,6 +210,11 @@ impl Driver {
 
     fn hand_over(&self, update: &Update) -> Result<OnItsWay, StreamEvent> {
         let Some(basis) = &self.basis else { return Err(StreamEvent::Woken) };
+        // RACE: the authority's key may have been replaced since the decision; nobody gets an SVID before the bundle that
+        // verifies it.
+        if !self.subject.node().bundles().has_own_of(&update.bundles) {
+            return Err(StreamEvent::Woken);
+        }
         let ids = update.svids.iter().map(|held| held.svid.id.clone()).collect();
         let on_its_way = self.subject.hand_over(basis, ids).map_err(|why| self.changed(why))?;
         if let (Some(before), Some(default)) = (&update.default_before, update.svids.first()) {
@@ -330,6 +336,7 @@ impl From<&HeldSvid> for LiveSvid {
         Self {
             id: held.svid.id.clone(),
             serial: held.svid.serial.clone(),
+            signed_by: held.issuance.signed_by,
             not_after: held.svid.not_after,
             renew_at: held.renew_at,
         }

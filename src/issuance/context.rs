@@ -20,6 +20,7 @@ use crate::issuance::issuance::IssuanceId;
 use crate::issuance::issue_error::IssueError;
 use crate::issuance::metrics::IssuanceMetrics;
 use crate::issuance::renewal;
+use crate::issuance::svid_cache::Circumstances;
 use crate::issuance::svid_cache::SignedSvid;
 use crate::policy::DecisionId;
 use crate::policy::Grant;
@@ -72,11 +73,16 @@ impl IssuanceContext {
         if permit.rulebook_epoch() == (self.current_epoch)() { Ok(()) } else { Err(IssueError::StalePermit) }
     }
 
+    /// What decides now whether an SVID may be handed out.
+    pub(super) fn circumstances(&self) -> Circumstances {
+        Circumstances { now: self.clock.now(), tainted: self.authority.tainted() }
+    }
+
     /// The SVID of a signed draft. The issuance id and the spread of the renewal come from one call of the generator: a call
     /// costs more than the bytes.
     pub(super) fn signed(&self, draft: Draft, issued: SystemTime, chain: Chain) -> Result<SignedSvid, IssueError> {
         let Draft { grant, decision, key } = draft;
-        let Chain { certificates, serial, not_after, clamped } = chain;
+        let Chain { certificates, issuer, serial, not_after, clamped } = chain;
         let [id @ .., a, b, c, d] = self.random::<10>()?;
         let renew_at = renewal::renew_at(issued, not_after, fraction_of([a, b, c, d]));
         let issuance = Arc::new(Issuance {
@@ -84,6 +90,7 @@ impl IssuanceContext {
             kind: CredentialKind::X509,
             spiffe_id: grant.id.clone(),
             serial: serial.clone(),
+            signed_by: Some(issuer),
             not_after,
             entry: grant.entry.origin.clone(),
             decision,

@@ -54,14 +54,14 @@ pub(super) async fn svid(
     permit: &Permit,
 ) -> Result<(Arc<SharedSvid>, SystemTime), IssueError> {
     let (cache, key) = (&holder.svids.0, SvidKey::of(permit.grant()));
-    if let Some(current) = cache.current(&key, context.clock.now()) {
+    if let Some(current) = cache.current(&key, &context.circumstances()) {
         return Ok(current);
     }
     match renew(context, holder, permit, &key).await {
         Err(why) if why != IssueError::StalePermit => {
-            let now = context.clock.now();
-            let earlier = cache.servable(&key, now).filter(|svid| !holder.held.contains(&svid.signed.issuance.id));
-            earlier.map(|svid| (svid, now)).ok_or(why)
+            let at = context.circumstances();
+            let earlier = cache.servable(&key, &at).filter(|svid| !holder.held.contains(&svid.signed.issuance.id));
+            earlier.map(|svid| (svid, at.now)).ok_or(why)
         }
         renewed => renewed,
     }
@@ -77,7 +77,7 @@ async fn renew(
     loop {
         let mut underway = {
             let _turn = context.cores.enter(holder.principal).await;
-            match holder.svids.0.next(key, context.clock.now(), || context.check(permit))? {
+            match holder.svids.0.next(key, &context.circumstances(), || context.check(permit))? {
                 Next::Take(svid, due) => return Ok((svid, due)),
                 Next::Await(underway) => underway,
                 Next::Renew(renewal) => {
@@ -94,6 +94,10 @@ async fn renew(
         // Without an answer whoever renewed it has gone in the middle: then this caller does.
         if let Ok(renewed) = underway.wait_for(Option::is_some).await.map(|renewed| renewed.clone()) {
             let svid = renewed.unwrap_or_else(|| Err(unanswered().into()))?;
+            // RACE: its key was tainted after it was signed: then the next one signs.
+            if svid.signed.issuance.is_of(&context.authority.tainted()) {
+                continue;
+            }
             let due = svid.signed.renew_at;
             return Ok((svid, due));
         }

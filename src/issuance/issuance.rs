@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::authority::KeyId;
 use crate::identity::JwtSvid;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
@@ -40,6 +41,8 @@ pub struct Issuance {
     pub spiffe_id: SpiffeId,
     /// The serial number of the certificate, in lower-case hexadecimal, or the token's `jti`.
     pub serial: String,
+    /// The X.509 key of the authority that signed it; `None` for a token.
+    pub signed_by: Option<KeyId>,
     /// When it ends.
     pub not_after: SystemTime,
     /// The origin of the entry that gave it.
@@ -85,6 +88,14 @@ impl FromStr for IssuanceId {
         let digits = text.strip_prefix("i-").filter(is_id).ok_or(NotAnIssuanceId)?;
         let [_, _, id @ ..] = u64::from_str_radix(digits, 16).map_err(|_| NotAnIssuanceId)?.to_be_bytes();
         Ok(Self(id))
+    }
+}
+
+impl Issuance {
+    /// Whether one of these keys signed it.
+    #[must_use]
+    pub fn is_of(&self, keys: &[KeyId]) -> bool {
+        self.signed_by.is_some_and(|key| keys.contains(&key))
     }
 }
 

@@ -163,6 +163,7 @@ impl Issuer {
             kind: CredentialKind::Jwt,
             spiffe_id: grant.id.clone(),
             serial: token_id.clone(),
+            signed_by: None,
             not_after,
             entry: grant.entry.origin.clone(),
             decision: permit.decision(),

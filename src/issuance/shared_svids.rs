@@ -47,20 +47,28 @@ impl SharedSvids {
         permit: &Permit,
     ) -> Result<(Arc<SharedSvid>, SystemTime), IssueError> {
         let key = SvidKey::of(permit.grant());
-        let begun = context.clock.now();
-        if let Some(current) = self.cache.current(&key, begun) {
+        let begun = context.circumstances();
+        if let Some(current) = self.cache.current(&key, &begun) {
             return Ok(current);
         }
-        let renewed = self.renew(context, principal, permit, &key);
-        if self.cache.servable(&key, begun).is_none() {
+        let renewed = async {
+            match self.renew(context, principal, permit, &key).await {
+                // RACE: its key was tainted after it was signed.
+                Ok((svid, _)) if svid.signed.issuance.is_of(&context.authority.tainted()) => {
+                    self.renew(context, principal, permit, &key).await
+                }
+                renewed => renewed,
+            }
+        };
+        if self.cache.servable(&key, &begun).is_none() {
             return renewed.await;
         }
         let renewed = timeout(PATIENCE, renewed).await;
-        let now = context.clock.now();
+        let at = context.circumstances();
         match renewed {
             Ok(Ok(renewed)) => Ok(renewed),
-            Ok(Err(why)) => self.cache.current(&key, now).ok_or(why),
-            Err(_) => Ok((self.cache.servable(&key, now).ok_or_else(unanswered)?, now + CALL_LIMIT)),
+            Ok(Err(why)) => self.cache.current(&key, &at).ok_or(why),
+            Err(_) => Ok((self.cache.servable(&key, &at).ok_or_else(unanswered)?, at.now + CALL_LIMIT)),
         }
     }
 
@@ -92,7 +100,7 @@ impl SharedSvids {
         let mut underway = {
             let place = self.signer.enter(principal).await;
             let _turn = context.cores.enter(principal).await;
-            match self.cache.next(key, context.clock.now(), || context.check(permit))? {
+            match self.cache.next(key, &context.circumstances(), || context.check(permit))? {
                 Next::Take(svid, due) => return Ok((svid, due)),
                 Next::Await(underway) => underway,
                 Next::Renew(renewal) => {

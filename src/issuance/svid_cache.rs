@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use crate::authority::KeyId;
 use crate::identity::SpiffeId;
 use crate::identity::X509Svid;
 use crate::issuance::entry_key::EntriesInForce;
@@ -42,6 +43,14 @@ pub(super) struct SignedSvid {
 pub(super) struct SharedSvid {
     pub(super) signed: SignedSvid,
     handed_over: AtomicBool,
+}
+
+/// What decides whether an SVID may be handed out.
+#[derive(Debug)]
+pub(super) struct Circumstances {
+    pub(super) now: SystemTime,
+    /// The keys of the authority that may have leaked: nothing that they signed is handed out.
+    pub(super) tainted: Arc<Vec<KeyId>>,
 }
 
 /// The result of a renewal; `None` until it ends.
@@ -95,13 +104,13 @@ impl SharedSvid {
 
 impl SvidCache {
     /// The SVID and when it is due, if no renewal is due now.
-    pub(super) fn current(&self, key: &SvidKey, now: SystemTime) -> Option<(Arc<SharedSvid>, SystemTime)> {
-        self.slots().get(key)?.current(now)
+    pub(super) fn current(&self, key: &SvidKey, at: &Circumstances) -> Option<(Arc<SharedSvid>, SystemTime)> {
+        self.slots().get(key)?.current(at)
     }
 
     /// The SVID, if it has not ended.
-    pub(super) fn servable(&self, key: &SvidKey, now: SystemTime) -> Option<Arc<SharedSvid>> {
-        self.slots().get(key)?.servable(now).cloned()
+    pub(super) fn servable(&self, key: &SvidKey, at: &Circumstances) -> Option<Arc<SharedSvid>> {
+        self.slots().get(key)?.servable(at).cloned()
     }
 
     /// The next step of a caller, if its entry is still in force.
@@ -111,13 +120,13 @@ impl SvidCache {
     pub(super) fn next(
         &self,
         key: &SvidKey,
-        now: SystemTime,
+        at: &Circumstances,
         in_force: impl FnOnce() -> Result<(), IssueError>,
     ) -> Result<Next, IssueError> {
         let mut slots = self.slots();
         in_force()?;
         let slot = slots.entry(key.clone()).or_default();
-        if let Some((svid, due)) = slot.current(now) {
+        if let Some((svid, due)) = slot.current(at) {
             return Ok(Next::Take(svid, due));
         }
         if let Some(underway) = slot.underway() {
@@ -135,7 +144,7 @@ impl SvidCache {
 
     /// Drops expired SVIDs that no caller renews.
     pub(super) fn drop_ended(&self, now: SystemTime) {
-        self.slots().retain(|_, slot| slot.underway().is_some() || slot.servable(now).is_some());
+        self.slots().retain(|_, slot| slot.underway().is_some() || slot.has_not_ended(now));
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<SvidKey, Slot>> {
@@ -155,8 +164,8 @@ impl Renewal {
         let renewed = signed.map(|signed| Arc::new(SharedSvid { signed, handed_over: AtomicBool::new(false) }));
         let mut slots = lock(&self.slots);
         let mut served = false;
-        // The slot is missing if the entry was dropped meanwhile. The permits of the callers that wait are stale then.
-        if let Some(slot) = slots.get_mut(&self.key) {
+        // The slot is missing, or another's, if the entry or the SVID was dropped meanwhile.
+        if let Some(slot) = slots.get_mut(&self.key).filter(|slot| self.is_of(slot)) {
             match &renewed {
                 Ok(svid) => *slot = Slot { held: Some(Arc::clone(svid)), ..Slot::default() },
                 Err(_) => served = slot.failed(now, spread),
@@ -170,11 +179,16 @@ impl Renewal {
         served
     }
 
+    /// Whether a slot waits for this renewal, and not for one that began after the slot was dropped and made anew.
+    fn is_of(&self, slot: &Slot) -> bool {
+        slot.renewal.as_ref().is_some_and(|renewal| renewal.same_channel(&self.done.subscribe()))
+    }
+
     /// Wakes the callers that wait with the reason why nothing was signed. Each decides for itself when it tries again, and
     /// the earlier SVID stays until its own end.
     pub(super) fn fail(self, why: IssueError) {
         let mut slots = lock(&self.slots);
-        if let Some(slot) = slots.get_mut(&self.key) {
+        if let Some(slot) = slots.get_mut(&self.key).filter(|slot| self.is_of(slot)) {
             slot.renewal = None;
             if slot.held.is_none() {
                 slots.remove(&self.key);
@@ -196,13 +210,20 @@ fn lock(slots: &Slots) -> MutexGuard<'_, HashMap<SvidKey, Slot>> {
 }
 
 impl Slot {
-    fn servable(&self, now: SystemTime) -> Option<&Arc<SharedSvid>> {
-        self.held.as_ref().filter(|held| renewal::is_servable(held.signed.svid.not_after, now))
+    fn servable(&self, at: &Circumstances) -> Option<&Arc<SharedSvid>> {
+        let is_servable = |held: &&Arc<SharedSvid>| {
+            renewal::is_servable(held.signed.svid.not_after, at.now) && !held.signed.issuance.is_of(&at.tainted)
+        };
+        self.held.as_ref().filter(is_servable)
+    }
+
+    fn has_not_ended(&self, now: SystemTime) -> bool {
+        self.held.as_ref().is_some_and(|held| renewal::is_servable(held.signed.svid.not_after, now))
     }
 
     /// A pause that begins in the future is ignored: the clock was set back after it was measured.
-    fn current(&self, now: SystemTime) -> Option<(Arc<SharedSvid>, SystemTime)> {
-        let held = self.servable(now)?;
+    fn current(&self, at: &Circumstances) -> Option<(Arc<SharedSvid>, SystemTime)> {
+        let (held, now) = (self.servable(at)?, at.now);
         let due = match &self.pause {
             Some(pause) if pause.contains(&now) => pause.end,
             _ if renewal::has_begun(held.signed.svid.issued, now) => held.signed.renew_at,
@@ -219,7 +240,8 @@ impl Slot {
     /// Notes a failure. Returns whether the earlier SVID is served.
     fn failed(&mut self, now: SystemTime, spread: f64) -> bool {
         self.renewal = None;
-        let Some(not_after) = self.servable(now).map(|held| held.signed.svid.not_after) else {
+        let held = self.held.as_ref().filter(|_| self.has_not_ended(now));
+        let Some(not_after) = held.map(|held| held.signed.svid.not_after) else {
             self.held = None;
             return false;
         };
@@ -248,6 +270,10 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(600);
     const HALF: Duration = Duration::from_secs(300);
 
+    fn at(now: SystemTime) -> Circumstances {
+        Circumstances { now, tainted: Arc::default() }
+    }
+
     fn key() -> SvidKey {
         let entry = Entry::example(0, "/web", &["unix:uid:1"]);
         SvidKey { id: entry.id.clone(), entry: EntryKey(Arc::new(entry)) }
@@ -260,6 +286,7 @@ mod tests {
             kind: CredentialKind::X509,
             spiffe_id: id.clone(),
             serial: number.to_string(),
+            signed_by: Some(KeyId(number.into())),
             not_after,
             entry: entry.0.origin.clone(),
             decision: DecisionId([0; 6]),
@@ -274,7 +301,7 @@ mod tests {
     }
 
     fn renewal_of(cache: &SvidCache, now: SystemTime) -> Renewal {
-        match cache.next(&key(), now, || Ok(())).unwrap() {
+        match cache.next(&key(), &at(now), || Ok(())).unwrap() {
             Next::Renew(renewal) => renewal,
             next => panic!("{next:?}"),
         }
@@ -285,10 +312,10 @@ mod tests {
         let cache = SvidCache::default();
         drop(renewal_of(&cache, UNIX_EPOCH));
         let second = renewal_of(&cache, UNIX_EPOCH);
-        assert!(matches!(cache.next(&key(), UNIX_EPOCH, || Ok(())), Ok(Next::Await(_))));
+        assert!(matches!(cache.next(&key(), &at(UNIX_EPOCH), || Ok(())), Ok(Next::Await(_))));
         second.finish(Ok(signed(1, UNIX_EPOCH)), UNIX_EPOCH, 0.5);
         assert!(
-            matches!(cache.next(&key(), UNIX_EPOCH, || Ok(())), Ok(Next::Take(_, due)) if due == UNIX_EPOCH + HALF)
+            matches!(cache.next(&key(), &at(UNIX_EPOCH), || Ok(())), Ok(Next::Take(_, due)) if due == UNIX_EPOCH + HALF)
         );
     }
 
@@ -316,10 +343,10 @@ mod tests {
         renewal_of(&cache, UNIX_EPOCH).finish(Ok(signed(1, late - HALF - Duration::from_secs(1))), UNIX_EPOCH, 0.5);
         assert!(renewal_of(&cache, late).finish(refused(), late, 0.5), "the earlier one is served");
         assert!(
-            matches!(cache.next(&key(), late, || Ok(())), Ok(Next::Take(_, due)) if due == late + Duration::from_secs(1))
+            matches!(cache.next(&key(), &at(late), || Ok(())), Ok(Next::Take(_, due)) if due == late + Duration::from_secs(1))
         );
         let set_back = late - Duration::from_secs(1);
-        assert!(matches!(cache.next(&key(), set_back, || Ok(())), Ok(Next::Renew(_))));
+        assert!(matches!(cache.next(&key(), &at(set_back), || Ok(())), Ok(Next::Renew(_))));
     }
 
     #[test]
@@ -328,7 +355,7 @@ mod tests {
         let underway = renewal_of(&cache, UNIX_EPOCH);
         cache.retain(&EntriesInForce::of(&EntryIndex::default()));
         underway.finish(Ok(signed(1, UNIX_EPOCH)), UNIX_EPOCH, 0.5);
-        assert!(cache.next(&key(), UNIX_EPOCH, || Err(IssueError::StalePermit)).is_err());
+        assert!(cache.next(&key(), &at(UNIX_EPOCH), || Err(IssueError::StalePermit)).is_err());
         assert!(cache.slots().is_empty());
     }
 
@@ -368,7 +395,7 @@ mod tests {
                         let served = renewal.finish(if signs { Ok(signed(number, now)) } else { refused() }, now, 0.0);
                         last_failure = Some(now).filter(|_| served);
                     },
-                    Step::Ask => match cache.next(&key(), now, || Ok(())).unwrap() {
+                    Step::Ask => match cache.next(&key(), &at(now), || Ok(())).unwrap() {
                         Next::Take(svid, due) => {
                             prop_assert_eq!(&svid.signed.svid.serial, &number.to_string());
                             prop_assert!(now < svid.signed.svid.not_after && now < due);

@@ -87,9 +87,9 @@ impl Readiness {
 }
 
 impl Reason {
-    /// Blocks with this severity and detail, in place of the ones before.
-    pub fn block(&self, severity: Severity, detail: impl Into<String>) {
-        self.0.set(Some(ActiveReason { name: self.0.key.0.to_owned(), severity, detail: detail.into() }));
+    /// Blocks with this severity and detail, in place of the ones before. Returns whether they were others.
+    pub fn block(&self, severity: Severity, detail: impl Into<String>) -> bool {
+        self.0.set(Some(ActiveReason { name: self.0.key.0.to_owned(), severity, detail: detail.into() }))
     }
 
     /// Stops blocking.
@@ -99,18 +99,19 @@ impl Reason {
 }
 
 impl Slot {
-    /// Wakes nobody where nothing changes.
-    fn set(&self, reason: Option<ActiveReason>) {
+    /// Wakes nobody where nothing changes. Returns whether something has.
+    fn set(&self, reason: Option<ActiveReason>) -> bool {
         let mut registered = self.reasons.registered.lock().unwrap_or_else(PoisonError::into_inner);
         let active = &mut registered.active;
         if active.get(&self.key) == reason.as_ref() {
-            return;
+            return false;
         }
         match reason {
             Some(reason) => drop(active.insert(self.key, reason)),
             None => drop(active.remove(&self.key)),
         }
         self.reasons.active.send_replace(active.values().cloned().collect());
+        true
     }
 }
 

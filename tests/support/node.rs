@@ -199,7 +199,7 @@ impl TestNode {
         let randomness = Arc::new(Seeded(Mutex::new(setup.seed.wrapping_mul(2) + 1)));
         let authority = match authority {
             Some(authority) => authority,
-            None => embedded(setup.trust_domain, clock.now(), randomness.clone(), data_dir.clone())?,
+            None => embedded(setup.trust_domain, clock.moment(), randomness.clone(), data_dir.clone())?,
         };
         let authority = Arc::new(FakeAuthority::over(authority, randomness.clone()));
         if let Some(data_dir) = data_dir.filter(|_| active.state == ReloadState::Current) {

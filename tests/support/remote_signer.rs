@@ -11,11 +11,17 @@ use std::time::SystemTime;
 use bonafide::authority::Authority;
 use bonafide::authority::Chain;
 use bonafide::authority::Embedded;
+use bonafide::authority::KeyId;
 use bonafide::authority::KeySharing;
+use bonafide::authority::KeyStatus;
+use bonafide::authority::Maintained;
 use bonafide::authority::NoAuthority;
-use bonafide::authority::Note;
+use bonafide::authority::NotRotated;
 use bonafide::authority::Order;
 use bonafide::authority::Refused;
+use bonafide::authority::RotationBegun;
+use bonafide::authority::RotationOrder;
+use bonafide::authority::Served;
 use bonafide::authority::SignerLocation;
 use bonafide::authority::Token;
 use bonafide::authority::TokenOrder;
@@ -23,6 +29,7 @@ use bonafide::authority::Validity;
 use bonafide::identity::Bundle;
 use bonafide::randomness::SystemRandomness;
 use bonafide::time::Clock;
+use bonafide::time::Moment;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -121,11 +128,29 @@ impl Authority for RemoteSigner {
         self.keys.validity(now)
     }
 
-    fn replacement(&self) -> String {
+    fn keys(&self, _: SystemTime) -> Vec<KeyStatus> {
+        Vec::new()
+    }
+
+    fn tainted(&self) -> Arc<Vec<KeyId>> {
+        Arc::default()
+    }
+
+    fn remedy(&self) -> String {
         "Ask whoever runs the signer.".to_owned()
     }
 
-    fn maintain(&self, _: SystemTime) -> Result<Option<Note>, NoAuthority> {
-        Ok(None)
+    fn set_key_life(&self, _: Duration) {}
+
+    fn rotate(&self, _: RotationOrder, _: Moment) -> Result<RotationBegun, NotRotated> {
+        Err(NotRotated::KeptElsewhere)
+    }
+
+    fn is_due(&self, _: Moment, _: Served) -> bool {
+        false
+    }
+
+    fn maintain(&self, _: Moment, _: Served) -> Result<Maintained, NoAuthority> {
+        Ok(Maintained::default())
     }
 }

@@ -1,9 +1,9 @@
-//! Blocks readiness while the authority cannot sign (before or after its life, or before the release's date), and degrades
-//! it while the authority's end is near. Notices within a second that the clock is right again, and then makes the keys of
-//! a first start that waited for the clock.
+//! Watches over the authority: blocks readiness while it cannot sign (before or after its life, or before the release's
+//! date), and degrades it while the end of a key is near. Notices within a second that the clock is right again.
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use tokio::time::interval;
 
@@ -21,14 +21,7 @@ pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock
     let mut before = None;
     loop {
         ticks.tick().await;
-        let trouble = if authority.not_after().is_some() {
-            check_authority(&*authority, &*clock, &reason)
-        } else {
-            // The first keys go to the disk, on a thread that serves nobody.
-            let (authority, clock, reason) = (authority.clone(), clock.clone(), reason.clone());
-            let checked = tokio::task::spawn_blocking(move || check_authority(&*authority, &*clock, &reason));
-            checked.await.unwrap_or_default()
-        };
+        let trouble = check_authority(&*authority, clock.now(), &reason);
         if let Some((Severity::Degraded, detail)) = &trouble
             && before != trouble
         {
@@ -38,40 +31,35 @@ pub async fn watch_authority(authority: Arc<dyn Authority>, clock: Arc<dyn Clock
     }
 }
 
-/// Lets the authority do what is due, which may block on a disk, checks it once, and returns what is wrong.
-pub fn check_authority(authority: &dyn Authority, clock: &dyn Clock, reason: &Reason) -> Option<(Severity, String)> {
-    let now = clock.now();
-    let trouble = match authority.maintain(now) {
-        Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
-        Ok(made) => {
-            made.iter().for_each(|note| tracing::info!("{note}"));
-            authority.validity(now).and_then(|validity| trouble(validity, &authority.replacement()))
-        }
-    };
+/// Checks the authority once, and returns what is wrong.
+pub fn check_authority(authority: &dyn Authority, now: SystemTime, reason: &Reason) -> Option<(Severity, String)> {
+    let trouble = authority.validity(now).and_then(|validity| trouble(validity, &authority.remedy()));
     match &trouble {
         None => reason.clear(),
-        Some((severity, detail)) => reason.block(*severity, detail),
+        Some((severity, detail)) => {
+            reason.block(*severity, detail);
+        }
     }
     trouble
 }
 
 /// What an operator has to know of an authority, and what to do; nothing while it is valid.
-fn trouble(validity: Validity, replacement: &str) -> Option<(Severity, String)> {
+fn trouble(validity: Validity, remedy: &str) -> Option<(Severity, String)> {
     let not_ready = |to_do: &str| Some((Severity::NotReady, format!("nothing is issued: {validity}{to_do}")));
     match validity {
         Validity::Valid => None,
         Validity::Ending { .. } => Some((
             Severity::Degraded,
             format!(
-                "{validity}: every SVID ends then at the latest, and nothing more is issued. This version does not \
-                 rotate it. {replacement}"
+                "{validity}: every SVID ends then at the latest, and nothing more is issued, for no rotation of its keys \
+                 has succeeded. {remedy}"
             ),
         )),
-        Validity::Over { .. } => not_ready(&format!(". {replacement}")),
+        Validity::Over { .. } => not_ready(&format!(". {remedy}")),
         Validity::BeforeRelease => not_ready("; set the clock: timedatectl"),
         Validity::NotYetValid { .. } => not_ready(&format!(
             "; set the clock: timedatectl. If the clock is right, it was wrong when the authority was made. \
-             {replacement}"
+             {remedy}"
         )),
     }
 }
@@ -79,7 +67,6 @@ fn trouble(validity: Validity, replacement: &str) -> Option<(Severity, String)> 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::SystemTime;
 
     use tokio::time::Instant;
     use tokio::time::sleep;
@@ -88,11 +75,14 @@ mod tests {
     use super::*;
     use crate::authority::Embedded;
     use crate::authority::EmbeddedSettings;
-    use crate::authority::Note;
     use crate::authority::RELEASE_DATE;
-    use crate::durable::DataDir;
     use crate::randomness::SystemRandomness;
     use crate::readiness::Readiness;
+    use crate::time::Moment;
+
+    fn moment(wall: SystemTime) -> Moment {
+        Moment { wall, since_boot: Duration::ZERO }
+    }
 
     #[derive(Debug)]
     struct ManualClock(Mutex<SystemTime>);
@@ -100,6 +90,10 @@ mod tests {
     impl Clock for ManualClock {
         fn now(&self) -> SystemTime {
             *self.0.lock().unwrap()
+        }
+
+        fn since_boot(&self) -> Duration {
+            Duration::ZERO
         }
     }
 
@@ -109,7 +103,7 @@ mod tests {
         let right = SystemTime::UNIX_EPOCH + RELEASE_DATE + 100 * HOUR;
         let settings =
             EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: HOUR, jwt_issuer: None };
-        let authority = Embedded::in_memory(settings, right, Arc::new(SystemRandomness)).unwrap();
+        let authority = Embedded::in_memory(settings, moment(right), Arc::new(SystemRandomness)).unwrap();
         let clock = Arc::new(ManualClock(Mutex::new(right)));
         let readiness = Readiness::default();
         let mut reasons = readiness.watch();
@@ -136,6 +130,10 @@ mod tests {
         fn now(&self) -> SystemTime {
             self.1 + self.0.elapsed()
         }
+
+        fn since_boot(&self) -> Duration {
+            self.0.elapsed()
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,7 +142,7 @@ mod tests {
         let made = SystemTime::UNIX_EPOCH + RELEASE_DATE;
         let settings =
             EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: 60 * MINUTE, jwt_issuer: None };
-        let authority = Embedded::in_memory(settings, made, Arc::new(SystemRandomness)).unwrap();
+        let authority = Embedded::in_memory(settings, moment(made), Arc::new(SystemRandomness)).unwrap();
         let readiness = Readiness::default();
         let reasons = readiness.watch();
         let clock = Arc::new(Running(Instant::now(), made));
@@ -158,7 +156,11 @@ mod tests {
         sleep(15 * MINUTE).await;
         let said = reasons.borrow()[0].clone();
         assert_eq!(said.severity, Severity::NotReady);
-        assert!(said.detail.contains("over since 2026-11-22T01:00:00Z. Make a new authority: mv "), "{}", said.detail);
+        assert!(
+            said.detail.contains("over since 2026-11-22T01:00:00Z. Make new keys now: bonafide authority rotate"),
+            "{}",
+            said.detail
+        );
     }
 
     #[test]
@@ -170,33 +172,8 @@ mod tests {
             (Validity::Ending { ends: at }, false),
             (Validity::Over { since: at }, false),
         ] {
-            let (_, detail) = trouble(validity, "Make a new authority").unwrap();
+            let (_, detail) = trouble(validity, "Make new keys").unwrap();
             assert_eq!(detail.contains("clock"), is_named, "{detail}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_first_start_before_the_clock_is_set_makes_its_keys_once_when_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let data_dir = Arc::new(DataDir::open(&folder.path().join("data")).unwrap());
-        let settings =
-            EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: PERIOD * 3600, jwt_issuer: None };
-        let clock = Arc::new(ManualClock(Mutex::new(SystemTime::UNIX_EPOCH)));
-        let opened = Embedded::open(data_dir, settings, clock.now(), Arc::new(SystemRandomness)).unwrap();
-        assert_eq!(opened.1, [Note::AwaitsClock]);
-        let authority = Arc::new(opened.0);
-        let mut bundle = authority.bundle();
-        assert!(bundle.borrow_and_update().x509_authorities.is_empty());
-        let readiness = Readiness::default();
-        let reason = readiness.register("authority");
-        check_authority(&*authority, &*clock, &reason);
-        assert!(!readiness.is_ready());
-        tokio::spawn(watch_authority(authority.clone(), clock.clone(), reason));
-        *clock.0.lock().unwrap() += RELEASE_DATE;
-        timeout(PERIOD * 2, bundle.changed()).await.expect("keys").unwrap();
-        assert_eq!(bundle.borrow_and_update().x509_authorities.len(), 1);
-        timeout(PERIOD * 2, readiness.watch().wait_for(|reasons| reasons.is_empty())).await.expect("ready").unwrap();
-        assert_eq!(authority.validity(clock.now()), Some(Validity::Valid));
-        assert!(timeout(PERIOD * 20, bundle.changed()).await.is_err(), "keys were made again");
     }
 }

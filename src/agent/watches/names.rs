@@ -24,7 +24,9 @@ pub(in crate::agent) async fn watch_names(names: Arc<NameService>, reloader: Arc
             missing.difference(&logged).for_each(|warning| tracing::warn!("{}", warning.warning()));
             logged = missing;
             match unconfirmed(&accounts) {
-                Some(detail) => reason.block(Severity::Degraded, detail),
+                Some(detail) => {
+                    reason.block(Severity::Degraded, detail);
+                }
                 None => reason.clear(),
             }
         }

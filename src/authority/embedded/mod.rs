@@ -1,29 +1,52 @@
-//! The authority inside this daemon: a self-signed X.509 authority and a JWT key, made at first start and kept in the
-//! data directory. Owns their state; what signs is parsed once and shared. Refuses to make a new key in place of one
-//! that it cannot read.
+//! The authority inside this daemon: a self-signed X.509 authority and a JWT key, made at first start, kept in the data
+//! directory, and replaced in their time. Refuses to make a new key in place of one that it cannot read.
+//!
+//! [`keeper`] owns the state and is locked by whoever changes it, also while it is written to disk; what signs and what is
+//! shown are swapped whole, so that nobody who signs or looks waits for a disk.
 
+mod keeper;
+mod rotation;
 pub mod settings;
 mod state;
+mod stored;
+mod usage;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::OnceLock;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
+use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
 use futures_util::future::FutureExt;
 use tokio::sync::watch;
 
 use crate::authority::Authority;
+use crate::authority::Maintained;
+use crate::authority::Served;
 use crate::authority::SignerLocation;
+use crate::authority::embedded::keeper::Keeper;
+use crate::authority::embedded::rotation::RotationStep;
 use crate::authority::embedded::settings::EmbeddedSettings;
+use crate::authority::embedded::state::AuthorityKey;
 use crate::authority::embedded::state::AuthorityState;
+use crate::authority::embedded::state::NotItsState;
+use crate::authority::embedded::state::PublicPart;
+use crate::authority::embedded::usage::ActiveKey;
+use crate::authority::embedded::usage::KeyUsage;
+use crate::authority::embedded::usage::Signed;
+use crate::authority::keys::KeyId;
+use crate::authority::keys::KeyKind;
+use crate::authority::keys::KeyStatus;
+use crate::authority::keys::NotRotated;
+use crate::authority::keys::RotationBegun;
+use crate::authority::keys::RotationOrder;
+use crate::authority::keys::Stage;
 use crate::authority::no_authority::NoAuthority;
 use crate::authority::no_authority::Note;
 use crate::authority::order::Chain;
@@ -39,27 +62,29 @@ use crate::durable::Name;
 use crate::durable::StoreError;
 use crate::identity::Bundle;
 use crate::randomness::Randomness;
+use crate::time::Moment;
+
+/// So many tainted keys are remembered: longer than any SVID lives they need not be.
+const TAINTED: usize = 64;
 
 /// The embedded authority.
 #[derive(Debug)]
 pub struct Embedded {
     settings: EmbeddedSettings,
+    /// How long keys live that are made from now on.
+    ca_ttl: Mutex<Duration>,
     randomness: Arc<dyn Randomness>,
     /// Not there yet only at a first start with a clock that must be wrong.
-    signers: OnceLock<Signers>,
-    making: Mutex<()>,
-    /// The earliest issue, in seconds since 1970, of an SVID that its own end has cut short.
-    first_cut_short: AtomicU64,
+    keeper: Mutex<Option<Keeper>>,
+    x509: ArcSwapOption<ActiveKey<X509Signer>>,
+    jwt: ArcSwapOption<ActiveKey<JwtSigner>>,
+    statuses: ArcSwap<Vec<KeyStatus>>,
+    /// What the JWT keys have signed that are in the bundle.
+    tokens: ArcSwap<Vec<(String, Arc<KeyUsage>)>>,
+    tainted: ArcSwap<Vec<KeyId>>,
     bundle: watch::Sender<Arc<Bundle>>,
     /// INVARIANT: held as long as anything is signed, so that no second daemon opens the same keys.
     data_dir: Option<Arc<DataDir>>,
-}
-
-/// The active keys.
-#[derive(Debug)]
-struct Signers {
-    x509: X509Signer,
-    jwt: JwtSigner,
 }
 
 impl Embedded {
@@ -71,7 +96,7 @@ impl Embedded {
     pub fn open(
         data_dir: Arc<DataDir>,
         settings: EmbeddedSettings,
-        now: SystemTime,
+        now: Moment,
         randomness: Arc<dyn Randomness>,
     ) -> Result<(Self, Vec<Note>), NoAuthority> {
         let authority = Self::without_keys(settings, randomness, Some(data_dir.clone()));
@@ -79,17 +104,23 @@ impl Embedded {
             let not_writable =
                 |error: io::Error| Note::NotWritable { path: data_dir.path().to_owned(), why: error.to_string() };
             let note = data_dir.probe().err().map(not_writable);
-            authority.take_up(&AuthorityState::parse(&bytes).map_err(|why| authority.contradiction(why))?)?;
+            let state = AuthorityState::parse(&bytes, &authority.settings.trust_domain);
+            let keeper = authority.take_up(state.map_err(|why| authority.refused(why))?, true, now)?;
+            *authority.keeper() = Some(keeper);
             return Ok((authority, note.into_iter().collect()));
         }
         let note = match authority.make_first_keys(now) {
             Err(NoAuthority::ClockBeforeRelease) => {
                 data_dir.probe().map_err(|source| StoreError { file: data_dir.file(Name::Authority), source })?;
-                Some(Note::AwaitsClock)
+                Note::AwaitsClock
             }
-            made => made?,
+            made => {
+                let (keeper, note) = made?;
+                *authority.keeper() = Some(keeper);
+                note
+            }
         };
-        Ok((authority, note.into_iter().collect()))
+        Ok((authority, vec![note]))
     }
 
     /// An authority that lives and dies with this process.
@@ -98,32 +129,12 @@ impl Embedded {
     /// [`NoAuthority`]
     pub fn in_memory(
         settings: EmbeddedSettings,
-        now: SystemTime,
+        now: Moment,
         randomness: Arc<dyn Randomness>,
     ) -> Result<Self, NoAuthority> {
         let authority = Self::without_keys(settings, randomness, None);
-        authority.make_first_keys(now)?;
+        *authority.keeper() = Some(authority.make_first_keys(now)?.0);
         Ok(authority)
-    }
-
-    /// Makes keys and keeps them, where there are none yet.
-    fn make_first_keys(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
-        // RACE: a second maker would leave other keys on the disk than those that sign.
-        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.signers.get().is_some() {
-            return Ok(None);
-        }
-        let made = AuthorityState::make(&self.settings, now, &*self.randomness)?;
-        if let Some(data_dir) = &self.data_dir {
-            data_dir.store(Name::Authority, &made.to_bytes()?)?;
-        }
-        self.take_up(&made)?;
-        Ok(Some(Note::New { trust_domain: made.trust_domain }))
-    }
-
-    /// The file that has its keys.
-    fn file(&self) -> PathBuf {
-        self.data_dir.as_ref().map_or_else(|| PathBuf::from("memory"), |data_dir| data_dir.file(Name::Authority))
     }
 
     fn without_keys(
@@ -132,50 +143,155 @@ impl Embedded {
         data_dir: Option<Arc<DataDir>>,
     ) -> Self {
         let bundle = watch::Sender::new(Arc::new(Bundle::empty(settings.trust_domain.clone())));
-        let first_cut_short = AtomicU64::new(u64::MAX);
         Self {
+            ca_ttl: Mutex::new(settings.ca_ttl),
             settings,
             randomness,
-            signers: OnceLock::new(),
-            making: Mutex::new(()),
-            first_cut_short,
+            keeper: Mutex::default(),
+            x509: ArcSwapOption::empty(),
+            jwt: ArcSwapOption::empty(),
+            statuses: ArcSwap::default(),
+            tokens: ArcSwap::default(),
+            tainted: ArcSwap::default(),
             bundle,
             data_dir,
         }
     }
 
-    /// Publishes what is kept, and signs with it from now on.
-    fn take_up(&self, state: &AuthorityState) -> Result<(), NoAuthority> {
-        if state.trust_domain != self.settings.trust_domain.as_str() {
-            let (found, wanted) = (state.trust_domain.clone(), self.settings.trust_domain.to_string());
-            return Err(NoAuthority::ForeignTrustDomain { file: self.file(), found, wanted });
+    /// Makes keys and keeps them.
+    fn make_first_keys(&self, now: Moment) -> Result<(Keeper, Note), NoAuthority> {
+        let settings = EmbeddedSettings { ca_ttl: self.ca_ttl(), ..self.settings.clone() };
+        let made = AuthorityState::make(&settings, now.wall, &*self.randomness)?;
+        if let Some(data_dir) = &self.data_dir {
+            data_dir.store(Name::Authority, &made.to_bytes(&settings.trust_domain, 0)?)?;
         }
-        let signers = state.signers(&self.settings, self.randomness.clone());
-        let (x509, jwt) = signers.map_err(|why| self.contradiction(why))?;
-        let bundle = state.bundle(self.settings.trust_domain.clone()).map_err(|why| self.contradiction(why))?;
-        self.bundle.send_replace(Arc::new(bundle));
-        self.signers.get_or_init(|| Signers { x509, jwt });
+        let note = Note::New { trust_domain: settings.trust_domain.to_string() };
+        Ok((self.take_up(made, false, now)?, note))
+    }
+
+    /// Signs with what is kept from now on, and publishes it. Keys of an earlier process may have signed until their end.
+    fn take_up(&self, state: AuthorityState, are_of_earlier: bool, now: Moment) -> Result<Keeper, NoAuthority> {
+        let keeper = Keeper::new(state, self.settings.trust_domain.clone(), self.data_dir.clone(), now);
+        for kind in KeyKind::ALL {
+            if let Some(key) = keeper.active(kind) {
+                self.sign_with(key, are_of_earlier)?;
+            }
+        }
+        self.show(&keeper);
+        Ok(keeper)
+    }
+
+    /// Signs with a key from now on.
+    fn sign_with(&self, key: &AuthorityKey, has_signed: bool) -> Result<(), NoAuthority> {
+        let before = if has_signed { key.may_have_signed() } else { Signed::NOTHING };
+        let contradiction = |why| self.refused(NotItsState::Contradiction(why));
+        match key.kind() {
+            KeyKind::X509 => {
+                let signer = key.x509_signer(&self.settings.trust_domain, self.randomness.clone());
+                self.x509.store(Some(Arc::new(ActiveKey::new(signer.map_err(contradiction)?, key.life, before))));
+            }
+            KeyKind::Jwt => {
+                let signer = key.jwt_signer(self.settings.jwt_issuer.clone()).map_err(contradiction)?;
+                let signing = ActiveKey::new(signer, key.life, before);
+                let mut tokens = Vec::clone(&self.tokens.load());
+                tokens.retain(|(id, _)| self.statuses.load().iter().any(|key| key.id == *id));
+                tokens.push((key.id(), Arc::clone(&signing.usage)));
+                self.tokens.store(Arc::new(tokens));
+                self.jwt.store(Some(Arc::new(signing)));
+            }
+        }
         Ok(())
     }
 
-    fn signers(&self) -> Result<&Signers, Refused> {
-        self.signers.get().ok_or_else(|| Refused::Unavailable("it has no keys yet".to_owned()))
+    /// Publishes the bundle, where it has changed, and shows the keys.
+    fn show(&self, keeper: &Keeper) {
+        let bundle = keeper.bundle();
+        self.bundle.send_if_modified(|before| {
+            let changed = **before != bundle;
+            *before = Arc::new(bundle);
+            changed
+        });
+        self.statuses.store(Arc::new(keeper.statuses()));
     }
 
-    fn certify(&self, order: &Order) -> Result<Chain, Refused> {
-        let chain = self.signers()?.x509.sign(order)?;
-        self.remember_if_cut_short(chain.clamped, order.issued);
-        Ok(chain)
-    }
-
-    fn remember_if_cut_short(&self, cut_short: bool, issued: SystemTime) {
-        if cut_short {
-            self.first_cut_short.fetch_min(seconds(issued), Ordering::Relaxed);
+    fn take_step(
+        &self,
+        keeper: &mut Keeper,
+        (kind, step): (KeyKind, RotationStep),
+        now: Moment,
+    ) -> Result<Vec<Note>, NoAuthority> {
+        match step {
+            RotationStep::Prepare => keeper.prepare(self.make_key(kind, now)?).map(|()| Vec::new()),
+            RotationStep::Publish => {
+                let published = keeper.publish(kind, now)?.into_iter();
+                Ok(published.map(|(id, used_from)| Note::Published { kind, id, used_from }).collect())
+            }
+            RotationStep::Activate => self.activate(keeper, kind, now),
+            RotationStep::Withdraw => Ok(keeper.withdraw(kind, now)?.into_iter().map(|id| Note::Left { id }).collect()),
         }
     }
 
-    fn contradiction(&self, why: &'static str) -> NoAuthority {
-        NoAuthority::Contradiction { file: self.file(), why }
+    fn activate(&self, keeper: &mut Keeper, kind: KeyKind, now: Moment) -> Result<Vec<Note>, NoAuthority> {
+        let before = keeper.active(kind).map(AuthorityKey::id);
+        let retiring = match kind {
+            KeyKind::X509 => self.x509.load_full().zip(before).map(|(key, id)| key.retiring(id)),
+            KeyKind::Jwt => self.jwt.load_full().zip(before).map(|(key, id)| key.retiring(id)),
+        };
+        let used = keeper.activate(kind, retiring, now)?;
+        // RACE: known before the new key signs, so that nothing is asked for anew and gets the old key.
+        self.taint(keeper);
+        if let Some(key) = keeper.active(kind) {
+            self.sign_with(key, false)?;
+        }
+        Ok(used.map(|(id, before)| Note::Used { kind, id, before }).into_iter().collect())
+    }
+
+    fn taint(&self, keeper: &Keeper) {
+        let known = self.tainted.load_full();
+        let x509 = keeper.leaving_x509().filter_map(|key| match &key.public {
+            PublicPart::X509(own) => Some(own.key()),
+            PublicPart::Jwt { .. } => None,
+        });
+        let new: Vec<_> = x509.filter(|key| !known.contains(key)).collect();
+        if !new.is_empty() {
+            let all: Vec<_> = known.iter().copied().chain(new).collect();
+            let too_old = all.len().saturating_sub(TAINTED);
+            self.tainted.store(Arc::new(all.into_iter().skip(too_old).collect()));
+        }
+    }
+
+    fn make_key(&self, kind: KeyKind, now: Moment) -> Result<AuthorityKey, NoAuthority> {
+        AuthorityKey::make(kind, &self.settings.trust_domain, self.ca_ttl(), now.wall, &*self.randomness)
+    }
+
+    async fn certify(&self, order: &Order) -> Result<Chain, Refused> {
+        let key = self.x509.load_full().ok_or_else(no_keys)?;
+        let chain = key.signer.sign(order).await?;
+        key.usage.signed(order.issued, chain.not_after, chain.clamped);
+        Ok(chain)
+    }
+
+    /// The file that has its keys.
+    fn file(&self) -> PathBuf {
+        self.data_dir.as_ref().map_or_else(|| PathBuf::from("memory"), |data_dir| data_dir.file(Name::Authority))
+    }
+
+    fn refused(&self, why: NotItsState) -> NoAuthority {
+        let file = self.file();
+        match why {
+            NotItsState::Contradiction(why) => NoAuthority::Contradiction { file, why },
+            NotItsState::ForeignTrustDomain(found) => {
+                NoAuthority::ForeignTrustDomain { file, found, wanted: self.settings.trust_domain.to_string() }
+            }
+        }
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Option<Keeper>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ca_ttl(&self) -> Duration {
+        *self.ca_ttl.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -185,13 +301,22 @@ impl Authority for Embedded {
     }
 
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
-        async move { orders.iter().map(|order| self.certify(order)).collect() }.boxed()
+        async move {
+            let mut answers = Vec::with_capacity(orders.len());
+            for order in &orders {
+                answers.push(self.certify(order).await);
+            }
+            answers
+        }
+        .boxed()
     }
 
     fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
         async move {
-            let token = self.signers()?.jwt.sign(&order)?;
-            self.remember_if_cut_short(token.clamped, order.issued);
+            let key = self.jwt.load_full().ok_or_else(no_keys)?;
+            let token = key.signer.sign(&order).await?;
+            key.usage.signed(order.issued, token.not_after, token.clamped);
+            key.usage.signed_token(order.issued, token.not_after);
             Ok(token)
         }
         .boxed()
@@ -205,36 +330,79 @@ impl Authority for Embedded {
         SignerLocation::Local
     }
 
+    fn keys(&self, now: SystemTime) -> Vec<KeyStatus> {
+        let mut keys = Vec::clone(&self.statuses.load());
+        let tokens = self.tokens.load();
+        for key in &mut keys {
+            let usage = tokens.iter().find(|(id, _)| *id == key.id);
+            key.tokens = usage.map_or(0, |(_, usage)| usage.tokens_at(now));
+        }
+        keys
+    }
+
+    fn tainted(&self) -> Arc<Vec<KeyId>> {
+        self.tainted.load_full()
+    }
+
     fn not_after(&self) -> Option<SystemTime> {
-        self.signers.get().map(|signers| signers.x509.not_after())
+        self.x509.load().as_ref().map(|key| key.life.not_after)
     }
 
     fn validity(&self, now: SystemTime) -> Option<Validity> {
-        let x509 = &self.signers.get()?.x509;
-        match x509.validity(now) {
-            Validity::Valid if seconds(now) >= self.first_cut_short.load(Ordering::Relaxed) => {
-                Some(Validity::Ending { ends: x509.not_after() })
+        let (x509, jwt) = (self.x509.load_full()?, self.jwt.load_full()?);
+        Some(x509.validity(now).worse(jwt.validity(now)))
+    }
+
+    fn remedy(&self) -> String {
+        "Make new keys now: bonafide authority rotate. Give the new bundle to everybody who verifies SVIDs of this node \
+         elsewhere; a workload can get it: bonafide fetch bundle --write DIR"
+            .to_owned()
+    }
+
+    fn set_key_life(&self, ca_ttl: Duration) {
+        *self.ca_ttl.lock().unwrap_or_else(PoisonError::into_inner) = ca_ttl;
+    }
+
+    fn rotate(&self, order: RotationOrder, now: Moment) -> Result<RotationBegun, NotRotated> {
+        let mut keeper = self.keeper();
+        let keeper = keeper.as_mut().ok_or_else(|| NotRotated::NotKept(NoAuthority::ClockBeforeRelease.to_string()))?;
+        keeper.rotate(order, now, |kind| self.make_key(kind, now))?;
+        self.show(keeper);
+        let ordered = |key: &KeyStatus| order.kinds().any(|kind| kind == key.kind);
+        let (published, others): (Vec<_>, Vec<_>) =
+            self.keys(now.wall).into_iter().filter(ordered).partition(|key| key.stage == Stage::Published);
+        Ok(RotationBegun { published, tainted: others.into_iter().filter(|key| key.tainted).collect() })
+    }
+
+    fn is_due(&self, now: Moment, served: Served) -> bool {
+        self.keeper.try_lock().is_ok_and(|keeper| keeper.as_ref().is_none_or(|keeper| keeper.is_due(now, served)))
+    }
+
+    fn maintain(&self, now: Moment, served: Served) -> Result<Maintained, NoAuthority> {
+        let mut guard = self.keeper();
+        let Some(keeper) = guard.as_mut() else {
+            // RACE: under the lock, for a second maker would leave other keys on the disk than those that sign.
+            let (keeper, note) = self.make_first_keys(now)?;
+            *guard = Some(keeper);
+            return Ok(Maintained { notes: vec![note], postponed: None });
+        };
+        let mut notes: Vec<_> = keeper.depart(now, served).into_iter().map(|id| Note::Left { id }).collect();
+        if keeper.may_try(now) {
+            let mut tried = keeper.settle(now);
+            while tried.is_ok()
+                && let Some(due) = keeper.due(now, served)
+            {
+                tried = self.take_step(keeper, due, now).map(|done| notes.extend(done));
             }
-            validity => Some(validity),
+            keeper.tried(tried, now);
         }
-    }
-
-    fn replacement(&self) -> String {
-        format!(
-            "Make a new authority: mv {file} {file}.old && systemctl restart bonafide. Its life is the ca_ttl of the \
-             configuration. Give its bundle to everybody who verifies SVIDs of this node elsewhere; a workload can get \
-             it: bonafide fetch bundle --write DIR",
-            file = self.file().display()
-        )
-    }
-
-    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
-        self.make_first_keys(now)
+        self.show(keeper);
+        Ok(Maintained { notes, postponed: keeper.postponed() })
     }
 }
 
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+fn no_keys() -> Refused {
+    Refused::Unavailable("it has no keys yet".to_owned())
 }
 
 #[cfg(test)]

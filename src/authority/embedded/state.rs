@@ -1,103 +1,168 @@
-//! What the authority remembers: its keys, which of them is used, and how often its bundle has changed.
+//! What the authority remembers: its keys, the stage of each, and how often its bundle has changed. INVARIANT: each key fits
+//! its certificate, exactly one of each kind is active, at most one of each kind is to follow it.
 
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
-use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-use aws_lc_rs::signature::KeyPair;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::Deserializer;
-use serde::Serialize;
-use serde::Serializer;
-use serde::de::Error as _;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
+use crate::authority::embedded::rotation::STAY_AFTER_START;
 use crate::authority::embedded::settings::EmbeddedSettings;
+use crate::authority::embedded::stored::StoredJwtKey;
+use crate::authority::embedded::stored::StoredState;
+use crate::authority::embedded::stored::StoredX509Key;
+use crate::authority::embedded::usage::Signed;
+use crate::authority::keys::KeyKind;
+use crate::authority::keys::Stage;
 use crate::authority::no_authority::NoAuthority;
 use crate::authority::signing::certificates;
 use crate::authority::signing::certificates::OwnCertificate;
 use crate::authority::signing::certificates::X509Signer;
-use crate::authority::signing::key;
+use crate::authority::signing::key::LocalKey;
+use crate::authority::signing::key::SignatureForm;
+use crate::authority::signing::key::SigningKey;
 use crate::authority::signing::life::AUTHORITY_BACKDATE;
 use crate::authority::signing::life::Life;
 use crate::authority::signing::life::is_before_release;
+use crate::authority::signing::life::seconds;
 use crate::authority::signing::life::whole_seconds;
 use crate::authority::signing::tokens;
 use crate::authority::signing::tokens::JwtSigner;
-use crate::identity::Bundle;
+use crate::identity::JwtAuthority;
 use crate::identity::KeyType;
 use crate::identity::PrivateKey;
 use crate::identity::TrustDomain;
-use crate::identity::bundle::JwtAuthority;
-use crate::identity::x509_profile::lint_authority;
-use crate::identity::x509_profile::to_be_signed;
 use crate::randomness::Randomness;
 
-/// Larger than any state with a few dozen keys, so that writing it out never moves a key about in memory.
-const ROOMY: usize = 256 * 1024;
-/// How often others should fetch the bundle, in seconds.
-const REFRESH_HINT: u64 = 300;
-
-/// Where a key stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Stage {
-    /// Made and kept; nobody knows it yet.
-    Prepared,
-    /// In the bundle, so that whoever verifies learns it before it is used.
-    Published,
-    /// In the bundle, and signs. INVARIANT: exactly one key of each kind.
-    Active,
-    /// Signs no more, and stays in the bundle until the last thing it signed has ended.
-    Retired,
-}
-
-/// The state, as it is kept.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The state.
+#[derive(Debug, Clone)]
 pub(super) struct AuthorityState {
-    pub(super) trust_domain: String,
     /// `spiffe_sequence`. INVARIANT: never goes back. It starts at the clock's seconds, so that an authority made in
     /// place of a lost one is not taken for an older bundle by those who have seen the lost one's.
     pub(super) sequence: u64,
-    pub(super) x509: Vec<X509Key>,
-    pub(super) jwt: Vec<JwtKey>,
+    /// Of each kind, the oldest first.
+    pub(super) keys: Vec<AuthorityKey>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct X509Key {
+/// One key.
+#[derive(Debug, Clone)]
+pub(super) struct AuthorityKey {
     pub(super) stage: Stage,
-    #[serde(with = "base64_text")]
-    pub(super) certificate: Vec<u8>,
-    #[serde(serialize_with = "write_key", deserialize_with = "read_key")]
-    pub(super) private_key: PrivateKey,
+    pub(super) public: PublicPart,
+    pub(super) life: Life,
+    /// Absent of a retired key, which signs no more.
+    pub(super) private_key: Option<Arc<PrivateKey>>,
+    /// Of a published key: when it is used.
+    pub(super) used_from: Option<SystemTime>,
+    /// Of a retired key: when the last thing it signed has ended.
+    pub(super) needed_until: Option<SystemTime>,
+    /// Whether it may have leaked.
+    pub(super) tainted: bool,
+    /// The earliest time for its next stage by the clock that nobody sets; counted anew after a start.
+    pub(super) waits_until: Duration,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct JwtKey {
-    pub(super) stage: Stage,
-    /// Seconds since 1970.
-    pub(super) not_before: u64,
-    /// Seconds since 1970.
-    pub(super) not_after: u64,
-    #[serde(serialize_with = "write_key", deserialize_with = "read_key")]
-    pub(super) private_key: PrivateKey,
+/// What verifies what a key signed.
+#[derive(Debug, Clone)]
+pub(super) enum PublicPart {
+    X509(OwnCertificate),
+    Jwt {
+        authority: JwtAuthority,
+        /// SubjectPublicKeyInfo, DER.
+        key: Bytes,
+    },
+}
+
+/// Why kept bytes are not the state of this authority.
+#[derive(Debug)]
+pub(super) enum NotItsState {
+    ForeignTrustDomain(String),
+    Contradiction(&'static str),
 }
 
 impl AuthorityState {
-    /// Makes a new authority: new keys, used from now on.
+    /// New keys, which are used from now on.
     pub(super) fn make(
         settings: &EmbeddedSettings,
+        now: SystemTime,
+        randomness: &dyn Randomness,
+    ) -> Result<Self, NoAuthority> {
+        let key = |kind| {
+            let made = AuthorityKey::make(kind, &settings.trust_domain, settings.ca_ttl, now, randomness)?;
+            Ok(AuthorityKey { stage: Stage::Active, ..made })
+        };
+        let keys = KeyKind::ALL.into_iter().map(key).collect::<Result<_, NoAuthority>>()?;
+        Ok(Self { sequence: seconds(now), keys })
+    }
+
+    pub(super) fn parse(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Self, NotItsState> {
+        let stored = StoredState::from_bytes(bytes).map_err(NotItsState::Contradiction)?;
+        if stored.trust_domain != trust_domain.as_str() {
+            return Err(NotItsState::ForeignTrustDomain(stored.trust_domain));
+        }
+        Self::of(stored, trust_domain).map_err(NotItsState::Contradiction)
+    }
+
+    fn of(stored: StoredState, trust_domain: &TrustDomain) -> Result<Self, &'static str> {
+        let x509 = stored.x509.into_iter().map(|key| AuthorityKey::of_x509(key, trust_domain));
+        let jwt = stored.jwt.into_iter().map(AuthorityKey::of_jwt);
+        let state = Self { sequence: stored.sequence, keys: x509.chain(jwt).collect::<Result<_, _>>()? };
+        for kind in KeyKind::ALL {
+            let count = |stages: &[Stage]| state.of_kind(kind).filter(|key| stages.contains(&key.stage)).count();
+            if count(&[Stage::Active]) != 1 {
+                return Err(match kind {
+                    KeyKind::X509 => "there is not exactly one active X.509 key",
+                    KeyKind::Jwt => "there is not exactly one active JWT key",
+                });
+            }
+            if count(&[Stage::Prepared, Stage::Published]) > 1 {
+                return Err("more than one key is to follow the active one");
+            }
+        }
+        Ok(state)
+    }
+
+    /// The bytes to keep, with a sequence number that is ahead by `reserved`.
+    pub(super) fn to_bytes(
+        &self,
+        trust_domain: &TrustDomain,
+        reserved: u64,
+    ) -> Result<Zeroizing<Vec<u8>>, NoAuthority> {
+        let (mut x509, mut jwt) = (Vec::new(), Vec::new());
+        for key in &self.keys {
+            match &key.public {
+                PublicPart::X509(own) => x509.push(key.stored_x509(own)),
+                PublicPart::Jwt { key: public_key, .. } => jwt.push(key.stored_jwt(public_key)),
+            }
+        }
+        let (trust_domain, sequence) = (trust_domain.to_string(), self.sequence.saturating_add(reserved));
+        StoredState { trust_domain, sequence, x509, jwt }.to_bytes().ok_or(NoAuthority::NoKey)
+    }
+
+    pub(super) fn of_kind(&self, kind: KeyKind) -> impl Iterator<Item = &AuthorityKey> {
+        self.keys.iter().filter(move |key| key.kind() == kind)
+    }
+
+    /// The key of a kind that signs.
+    pub(super) fn active(&self, kind: KeyKind) -> Option<&AuthorityKey> {
+        self.of_kind(kind).find(|key| key.stage == Stage::Active)
+    }
+
+    /// The key of a kind that is to follow the active one.
+    pub(super) fn next(&self, kind: KeyKind) -> Option<&AuthorityKey> {
+        self.of_kind(kind).find(|key| matches!(key.stage, Stage::Prepared | Stage::Published))
+    }
+}
+
+impl AuthorityKey {
+    /// A new key, not yet known to anybody.
+    pub(super) fn make(
+        kind: KeyKind,
+        trust_domain: &TrustDomain,
+        ca_ttl: Duration,
         now: SystemTime,
         randomness: &dyn Randomness,
     ) -> Result<Self, NoAuthority> {
@@ -105,152 +170,148 @@ impl AuthorityState {
             return Err(NoAuthority::ClockBeforeRelease);
         }
         let now = whole_seconds(now);
-        let end = now.checked_add(settings.ca_ttl).ok_or(NoAuthority::LifeTooLong)?;
+        let end = now.checked_add(ca_ttl).ok_or(NoAuthority::LifeTooLong)?;
         let life = Life { not_before: now - AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
-
-        let (x509, _) = KeyType::P256.generate().ok_or(NoAuthority::NoKey)?;
-        let pair = key::parse(&x509, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or(NoAuthority::NoKey)?;
-        let certificate = certificates::self_signed(Arc::new(pair), &settings.trust_domain, life, randomness)
-            .map_err(NoAuthority::OwnCertificate)?;
-        let (jwt, _) = KeyType::P256.generate().ok_or(NoAuthority::NoKey)?;
-        Ok(Self {
-            trust_domain: settings.trust_domain.to_string(),
-            sequence: seconds(now),
-            x509: vec![X509Key { stage: Stage::Active, certificate: certificate.to_vec(), private_key: x509 }],
-            jwt: vec![JwtKey {
-                stage: Stage::Active,
-                not_before: seconds(life.not_before),
-                not_after: seconds(life.not_after),
-                private_key: jwt,
-            }],
-        })
+        let (private_key, spki) = KeyType::P256.generate().ok_or(NoAuthority::NoKey)?;
+        let public = match kind {
+            KeyKind::X509 => {
+                let key = LocalKey::new(&private_key, SignatureForm::Asn1).ok_or(NoAuthority::NoKey)?;
+                let certificate = certificates::self_signed(&key, trust_domain, life, randomness)
+                    .map_err(NoAuthority::OwnCertificate)?;
+                let own = OwnCertificate::read(certificate, trust_domain);
+                PublicPart::X509(own.map_err(|_| NoAuthority::NoKey)?)
+            }
+            KeyKind::Jwt => {
+                PublicPart::Jwt { authority: tokens::jwt_authority(&spki).ok_or(NoAuthority::NoKey)?, key: spki }
+            }
+        };
+        let private_key = Some(Arc::new(private_key));
+        Ok(Self { private_key, ..Self::new(Stage::Prepared, public, life) })
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        serde_json::from_slice(bytes).map_err(|_| "it is not the state of an authority")
+    fn new(stage: Stage, public: PublicPart, life: Life) -> Self {
+        let (private_key, used_from, needed_until) = (None, None, None);
+        Self { stage, public, life, private_key, used_from, needed_until, tainted: false, waits_until: Duration::ZERO }
     }
 
-    pub(super) fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, NoAuthority> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(ROOMY));
-        serde_json::to_writer(&mut *bytes, self).map_err(|_| NoAuthority::NoKey)?;
-        Ok(bytes)
+    pub(super) fn kind(&self) -> KeyKind {
+        match self.public {
+            PublicPart::X509(_) => KeyKind::X509,
+            PublicPart::Jwt { .. } => KeyKind::Jwt,
+        }
     }
 
-    /// The active keys, ready to sign, each checked to be what its certificate or its place says.
-    pub(super) fn signers(
+    /// What [`KeyStatus`](crate::authority::KeyStatus) calls it.
+    pub(super) fn id(&self) -> String {
+        match &self.public {
+            PublicPart::X509(own) => own.key().to_string(),
+            PublicPart::Jwt { authority, .. } => authority.key_id().to_owned(),
+        }
+    }
+
+    pub(super) fn made(&self) -> SystemTime {
+        self.life.not_before + AUTHORITY_BACKDATE
+    }
+
+    /// Signs no more, and has nothing left to sign with. It is needed as long as it lives, until it is known what it signed.
+    pub(super) fn retire(&mut self) {
+        self.stage = Stage::Retired;
+        self.private_key = None;
+        self.needed_until = Some(self.life.not_after);
+        self.waits_until = Duration::MAX;
+    }
+
+    /// What it may have signed in an earlier process.
+    pub(super) fn may_have_signed(&self) -> Signed {
+        let life = self.life.not_after.duration_since(self.made()).unwrap_or_default();
+        Signed { until: self.life.not_after, longest: (life / 2).min(STAY_AFTER_START) }
+    }
+
+    fn local(&self, form: SignatureForm) -> Result<Arc<dyn SigningKey>, &'static str> {
+        let private_key = self.private_key.as_ref().ok_or("an active key has no private key")?;
+        let key = LocalKey::new(private_key, form).ok_or("a private key of the authority is no P-256 key")?;
+        Ok(Arc::new(key))
+    }
+
+    pub(super) fn x509_signer(
         &self,
-        settings: &EmbeddedSettings,
+        trust_domain: &TrustDomain,
         randomness: Arc<dyn Randomness>,
-    ) -> Result<(X509Signer, JwtSigner), &'static str> {
-        let x509 = only_active(&self.x509, |key| key.stage).ok_or("there is not exactly one active X.509 key")?;
-        let own = x509.own_certificate(&settings.trust_domain)?;
-        let pair = x509.pair()?;
-        let x509 = X509Signer::new(pair, settings.trust_domain.clone(), own, randomness);
-        let jwt = only_active(&self.jwt, |key| key.stage).ok_or("there is not exactly one active JWT key")?;
-        let pair = key::parse(&jwt.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
-        let jwt = JwtSigner::new(pair, settings.jwt_issuer.clone(), jwt.life()?).ok_or("a JWT key has no id")?;
-        Ok((x509, jwt))
+    ) -> Result<X509Signer, &'static str> {
+        let PublicPart::X509(own) = &self.public else { return Err("a JWT key signs no certificates") };
+        Ok(X509Signer::new(self.local(SignatureForm::Asn1)?, trust_domain.clone(), own, randomness))
     }
 
-    /// What verifies everything that the keys have signed or are about to sign.
-    pub(super) fn bundle(&self, trust_domain: TrustDomain) -> Result<Bundle, &'static str> {
-        let mut x509_authorities = Vec::new();
-        for key in self.x509.iter().filter(|key| key.stage != Stage::Prepared) {
-            x509_authorities.push(key.own_certificate(&trust_domain)?.der);
-        }
-        let mut jwt_authorities = Vec::new();
-        for key in self.jwt.iter().filter(|key| key.stage != Stage::Prepared) {
-            jwt_authorities.push(key.authority()?);
-        }
-        let (sequence, refresh_hint) = (Some(self.sequence), Some(REFRESH_HINT));
-        Ok(Bundle { trust_domain, x509_authorities, jwt_authorities, sequence, refresh_hint })
-    }
-}
-
-impl X509Key {
-    fn pair(&self) -> Result<Arc<aws_lc_rs::signature::EcdsaKeyPair>, &'static str> {
-        let pair =
-            key::parse(&self.private_key, &ECDSA_P256_SHA256_ASN1_SIGNING).ok_or("an X.509 key is no P-256 key")?;
-        Ok(Arc::new(pair))
+    pub(super) fn jwt_signer(&self, issuer: Option<String>) -> Result<JwtSigner, &'static str> {
+        JwtSigner::new(self.local(SignatureForm::FixedWidth)?, issuer, self.life).ok_or("a JWT key has no id")
     }
 
-    fn own_certificate(&self, trust_domain: &TrustDomain) -> Result<OwnCertificate, &'static str> {
-        let broken = "a certificate of the authority breaks the profile";
-        let signed = to_be_signed(&self.certificate).map_err(|_| broken)?;
-        lint_authority(&signed, trust_domain).map_err(|_| broken)?;
-        let (_, parsed) = X509Certificate::from_der(&self.certificate).map_err(|_| broken)?;
-        if parsed.public_key().subject_public_key.data.as_ref() != self.pair()?.public_key().as_ref() {
+    fn of_x509(stored: StoredX509Key, trust_domain: &TrustDomain) -> Result<Self, &'static str> {
+        let StoredX509Key { stage, certificate, private_key, used_from, needed_until, tainted } = stored;
+        let own = OwnCertificate::read(certificate.into(), trust_domain)?;
+        if public_half(stage, private_key.as_deref())?.is_some_and(|key| key != own.public_key) {
             return Err("a certificate of the authority is not of its key");
         }
-        parsed.verify_signature(None).map_err(|_| "a certificate of the authority is not signed by its key")?;
-        let key_id = parsed.iter_extensions().find_map(|extension| match extension.parsed_extension() {
-            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-            _ => None,
-        });
-        let life = Life {
-            not_before: at(parsed.validity().not_before.timestamp())?,
-            not_after: at(parsed.validity().not_after.timestamp())?,
-        };
-        Ok(OwnCertificate {
-            der: Bytes::copy_from_slice(&self.certificate),
-            subject: parsed.subject().as_raw().to_vec(),
-            key_id: key_id.ok_or(broken)?,
-            life,
-        })
+        let life = own.life;
+        let [used_from, needed_until] = [at(used_from)?, at(needed_until)?];
+        let key = Self::new(stage, PublicPart::X509(own), life);
+        Ok(Self { private_key, used_from, needed_until, tainted, ..key })
+    }
+
+    fn of_jwt(stored: StoredJwtKey) -> Result<Self, &'static str> {
+        let StoredJwtKey { stage, not_before, not_after, public_key, private_key, used_from, needed_until, tainted } =
+            stored;
+        let kept = Some(Bytes::from(public_key)).filter(|key| !key.is_empty());
+        let derived = public_half(stage, private_key.as_deref())?;
+        if kept.is_some() && derived.is_some() && kept != derived {
+            return Err("a public JWT key of the authority is not of its private key");
+        }
+        let key = derived.or(kept).ok_or("a retired JWT key has no public key")?;
+        let authority = tokens::jwt_authority(&key).ok_or("a JWT key has no id")?;
+        let life = Life { not_before: since_1970(not_before)?, not_after: since_1970(not_after)? };
+        let [used_from, needed_until] = [at(used_from)?, at(needed_until)?];
+        let key = Self::new(stage, PublicPart::Jwt { authority, key }, life);
+        Ok(Self { private_key, used_from, needed_until, tainted, ..key })
+    }
+
+    fn stored_x509(&self, own: &OwnCertificate) -> StoredX509Key {
+        StoredX509Key {
+            stage: self.stage,
+            certificate: own.der.to_vec(),
+            private_key: self.private_key.clone(),
+            used_from: self.used_from.map(seconds),
+            needed_until: self.needed_until.map(seconds),
+            tainted: self.tainted,
+        }
+    }
+
+    fn stored_jwt(&self, public_key: &Bytes) -> StoredJwtKey {
+        StoredJwtKey {
+            stage: self.stage,
+            not_before: seconds(self.life.not_before),
+            not_after: seconds(self.life.not_after),
+            public_key: public_key.to_vec(),
+            private_key: self.private_key.clone(),
+            used_from: self.used_from.map(seconds),
+            needed_until: self.needed_until.map(seconds),
+            tainted: self.tainted,
+        }
     }
 }
 
-impl JwtKey {
-    fn life(&self) -> Result<Life, &'static str> {
-        let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time is out of range");
-        Ok(Life { not_before: at(self.not_before)?, not_after: at(self.not_after)? })
-    }
-
-    fn authority(&self) -> Result<JwtAuthority, &'static str> {
-        let pair =
-            key::parse(&self.private_key, &ECDSA_P256_SHA256_FIXED_SIGNING).ok_or("a JWT key is no P-256 key")?;
-        tokens::jwt_authority(&pair).ok_or("a JWT key has no id")
-    }
+/// The public half of a kept private key, which only a retired key may be without.
+fn public_half(stage: Stage, private_key: Option<&PrivateKey>) -> Result<Option<Bytes>, &'static str> {
+    let Some(private_key) = private_key else {
+        return if stage == Stage::Retired { Ok(None) } else { Err("a key that is not retired has no private key") };
+    };
+    let key = LocalKey::new(private_key, SignatureForm::Asn1);
+    key.map(|key| Some(key.public_key().clone())).ok_or("a private key of the authority is no P-256 key")
 }
 
-fn only_active<K>(keys: &[K], stage: impl Fn(&K) -> Stage) -> Option<&K> {
-    let mut active = keys.iter().filter(|key| stage(key) == Stage::Active);
-    active.next().filter(|_| active.next().is_none())
+fn at(stored: Option<u64>) -> Result<Option<SystemTime>, &'static str> {
+    stored.map(since_1970).transpose()
 }
 
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn at(timestamp: i64) -> Result<SystemTime, &'static str> {
-    let seconds = u64::try_from(timestamp).map_err(|_| "a time lies before 1970")?;
+fn since_1970(seconds: u64) -> Result<SystemTime, &'static str> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time is out of range")
-}
-
-fn write_key<S: Serializer>(key: &PrivateKey, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&Zeroizing::new(BASE64.encode(key.expose_pkcs8())))
-}
-
-/// Reads the text in place: base64 needs no escapes, so no copy of the key is left behind by the reader.
-fn read_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PrivateKey, D::Error> {
-    let text = <&str>::deserialize(deserializer)?;
-    BASE64.decode(text).map(PrivateKey::from_pkcs8).map_err(|_| D::Error::custom("not base64"))
-}
-
-mod base64_text {
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD as BASE64;
-    use serde::Deserialize;
-    use serde::Deserializer;
-    use serde::Serializer;
-    use serde::de::Error as _;
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64.encode(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        BASE64.decode(text).map_err(|_| D::Error::custom("not base64"))
-    }
 }

@@ -6,29 +6,26 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use aws_lc_rs::signature::EcdsaKeyPair;
 use bytes::Bytes;
-use rcgen::BasicConstraints;
-use rcgen::CertificateParams;
-use rcgen::DistinguishedName;
-use rcgen::DnType;
-use rcgen::IsCa;
-use rcgen::KeyUsagePurpose;
-use rcgen::SanType;
-use rcgen::SerialNumber;
-use rcgen::SigningKey;
-use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::FromDer;
 
+use crate::authority::keys::KeyId;
 use crate::authority::order::Chain;
 use crate::authority::order::Order;
 use crate::authority::order::Refused;
-use crate::authority::signing::key::LintingKey;
-use crate::authority::signing::key::Signs;
-use crate::authority::signing::leaf;
-use crate::authority::signing::leaf::LeafWriter;
+use crate::authority::signing::key::LocalKey;
+use crate::authority::signing::key::SigningKey;
 use crate::authority::signing::life::Life;
-use crate::authority::signing::life::Validity;
+use crate::authority::signing::linting::LintingKey;
+use crate::authority::signing::linting::Signs;
+use crate::authority::signing::templates;
+use crate::authority::signing::templates::Leaves;
+use crate::authority::signing::templates::Serial;
 use crate::identity::TrustDomain;
+use crate::identity::x509_profile::lint_authority;
+use crate::identity::x509_profile::to_be_signed;
 use crate::randomness::NoRandomness;
 use crate::randomness::Randomness;
 
@@ -37,8 +34,9 @@ pub(in crate::authority) const LEAF_BACKDATE: Duration = Duration::from_secs(60)
 
 /// Signs leaves.
 pub(in crate::authority) struct X509Signer {
-    key: LintingKey,
-    leaves: LeafWriter,
+    key: LintingKey<Arc<dyn SigningKey>>,
+    id: KeyId,
+    leaves: Leaves,
     life: Life,
     randomness: Arc<dyn Randomness>,
 }
@@ -46,39 +44,34 @@ pub(in crate::authority) struct X509Signer {
 impl X509Signer {
     /// Takes up a key and its certificate, which were checked to belong together.
     pub(in crate::authority) fn new(
-        pair: Arc<EcdsaKeyPair>,
+        key: Arc<dyn SigningKey>,
         trust_domain: TrustDomain,
-        own: OwnCertificate,
+        own: &OwnCertificate,
         randomness: Arc<dyn Randomness>,
     ) -> Self {
-        let leaves = LeafWriter::new(&own.subject, &own.key_id);
-        let signs = Signs::Leaves { key_id: own.key_id, not_after: own.life.not_after };
-        Self { key: LintingKey { pair, trust_domain, signs }, leaves, life: own.life, randomness }
+        let leaves = Leaves::new(&own.subject, &own.key_id);
+        let signs = Signs::Leaves { key_id: own.key_id.clone(), not_after: own.life.not_after };
+        let key = LintingKey::new(key, trust_domain, signs);
+        Self { key, id: own.key(), leaves, life: own.life, randomness }
     }
 
-    pub(in crate::authority) fn not_after(&self) -> SystemTime {
-        self.life.not_after
-    }
-
-    pub(in crate::authority) fn validity(&self, now: SystemTime) -> Validity {
-        self.life.validity(now)
-    }
-
-    pub(in crate::authority) fn sign(&self, order: &Order) -> Result<Chain, Refused> {
+    /// Signs the leaf of an order.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was signed, or nothing that anybody has seen.
+    pub(in crate::authority) async fn sign(&self, order: &Order) -> Result<Chain, Refused> {
         let (not_after, clamped) = self.life.clamp(order.issued, order.not_after)?;
-        let serial = new_serial(&*self.randomness).map_err(|error| Refused::Unavailable(error.to_string()))?;
-        let not_before = order.issued.checked_sub(LEAF_BACKDATE).and_then(calendar).ok_or_else(unwritable)?;
-        let validity = (not_before, calendar(not_after).ok_or_else(unwritable)?);
-        let leaf = self.leaves.to_be_signed(order, &serial, validity).ok_or_else(unwritable)?;
-        let signature = self.key.sign(&leaf).map_err(refused)?;
-        let certificates = vec![Bytes::from(leaf::signed(&leaf, &signature))];
-        Ok(Chain { certificates, serial: hex(&serial), not_after, clamped })
+        let serial = Serial::draw(&*self.randomness).map_err(no_serial)?;
+        let not_before = order.issued.checked_sub(LEAF_BACKDATE).ok_or_else(unwritable)?;
+        let leaf = self.leaves.to_be_signed(order, &serial, Life { not_before, not_after }).ok_or_else(unwritable)?;
+        let certificates = vec![self.key.certificate(&leaf).await?];
+        Ok(Chain { certificates, issuer: self.id, serial: serial.to_string(), not_after, clamped })
     }
 }
 
 impl fmt::Debug for X509Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("X509Signer").field("life", &self.life).finish_non_exhaustive()
+        f.debug_struct("X509Signer").field("id", &self.id).field("life", &self.life).finish_non_exhaustive()
     }
 }
 
@@ -86,67 +79,72 @@ impl fmt::Debug for X509Signer {
 #[derive(Debug, Clone)]
 pub(in crate::authority) struct OwnCertificate {
     pub(in crate::authority) der: Bytes,
+    /// SubjectPublicKeyInfo, DER. INVARIANT: of the key that has signed it.
+    pub(in crate::authority) public_key: Bytes,
     /// The subject, DER.
     pub(in crate::authority) subject: Vec<u8>,
     pub(in crate::authority) key_id: Vec<u8>,
     pub(in crate::authority) life: Life,
 }
 
+impl OwnCertificate {
+    /// Reads a kept certificate, whoever wrote it, and checks that it keeps the profile and is signed by the key in it.
+    /// Whether that is the authority's key, the caller compares.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(in crate::authority) fn read(der: Bytes, trust_domain: &TrustDomain) -> Result<Self, &'static str> {
+        let broken = "a certificate of the authority breaks the profile";
+        let signed = to_be_signed(&der).map_err(|_| broken)?;
+        lint_authority(&signed, trust_domain).map_err(|_| broken)?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| broken)?;
+        parsed.verify_signature(None).map_err(|_| "a certificate of the authority is not signed by its key")?;
+        let key_id = parsed.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        let key_id = key_id.ok_or(broken)?;
+        let life = Life {
+            not_before: at(parsed.validity().not_before.timestamp())?,
+            not_after: at(parsed.validity().not_after.timestamp())?,
+        };
+        let public_key = Bytes::copy_from_slice(parsed.public_key().raw);
+        let subject = parsed.subject().as_raw().to_vec();
+        Ok(Self { der, public_key, subject, key_id, life })
+    }
+
+    /// The name of its key. A subject key id of less than 8 octets has zeros after its end.
+    pub(in crate::authority) fn key(&self) -> KeyId {
+        let mut first = [0; 8];
+        first.iter_mut().zip(&self.key_id).for_each(|(octet, of_id)| *octet = *of_id);
+        KeyId(u64::from_be_bytes(first))
+    }
+}
+
 /// Makes the authority's own certificate.
+///
+/// # Errors
+/// [`Refused`]
 pub(in crate::authority) fn self_signed(
-    pair: Arc<EcdsaKeyPair>,
+    key: &LocalKey,
     trust_domain: &TrustDomain,
     life: Life,
     randomness: &dyn Randomness,
 ) -> Result<Bytes, Refused> {
-    let serial = new_serial(randomness).map_err(|error| Refused::Unavailable(error.to_string()))?;
-    let own = own(trust_domain, life, &serial).ok_or_else(unwritable)?;
-    let key = LintingKey { pair, trust_domain: trust_domain.clone(), signs: Signs::Itself };
-    let signed = own.self_signed(&key).map_err(refused)?;
-    Ok(Bytes::copy_from_slice(signed.der()))
+    let serial = Serial::draw(randomness).map_err(no_serial)?;
+    let own = templates::authority(trust_domain, key.public_key(), &serial, life).ok_or_else(unwritable)?;
+    LintingKey::new(key, trust_domain.clone(), Signs::Itself).certificate_now(&own)
 }
 
-/// SPEC: X509-SVID §3.2, §4 and appendix A. The serial is in the subject, so that two authorities of one trust domain
-/// never have one name.
-fn own(trust_domain: &TrustDomain, life: Life, serial: &[u8; 17]) -> Option<CertificateParams> {
-    let mut own = CertificateParams::default();
-    own.not_before = calendar(life.not_before)?;
-    own.not_after = calendar(life.not_after)?;
-    own.serial_number = Some(SerialNumber::from_slice(serial));
-    own.distinguished_name = DistinguishedName::new();
-    own.distinguished_name.push(DnType::CommonName, format!("bonafide authority {}", hex(serial)));
-    own.subject_alt_names = vec![SanType::URI(trust_domain.id_string().try_into().ok()?)];
-    own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    own.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Some(own)
+fn at(timestamp: i64) -> Result<SystemTime, &'static str> {
+    let seconds = u64::try_from(timestamp).map_err(|_| "a time lies before 1970")?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time is out of range")
 }
 
-fn calendar(time: SystemTime) -> Option<OffsetDateTime> {
-    let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
-    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
-}
-
-/// 128 random bits behind a constant first octet, which keeps the number positive, non-zero and of one width.
-fn new_serial(randomness: &dyn Randomness) -> Result<[u8; 17], NoRandomness> {
-    let mut serial = [1; 17];
-    let (_, random) = serial.split_at_mut(1);
-    randomness.fill(random)?;
-    Ok(serial)
-}
-
-/// The same number in lower-case hexadecimal.
-fn hex(serial: &[u8; 17]) -> String {
-    let [first, random @ ..] = *serial;
-    format!("{first:02x}{:032x}", u128::from_be_bytes(random))
+fn no_serial(error: NoRandomness) -> Refused {
+    Refused::Unavailable(error.to_string())
 }
 
 fn unwritable() -> Refused {
     Refused::BugLint("a name or a time that no certificate can hold".to_owned())
-}
-
-fn refused(error: rcgen::Error) -> Refused {
-    match error {
-        rcgen::Error::X509(violation) => Refused::BugLint(violation),
-        other => Refused::Unavailable(other.to_string()),
-    }
 }

@@ -41,6 +41,21 @@ pub enum Validity {
     },
 }
 
+impl Validity {
+    /// The one of two that an operator has to know of first.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |validity: &Self| match validity {
+            Self::Valid => 0,
+            Self::Ending { .. } => 1,
+            Self::Over { .. } => 2,
+            Self::NotYetValid { .. } => 3,
+            Self::BeforeRelease => 4,
+        };
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}
+
 impl fmt::Display for Validity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let date = |time: &SystemTime| rfc3339(*time);
@@ -114,6 +129,11 @@ pub(in crate::authority) fn is_before_release(now: SystemTime) -> bool {
 pub(in crate::authority) fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+/// Seconds since 1970; none before.
+pub(in crate::authority) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

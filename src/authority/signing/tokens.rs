@@ -1,13 +1,8 @@
-//! Tokens: JWS in compact form, signed with a key that stays parsed.
+//! Tokens: JWS in compact form.
 
 use std::fmt;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
+use std::sync::Arc;
 
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::EcdsaKeyPair;
-use aws_lc_rs::signature::KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::Serialize;
@@ -15,14 +10,17 @@ use serde::Serialize;
 use crate::authority::order::Refused;
 use crate::authority::order::Token;
 use crate::authority::order::TokenOrder;
+use crate::authority::signing::key::SignatureForm;
+use crate::authority::signing::key::SigningKey;
 use crate::authority::signing::life::Life;
+use crate::authority::signing::life::seconds;
 use crate::identity::JwtAuthority;
 use crate::identity::jose::Algorithm;
 use crate::identity::jose::PublicKey;
 
 /// Signs tokens with ES256.
 pub(in crate::authority) struct JwtSigner {
-    pair: EcdsaKeyPair,
+    key: Arc<dyn SigningKey>,
     /// The encoded header and its dot: the same for every token of a key.
     header: String,
     issuer: Option<String>,
@@ -50,15 +48,19 @@ struct Claims<'a> {
 }
 
 impl JwtSigner {
-    /// Takes up a key that was made for fixed-width ECDSA signatures (SPEC: RFC 7518 §3.4).
-    pub(in crate::authority) fn new(pair: EcdsaKeyPair, issuer: Option<String>, life: Life) -> Option<Self> {
-        let authority = jwt_authority(&pair)?;
+    /// Takes up a key whose signatures are of fixed width (SPEC: RFC 7518 §3.4).
+    pub(in crate::authority) fn new(key: Arc<dyn SigningKey>, issuer: Option<String>, life: Life) -> Option<Self> {
+        let authority = jwt_authority(key.public_key())?;
         let header = Header { alg: Algorithm::Es256.name(), kid: authority.key_id(), typ: "JWT" };
         let header = BASE64URL.encode(serde_json::to_vec(&header).ok()?) + ".";
-        Some(Self { pair, header, issuer, life })
+        Some(Self { key, header, issuer, life })
     }
 
-    pub(in crate::authority) fn sign(&self, order: &TokenOrder) -> Result<Token, Refused> {
+    /// Signs the token of an order.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was signed, or nothing that anybody has seen.
+    pub(in crate::authority) async fn sign(&self, order: &TokenOrder) -> Result<Token, Refused> {
         let (not_after, clamped) = self.life.clamp(order.issued, order.not_after)?;
         if order.audiences.is_empty() {
             return Err(Refused::BugLint("a token without an audience".to_owned()));
@@ -74,10 +76,7 @@ impl JwtSigner {
         let claims = serde_json::to_vec(&claims).map_err(|_| Refused::BugLint("claims that are no JSON".to_owned()))?;
         let mut compact = self.header.clone();
         BASE64URL.encode_string(claims, &mut compact);
-        let signature = self
-            .pair
-            .sign(&SystemRandom::new(), compact.as_bytes())
-            .map_err(|_| Refused::Unavailable("the crypto library drew no signature".to_owned()))?;
+        let signature = SignatureForm::FixedWidth.check(self.key.sign(compact.as_bytes()).await?)?;
         compact.push('.');
         BASE64URL.encode_string(signature, &mut compact);
         Ok(Token { compact, not_after, clamped })
@@ -90,12 +89,8 @@ impl fmt::Debug for JwtSigner {
     }
 }
 
-/// What verifies the tokens of a key, named by its thumbprint: two keys never share it.
-pub(in crate::authority) fn jwt_authority(pair: &EcdsaKeyPair) -> Option<JwtAuthority> {
-    let key = PublicKey::from_spki(pair.public_key().as_der().ok()?.as_ref()).ok()?;
+/// What verifies the tokens of the key with this SubjectPublicKeyInfo, named by its thumbprint: two keys never share it.
+pub(in crate::authority) fn jwt_authority(public_key: &[u8]) -> Option<JwtAuthority> {
+    let key = PublicKey::from_spki(public_key).ok()?;
     JwtAuthority::named_by_thumbprint(key, Algorithm::Es256).ok()
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -102,7 +102,9 @@ impl Acceptor for UnixAcceptor {
         let reason = &self.reason;
         let accepted = self.named.accept(|named| match named {
             Ok(()) => reason.clear(),
-            Err(why) => reason.block(Severity::NotReady, why.to_string()),
+            Err(why) => {
+                reason.block(Severity::NotReady, why.to_string());
+            }
         });
         match accepted.await {
             Ok(socket) => Ok(UnixIncoming::new(socket, self.identify.clone())),

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use crate::attestation::PinId;
+use crate::authority::KeyId;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::identity::SpiffeId;
 use crate::policy::Trace;
@@ -42,6 +43,8 @@ pub struct LiveSvid {
     pub id: SpiffeId,
     /// The serial number.
     pub serial: String,
+    /// The key of the authority that signed it.
+    pub signed_by: Option<KeyId>,
     /// When it ends.
     pub not_after: SystemTime,
     /// When it is to be renewed.

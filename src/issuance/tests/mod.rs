@@ -24,12 +24,18 @@ use crate::authority::Authority;
 use crate::authority::Chain;
 use crate::authority::Embedded;
 use crate::authority::EmbeddedSettings;
+use crate::authority::KeyId;
 use crate::authority::KeySharing;
+use crate::authority::KeyStatus;
+use crate::authority::Maintained;
 use crate::authority::NoAuthority;
-use crate::authority::Note;
+use crate::authority::NotRotated;
 use crate::authority::Order;
 use crate::authority::RELEASE_DATE;
 use crate::authority::Refused;
+use crate::authority::RotationBegun;
+use crate::authority::RotationOrder;
+use crate::authority::Served;
 use crate::authority::SignerLocation;
 use crate::authority::Token;
 use crate::authority::TokenOrder;
@@ -55,6 +61,7 @@ use crate::randomness::SystemRandomness;
 use crate::registration::Entry;
 use crate::registration::EntryIndex;
 use crate::time::Clock;
+use crate::time::Moment;
 
 const CALLER: Principal = Principal { uid: 1000, cgroup: 0 };
 const EPOCH: u64 = 7;
@@ -91,7 +98,8 @@ fn permit(path: &str) -> Permit {
 
 fn embedded(ca_ttl: Duration) -> Embedded {
     let settings = EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl, jwt_issuer: None };
-    Embedded::in_memory(settings, release(), Arc::new(SystemRandomness)).unwrap()
+    let now = Moment { wall: release(), since_boot: Duration::ZERO };
+    Embedded::in_memory(settings, now, Arc::new(SystemRandomness)).unwrap()
 }
 
 /// An issuer with its clock and epoch. The wall clock follows tokio's paused clock.
@@ -152,6 +160,10 @@ impl RunningClock {
 impl Clock for RunningClock {
     fn now(&self) -> SystemTime {
         *self.set_to.lock().unwrap() + self.begun.elapsed()
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.begun.elapsed()
     }
 }
 
@@ -232,11 +244,29 @@ impl Authority for NetworkSigner {
         self.inner.validity(now)
     }
 
-    fn replacement(&self) -> String {
+    fn keys(&self, _: SystemTime) -> Vec<KeyStatus> {
+        Vec::new()
+    }
+
+    fn tainted(&self) -> Arc<Vec<KeyId>> {
+        Arc::default()
+    }
+
+    fn remedy(&self) -> String {
         String::new()
     }
 
-    fn maintain(&self, _: SystemTime) -> Result<Option<Note>, NoAuthority> {
-        Ok(None)
+    fn set_key_life(&self, _: Duration) {}
+
+    fn rotate(&self, _: RotationOrder, _: Moment) -> Result<RotationBegun, NotRotated> {
+        Err(NotRotated::KeptElsewhere)
+    }
+
+    fn is_due(&self, _: Moment, _: Served) -> bool {
+        false
+    }
+
+    fn maintain(&self, _: Moment, _: Served) -> Result<Maintained, NoAuthority> {
+        Ok(Maintained::default())
     }
 }

@@ -9,10 +9,16 @@ use bonafide::authority::Authority;
 use bonafide::authority::Chain;
 use bonafide::authority::Embedded;
 use bonafide::authority::EmbeddedSettings;
+use bonafide::authority::KeyId;
+use bonafide::authority::KeyStatus;
+use bonafide::authority::Maintained;
 use bonafide::authority::NoAuthority;
-use bonafide::authority::Note;
+use bonafide::authority::NotRotated;
 use bonafide::authority::Order;
 use bonafide::authority::Refused;
+use bonafide::authority::RotationBegun;
+use bonafide::authority::RotationOrder;
+use bonafide::authority::Served;
 use bonafide::authority::SignerLocation;
 use bonafide::authority::Token;
 use bonafide::authority::TokenOrder;
@@ -20,6 +26,7 @@ use bonafide::authority::Validity;
 use bonafide::durable::DataDir;
 use bonafide::identity::Bundle;
 use bonafide::randomness::Randomness;
+use bonafide::time::Moment;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -29,13 +36,13 @@ use crate::node::TRUST_DOMAIN;
 
 /// An embedded authority of the tests' trust domain.
 pub(crate) fn authority_made_at(now: SystemTime, randomness: Arc<dyn Randomness>) -> Embedded {
-    Embedded::in_memory(settings(TRUST_DOMAIN), now, randomness).unwrap()
+    Embedded::in_memory(settings(TRUST_DOMAIN), moment(now), randomness).unwrap()
 }
 
 /// The embedded authority of a trust domain: the one that the directory holds, or a new one.
 pub(super) fn embedded(
     trust_domain: &str,
-    now: SystemTime,
+    now: Moment,
     randomness: Arc<Seeded>,
     data_dir: Option<Arc<DataDir>>,
 ) -> Result<Arc<dyn Authority>, NoAuthority> {
@@ -89,7 +96,7 @@ impl FakeAuthority {
 
     /// Makes new keys, publishes them beside the old ones, and signs with them from now on.
     pub(crate) fn rotate(&self, now: SystemTime) {
-        let next = Embedded::in_memory(settings(&self.trust_domain()), now, self.randomness.clone()).unwrap();
+        let next = Embedded::in_memory(settings(&self.trust_domain()), moment(now), self.randomness.clone()).unwrap();
         let new = next.bundle().borrow().clone();
         self.bundle.send_modify(|bundle| {
             let mut both = Bundle::clone(bundle);
@@ -184,11 +191,36 @@ impl Authority for FakeAuthority {
         self.active().validity(now)
     }
 
-    fn replacement(&self) -> String {
-        self.active().replacement()
+    fn keys(&self, now: SystemTime) -> Vec<KeyStatus> {
+        self.active().keys(now)
     }
 
-    fn maintain(&self, now: SystemTime) -> Result<Option<Note>, NoAuthority> {
-        self.active().maintain(now)
+    fn tainted(&self) -> Arc<Vec<KeyId>> {
+        self.active().tainted()
     }
+
+    fn remedy(&self) -> String {
+        self.active().remedy()
+    }
+
+    fn set_key_life(&self, ca_ttl: Duration) {
+        self.active().set_key_life(ca_ttl);
+    }
+
+    fn rotate(&self, order: RotationOrder, now: Moment) -> Result<RotationBegun, NotRotated> {
+        self.active().rotate(order, now)
+    }
+
+    fn is_due(&self, now: Moment, served: Served) -> bool {
+        self.active().is_due(now, served)
+    }
+
+    fn maintain(&self, now: Moment, served: Served) -> Result<Maintained, NoAuthority> {
+        self.active().maintain(now, served)
+    }
+}
+
+/// A moment of a machine that was started then.
+fn moment(wall: SystemTime) -> Moment {
+    Moment { wall, since_boot: Duration::ZERO }
 }

@@ -15,17 +15,19 @@ use tokio::time::Instant;
 
 /// Noon of a day after this release.
 const NOON: Duration = Duration::from_secs(1_800_014_400);
+const BOOTED_BEFORE: Duration = Duration::from_secs(100);
 
 /// A wall clock that goes with the paused one, and steps when told to.
 #[derive(Debug)]
 pub(crate) struct TestClock {
     start: Instant,
     at_start: Mutex<SystemTime>,
+    slept: Mutex<Duration>,
 }
 
 impl Default for TestClock {
     fn default() -> Self {
-        Self { start: Instant::now(), at_start: Mutex::new(SystemTime::UNIX_EPOCH + NOON) }
+        Self { start: Instant::now(), at_start: Mutex::new(SystemTime::UNIX_EPOCH + NOON), slept: Mutex::default() }
     }
 }
 
@@ -33,11 +35,25 @@ impl TestClock {
     pub(crate) fn step_forward(&self, by: Duration) {
         *self.at_start.lock().unwrap() += by;
     }
+
+    pub(crate) fn step_back(&self, by: Duration) {
+        *self.at_start.lock().unwrap() -= by;
+    }
+
+    /// The machine sleeps: the wall clock goes on, and so does the clock that nobody sets; timers do not.
+    pub(crate) fn suspend(&self, by: Duration) {
+        self.step_forward(by);
+        *self.slept.lock().unwrap() += by;
+    }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> SystemTime {
         *self.at_start.lock().unwrap() + self.start.elapsed()
+    }
+
+    fn since_boot(&self) -> Duration {
+        BOOTED_BEFORE + *self.slept.lock().unwrap() + self.start.elapsed()
     }
 }
 

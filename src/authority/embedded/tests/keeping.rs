@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use x509_parser::certificate::X509Certificate;
@@ -10,6 +11,7 @@ use x509_parser::prelude::FromDer;
 
 use super::CA_TTL;
 use super::HOUR;
+use super::moment;
 use super::order;
 use super::release;
 use super::settings;
@@ -18,9 +20,11 @@ use crate::authority::Authority;
 use crate::authority::EmbeddedSettings;
 use crate::authority::NoAuthority;
 use crate::authority::Note;
+use crate::authority::Served;
+use crate::authority::Stage;
 use crate::authority::embedded::Embedded;
-use crate::authority::embedded::state::AuthorityState;
-use crate::authority::embedded::state::Stage;
+use crate::authority::embedded::stored::StoredState;
+use crate::authority::embedded::stored::StoredX509Key;
 use crate::durable::DataDir;
 use crate::durable::Name;
 use crate::durable::simulated_disk::SimulatedDisk;
@@ -28,6 +32,9 @@ use crate::durable::simulated_disk::Trouble;
 use crate::durable::simulated_disk::Unsynced;
 use crate::identity::Bundle;
 use crate::randomness::SystemRandomness;
+
+/// Nobody is served.
+const NOBODY: Served = Served { sequence: None, holds_tainted: false };
 
 const POWER_CUTS: [Unsynced; 8] = [
     Unsynced::Lost,
@@ -40,19 +47,19 @@ const POWER_CUTS: [Unsynced; 8] = [
     Unsynced::TornAt(2048),
 ];
 
-fn data_dir(disk: &SimulatedDisk) -> Arc<DataDir> {
+pub(super) fn data_dir(disk: &SimulatedDisk) -> Arc<DataDir> {
     Arc::new(DataDir::over(Path::new("/data"), Box::new(disk.clone())))
 }
 
 fn open(disk: &SimulatedDisk) -> Result<(Embedded, Vec<Note>), NoAuthority> {
-    Embedded::open(data_dir(disk), settings(), release(), Arc::new(SystemRandomness))
+    Embedded::open(data_dir(disk), settings(), moment(release()), Arc::new(SystemRandomness))
 }
 
-fn state_of(disk: &SimulatedDisk) -> AuthorityState {
-    AuthorityState::parse(&data_dir(disk).load(Name::Authority).unwrap().unwrap()).unwrap()
+fn stored(disk: &SimulatedDisk) -> StoredState {
+    StoredState::from_bytes(&data_dir(disk).load(Name::Authority).unwrap().unwrap()).unwrap()
 }
 
-fn keep(disk: &SimulatedDisk, state: &AuthorityState) {
+fn keep(disk: &SimulatedDisk, state: &StoredState) {
     data_dir(disk).store(Name::Authority, &state.to_bytes().unwrap()).unwrap();
 }
 
@@ -61,11 +68,13 @@ async fn leaf(authority: &Embedded) -> Bytes {
 }
 
 fn verifies(leaf: &[u8], bundle: &Bundle) -> bool {
+    bundle.x509_authorities.iter().any(|root| verifies_by(leaf, root))
+}
+
+pub(super) fn verifies_by(leaf: &[u8], root: &[u8]) -> bool {
     let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
-    bundle.x509_authorities.iter().any(|root| {
-        let (_, root) = X509Certificate::from_der(root).unwrap();
-        leaf.verify_signature(Some(root.public_key())).is_ok()
-    })
+    let (_, root) = X509Certificate::from_der(root).unwrap();
+    leaf.verify_signature(Some(root.public_key())).is_ok()
 }
 
 #[tokio::test]
@@ -107,37 +116,6 @@ async fn a_power_cut_during_the_first_start_loses_no_identity_handed_out() {
     }
 }
 
-/// The same for a change of what is kept: a retired key stays in the bundle, and the sequence never goes back behind
-/// what was published.
-#[tokio::test]
-async fn a_power_cut_during_a_change_leaves_one_active_key_and_valid_leaves() {
-    for step in 0.. {
-        let disk = SimulatedDisk::default();
-        let (first, _) = open(&disk).unwrap();
-        let mut changed = state_of(&disk);
-        changed.x509[0].stage = Stage::Retired;
-        changed.x509.append(&mut AuthorityState::make(&settings(), release() + HOUR, &SystemRandomness).unwrap().x509);
-        changed.sequence += 1;
-
-        disk.expect(Trouble::PowerFailsAt(step));
-        let stored = data_dir(&disk).store(Name::Authority, &changed.to_bytes().unwrap()).is_ok();
-        let old_leaf = leaf(&first).await;
-        for unsynced in POWER_CUTS {
-            let disk = disk.after_power_cut(unsynced);
-            let (after, _) = open(&disk).unwrap();
-            let active = state_of(&disk).x509.iter().filter(|key| key.stage == Stage::Active).count();
-            assert_eq!(active, 1, "step {step}, {unsynced:?}");
-            assert!(verifies(&old_leaf, &after.bundle().borrow()), "step {step}, {unsynced:?}");
-            assert!(verifies(&leaf(&after).await, &after.bundle().borrow()));
-            let published = if stored { changed.sequence } else { changed.sequence - 1 };
-            assert!(after.bundle().borrow().sequence >= Some(published), "step {step}, {unsynced:?}");
-        }
-        if stored {
-            return;
-        }
-    }
-}
-
 /// Faults F5 and F6.
 #[tokio::test]
 async fn an_authority_opens_from_a_full_or_read_only_directory_with_a_note() {
@@ -149,6 +127,22 @@ async fn an_authority_opens_from_a_full_or_read_only_directory_with_a_note() {
         assert!(matches!(notes.as_slice(), [Note::NotWritable { .. }]), "{notes:?}");
         assert!(verifies(&leaf(&second).await, &first.bundle().borrow()));
     }
+}
+
+#[tokio::test]
+async fn a_first_start_before_the_clock_is_set_makes_its_keys_once_when_it_is() {
+    let disk = SimulatedDisk::default();
+    let wrong = moment(SystemTime::UNIX_EPOCH);
+    let (authority, notes) = Embedded::open(data_dir(&disk), settings(), wrong, Arc::new(SystemRandomness)).unwrap();
+    assert_eq!(notes, [Note::AwaitsClock]);
+    assert!(authority.bundle().borrow().x509_authorities.is_empty());
+    assert!(matches!(authority.maintain(wrong, NOBODY), Err(NoAuthority::ClockBeforeRelease)));
+    let made = authority.maintain(moment(release()), NOBODY).unwrap();
+    assert_eq!(made.notes, [Note::New { trust_domain: "example.org".to_owned() }]);
+    let bundle = authority.bundle().borrow().clone();
+    assert!(verifies(&leaf(&authority).await, &bundle));
+    assert!(authority.maintain(moment(release() + HOUR), NOBODY).unwrap().notes.is_empty());
+    assert_eq!(authority.bundle().borrow().clone(), bundle, "keys were made again");
 }
 
 #[test]
@@ -179,7 +173,7 @@ fn state_of_another_trust_domain_is_refused_and_names_both() {
     let disk = SimulatedDisk::default();
     open(&disk).unwrap();
     let other = EmbeddedSettings { trust_domain: "other.test".parse().unwrap(), ..settings() };
-    let error = Embedded::open(data_dir(&disk), other, release(), Arc::new(SystemRandomness)).unwrap_err();
+    let error = Embedded::open(data_dir(&disk), other, moment(release()), Arc::new(SystemRandomness)).unwrap_err();
     assert!(matches!(error, NoAuthority::ForeignTrustDomain { .. }));
     let text = error.to_string();
     assert!(text.contains("\"example.org\"") && text.contains("\"other.test\""), "{text}");
@@ -187,11 +181,13 @@ fn state_of_another_trust_domain_is_refused_and_names_both() {
 
 #[test]
 fn state_whose_parts_do_not_fit_together_is_refused() {
-    let contradicts = |change: fn(&mut AuthorityState, AuthorityState)| {
+    let contradicts = |change: fn(&mut StoredState, StoredState)| {
         let disk = SimulatedDisk::default();
         open(&disk).unwrap();
-        let mut state = state_of(&disk);
-        change(&mut state, AuthorityState::make(&settings(), release(), &SystemRandomness).unwrap());
+        let other = SimulatedDisk::default();
+        open(&other).unwrap();
+        let mut state = stored(&disk);
+        change(&mut state, stored(&other));
         keep(&disk, &state);
         match open(&disk) {
             Err(NoAuthority::Contradiction { why, .. }) => why,
@@ -202,24 +198,55 @@ fn state_whose_parts_do_not_fit_together_is_refused() {
     assert_eq!(contradicts(|state, _| state.jwt[0].stage = Stage::Retired), "there is not exactly one active JWT key");
     let two_active = contradicts(|state, mut other| state.x509.append(&mut other.x509));
     assert_eq!(two_active, "there is not exactly one active X.509 key");
+    let two_next = contradicts(|state, mut other| {
+        for stage in [Stage::Prepared, Stage::Published] {
+            let mut key = other.x509.remove(0);
+            key.stage = stage;
+            other.x509.push(StoredX509Key { stage, ..copy(&key) });
+            state.x509.push(key);
+        }
+    });
+    assert_eq!(two_next, "more than one key is to follow the active one");
     let exchanged = contradicts(|state, mut other| state.x509[0].certificate = other.x509.remove(0).certificate);
     assert_eq!(exchanged, "a certificate of the authority is not of its key");
     let broken = contradicts(|state, _| *state.x509[0].certificate.last_mut().unwrap() ^= 1);
     assert_eq!(broken, "a certificate of the authority is not signed by its key");
+    let without_key = contradicts(|state, _| state.x509[0].private_key = None);
+    assert_eq!(without_key, "a key that is not retired has no private key");
+    let foreign_key = contradicts(|state, mut other| state.jwt[0].public_key = other.jwt.remove(0).public_key);
+    assert_eq!(foreign_key, "a public JWT key of the authority is not of its private key");
 }
 
-#[test]
-fn a_prepared_key_is_not_in_the_bundle_and_a_published_or_retired_one_is() {
-    let mut state = AuthorityState::make(&settings(), release(), &SystemRandomness).unwrap();
-    for stage in [Stage::Prepared, Stage::Published, Stage::Retired] {
-        let mut other = AuthorityState::make(&settings(), release(), &SystemRandomness).unwrap();
-        other.x509[0].stage = stage;
-        other.jwt[0].stage = stage;
-        state.x509.append(&mut other.x509);
-        state.jwt.append(&mut other.jwt);
+fn copy(key: &StoredX509Key) -> StoredX509Key {
+    let StoredX509Key { stage, certificate, private_key, used_from, needed_until, tainted } = key;
+    let (certificate, private_key) = (certificate.clone(), private_key.clone());
+    StoredX509Key {
+        stage: *stage,
+        certificate,
+        private_key,
+        used_from: *used_from,
+        needed_until: *needed_until,
+        tainted: *tainted,
     }
-    let bundle = state.bundle(settings().trust_domain).unwrap();
-    assert_eq!((bundle.x509_authorities.len(), bundle.jwt_authorities.len()), (3, 3));
+}
+
+/// The form of the release before keys took turns: no public JWT key, and no field that came later.
+#[tokio::test]
+async fn the_state_of_a_release_that_rotated_nothing_opens() {
+    let disk = SimulatedDisk::default();
+    let (first, _) = open(&disk).unwrap();
+    let bytes = data_dir(&disk).load(Name::Authority).unwrap().unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    state["jwt"][0].as_object_mut().unwrap().remove("public_key").unwrap();
+    for kind in ["x509", "jwt"] {
+        let mut fields: Vec<_> = state[kind][0].as_object().unwrap().keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        let times: &[&str] = if kind == "jwt" { &["not_after", "not_before"] } else { &["certificate"] };
+        assert_eq!(fields, [times, &["private_key", "stage"]].concat());
+    }
+    data_dir(&disk).store(Name::Authority, &serde_json::to_vec(&state).unwrap()).unwrap();
+    let (again, _) = open(&disk).unwrap();
+    assert_eq!(*again.bundle().borrow(), *first.bundle().borrow());
 }
 
 /// F9 to F11: an end that the clock has passed changes nothing that is kept.
@@ -228,7 +255,7 @@ async fn an_authority_outside_its_life_opens_and_keeps_its_keys() {
     let disk = SimulatedDisk::default();
     let (first, _) = open(&disk).unwrap();
     for now in [release() + 2 * CA_TTL, release() - 2 * CA_TTL] {
-        let (later, _) = Embedded::open(data_dir(&disk), settings(), now, Arc::new(SystemRandomness)).unwrap();
+        let (later, _) = Embedded::open(data_dir(&disk), settings(), moment(now), Arc::new(SystemRandomness)).unwrap();
         assert_eq!(*later.bundle().borrow(), *first.bundle().borrow());
         assert!(sign(&later, order(now, HOUR)).await.is_err());
         assert!(verifies(&leaf(&later).await, &first.bundle().borrow()));

@@ -1,6 +1,7 @@
-//! The embedded authority's claims: what it signs, and what it keeps.
+//! The embedded authority's claims: what it signs, what it keeps, and how its keys take turns.
 
 mod keeping;
+mod rotating;
 mod signing;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::identity::KeyType;
 use crate::identity::SubjectKey;
 use crate::randomness::SystemRandomness;
 use crate::registration::Entry;
+use crate::time::Moment;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const CA_TTL: Duration = Duration::from_secs(168 * 3600);
@@ -28,12 +30,17 @@ fn release() -> SystemTime {
     UNIX_EPOCH + RELEASE_DATE
 }
 
+/// A moment of a machine that was started at the release.
+fn moment(wall: SystemTime) -> Moment {
+    Moment { wall, since_boot: wall.duration_since(release()).unwrap_or_default() }
+}
+
 fn settings() -> EmbeddedSettings {
     EmbeddedSettings { trust_domain: "example.org".parse().unwrap(), ca_ttl: CA_TTL, jwt_issuer: None }
 }
 
 fn authority() -> Embedded {
-    Embedded::in_memory(settings(), release(), Arc::new(SystemRandomness)).unwrap()
+    Embedded::in_memory(settings(), moment(release()), Arc::new(SystemRandomness)).unwrap()
 }
 
 fn entry(dns: &[&str]) -> Arc<Entry> {

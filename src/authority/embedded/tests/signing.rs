@@ -19,6 +19,7 @@ use super::CA_TTL;
 use super::HOUR;
 use super::authority;
 use super::entry;
+use super::moment;
 use super::order;
 use super::order_for;
 use super::release;
@@ -185,7 +186,7 @@ async fn signing_stops_outside_the_authoritys_life_and_resumes_within_it() {
 
 #[test]
 fn no_authority_is_made_by_a_clock_that_is_before_the_release() {
-    let made = Embedded::in_memory(settings(), release() - Duration::from_secs(1), Arc::new(SystemRandomness));
+    let made = Embedded::in_memory(settings(), moment(release() - Duration::from_secs(1)), Arc::new(SystemRandomness));
     assert!(matches!(made, Err(NoAuthority::ClockBeforeRelease)));
 }
 
@@ -237,7 +238,7 @@ async fn the_authoritys_certificate_is_the_only_root_with_the_configured_life() 
 #[tokio::test]
 async fn a_certificate_past_2049_is_still_a_certificate() {
     let long = EmbeddedSettings { ca_ttl: HOUR * 24 * 365 * 30, ..settings() };
-    let authority = Embedded::in_memory(long, release(), Arc::new(SystemRandomness)).unwrap();
+    let authority = Embedded::in_memory(long, moment(release()), Arc::new(SystemRandomness)).unwrap();
     let root = authority.bundle().borrow().x509_authorities[0].clone();
     let (_, root) = X509Certificate::from_der(&root).unwrap();
     assert!(root.validity().not_after.is_generalizedtime());
@@ -285,7 +286,7 @@ async fn another_library_verifies_a_token_with_the_key_in_the_bundle_alone() {
 #[tokio::test]
 async fn a_token_names_the_issuer_that_is_configured_and_has_an_audience() {
     let with_issuer = EmbeddedSettings { jwt_issuer: Some("https://oidc.example.org".to_owned()), ..settings() };
-    let authority = Embedded::in_memory(with_issuer, release(), Arc::new(SystemRandomness)).unwrap();
+    let authority = Embedded::in_memory(with_issuer, moment(release()), Arc::new(SystemRandomness)).unwrap();
     let signed = authority.jwt(token(release(), HOUR)).await.unwrap();
     assert_eq!(claims(&signed.compact)["iss"], "https://oidc.example.org");
     let nobody = TokenOrder { audiences: vec![], ..token(release(), HOUR) };

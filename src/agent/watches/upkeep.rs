@@ -1,0 +1,73 @@
+//! Takes the authority's keys from stage to stage, on a thread that serves nobody: each step goes to the disk. Has what a
+//! tainted key signed renewed, and reports a step that is due and cannot be taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio::time::interval;
+
+use crate::authority::Authority;
+use crate::entitlement::node_state::NodeState;
+use crate::readiness::Reason;
+use crate::readiness::Severity;
+use crate::time::Clock;
+
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// The upkeep of one authority.
+#[derive(Debug)]
+pub struct Upkeep {
+    /// Whose keys.
+    pub authority: Arc<dyn Authority>,
+    /// Those who are served.
+    pub node_state: Arc<NodeState>,
+    /// Both clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Blocked while a step that is due is not taken.
+    pub reason: Reason,
+}
+
+impl Upkeep {
+    /// Does what is due, twice a second. Never ends.
+    pub async fn run(self) {
+        let upkeep = Arc::new(self);
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if !upkeep.authority.is_due(upkeep.clock.moment(), upkeep.node_state.served()) {
+                continue;
+            }
+            let due = Arc::clone(&upkeep);
+            if let Err(panicked) = tokio::task::spawn_blocking(move || due.once()).await {
+                upkeep.report(Some((Severity::Degraded, format!("the upkeep of the authority failed: {panicked}"))));
+            }
+        }
+    }
+
+    /// Does what is due now. Blocks while it writes to disk.
+    pub fn once(&self) {
+        let tainted_before = self.authority.tainted();
+        let trouble = match self.authority.maintain(self.clock.moment(), self.node_state.served()) {
+            Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
+            Ok(done) => {
+                done.notes.iter().for_each(|note| tracing::info!("{note}"));
+                let postponed = |why| format!("a rotation of the authority's keys is due and postponed: {why}");
+                done.postponed.map(|why| (Severity::Degraded, postponed(why)))
+            }
+        };
+        if self.authority.tainted() != tainted_before {
+            let woken = self.node_state.key_was_tainted();
+            tracing::warn!(woken, "what tainted keys signed is renewed");
+        }
+        self.report(trouble);
+    }
+
+    fn report(&self, trouble: Option<(Severity, String)>) {
+        let Some((severity, detail)) = trouble else { return self.reason.clear() };
+        if self.reason.block(severity, &detail) {
+            tracing::warn!("{detail}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The owner of the authority's state: takes keys from stage to stage, on disk first and in memory then.
+//!
+//! RACE: a step is durable before it is known to anybody. Whether a store that failed has changed the disk is not known; a
+//! step is such that a start on either side of it serves nothing that was not so: a key is in the bundle on both sides of
+//! its first use and of its retirement, and the sequence number of an unfinished step was shown to nobody.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use crate::authority::NoAuthority;
+use crate::authority::Served;
+use crate::authority::embedded::rotation;
+use crate::authority::embedded::rotation::ASKED_LEAD;
+use crate::authority::embedded::rotation::KeysOfKind;
+use crate::authority::embedded::rotation::NextKey;
+use crate::authority::embedded::rotation::RotationStep;
+use crate::authority::embedded::rotation::TAINTED_LEAD;
+use crate::authority::embedded::rotation::TAINTED_STAY;
+use crate::authority::embedded::state::AuthorityKey;
+use crate::authority::embedded::state::AuthorityState;
+use crate::authority::embedded::state::PublicPart;
+use crate::authority::embedded::usage::Retiring;
+use crate::authority::embedded::usage::Signed;
+use crate::authority::keys::KeyKind;
+use crate::authority::keys::KeyStatus;
+use crate::authority::keys::NotRotated;
+use crate::authority::keys::RotationOrder;
+use crate::authority::keys::Stage;
+use crate::durable::DataDir;
+use crate::durable::Name;
+use crate::identity::Bundle;
+use crate::identity::TrustDomain;
+use crate::time::Moment;
+use crate::time::date::rfc3339;
+
+/// How long after a failure a step is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// So many keys of one kind are kept at the most: each is in the bundle that every workload holds.
+const MOST_KEYS: usize = 16;
+
+/// The state with what is known of it in this process alone.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    state: AuthorityState,
+    trust_domain: TrustDomain,
+    data_dir: Option<Arc<DataDir>>,
+    /// Tainted keys that are in the bundle still, and on the disk no more: after a start nobody holds what they signed.
+    leaving: Vec<AuthorityKey>,
+    /// Keys that were retired, and whose last signature was not finished.
+    retiring: Vec<Retiring>,
+    /// When the active key of each kind was first used, or read.
+    witnessed: [Moment; 2],
+    /// Why the step that is due was not taken, and when it is tried again.
+    failed: Option<(String, Duration)>,
+}
+
+impl Keeper {
+    /// Of a state that is durable by now.
+    pub(super) fn new(
+        mut state: AuthorityState,
+        trust_domain: TrustDomain,
+        data_dir: Option<Arc<DataDir>>,
+        now: Moment,
+    ) -> Self {
+        for key in &mut state.keys {
+            let wait = match key.stage {
+                Stage::Published => {
+                    let left = key.used_from.and_then(|at| at.duration_since(now.wall).ok()).unwrap_or_default();
+                    left.min(rotation::plan(key.made(), key.life.not_after).lead)
+                }
+                Stage::Retired => key.may_have_signed().longest,
+                Stage::Prepared | Stage::Active => Duration::ZERO,
+            };
+            key.waits_until = now.since_boot.saturating_add(wait);
+        }
+        let (leaving, retiring) = (Vec::new(), Vec::new());
+        Self { state, trust_domain, data_dir, leaving, retiring, witnessed: [now; 2], failed: None }
+    }
+
+    /// The key of a kind that signs.
+    pub(super) fn active(&self, kind: KeyKind) -> Option<&AuthorityKey> {
+        self.state.active(kind)
+    }
+
+    /// The first step that is due, and of which kind.
+    pub(super) fn due(&self, now: Moment, served: Served) -> Option<(KeyKind, RotationStep)> {
+        KeyKind::ALL.into_iter().find_map(|kind| Some((kind, rotation::due(&self.standing(kind, now, served)?, now)?)))
+    }
+
+    /// Whether there is anything to do now.
+    pub(super) fn is_due(&self, now: Moment, served: Served) -> bool {
+        !self.leaving.is_empty() || self.may_try(now) && (!self.retiring.is_empty() || self.due(now, served).is_some())
+    }
+
+    /// Whether enough time has passed since a step failed.
+    pub(super) fn may_try(&self, now: Moment) -> bool {
+        self.failed.as_ref().is_none_or(|(_, again)| now.since_boot >= *again)
+    }
+
+    /// Notes what came of the steps that were due.
+    pub(super) fn tried(&mut self, tried: Result<(), NoAuthority>, now: Moment) {
+        self.failed = tried.err().map(|why| (why.to_string(), now.since_boot.saturating_add(TRY_AGAIN)));
+    }
+
+    /// Why the step that is due was not taken.
+    pub(super) fn postponed(&self) -> Option<String> {
+        self.failed.as_ref().map(|(why, _)| why.clone())
+    }
+
+    fn standing(&self, kind: KeyKind, now: Moment, served: Served) -> Option<KeysOfKind> {
+        let active = self.state.active(kind)?;
+        let next = self.state.next(kind).map(|next| match next.stage {
+            Stage::Published => NextKey::Published {
+                life: next.life,
+                lead_is_over: now.since_boot >= next.waits_until,
+                is_served: served.sequence == Some(self.state.sequence),
+            },
+            _ => NextKey::Prepared,
+        });
+        let retired_is_over = self.state.of_kind(kind).any(|key| is_over(key, now));
+        let [x509, jwt] = self.witnessed;
+        let witnessed = match kind {
+            KeyKind::X509 => x509,
+            KeyKind::Jwt => jwt,
+        };
+        Some(KeysOfKind { active: (active.life, active.made()), next, retired_is_over, witnessed })
+    }
+
+    /// Keeps a new key that nobody knows yet.
+    pub(super) fn prepare(&mut self, key: AuthorityKey) -> Result<(), NoAuthority> {
+        let mut after = self.state.clone();
+        after.keys.push(key);
+        self.store(after)
+    }
+
+    /// Puts the next key into the bundle. Returns it with the time of its use.
+    pub(super) fn publish(&mut self, kind: KeyKind, now: Moment) -> Result<Option<(String, SystemTime)>, NoAuthority> {
+        let Some(active) = self.state.active(kind) else { return Ok(None) };
+        let plan = rotation::plan(active.made(), active.life.not_after);
+        let lead = rotation::lead_before(&plan, active.life.not_after, now.wall);
+        let mut after = self.state.clone();
+        let Some(key) = next_of(&mut after, kind) else { return Ok(None) };
+        show(key, lead, now);
+        let published = (key.id(), now.wall + lead);
+        after.sequence += 1;
+        self.store(after)?;
+        Ok(Some(published))
+    }
+
+    /// Lets the next key sign, and retires the one before; one that is tainted is forgotten with all its kind, and stays in the
+    /// bundle until it [departs](Self::depart). `retiring` follows what the key before is still signing. Returns the ids of
+    /// both.
+    pub(super) fn activate(
+        &mut self,
+        kind: KeyKind,
+        retiring: Option<Retiring>,
+        now: Moment,
+    ) -> Result<Option<(String, String)>, NoAuthority> {
+        let mut after = self.state.clone();
+        let Some(used) = next_of(&mut after, kind) else { return Ok(None) };
+        (used.stage, used.used_from, used.waits_until) = (Stage::Active, None, Duration::ZERO);
+        let used = used.id();
+        let before = after.keys.iter_mut().find(|key| is_active(key, kind) && key.id() != used);
+        let before = before.map(|key| {
+            key.retire();
+            key.id()
+        });
+        let (tainted, kept) = after.keys.into_iter().partition(|key| key.kind() == kind && key.tainted);
+        let (mut leaving, keys): (Vec<AuthorityKey>, _) = (tainted, kept);
+        for key in &mut leaving {
+            key.needed_until = Some(now.wall + TAINTED_STAY);
+            key.waits_until = now.since_boot.saturating_add(TAINTED_STAY);
+        }
+        let earlier = self.leaving.len();
+        self.leaving.extend(leaving);
+        if let Err(why) = self.store(AuthorityState { keys, ..after_sequence(self.state.sequence) }) {
+            self.leaving.truncate(earlier);
+            return Err(why);
+        }
+        self.retiring.extend(retiring);
+        match kind {
+            KeyKind::X509 => self.witnessed[0] = now,
+            KeyKind::Jwt => self.witnessed[1] = now,
+        }
+        Ok(Some((used, before.unwrap_or_default())))
+    }
+
+    /// Takes the retired keys of a kind out of the bundle that are not needed any more. Returns their ids.
+    pub(super) fn withdraw(&mut self, kind: KeyKind, now: Moment) -> Result<Vec<String>, NoAuthority> {
+        let mut after = self.state.clone();
+        let gone = after.keys.extract_if(.., |key| key.kind() == kind && is_over(key, now));
+        let gone: Vec<_> = gone.map(|key| key.id()).collect();
+        after.sequence += 1;
+        self.store(after)?;
+        Ok(gone)
+    }
+
+    /// Takes tainted keys out of the bundle once nobody holds what they signed, or after their time. Returns their ids.
+    ///
+    /// A disk that takes no writes does not keep them in: the number that the bundle has then was stored with the
+    /// first use of the key after them.
+    pub(super) fn depart(&mut self, now: Moment, served: Served) -> Vec<String> {
+        let is_served = served.sequence == Some(self.state.sequence) && !served.holds_tainted;
+        let departs = |key: &mut AuthorityKey| is_served || now.since_boot >= key.waits_until;
+        let gone: Vec<_> = self.leaving.extract_if(.., departs).map(|key| key.id()).collect();
+        self.state.sequence += u64::from(!gone.is_empty());
+        gone
+    }
+
+    /// Notes of retired keys when the last thing they signed ends, once that is known.
+    pub(super) fn settle(&mut self, now: Moment) -> Result<(), NoAuthority> {
+        let known: Vec<_> = self.retiring.iter().filter_map(|key| Some((key.id.clone(), key.signed()?))).collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let mut after = self.state.clone();
+        for (id, Signed { until, longest }) in &known {
+            let retired = after.keys.iter_mut().filter(|key| key.stage == Stage::Retired);
+            for key in retired.filter(|key| key.id() == *id) {
+                key.needed_until = Some((*until).min(key.life.not_after));
+                key.waits_until = now.since_boot.saturating_add(*longest);
+            }
+        }
+        self.store(after)?;
+        self.retiring.retain(|key| !known.iter().any(|(id, _)| *id == key.id));
+        Ok(())
+    }
+
+    /// Publishes new keys because an operator asked, in one step for all kinds. `make` makes a key of a kind.
+    pub(super) fn rotate(
+        &mut self,
+        order: RotationOrder,
+        now: Moment,
+        make: impl Fn(KeyKind) -> Result<AuthorityKey, NoAuthority>,
+    ) -> Result<(), NotRotated> {
+        let mut after = self.state.clone();
+        for kind in order.kinds() {
+            if order.taint {
+                after.keys.retain(|key| key.kind() != kind || matches!(key.stage, Stage::Active | Stage::Retired));
+                after.keys.iter_mut().filter(|key| key.kind() == kind).for_each(|key| key.tainted = true);
+            }
+            too_many(&after, kind)?;
+            if after.next(kind).is_none() {
+                after.keys.push(make(kind).map_err(|why| NotRotated::NotKept(why.to_string()))?);
+            }
+            let lead = if order.taint { TAINTED_LEAD } else { ASKED_LEAD };
+            if let Some(key) = next_of(&mut after, kind) {
+                show(key, lead, now);
+            }
+        }
+        after.sequence += 1;
+        self.store(after).map_err(|why| NotRotated::NotKept(why.to_string()))
+    }
+
+    fn store(&mut self, after: AuthorityState) -> Result<(), NoAuthority> {
+        if let Some(data_dir) = &self.data_dir {
+            let reserved = self.leaving.len() as u64; // each departure takes one
+            data_dir.store(Name::Authority, &after.to_bytes(&self.trust_domain, reserved)?)?;
+        }
+        self.state = after;
+        Ok(())
+    }
+
+    /// What verifies everything that the keys have signed or are about to sign.
+    pub(super) fn bundle(&self) -> Bundle {
+        let mut bundle = Bundle::empty(self.trust_domain.clone());
+        let shown = self.state.keys.iter().filter(|key| key.stage != Stage::Prepared);
+        for key in self.leaving.iter().chain(shown) {
+            match &key.public {
+                PublicPart::X509(own) => bundle.x509_authorities.push(own.der.clone()),
+                PublicPart::Jwt { authority, .. } => bundle.jwt_authorities.push(authority.clone()),
+            }
+        }
+        let lives = self.state.keys.iter().filter(|key| key.stage == Stage::Active);
+        let lives = lives.filter_map(|key| key.life.not_after.duration_since(key.made()).ok());
+        bundle.refresh_hint = lives.min().map(|life| rotation::refresh_hint(life).as_secs());
+        bundle.sequence = Some(self.state.sequence);
+        bundle
+    }
+
+    /// The X.509 keys that may have leaked and are not used any more.
+    pub(super) fn leaving_x509(&self) -> impl Iterator<Item = &AuthorityKey> {
+        self.leaving.iter().filter(|key| key.kind() == KeyKind::X509)
+    }
+
+    /// All keys, those of X.509 first.
+    pub(super) fn statuses(&self) -> Vec<KeyStatus> {
+        let of_kind = |kind| self.leaving.iter().filter(move |key| key.kind() == kind).chain(self.state.of_kind(kind));
+        KeyKind::ALL.into_iter().flat_map(|kind| of_kind(kind).map(move |key| self.status(kind, key))).collect()
+    }
+
+    fn status(&self, kind: KeyKind, key: &AuthorityKey) -> KeyStatus {
+        let plan = self.state.active(kind).map(|active| rotation::plan(active.made(), active.life.not_after));
+        let used_from = self.state.next(kind).and_then(|next| next.used_from);
+        let next_stage_at = match key.stage {
+            Stage::Prepared => plan.map(|plan| plan.publish_at),
+            Stage::Published => key.used_from,
+            Stage::Active => used_from.or(plan.map(|plan| plan.use_at)),
+            Stage::Retired => key.needed_until,
+        };
+        let (made, not_after, tainted, tokens) = (key.made(), key.life.not_after, key.tainted, 0);
+        let next_stage_at = next_stage_at.unwrap_or(not_after);
+        KeyStatus { kind, id: key.id(), stage: key.stage, tainted, made, not_after, next_stage_at, tokens }
+    }
+}
+
+/// Puts a key into the bundle, to be used after a lead; one that is in there already is used at the earlier time.
+fn show(key: &mut AuthorityKey, lead: Duration, now: Moment) {
+    let (at, waits_until) = (now.wall + lead, now.since_boot.saturating_add(lead));
+    let is_shown = key.stage == Stage::Published;
+    key.waits_until = if is_shown { key.waits_until.min(waits_until) } else { waits_until };
+    key.used_from = Some(key.used_from.map_or(at, |before| before.min(at)));
+    key.stage = Stage::Published;
+}
+
+fn next_of(state: &mut AuthorityState, kind: KeyKind) -> Option<&mut AuthorityKey> {
+    let mut of_kind = state.keys.iter_mut().filter(|key| key.kind() == kind);
+    of_kind.find(|key| matches!(key.stage, Stage::Prepared | Stage::Published))
+}
+
+fn is_active(key: &AuthorityKey, kind: KeyKind) -> bool {
+    key.kind() == kind && key.stage == Stage::Active
+}
+
+/// Whether the last thing that a retired key signed has ended, by both clocks.
+fn is_over(key: &AuthorityKey, now: Moment) -> bool {
+    let by_the_wall = key.needed_until.is_none_or(|until| until <= now.wall);
+    key.stage == Stage::Retired && by_the_wall && key.waits_until <= now.since_boot
+}
+
+fn too_many(state: &AuthorityState, kind: KeyKind) -> Result<(), NotRotated> {
+    let count = state.of_kind(kind).count();
+    let first = state.of_kind(kind).filter_map(|key| key.needed_until).min();
+    match first.filter(|_| count >= MOST_KEYS) {
+        None => Ok(()),
+        Some(first) => Err(NotRotated::TooManyKeys { kind, count, first: rfc3339(first) }),
+    }
+}
+
+fn after_sequence(sequence: u64) -> AuthorityState {
+    AuthorityState { sequence, keys: Vec::new() }
+}

@@ -1,0 +1,517 @@
+//! How keys take turns: by themselves, for an operator, through clocks that step, disks that fail, and starts at any point.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+
+use super::HOUR;
+use super::keeping::data_dir;
+use super::order;
+use super::release;
+use super::settings;
+use super::sign;
+use super::token;
+use crate::authority::Authority;
+use crate::authority::Chain;
+use crate::authority::EmbeddedSettings;
+use crate::authority::KeyKind;
+use crate::authority::KeyStatus;
+use crate::authority::NotRotated;
+use crate::authority::Note;
+use crate::authority::RotationOrder;
+use crate::authority::Served;
+use crate::authority::Stage;
+use crate::authority::Validity;
+use crate::authority::embedded::Embedded;
+use crate::durable::simulated_disk::SimulatedDisk;
+use crate::durable::simulated_disk::Trouble;
+use crate::durable::simulated_disk::Unsynced;
+use crate::identity::Bundle;
+use crate::identity::jose::Algorithm;
+use crate::randomness::SystemRandomness;
+use crate::time::Moment;
+
+const SECOND: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(500);
+
+/// Where the machine is: its clocks, its disk, and the daemon on it, whose bundle everybody is served.
+struct Machine {
+    ca_ttl: Duration,
+    disk: SimulatedDisk,
+    now: Moment,
+    authority: Embedded,
+    /// What everybody is served, where that is not the newest bundle.
+    served: Option<Arc<Bundle>>,
+    /// Whether somebody holds what a tainted key signed.
+    holds_tainted: bool,
+}
+
+impl Machine {
+    fn new(ca_ttl: Duration) -> Self {
+        let disk = SimulatedDisk::default();
+        let now = Moment { wall: release() + 1000 * HOUR, since_boot: 100 * SECOND };
+        let authority = open(&disk, ca_ttl, now);
+        Self { ca_ttl, disk, now, authority, served: None, holds_tainted: false }
+    }
+
+    fn bundle(&self) -> Arc<Bundle> {
+        self.authority.bundle().borrow().clone()
+    }
+
+    fn served(&self) -> Arc<Bundle> {
+        self.served.clone().unwrap_or_else(|| self.bundle())
+    }
+
+    /// Time passes, and twice a second what is due is done. Returns what was.
+    fn pass(&mut self, time: Duration) -> Vec<Note> {
+        self.wait(time);
+        self.maintain()
+    }
+
+    fn maintain(&self) -> Vec<Note> {
+        let served = Served { sequence: self.served().sequence, holds_tainted: self.holds_tainted };
+        assert!(self.authority.is_due(self.now, served) || self.maintained(served).is_empty());
+        self.maintained(served)
+    }
+
+    fn maintained(&self, served: Served) -> Vec<Note> {
+        self.authority.maintain(self.now, served).unwrap().notes
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now.wall += time;
+        self.now.since_boot += time;
+    }
+
+    fn postponed(&self) -> Option<String> {
+        let served = Served { sequence: self.served().sequence, holds_tainted: false };
+        self.authority.maintain(self.now, served).unwrap().postponed
+    }
+
+    /// The machine starts again on what its disk holds.
+    fn start_again(&mut self, unsynced: Unsynced) {
+        self.disk = self.disk.after_power_cut(unsynced);
+        self.authority = open(&self.disk, self.ca_ttl, self.now);
+        self.served = None;
+        self.holds_tainted = false;
+    }
+
+    fn keys(&self, kind: KeyKind) -> Vec<KeyStatus> {
+        self.authority.keys(self.now.wall).into_iter().filter(|key| key.kind == kind).collect()
+    }
+
+    fn stages(&self, kind: KeyKind) -> Vec<Stage> {
+        self.keys(kind).iter().map(|key| key.stage).collect()
+    }
+
+    fn active(&self, kind: KeyKind) -> String {
+        self.keys(kind).into_iter().find(|key| key.stage == Stage::Active).unwrap().id
+    }
+
+    async fn leaf(&self, ttl: Duration) -> Chain {
+        sign(&self.authority, order(self.now.wall, ttl)).await.unwrap()
+    }
+
+    fn rotate(&self, kind: Option<KeyKind>, taint: bool) -> Result<(), NotRotated> {
+        self.authority.rotate(RotationOrder { kind, taint }, self.now).map(drop)
+    }
+}
+
+fn open(disk: &SimulatedDisk, ca_ttl: Duration, now: Moment) -> Embedded {
+    let settings = EmbeddedSettings { ca_ttl, ..settings() };
+    Embedded::open(data_dir(disk), settings, now, Arc::new(SystemRandomness)).unwrap().0
+}
+
+fn x509_ids(bundle: &Bundle) -> BTreeSet<Vec<u8>> {
+    bundle.x509_authorities.iter().map(|der| der.to_vec()).collect()
+}
+
+#[tokio::test]
+async fn an_authority_rotates_by_itself_at_half_of_its_life_and_forgets_a_key_when_its_last_svid_has_ended() {
+    let mut machine = Machine::new(168 * HOUR);
+    let first = machine.active(KeyKind::X509);
+    machine.pass(83 * HOUR);
+    assert_eq!(machine.stages(KeyKind::X509), [Stage::Active]);
+    machine.pass(HOUR / 2 + HOUR / 60);
+    assert_eq!(machine.stages(KeyKind::X509), [Stage::Active, Stage::Prepared]);
+    assert_eq!(machine.bundle().x509_authorities.len(), 1, "nobody knows a prepared key");
+    machine.pass(5 * HOUR / 60);
+    assert_eq!(machine.stages(KeyKind::X509), [Stage::Active, Stage::Published]);
+    assert_eq!(machine.bundle().x509_authorities.len(), 2);
+    assert_eq!(machine.active(KeyKind::X509), first);
+    machine.pass(20 * HOUR / 60 - TICK);
+    let last = machine.leaf(2 * HOUR).await;
+    machine.pass(TICK);
+    machine.pass(TICK);
+    assert_eq!(machine.stages(KeyKind::X509), [Stage::Retired, Stage::Active]);
+    assert_eq!(machine.stages(KeyKind::Jwt), [Stage::Active], "it signed nothing that has not ended");
+    assert_ne!(machine.leaf(HOUR).await.issuer, last.issuer);
+    machine.pass(last.not_after.duration_since(machine.now.wall).unwrap() - SECOND);
+    assert_eq!(machine.bundle().x509_authorities.len(), 2);
+    machine.pass(5 * SECOND);
+    assert_eq!(machine.stages(KeyKind::X509), [Stage::Active]);
+    assert_ne!(machine.active(KeyKind::X509), first);
+}
+
+#[test]
+fn a_key_is_not_used_before_those_who_are_served_have_its_bundle() {
+    let mut machine = Machine::new(168 * HOUR);
+    let first = machine.active(KeyKind::X509);
+    machine.served = Some(machine.bundle());
+    machine.rotate(None, false).unwrap();
+    for _ in 0..3 {
+        machine.pass(HOUR);
+        assert_eq!(machine.active(KeyKind::X509), first);
+    }
+    machine.served = None;
+    machine.maintain();
+    assert_ne!(machine.active(KeyKind::X509), first);
+}
+
+#[test]
+fn an_operator_rotates_one_kind_or_both_with_ten_seconds_of_lead() {
+    for (kind, rotated) in
+        [(None, [true, true]), (Some(KeyKind::X509), [true, false]), (Some(KeyKind::Jwt), [false, true])]
+    {
+        let mut machine = Machine::new(168 * HOUR);
+        let before = KeyKind::ALL.map(|kind| machine.active(kind));
+        let (sequence, begun) = (machine.bundle().sequence, machine.now.wall);
+        machine.rotate(kind, false).unwrap();
+        assert!(machine.bundle().sequence > sequence, "published at once");
+        let published = machine.authority.keys(begun).into_iter().filter(|key| key.stage == Stage::Published);
+        assert!(published.map(|key| key.next_stage_at).all(|at| at == begun + 10 * SECOND));
+        machine.pass(9 * SECOND);
+        assert_eq!(KeyKind::ALL.map(|kind| machine.active(kind)), before);
+        machine.pass(SECOND);
+        assert_eq!(
+            KeyKind::ALL.map(|kind| machine.active(kind)).iter().zip(&before).map(|(a, b)| a != b).collect::<Vec<_>>(),
+            rotated
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_tainted_key_leaves_the_bundle_when_nobody_holds_what_it_signed_and_after_a_minute_at_the_latest() {
+    for is_held in [false, true] {
+        let mut machine = Machine::new(168 * HOUR);
+        let old = machine.leaf(HOUR).await;
+        machine.rotate(None, true).unwrap();
+        assert_eq!(*machine.authority.tainted(), [], "it signs until the next one does");
+        machine.pass(2 * SECOND);
+        assert_eq!(*machine.authority.tainted(), [old.issuer]);
+        assert_ne!(machine.leaf(HOUR).await.issuer, old.issuer);
+        assert_eq!(machine.bundle().x509_authorities.len(), 2);
+        machine.holds_tainted = is_held;
+        machine.pass(59 * SECOND);
+        assert_eq!(machine.bundle().x509_authorities.len(), if is_held { 2 } else { 1 });
+        machine.pass(SECOND);
+        assert_eq!((machine.bundle().x509_authorities.len(), machine.bundle().jwt_authorities.len()), (1, 1));
+        assert_eq!(*machine.authority.tainted(), [old.issuer], "what it signed may still be held");
+    }
+}
+
+/// Nobody holds what it signed after a start, so nothing is lost by it.
+#[test]
+fn a_tainted_key_is_not_believed_after_a_start() {
+    let mut machine = Machine::new(168 * HOUR);
+    machine.rotate(None, true).unwrap();
+    machine.pass(2 * SECOND);
+    machine.holds_tainted = true;
+    machine.pass(SECOND);
+    let before = machine.bundle();
+    assert_eq!(before.x509_authorities.len(), 2);
+    machine.start_again(Unsynced::Lost);
+    assert_eq!(machine.bundle().x509_authorities.len(), 1);
+    assert!(machine.bundle().sequence > before.sequence);
+}
+
+#[test]
+fn a_tainted_key_leaves_the_bundle_of_a_daemon_whose_disk_takes_nothing_more() {
+    let mut machine = Machine::new(168 * HOUR);
+    machine.rotate(None, true).unwrap();
+    machine.pass(2 * SECOND);
+    machine.disk.expect(Trouble::NoWrites(io::ErrorKind::StorageFull));
+    let sequence = machine.bundle().sequence;
+    machine.pass(SECOND);
+    let gone = machine.bundle();
+    assert_eq!((gone.x509_authorities.len(), gone.jwt_authorities.len()), (1, 1));
+    assert!(gone.sequence > sequence);
+    machine.start_again(Unsynced::Lost);
+    assert!(machine.bundle().sequence >= gone.sequence, "the number was stored before");
+}
+
+#[test]
+fn every_key_that_there_is_can_be_tainted_and_none_of_them_is_used_again() {
+    let mut machine = Machine::new(168 * HOUR);
+    machine.rotate(Some(KeyKind::X509), false).unwrap();
+    machine.pass(10 * SECOND);
+    machine.rotate(Some(KeyKind::X509), false).unwrap();
+    let known = x509_ids(&machine.bundle());
+    machine.rotate(Some(KeyKind::X509), true).unwrap();
+    machine.pass(2 * SECOND);
+    machine.pass(SECOND);
+    let left = x509_ids(&machine.bundle());
+    assert_eq!(left.len(), 1);
+    assert!(left.is_disjoint(&known));
+}
+
+#[test]
+fn a_rotation_that_cannot_be_made_durable_is_not_begun_and_is_tried_again() {
+    for trouble in [io::ErrorKind::StorageFull, io::ErrorKind::ReadOnlyFilesystem] {
+        let mut machine = Machine::new(168 * HOUR);
+        let before = machine.bundle();
+        machine.disk.expect(Trouble::NoWrites(trouble));
+        let refused = machine.rotate(None, false).unwrap_err();
+        assert!(matches!(refused, NotRotated::NotKept(_)), "{refused}");
+        machine.wait(100 * HOUR);
+        let why = machine.postponed().unwrap();
+        assert!(why.contains("/data/authority.state") && why.contains("make room"), "{why}");
+        assert_eq!(machine.bundle(), before);
+        machine.disk.expect(Trouble::StepFails(usize::MAX, trouble));
+        machine.wait(2 * SECOND);
+        assert_eq!(machine.postponed(), None);
+        machine.pass(TICK);
+        assert_ne!(machine.bundle().sequence, before.sequence);
+    }
+}
+
+#[test]
+fn keys_that_are_still_needed_are_not_piled_up_without_end() {
+    let mut machine = Machine::new(168 * HOUR);
+    machine.start_again(Unsynced::Kept);
+    for _ in 0..40 {
+        match machine.rotate(Some(KeyKind::Jwt), false) {
+            Ok(()) => drop(machine.pass(10 * SECOND)),
+            Err(NotRotated::TooManyKeys { kind: KeyKind::Jwt, count, .. }) => {
+                assert!((8..=16).contains(&count));
+                assert!(machine.bundle().jwt_authorities.len() <= 16);
+                return;
+            }
+            Err(why) => panic!("{why}"),
+        }
+    }
+    assert!(machine.bundle().jwt_authorities.len() <= 3, "keys that signed nothing are not needed");
+}
+
+#[test]
+fn a_changed_life_counts_from_the_next_key_on() {
+    let mut machine = Machine::new(168 * HOUR);
+    let end = machine.authority.not_after();
+    machine.authority.set_key_life(10 * HOUR);
+    machine.pass(HOUR);
+    assert_eq!(machine.authority.not_after(), end);
+    let made = machine.now.wall;
+    machine.rotate(None, false).unwrap();
+    machine.pass(10 * SECOND);
+    assert_eq!(machine.authority.not_after(), Some(made + 10 * HOUR));
+}
+
+#[test]
+fn a_machine_that_slept_past_the_end_rotates_and_a_clock_that_was_set_past_it_does_not() {
+    for slept in [true, false] {
+        let mut machine = Machine::new(10 * HOUR);
+        let first = machine.active(KeyKind::X509);
+        machine.pass(SECOND);
+        machine.now.wall += 20 * HOUR;
+        if slept {
+            machine.now.since_boot += 20 * HOUR;
+        }
+        (0..3).for_each(|_| drop(machine.pass(TICK)));
+        let validity = machine.authority.validity(machine.now.wall).unwrap();
+        if slept {
+            assert_eq!(validity, Validity::Valid);
+        } else {
+            assert!(matches!(validity, Validity::Over { .. }), "{validity}");
+            machine.now.wall -= 20 * HOUR;
+            assert_eq!(machine.authority.validity(machine.now.wall), Some(Validity::Valid));
+            assert_eq!(machine.active(KeyKind::X509), first);
+        }
+    }
+}
+
+#[test]
+fn an_operator_rotates_an_authority_that_is_over_at_once() {
+    let mut machine = Machine::new(10 * HOUR);
+    machine.now.wall += 1000 * HOUR;
+    machine.rotate(None, false).unwrap();
+    machine.pass(TICK);
+    assert_eq!(machine.authority.validity(machine.now.wall), Some(Validity::Valid));
+}
+
+/// A random number generator (xorshift) from a seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+
+    fn seconds(&mut self, most: u64) -> Duration {
+        Duration::from_millis(self.below(most * 1000 + 1))
+    }
+}
+
+/// Something that was handed out.
+struct HandedOut {
+    kind: KeyKind,
+    /// The certificate of the authority, or the key id of the token.
+    verified_by: Vec<u8>,
+    key: String,
+    not_after: SystemTime,
+    /// When as much time has passed as it was to live.
+    lived: Duration,
+}
+
+struct Life {
+    machine: Machine,
+    chance: Chance,
+    handed_out: Vec<HandedOut>,
+    tainted: BTreeSet<String>,
+    latest: Arc<Bundle>,
+    rotations: usize,
+}
+
+impl Life {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let ca_ttl = [40 * SECOND, HOUR, 168 * HOUR][chance.below(3) as usize];
+        let machine = Machine::new(ca_ttl);
+        let latest = machine.bundle();
+        Self { machine, chance, handed_out: Vec::new(), tainted: BTreeSet::new(), latest, rotations: 0 }
+    }
+
+    async fn step(&mut self) {
+        let life = self.machine.ca_ttl.as_secs();
+        match self.chance.below(20) {
+            0..=5 => self.hand_out().await,
+            6..=7 => self.machine.wait(self.chance.seconds(life / 8)),
+            8 => self.machine.now.wall += self.chance.seconds(2 * life),
+            9 => {
+                let back = self.chance.seconds(2 * life);
+                self.machine.now.wall = (self.machine.now.wall - back).max(release());
+            }
+            10 => {
+                let slept = self.chance.seconds(2 * life);
+                self.machine.wait(slept);
+            }
+            11 => {
+                let at = self.chance.below(12) as usize;
+                let kind = io::ErrorKind::StorageFull;
+                let trouble = [Trouble::StepFails(at, kind), Trouble::NoWrites(kind), Trouble::PowerFailsAt(at)];
+                self.machine.disk.expect(trouble[self.chance.below(3) as usize]);
+            }
+            12 => self.machine.disk.expect(Trouble::StepFails(usize::MAX, io::ErrorKind::Other)),
+            13 => {
+                let torn = self.chance.below(4096) as usize;
+                let unsynced = [Unsynced::Lost, Unsynced::Kept, Unsynced::Zeroed, Unsynced::TornAt(torn)];
+                self.machine.start_again(unsynced[self.chance.below(4) as usize]);
+            }
+            14 => self.order(false),
+            15 => self.order(true),
+            16 => self.machine.served = Some(self.machine.served()),
+            17 => self.machine.served = None,
+            18 => self.machine.holds_tainted = self.chance.below(2) == 0,
+            _ => self.machine.wait(10 * SECOND),
+        }
+        self.judge();
+        let notes = self.machine.maintain();
+        self.rotations += notes.iter().filter(|note| matches!(note, Note::Used { .. })).count();
+        self.judge();
+    }
+
+    fn order(&mut self, taint: bool) {
+        let kind = [None, Some(KeyKind::X509), Some(KeyKind::Jwt)][self.chance.below(3) as usize];
+        let order = RotationOrder { kind, taint };
+        if let Ok(begun) = self.machine.authority.rotate(order, self.machine.now) {
+            self.tainted.extend(begun.tainted.into_iter().map(|key| key.id));
+        }
+    }
+
+    /// Signs an SVID and a token, each of which verifies by the bundle that those have who are served.
+    async fn hand_out(&mut self) {
+        let most = (self.machine.ca_ttl / 2).min(HOUR).as_secs();
+        let (now, ttl) = (self.machine.now.wall, SECOND + self.chance.seconds(most - 1));
+        let (served, lived) = (self.machine.served(), self.machine.now.since_boot + ttl);
+        if let Ok(chain) = sign(&self.machine.authority, order(now, ttl)).await {
+            let root =
+                served.x509_authorities.iter().find(|root| super::keeping::verifies_by(&chain.certificates[0], root));
+            let root = root.expect("an SVID before the bundle that verifies it").to_vec();
+            let (key, not_after) = (chain.issuer.to_string(), chain.not_after);
+            self.handed_out.push(HandedOut { kind: KeyKind::X509, verified_by: root, key, not_after, lived });
+        }
+        if let Ok(token) = self.machine.authority.jwt(token(now, ttl)).await {
+            let (signed, signature) = token.compact.rsplit_once('.').unwrap();
+            let signature = BASE64URL.decode(signature).unwrap();
+            let key = served
+                .jwt_authorities
+                .iter()
+                .find(|key| key.key().verifies(Algorithm::Es256, signed.as_bytes(), &signature));
+            let key = key.expect("a token before the bundle that verifies it").key_id().to_owned();
+            let not_after = token.not_after;
+            self.handed_out.push(HandedOut {
+                kind: KeyKind::Jwt,
+                verified_by: key.clone().into(),
+                key,
+                not_after,
+                lived,
+            });
+        }
+    }
+
+    fn judge(&mut self) {
+        let (bundle, now) = (self.machine.bundle(), self.machine.now);
+        assert!(bundle.sequence >= self.latest.sequence, "the sequence went back");
+        let content = |bundle: &Bundle| (bundle.x509_authorities.clone(), bundle.jwks_for_workload_api());
+        assert!(
+            bundle.sequence > self.latest.sequence || content(&bundle) == content(&self.latest),
+            "changed unnumbered"
+        );
+        self.latest = bundle;
+        for kind in KeyKind::ALL {
+            let active = self.machine.stages(kind).into_iter().filter(|stage| *stage == Stage::Active).count();
+            assert_eq!(active, 1);
+        }
+        for handed_out in self
+            .handed_out
+            .iter()
+            .filter(|it| it.not_after > now.wall && it.lived > now.since_boot && !self.tainted.contains(&it.key))
+        {
+            let verifies = match handed_out.kind {
+                KeyKind::X509 => self.latest.x509_authorities.iter().any(|root| **root == handed_out.verified_by),
+                KeyKind::Jwt => {
+                    self.latest.jwt_authorities.iter().any(|key| key.key_id().as_bytes() == handed_out.verified_by)
+                }
+            };
+            assert!(
+                verifies,
+                "{:?} {} is not in the bundle, and something it signed has not ended",
+                handed_out.kind, handed_out.key
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn everything_handed_out_verifies_until_its_end_through_any_life() {
+    let (mut handed_out, mut rotations) = (0, 0);
+    for seed in 0..150 {
+        let mut life = Life::new(seed);
+        for _ in 0..120 {
+            life.step().await;
+        }
+        handed_out += life.handed_out.len();
+        rotations += life.rotations;
+    }
+    assert!(
+        handed_out > 1500 && rotations > 300,
+        "{handed_out} handed out in {rotations} rotations: that proves nothing"
+    );
+}
