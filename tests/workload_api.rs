@@ -73,6 +73,8 @@ mod refusals;
 mod reloads;
 #[path = "workload_api/over_time/remote_signer.rs"]
 mod remote_signer_over_time;
+#[path = "workload_api/over_time/rotation.rs"]
+mod rotation;
 #[path = "workload_api/over_time/second_door.rs"]
 mod second_door_over_time;
 #[path = "workload_api/security_header.rs"]

@@ -132,10 +132,12 @@ impl StreamState {
         if !permitted && (self.delivers == Delivers::Bundles || self.held.is_empty()) {
             return Effects { ended, next: Step::RecordUndecided(awaited()) };
         }
-        if self.bundles.as_ref() != Some(&bundles) {
-            self.bundles = Some(bundles);
-            self.unserved = true;
-        }
+        let is_shown = self.bundles.as_ref().is_some_and(|before| match self.delivers {
+            Delivers::X509Svids => before.has_same_x509(&bundles),
+            Delivers::Bundles => *before == bundles,
+        });
+        self.unserved |= !is_shown;
+        self.bundles = Some(bundles);
         if self.is_open_past_its_end(now) {
             return Effects { ended, next: Step::RecordUndecided(awaited()) };
         }

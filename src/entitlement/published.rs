@@ -115,6 +115,13 @@ pub struct VisibleBundles {
 }
 
 impl VisibleBundles {
+    /// Whether a workload would see no difference in what verifies X509-SVIDs.
+    #[must_use]
+    pub fn has_same_x509(&self, other: &Self) -> bool {
+        let foreign = |bundles: &Self| bundles.foreign_x509();
+        self.own.x509 == other.own.x509 && foreign(self) == foreign(other)
+    }
+
     /// The own trust domain's roots, DER, concatenated.
     #[must_use]
     pub fn own_x509(&self) -> Bytes {

@@ -21,6 +21,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use bonafide::agent::config;
@@ -39,7 +40,11 @@ use bonafide::attestation::Attestor;
 use bonafide::attestation::source::EvidenceSource;
 use bonafide::audit::LogSettings;
 use bonafide::authority::Authority;
+use bonafide::authority::KeyKind;
 use bonafide::authority::NoAuthority;
+use bonafide::authority::NotRotated;
+use bonafide::authority::RotationBegun;
+use bonafide::authority::RotationOrder;
 use bonafide::durable::DataDir;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
@@ -56,9 +61,11 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::FakeKernel;
 use crate::kernel::FakePid;
 pub(crate) use crate::node::admin::AdminClient;
+use crate::node::authority::CA_TTL;
 pub(crate) use crate::node::authority::FakeAuthority;
 pub(crate) use crate::node::authority::authority_made_at;
 use crate::node::authority::embedded;
+use crate::node::authority::settings;
 pub(crate) use crate::node::files::Folder;
 pub(crate) use crate::node::instruments::Records;
 pub(crate) use crate::node::instruments::Seeded;
@@ -97,6 +104,10 @@ pub(crate) struct Setup<'a> {
     /// Decides everything random in it.
     pub(crate) seed: u64,
     pub(crate) trust_domain: &'static str,
+    /// How long a key of its authority lives.
+    pub(crate) ca_ttl: Duration,
+    /// The clock of its machine; `None` for a new one.
+    pub(crate) clock: Option<Arc<TestClock>>,
     pub(crate) kernel: FakeKernel,
     /// What it asks about processes beside the kernel.
     pub(crate) evidence_sources: Vec<Arc<dyn EvidenceSource>>,
@@ -139,6 +150,8 @@ impl Default for Setup<'_> {
         Self {
             seed: 7,
             trust_domain: TRUST_DOMAIN,
+            ca_ttl: CA_TTL,
+            clock: None,
             kernel: FakeKernel::new(),
             evidence_sources: Vec::new(),
             entry_sources: Vec::new(),
@@ -193,15 +206,18 @@ impl TestNode {
         let Setup { kernel, evidence_sources, entry_sources, names, authority, configuration, disk, .. } = setup;
         let (pipe, observer) = (setup.pipe, setup.observer);
         let data_dir = disk.map(|disk| Arc::new(DataDir::over(Path::new("/data"), Box::new(disk))));
-        let clock = Arc::new(TestClock::default());
+        let clock = setup.clock.unwrap_or_default();
         let (stop, readiness) = (CancellationToken::new(), Readiness::default());
         let (active, files) = configuration.read(setup.trust_domain, data_dir.clone(), clock.now(), &readiness)?;
         let randomness = Arc::new(Seeded(Mutex::new(setup.seed.wrapping_mul(2) + 1)));
         let authority = match authority {
             Some(authority) => authority,
-            None => embedded(setup.trust_domain, clock.moment(), randomness.clone(), data_dir.clone())?,
+            None => {
+                let settings = settings(setup.trust_domain, setup.ca_ttl);
+                embedded(settings, clock.moment(), randomness.clone(), data_dir.clone())?
+            }
         };
-        let authority = Arc::new(FakeAuthority::over(authority, randomness.clone()));
+        let authority = Arc::new(FakeAuthority::over(authority));
         if let Some(data_dir) = data_dir.filter(|_| active.state == ReloadState::Current) {
             let _served_all_the_same = last_good::keep(&data_dir, &active.accepted);
         }
@@ -250,6 +266,11 @@ impl TestNode {
             entry.selectors.sort();
         }
         self.reloader.swap(config, accepted, ReloadTrigger::Asked)
+    }
+
+    /// Has new keys made for the authority now.
+    pub(crate) fn rotate(&self, kind: Option<KeyKind>, taint: bool) -> Result<RotationBegun, NotRotated> {
+        self.authority.rotate(RotationOrder { kind, taint }, self.clock.moment())
     }
 
     /// Opens the operator's door.

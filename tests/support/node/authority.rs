@@ -34,40 +34,35 @@ use tokio::sync::watch;
 use crate::node::Seeded;
 use crate::node::TRUST_DOMAIN;
 
+/// How long a key lives unless a test says otherwise.
+pub(super) const CA_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// An embedded authority of the tests' trust domain.
 pub(crate) fn authority_made_at(now: SystemTime, randomness: Arc<dyn Randomness>) -> Embedded {
-    Embedded::in_memory(settings(TRUST_DOMAIN), moment(now), randomness).unwrap()
+    Embedded::in_memory(settings(TRUST_DOMAIN, CA_TTL), moment(now), randomness).unwrap()
 }
 
-/// The embedded authority of a trust domain: the one that the directory holds, or a new one.
+/// The embedded authority that the directory holds, or a new one.
 pub(super) fn embedded(
-    trust_domain: &str,
+    settings: EmbeddedSettings,
     now: Moment,
     randomness: Arc<Seeded>,
     data_dir: Option<Arc<DataDir>>,
 ) -> Result<Arc<dyn Authority>, NoAuthority> {
-    let settings = settings(trust_domain);
     Ok(Arc::new(match data_dir {
         Some(data_dir) => Embedded::open(data_dir, settings, now, randomness)?.0,
         None => Embedded::in_memory(settings, now, randomness)?,
     }))
 }
 
-fn settings(trust_domain: &str) -> EmbeddedSettings {
-    EmbeddedSettings {
-        trust_domain: trust_domain.parse().unwrap(),
-        ca_ttl: Duration::from_secs(7 * 24 * 3600),
-        jwt_issuer: None,
-    }
+pub(super) fn settings(trust_domain: &str, ca_ttl: Duration) -> EmbeddedSettings {
+    EmbeddedSettings { trust_domain: trust_domain.parse().unwrap(), ca_ttl, jwt_issuer: None }
 }
 
-/// A real authority that refuses, waits or takes new keys when told to.
+/// A real authority that refuses or waits when told to.
 #[derive(Debug)]
 pub(crate) struct FakeAuthority {
-    /// The one that signs.
-    active: Mutex<Arc<dyn Authority>>,
-    randomness: Arc<Seeded>,
-    bundle: watch::Sender<Arc<Bundle>>,
+    real: Arc<dyn Authority>,
     /// How many certificates it signs before it waits for more.
     may_sign: Semaphore,
     refusing: Mutex<Option<String>>,
@@ -75,46 +70,22 @@ pub(crate) struct FakeAuthority {
 }
 
 impl FakeAuthority {
-    pub(super) fn over(real: Arc<dyn Authority>, randomness: Arc<Seeded>) -> Self {
-        let mut published = real.bundle();
-        let bundle = watch::Sender::new(published.borrow_and_update().clone());
-        let sender = bundle.clone();
-        tokio::spawn(async move {
-            while published.changed().await.is_ok() {
-                sender.send_replace(published.borrow_and_update().clone());
-            }
-        });
+    pub(super) fn over(real: Arc<dyn Authority>) -> Self {
         Self {
-            active: Mutex::new(real),
-            randomness,
-            bundle,
+            real,
             may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
             refusing: Mutex::default(),
             refusing_one: Mutex::default(),
         }
     }
 
-    /// Makes new keys, publishes them beside the old ones, and signs with them from now on.
-    pub(crate) fn rotate(&self, now: SystemTime) {
-        let next = Embedded::in_memory(settings(&self.trust_domain()), moment(now), self.randomness.clone()).unwrap();
-        let new = next.bundle().borrow().clone();
-        self.bundle.send_modify(|bundle| {
-            let mut both = Bundle::clone(bundle);
-            both.x509_authorities.extend(new.x509_authorities.iter().cloned());
-            both.jwt_authorities.extend(new.jwt_authorities.iter().cloned());
-            both.sequence = both.sequence.map(|sequence| sequence + 1);
-            *bundle = Arc::new(both);
-        });
-        *self.active.lock().unwrap() = Arc::new(next);
-    }
-
     /// The bundle that it publishes now, as a SPIFFE document.
     pub(crate) fn document(&self) -> String {
-        String::from_utf8(self.bundle.borrow().to_spiffe_json().to_vec()).unwrap()
+        String::from_utf8(self.real.bundle().borrow().to_spiffe_json().to_vec()).unwrap()
     }
 
     pub(super) fn trust_domain(&self) -> String {
-        self.bundle.borrow().trust_domain.to_string()
+        self.real.bundle().borrow().trust_domain.to_string()
     }
 
     pub(crate) fn refuse(&self, why: &str) {
@@ -140,10 +111,6 @@ impl FakeAuthority {
         *self.refusing.lock().unwrap() = None;
     }
 
-    fn active(&self) -> Arc<dyn Authority> {
-        self.active.lock().unwrap().clone()
-    }
-
     fn refused(&self) -> Option<Refused> {
         self.refusing.lock().unwrap().clone().map(Refused::Unavailable)
     }
@@ -151,7 +118,7 @@ impl FakeAuthority {
 
 impl Authority for FakeAuthority {
     fn kind(&self) -> &'static str {
-        self.active().kind()
+        self.real.kind()
     }
 
     fn x509(&self, orders: Vec<Order>) -> BoxFuture<'_, Vec<Result<Chain, Refused>>> {
@@ -159,7 +126,7 @@ impl Authority for FakeAuthority {
             Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
             None if orders.iter().all(|order| self.signs(order)) => Box::pin(async {
                 self.may_sign.acquire().await.unwrap().forget();
-                self.active().x509(orders).await
+                self.real.x509(orders).await
             }),
             None => {
                 let refused = || Err(Refused::Unavailable("not this one".to_owned()));
@@ -171,52 +138,52 @@ impl Authority for FakeAuthority {
     fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
         match self.refused() {
             Some(refused) => Box::pin(std::future::ready(Err(refused))),
-            None => Box::pin(async { self.active().jwt(order).await }),
+            None => Box::pin(async { self.real.jwt(order).await }),
         }
     }
 
     fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
-        self.bundle.subscribe()
+        self.real.bundle()
     }
 
     fn not_after(&self) -> Option<SystemTime> {
-        self.active().not_after()
+        self.real.not_after()
     }
 
     fn location(&self) -> SignerLocation {
-        self.active().location()
+        self.real.location()
     }
 
     fn validity(&self, now: SystemTime) -> Option<Validity> {
-        self.active().validity(now)
+        self.real.validity(now)
     }
 
     fn keys(&self, now: SystemTime) -> Vec<KeyStatus> {
-        self.active().keys(now)
+        self.real.keys(now)
     }
 
     fn tainted(&self) -> Arc<Vec<KeyId>> {
-        self.active().tainted()
+        self.real.tainted()
     }
 
     fn remedy(&self) -> String {
-        self.active().remedy()
+        self.real.remedy()
     }
 
     fn set_key_life(&self, ca_ttl: Duration) {
-        self.active().set_key_life(ca_ttl);
+        self.real.set_key_life(ca_ttl);
     }
 
     fn rotate(&self, order: RotationOrder, now: Moment) -> Result<RotationBegun, NotRotated> {
-        self.active().rotate(order, now)
+        self.real.rotate(order, now)
     }
 
     fn is_due(&self, now: Moment, served: Served) -> bool {
-        self.active().is_due(now, served)
+        self.real.is_due(now, served)
     }
 
     fn maintain(&self, now: Moment, served: Served) -> Result<Maintained, NoAuthority> {
-        self.active().maintain(now, served)
+        self.real.maintain(now, served)
     }
 }
 

@@ -7,7 +7,6 @@ use bonafide::agent::reload::ReloadTrigger;
 use bonafide::audit::Event;
 use bonafide::endpoints::transport::http2::frames::kind;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
-use bonafide::time::Clock as _;
 use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -259,7 +258,7 @@ async fn a_client_that_has_read_everything_loses_nothing_else_with_one_of_two_id
         assert_eq!(stream.ids().await, [DB]);
     }
     assert_eq!(client.jwt_svids("ledger", "").await.unwrap().len(), 1);
-    node.authority.rotate(node.clock.now());
+    node.rotate(None, false).unwrap();
     assert!(matches!(bundles.within(SECOND).await, Some(Seen::Update(_))));
     assert_eq!(records(&node, Event::Denied), 0);
 }
@@ -273,6 +272,6 @@ async fn a_token_that_was_read_keeps_nothing_from_leaving_once_its_entry_is_gone
     assert_eq!(client.jwt_svids("ledger", WEB).await.unwrap().len(), 1);
     take_web(&node).await;
     assert_eq!(client.jwt_svids("ledger", DB).await.map(|svids| svids.len()), Ok(1));
-    node.authority.rotate(node.clock.now());
+    node.rotate(None, false).unwrap();
     assert!(matches!(bundles.within(SECOND).await, Some(Seen::Update(_))));
 }

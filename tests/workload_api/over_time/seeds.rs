@@ -9,8 +9,8 @@ use std::time::Duration;
 use bonafide::attestation::kernel::Namespace;
 use bonafide::attestation::kernel::Process;
 use bonafide::audit::Event;
+use bonafide::authority::KeyKind;
 use bonafide::evidence::Undecided;
-use bonafide::time::Clock as _;
 use tonic::Code;
 
 use crate::kernel::FakeKernel;
@@ -111,7 +111,7 @@ impl Walk {
             15..=18 => self.change_entries(),
             19 => self.node.authority.refuse("signer unreachable"),
             20 => self.node.authority.relent(),
-            21 => self.node.authority.rotate(self.node.clock.now()),
+            21 => self.rotate(),
             22 => self.fail(),
             23 => self.node.kernel.heal(),
             24 => self.disturb_the_source(),
@@ -272,6 +272,11 @@ impl Walk {
             2 => self.node.names.hang_user(&user_name(self.one_of(&USERS))),
             _ => self.node.names.come_back(),
         }
+    }
+
+    fn rotate(&self) {
+        let (kind, taint) = (self.one_of(&[None, Some(KeyKind::X509), Some(KeyKind::Jwt)]), self.chance.below(4) == 0);
+        let _there_may_be_too_many = self.node.rotate(kind, taint);
     }
 
     fn change_labels(&self) {
