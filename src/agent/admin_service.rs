@@ -1,5 +1,7 @@
 //! Answers the questions of the admin API.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,9 +18,17 @@ use crate::agent::reload::Reloader;
 use crate::attestation::kernel::Unanswered;
 use crate::audit::Sink;
 use crate::authority::Authority;
+use crate::authority::KeyKind;
+use crate::authority::KeyStatus;
+use crate::authority::NotRotated;
+use crate::authority::RotationBegun;
+use crate::authority::RotationOrder;
+use crate::authority::SignerLocation;
+use crate::authority::Stage;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::AttestorStatus;
+use crate::endpoints::admin::reports::AuthorityReport;
 use crate::endpoints::admin::reports::AuthorityStatus;
 use crate::endpoints::admin::reports::BundleStatus;
 use crate::endpoints::admin::reports::ConfigurationStatus;
@@ -26,10 +36,12 @@ use crate::endpoints::admin::reports::ExplainOutcome;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::endpoints::admin::reports::HealthState;
 use crate::endpoints::admin::reports::IdentitiesStatus;
+use crate::endpoints::admin::reports::KeyReport;
 use crate::endpoints::admin::reports::LastHourStatus;
 use crate::endpoints::admin::reports::LogStatus;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReplacedStatus;
+use crate::endpoints::admin::reports::RotationReport;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::transport::budgets::Budgets;
@@ -101,10 +113,7 @@ impl Operations for Arc<AdminService> {
             sampled_at: seconds(self.clock.now()),
             uptime_seconds: self.started.elapsed().as_secs(),
             level: self.level,
-            authority: AuthorityStatus {
-                kind: self.authority.kind().to_owned(),
-                not_after: self.authority.not_after().map(seconds),
-            },
+            authority: self.authority_status(),
             bundles: self.bundles(),
             identities: self.identities(),
             attestors: vec![self.host_attestor()],
@@ -149,9 +158,80 @@ impl Operations for Arc<AdminService> {
         let reloader = Arc::clone(&self.reloader);
         async move { reloader.reload(ReloadTrigger::Asked).await }.boxed()
     }
+
+    fn authority(&self) -> AuthorityReport {
+        let reasons = self.readiness.watch().borrow().to_vec();
+        let (svids, keys) = (self.svids_by_issuer(), self.authority.keys());
+        let rotations = self.authority.location() == SignerLocation::Local;
+        let orphaned = svids.iter().filter(|(issuer, _)| rotations && keys.iter().all(|key| key.id != **issuer));
+        AuthorityReport {
+            kind: self.authority.kind().to_owned(),
+            sequence: self.authority.bundle().borrow().sequence,
+            sampled_at: seconds(self.clock.now()),
+            orphaned_svids: orphaned.map(|(_, serials)| serials.len() as u64).sum(),
+            keys: keys.iter().map(|key| key_report(key, &svids)).collect(),
+            rotations,
+            reasons: reasons.into_iter().filter(|reason| OF_AUTHORITY.contains(&&*reason.name)).collect(),
+        }
+    }
+
+    fn rotate(&self, order: RotationOrder) -> BoxFuture<'static, Result<RotationReport, NotRotated>> {
+        let daemon = Arc::clone(self);
+        async move {
+            // It writes to the disk, on a thread that serves nobody.
+            let rotated = tokio::task::spawn_blocking(move || daemon.rotate_now(order)).await;
+            rotated.unwrap_or_else(|panic| Err(NotRotated::NotKept(format!("the rotation failed: {panic}"))))
+        }
+        .boxed()
+    }
 }
 
+/// The reasons that concern the authority.
+const OF_AUTHORITY: [&str; 2] = ["authority", "data_dir"];
+
 impl AdminService {
+    fn authority_status(&self) -> AuthorityStatus {
+        let active = |key: &KeyStatus| key.kind == KeyKind::X509 && key.stage == Stage::Active;
+        AuthorityStatus {
+            kind: self.authority.kind().to_owned(),
+            not_after: self.authority.not_after().map(seconds),
+            next_rotation_at: self.authority.keys().into_iter().find(active).map(|key| seconds(key.next_stage_at)),
+        }
+    }
+
+    fn rotate_now(&self, order: RotationOrder) -> Result<RotationReport, NotRotated> {
+        // RACE: counted before the keys are tainted, for a stream renews as soon as they are.
+        let svids = self.svids_by_issuer();
+        let now = self.clock.moment();
+        let RotationBegun { published, tainted } = self.authority.rotate(order, now)?;
+        let names = |keys: &[KeyStatus]| keys.iter().map(|key| key.id.clone()).collect::<Vec<_>>();
+        let (new, leaked) = (names(&published), names(&tainted));
+        tracing::warn!(?new, ?leaked, "the authority's keys were rotated by an operator");
+        let reports =
+            |keys: &[KeyStatus]| keys.iter().map(|key| key_report(key, &svids)).collect::<Vec<KeyReport>>();
+        let signs_still = |key: &KeyStatus| key.stage == Stage::Active && order.kinds().any(|kind| kind == key.kind);
+        let mut replaced = self.authority.keys();
+        replaced.retain(|key| signs_still(key) && !new.contains(&key.id));
+        let (published, replaced, tainted) = (reports(&published), reports(&replaced), reports(&tainted));
+        Ok(RotationReport {
+            sampled_at: seconds(now.wall),
+            svids_to_renew: tainted.iter().map(|key| key.svids).sum(),
+            tokens_to_end: tainted.iter().map(|key| key.tokens).sum(),
+            published,
+            replaced,
+            tainted,
+        })
+    }
+
+    /// The serial numbers of the live X509-SVIDs of each key. Streams of one process image share an SVID.
+    fn svids_by_issuer(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut by_issuer: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for identity in self.node_state.live().snapshot().into_iter().flat_map(|stream| stream.identities) {
+            by_issuer.entry(identity.issuer.to_string()).or_default().insert(identity.serial);
+        }
+        by_issuer
+    }
+
     /// The warnings of the configuration in force, those about its user and group names as they are now.
     fn notes(&self, config: &Config) -> Vec<String> {
         let names = accounts::warnings(&config.names, &self.name_service.accounts().borrow());
@@ -228,6 +308,21 @@ fn outcome(verdict: Result<Vec<String>, RefusalCause>) -> ExplainOutcome {
         Err(RefusalCause::Awaiting(providers)) => {
             ExplainOutcome::Undecided { cause: AWAITING.to_owned(), detail: awaiting(&providers) }
         }
+    }
+}
+
+fn key_report(key: &KeyStatus, svids: &BTreeMap<String, BTreeSet<String>>) -> KeyReport {
+    let svids = svids.get(&key.id).filter(|_| key.kind == KeyKind::X509).map_or(0, BTreeSet::len);
+    KeyReport {
+        kind: key.kind,
+        id: key.id.clone(),
+        stage: key.stage,
+        tainted: key.tainted,
+        made: seconds(key.made),
+        not_after: seconds(key.not_after),
+        next_stage_at: seconds(key.next_stage_at),
+        svids: svids as u64,
+        tokens: key.tokens,
     }
 }
 

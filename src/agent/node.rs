@@ -117,7 +117,7 @@ impl Node {
             active.config.rules(),
         ));
         let are_followed = files.are_followed;
-        let settings = LiveSettings { log, budgets: budgets.clone(), descriptors };
+        let settings = LiveSettings { log, budgets: budgets.clone(), descriptors, authority: authority.clone() };
         let reloader = Arc::new(Reloader::new(files, active, owner.clone(), settings, clock.clone()));
         let operations: Arc<dyn Operations> = Arc::new(Arc::new(AdminService {
             node_state: node_state.clone(),

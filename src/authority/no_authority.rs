@@ -29,8 +29,12 @@ pub enum NoAuthority {
     },
     /// The state belongs to another trust domain.
     #[error(
-        "{file} belongs to the trust domain {found:?} and the configuration says {wanted:?}; set trust_domain = \
-         {found:?}, or give another data_dir"
+        "{file} belongs to the trust domain {found:?} and the configuration says {wanted:?}; nothing was changed. One of:\n  \
+         keep {found}: set trust_domain = {found:?}, and type: systemctl restart bonafide\n  \
+         have both: set [authority] data_dir to another directory, which gets a new authority of {wanted}; {found} can \
+         be taken up again. Type: systemctl restart bonafide\n  \
+         give up {found}: its SVIDs are not renewed, and whoever verifies SVIDs of this node elsewhere needs the bundle \
+         of {wanted}. Type: mv {file} {file}.{found} && systemctl restart bonafide"
     )]
     ForeignTrustDomain {
         /// The state file.

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::Subcommand;
 
+use crate::cli::operator::authority;
 use crate::cli::operator::explain;
 use crate::cli::operator::reload;
 use crate::cli::operator::status;
@@ -40,6 +41,7 @@ enum Command {
     Config(config::ConfigArguments),
     Explain(explain::ExplainArguments),
     Status(status::StatusArguments),
+    Authority(authority::AuthorityArguments),
     Fetch(fetch::FetchArguments),
     Validate(validate::ValidateArguments),
     Healthcheck(healthcheck::HealthcheckArguments),
@@ -59,6 +61,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(arguments) => return demo::run(arguments),
         Command::Config(arguments) => config::run(&arguments, screen),
         Command::Explain(arguments) => explain::run(&arguments, screen),
+        Command::Authority(arguments) => authority::run(&arguments, screen),
         Command::Status(arguments) => status::run(&arguments, screen),
         Command::Fetch(arguments) => fetch::run(&arguments, screen),
         Command::Validate(arguments) => validate::run(&arguments, screen),

@@ -43,6 +43,13 @@ pub struct OutputArguments {
     output: OutputFormat,
 }
 
+impl OutputArguments {
+    /// Whether the answer is for people, who may see it grow.
+    pub(in crate::cli) fn is_text(self) -> bool {
+        matches!(self.output, OutputFormat::Text)
+    }
+}
+
 /// A command that has no answer: what happened, why, and what to type next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

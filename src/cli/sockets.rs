@@ -52,6 +52,24 @@ impl AdminSocket {
     pub fn path(&self) -> Result<PathBuf, Failure> {
         find(self.admin_socket.as_deref(), self.config.as_deref(), "admin", ADMIN_SOCKET)
     }
+
+    /// The flags that name the same socket, each after a blank, for a command that somebody is told to type.
+    #[must_use]
+    pub fn as_typed(&self) -> String {
+        let config = self.config.as_ref().map(|config| config.to_string_lossy().into_owned());
+        let flags = [("admin-socket", self.admin_socket.clone()), ("config", config)];
+        let given = flags.into_iter().filter_map(|(flag, value)| Some(format!(" --{flag} {}", quoted(&value?))));
+        given.collect()
+    }
+}
+
+/// A word as a shell takes it (SPEC: POSIX.1, Shell Command Language §2.2.2).
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-:@%+=,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn find(named: Option<&str>, config: Option<&Path>, table: &str, default: &str) -> Result<PathBuf, Failure> {
@@ -111,6 +129,16 @@ mod tests {
         for address in ["", "a.sock", "unix:", "unix://run/a.sock", "unix:a.sock", "tcp://127.0.0.1:1", "http:/x"] {
             assert_eq!(unix_path(address).unwrap_err().exit, Exit::Usage, "{address}");
         }
+    }
+
+    #[test]
+    fn a_socket_is_named_again_as_a_shell_takes_it() {
+        let socket = |admin_socket: Option<&str>, config: Option<&str>| {
+            AdminSocket { admin_socket: admin_socket.map(str::to_owned), config: config.map(PathBuf::from) }.as_typed()
+        };
+        assert_eq!(socket(None, None), "");
+        assert_eq!(socket(Some("unix:/run/a.sock"), Some("/etc/b.toml")), " --admin-socket unix:/run/a.sock --config /etc/b.toml");
+        assert_eq!(socket(Some("/it's; a"), None), " --admin-socket '/it'\\''s; a'");
     }
 
     #[test]

@@ -69,6 +69,11 @@ pub(in crate::cli) fn row(title: &str, text: &str) -> String {
     format!("{title:<11} {}\n", wrap(text, used, 12))
 }
 
+/// A note of a screen: a text from elsewhere, which keeps its lines, below its title.
+pub(in crate::cli) fn note(title: &str, text: &str) -> String {
+    text.lines().enumerate().map(|(at, line)| row(if at == 0 { title } else { "" }, &printable(line))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

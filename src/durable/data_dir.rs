@@ -16,6 +16,7 @@ use crate::durable::files::OpenDataDirError;
 use crate::durable::files::Unreadable;
 use crate::durable::journal::Damage;
 use crate::durable::journal::StoredRecord;
+use crate::durable::owner::of_file;
 
 /// How much room a probe asks for: more than any change of the authority's state needs.
 const PROBE: usize = 16 * 1024;
@@ -53,7 +54,7 @@ pub enum LoadError {
         why: Damage,
     },
     /// It must not be trusted, or cannot be read.
-    #[error("{file} {why}; type: {repair}")]
+    #[error("{file} {why}; {repair}")]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -160,10 +161,10 @@ impl DataDir {
     fn unreadable(&self, name: Name, why: Unreadable) -> LoadError {
         let file = self.file(name);
         let repair = match &why {
-            Unreadable::TooWide { .. } => format!("chmod 0600 {}", file.display()),
-            Unreadable::ForeignOwner { own, .. } => format!("chown {own} {}", file.display()),
-            Unreadable::NotOurs => format!("mv {0} {0}.foreign", file.display()),
-            Unreadable::Io(_) => format!("ls -l {}", file.display()),
+            Unreadable::TooWide { .. } => format!("type: chmod 0600 {}", file.display()),
+            Unreadable::ForeignOwner { own, .. } => of_file(&file, &self.path, own),
+            Unreadable::NotOurs => format!("type: mv {0} {0}.foreign", file.display()),
+            Unreadable::Io(_) => format!("type: ls -l {}", file.display()),
         };
         LoadError::Unreadable { file, why, repair }
     }
@@ -363,11 +364,12 @@ mod tests {
         directory.store(Name::Authority, b"key").unwrap();
         chown(directory.file(Name::Authority), Some(41_000), None).unwrap();
         let error = directory.load(Name::Authority).unwrap_err();
-        assert!(matches!(error, LoadError::Unreadable { why: Unreadable::ForeignOwner { owner: 41_000, .. }, .. }));
+        let LoadError::Unreadable { why: Unreadable::ForeignOwner { owner, .. }, .. } = error else { panic!("{error}") };
+        assert_eq!(owner.uid, 41_000);
         drop(directory);
         chown(path.path(), Some(41_000), None).unwrap();
         let error = DataDir::open(path.path()).unwrap_err();
-        assert!(matches!(error, OpenDataDirError::ForeignOwner { owner: 41_000, .. }), "{error}");
+        assert!(matches!(&error, OpenDataDirError::ForeignOwner { owner, .. } if owner.uid == 41_000), "{error}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::durable::files::MAX_FILE;
 use crate::durable::files::NewFile;
 use crate::durable::files::OpenDataDirError;
 use crate::durable::files::Unreadable;
+use crate::durable::owner::FileOwner;
 
 /// Every permission of anyone but the owner.
 const OTHERS: u32 = 0o077;
@@ -37,18 +38,23 @@ pub(super) struct Disk {
 impl Disk {
     /// Opens and locks a directory; makes it, with what leads to it, where there is none.
     pub(super) fn open(path: &Path) -> Result<Self, OpenDataDirError> {
-        let failed =
-            |doing| move |errno: Errno| OpenDataDirError::Io { path: path.to_owned(), doing, source: errno.into() };
+        let own = geteuid().as_raw();
+        let failed = |doing| move |errno: Errno| failure(path, own, doing, errno);
         let directory = match open_directory(path) {
             Err(Errno::NOENT) => {
                 make_directory(path).map_err(failed("make"))?;
                 open_directory(path).map_err(failed("open"))?
             }
             Err(Errno::NOTDIR) => return Err(OpenDataDirError::NotADirectory { path: path.to_owned() }),
+            Err(Errno::ACCESS) => {
+                // The owner is the cause, where it is another one.
+                rustix::fs::stat(path).map_or(Ok(()), |stat| judge(path, &stat, own))?;
+                return Err(failed("open")(Errno::ACCESS));
+            }
             opened => opened.map_err(failed("open"))?,
         };
         let stat = rustix::fs::fstat(&directory).map_err(failed("inspect"))?;
-        judge(path, &stat, geteuid().as_raw())?;
+        judge(path, &stat, own)?;
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
                 Err(OpenDataDirError::Locked { path: path.to_owned(), holder: lock_holder(&stat) })
@@ -61,17 +67,20 @@ impl Disk {
 impl Files for Disk {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Unreadable> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let own = geteuid().as_raw();
         let file = match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP) => return Err(Unreadable::NotOurs),
+            Err(Errno::ACCESS) => {
+                let found = rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+                found.map_or(Ok(()), |stat| owned(&stat, own))?;
+                return Err(Unreadable::Io(Errno::ACCESS.into()));
+            }
             opened => opened.map_err(io::Error::from)?,
         };
         // SECURITY: asked of the open file, so that what is checked is what is read.
         let stat = rustix::fs::fstat(&file).map_err(io::Error::from)?;
-        let (owner, own) = (stat.st_uid, geteuid().as_raw());
-        if owner != own {
-            return Err(Unreadable::ForeignOwner { owner, own });
-        }
+        owned(&stat, own)?;
         if stat.st_mode & OTHERS != 0 {
             return Err(Unreadable::TooWide { mode: stat.st_mode & 0o7777 });
         }
@@ -124,7 +133,7 @@ impl NewFile for File {
 pub(super) fn check(path: &Path, uid: u32) -> Result<(), OpenDataDirError> {
     match rustix::fs::stat(path) {
         Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(OpenDataDirError::Io { path: path.to_owned(), doing: "inspect", source: errno.into() }),
+        Err(errno) => Err(failure(path, uid, "inspect", errno)),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
             Err(OpenDataDirError::NotADirectory { path: path.to_owned() })
         }
@@ -134,11 +143,25 @@ pub(super) fn check(path: &Path, uid: u32) -> Result<(), OpenDataDirError> {
 
 /// Only its own user may enter the directory.
 fn judge(path: &Path, stat: &Stat, own: u32) -> Result<(), OpenDataDirError> {
-    if stat.st_uid != own {
-        return Err(OpenDataDirError::ForeignOwner { path: path.to_owned(), owner: stat.st_uid, own });
-    }
     let mode = stat.st_mode & 0o7777;
+    if stat.st_uid != own {
+        let (owner, own) = (FileOwner::of(stat.st_uid), FileOwner::of(own));
+        return Err(OpenDataDirError::ForeignOwner { path: path.to_owned(), private: mode & OTHERS == 0, owner, own });
+    }
     if mode & OTHERS != 0 { Err(OpenDataDirError::TooWide { path: path.to_owned(), mode }) } else { Ok(()) }
+}
+
+/// A file has to belong to the user that the daemon runs as.
+fn owned(stat: &Stat, own: u32) -> Result<(), Unreadable> {
+    if stat.st_uid == own {
+        return Ok(());
+    }
+    Err(Unreadable::ForeignOwner { owner: FileOwner::of(stat.st_uid), own: FileOwner::of(own) })
+}
+
+/// The system refused a step.
+fn failure(path: &Path, own: u32, doing: &'static str, errno: Errno) -> OpenDataDirError {
+    OpenDataDirError::Io { path: path.to_owned(), own: FileOwner::of(own), doing, source: errno.into() }
 }
 
 /// A link is followed: a service manager may keep the real directory elsewhere. What is opened is then checked itself.

@@ -5,6 +5,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::durable::owner::FileOwner;
+use crate::durable::owner::after_failure;
+use crate::durable::owner::of_directory;
+
 /// The most bytes that a file of ours may have.
 pub(super) const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -30,14 +34,16 @@ pub enum OpenDataDirError {
         mode: u32,
     },
     /// It belongs to another user.
-    #[error("{path} belongs to uid {owner} and the daemon runs as uid {own}; type: chown -R {own} {path}")]
+    #[error("{path} belongs to {owner} and the daemon runs as {own}; {}", of_directory(.path, *.private, .owner, .own))]
     ForeignOwner {
         /// The directory.
         path: PathBuf,
+        /// Whether nobody but its owner can enter it.
+        private: bool,
         /// Its owner.
-        owner: u32,
+        owner: FileOwner,
         /// Ours.
-        own: u32,
+        own: FileOwner,
     },
     /// Something else has the name.
     #[error("{path} is not a directory; set data_dir to a directory, or move that file away")]
@@ -46,10 +52,12 @@ pub enum OpenDataDirError {
         path: PathBuf,
     },
     /// The system refused a step.
-    #[error("cannot {doing} {path}: {source}; give the daemon's user a data_dir of its own with mode 0700")]
+    #[error("cannot {doing} {path}: {source}; {}", after_failure(.path, *.doing == "make", .own))]
     Io {
         /// The directory.
         path: PathBuf,
+        /// Ours.
+        own: FileOwner,
         /// Which step.
         doing: &'static str,
         /// What the system said.
@@ -67,12 +75,12 @@ pub enum Unreadable {
         mode: u32,
     },
     /// It belongs to another user.
-    #[error("belongs to uid {owner} and the daemon runs as uid {own}")]
+    #[error("belongs to {owner} and the daemon runs as {own}")]
     ForeignOwner {
         /// Its owner.
-        owner: u32,
+        owner: FileOwner,
         /// Ours.
-        own: u32,
+        own: FileOwner,
     },
     /// It is a directory, a link, a pipe, or larger than anything of ours.
     #[error("is not a file of the daemon's")]

@@ -6,6 +6,7 @@ mod data_dir;
 mod disk;
 mod files;
 mod journal;
+mod owner;
 #[cfg(test)]
 pub(crate) mod simulated_disk;
 
@@ -18,3 +19,4 @@ pub use files::NewFile;
 pub use files::OpenDataDirError;
 pub use files::Unreadable;
 pub use journal::Damage;
+pub use owner::FileOwner;

@@ -177,7 +177,7 @@ impl Config {
             ("trust_domain", self.trust_domain != new.trust_domain),
             ("workload_api", self.workload_api != new.workload_api),
             ("admin", self.admin != new.admin),
-            ("authority", self.authority != new.authority),
+            ("authority", self.authority.data_dir != new.authority.data_dir),
             ("health", self.health != new.health),
             ("metrics", self.metrics != new.metrics),
         ];

@@ -11,19 +11,23 @@ pub(in crate::agent::reload) fn restart_advice(before: &Config, after: &Config) 
     }
     let what_happens: String = [authority(before, after), sockets(before, after)].into_iter().flatten().collect();
     let keys = keys.join(", ");
-    Some(format!(
-        "a change of {keys} needs a restart; nothing was changed. {what_happens}Then type: systemctl restart bonafide"
-    ))
+    let next = if restart_fails(before, after) { "bonafide reload" } else { "systemctl restart bonafide" };
+    Some(format!("a change of {keys} needs a restart; nothing was changed. {what_happens}Then type: {next}"))
+}
+
+/// Whether the daemon would find the authority of another trust domain at its next start, and serve nobody.
+fn restart_fails(before: &Config, after: &Config) -> bool {
+    before.trust_domain != after.trust_domain && before.authority.data_dir == after.authority.data_dir
 }
 
 fn authority(before: &Config, after: &Config) -> Option<String> {
     let (old, new) = (&before.trust_domain, &after.trust_domain);
     let [kept, dir] = [before, after].map(|config| config.authority.data_dir.display());
-    let moved = before.authority.data_dir != after.authority.data_dir;
-    if old != new && !moved {
+    if restart_fails(before, after) {
         return Some(format!(
-            "{dir} holds the authority of {old}: with it the restart fails. Write another [authority] data_dir for {new}; \
-             every identity of {old} ends. "
+            "{dir} holds the authority of {old}: with this file a restart fails, and the node serves nobody. Set \
+             trust_domain = \"{old}\" again, or write another [authority] data_dir for {new} as well; the identities of \
+             {old} then end with the restart. "
         ));
     }
     if old != new {
@@ -31,14 +35,13 @@ fn authority(before: &Config, after: &Config) -> Option<String> {
             "The restart takes the authority of {new} from {dir}, or makes it; every identity of {old} ends. "
         ));
     }
-    if moved {
-        return Some(format!(
+    let moved = before.authority.data_dir != after.authority.data_dir;
+    moved.then(|| {
+        format!(
             "The restart takes the authority from {dir}, or makes one; whoever verifies SVIDs of this node elsewhere \
              needs its bundle. To go on with the present one, move {kept} there first. "
-        ));
-    }
-    (before.authority.ca_ttl != after.authority.ca_ttl)
-        .then(|| "The present authority keeps its end: ca_ttl counts for the next one. ".to_owned())
+        )
+    })
 }
 
 fn sockets(before: &Config, after: &Config) -> Option<String> {
@@ -66,10 +69,6 @@ mod tests {
     fn the_advice_says_what_the_restart_will_do() {
         for (after, says) in [
             (
-                "trust_domain = \"new.test\"",
-                "with it the restart fails. Write another [authority] data_dir for new.test",
-            ),
-            (
                 "trust_domain = \"new.test\"\n[authority]\ndata_dir = \"/var/lib/new\"",
                 "The restart takes the authority of new.test from /var/lib/new, or makes it",
             ),
@@ -77,7 +76,6 @@ mod tests {
                 "trust_domain = \"example.org\"\n[authority]\ndata_dir = \"/var/lib/new\"",
                 "move /var/lib/bonafide there first",
             ),
-            ("trust_domain = \"example.org\"\n[authority]\nca_ttl = \"96h\"", "ca_ttl counts for the next one"),
             (
                 "trust_domain = \"example.org\"\n[workload_api]\nsocket = \"/run/w.sock\"",
                 "SPIFFE_ENDPOINT_SOCKET=unix:///run/w.sock",
@@ -89,8 +87,21 @@ mod tests {
     }
 
     #[test]
+    fn who_changes_the_trust_domain_alone_is_not_told_to_type_a_restart_that_fails() {
+        let advice = advice("trust_domain = \"new.test\"");
+        for said in [
+            "/var/lib/bonafide holds the authority of example.org: with this file a restart fails",
+            "Set trust_domain = \"example.org\" again, or write another [authority] data_dir for new.test",
+        ] {
+            assert!(advice.contains(said), "{advice}");
+        }
+        assert!(advice.ends_with("Then type: bonafide reload") && !advice.contains("systemctl"), "{advice}");
+    }
+
+    #[test]
     fn what_a_reload_can_change_needs_no_restart() {
-        let reloadable = "trust_domain = \"example.org\"\n[limits]\nidle = \"1m\"\n[log]\nlevel = \"debug\"\n[attest]\nwait = \"1s\"";
-        assert_eq!(advice(reloadable), "");
+        for tables in ["limits]\nidle = \"1m\"", "log]\nlevel = \"debug\"", "attest]\nwait = \"1s\"", "authority]\nca_ttl = \"96h\""] {
+            assert_eq!(advice(&format!("trust_domain = \"example.org\"\n[{tables}")), "");
+        }
     }
 }

@@ -44,7 +44,7 @@ fn text(report: &ReloadReport) -> String {
     } else {
         "nothing was changed; the configuration before stays in force\n".to_owned()
     };
-    for line in report.problems.iter().chain(&report.warnings) {
+    for line in report.problems.iter().chain(&report.warnings).chain(&report.notes) {
         text += &format!("  {}\n", wrap(&printable(line), 2, 4));
     }
     if !report.swapped {
@@ -58,4 +58,19 @@ fn list(mark: char, entries: &[EntryName]) -> String {
         .iter()
         .map(|entry| format!("  {mark} {} ({})\n", printable(&entry.id), printable(&entry.origin.to_string())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::words::COLUMNS;
+
+    #[test]
+    fn what_is_in_force_later_is_told_within_the_screen() {
+        let note = "ca_ttl is \"96h\" from the next rotation on: X.509 at 2026-12-01T00:00:00Z, JWT at \
+                    2026-12-01T00:00:00Z; to rotate now type: bonafide authority rotate";
+        let text = text(&ReloadReport { swapped: true, notes: vec![note.to_owned()], ..ReloadReport::default() });
+        assert!(text.replace("\n    ", " ").contains(note), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
+    }
 }

@@ -12,10 +12,12 @@ use crate::cli::screen::Screen;
 use crate::cli::sockets::AdminSocket;
 use crate::cli::words::count;
 use crate::cli::words::from_now;
+use crate::cli::words::note;
 use crate::cli::words::printable;
 use crate::cli::words::row;
 use crate::cli::words::word;
 use crate::endpoints::admin::reports::AttestorStatus;
+use crate::endpoints::admin::reports::AuthorityStatus;
 use crate::endpoints::admin::reports::BundleStatus;
 use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::HealthState;
@@ -54,12 +56,7 @@ fn text(report: &StatusReport) -> String {
     let StatusReport { sampled_at: now, .. } = *report;
     let up = rounded(Duration::from_secs(report.uptime_seconds));
     let mut text = format!(" - bonafide {}, trust domain {}, up {up}\n\n", report.version, report.trust_domain);
-    let authority = &report.authority;
-    let life = authority.not_after.map_or_else(
-        || "has no keys yet".to_owned(),
-        |at| format!("{} {}", if at > now { "ends" } else { "ended" }, from_now(at, now)),
-    );
-    text += &row("authority", &format!("{}, {life}", printable(&authority.kind)));
+    text += &row("authority", &authority(&report.authority, now));
     text += &row("kernel", level(report.level));
     text += &row("identities", &identities(report));
     text += &row("refused", &refused(report));
@@ -85,15 +82,22 @@ fn text(report: &StatusReport) -> String {
     let notes = notes(report);
     if !notes.is_empty() {
         text += "\nNotes\n";
-        for (title, note) in notes {
-            // A detail of several lines keeps them; each is a text from elsewhere.
-            let lines: Vec<_> = note.lines().map(printable).collect();
-            for (at, line) in lines.iter().enumerate() {
-                text += &row(if at == 0 { &title } else { "" }, line);
-            }
-        }
+        text.extend(notes.iter().map(|(title, detail)| note(title, detail)));
     }
     text
+}
+
+fn authority(authority: &AuthorityStatus, now: f64) -> String {
+    let life = authority.not_after.map_or_else(
+        || "has no keys yet".to_owned(),
+        |at| format!("{} {}", if at > now { "ends" } else { "ended" }, from_now(at, now)),
+    );
+    let rotation = |at| match from_now(at, now) {
+        later if at >= now => format!("; next rotation {later}"),
+        ago => format!("; a rotation was due {ago}"),
+    };
+    let rotation = authority.next_rotation_at.map(rotation).unwrap_or_default();
+    format!("{}, {life}{rotation}", printable(&authority.kind))
 }
 
 fn level(level: Level) -> &'static str {
@@ -185,7 +189,7 @@ mod tests {
         let mut report = json!({
             "state": "healthy", "version": "0.1.0", "trust_domain": "example.org",
             "sampled_at": 1_700_000_000.0, "uptime_seconds": 11_520, "level": "full",
-            "authority": { "kind": "embedded", "not_after": 1_700_603_000.0 },
+            "authority": { "kind": "embedded", "not_after": 1_700_603_000.0, "next_rotation_at": 1_700_300_600.0 },
             "bundles": [{ "trust_domain": "example.org", "x509_authorities": 1, "jwt_authorities": 2, "sequence": 3 }],
             "identities": { "entries": 12, "connections": 40, "live": 42, "next_renewal_at": 1_700_000_180.0,
                             "next_expiry_at": null, "renewals_failed": 0 },
@@ -206,7 +210,7 @@ mod tests {
         assert_eq!(
             text(&report(|_| ())),
             " - bonafide 0.1.0, trust domain example.org, up 3h 12m\n\n\
-             authority   embedded, ends in 6d 23h\n\
+             authority   embedded, ends in 6d 23h; next rotation in 3d 11h\n\
              kernel      full: callers are pinned, their facts come from the pin\n\
              identities  42 live on 40 connections, from 12 entries; next renewal in 3m 0s\n\
              refused     3 denials and 0 undecided in the last hour\n\
@@ -215,6 +219,12 @@ mod tests {
              config      /etc/bonafide/bonafide.toml, as on disk, accepted 3h 3m ago\n\
              socket      workload unix:/run/bonafide/workload.sock, mode 0666\n"
         );
+    }
+
+    #[test]
+    fn a_rotation_that_is_overdue_is_not_announced_for_later() {
+        let text = text(&report(|report| report["authority"]["next_rotation_at"] = 1_699_999_820.0.into()));
+        assert!(text.contains("embedded, ends in 6d 23h; a rotation was due 3m 0s ago\n"), "{text}");
     }
 
     #[test]

@@ -4,9 +4,13 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 
+use crate::authority::NotRotated;
+use crate::authority::RotationOrder;
+use crate::endpoints::admin::reports::AuthorityReport;
 use crate::endpoints::admin::reports::ExplainReport;
 use crate::endpoints::admin::reports::ReloadReport;
 use crate::endpoints::admin::reports::ReplacedStatus;
+use crate::endpoints::admin::reports::RotationReport;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::evidence::Undecided;
 
@@ -30,6 +34,15 @@ pub trait Operations: Send + Sync + fmt::Debug {
 
     /// Reads the configuration again and swaps it, whole or not at all. Applies what was held back.
     fn reload(&self) -> BoxFuture<'static, ReloadReport>;
+
+    /// The authority's keys, and what rests on each.
+    fn authority(&self) -> AuthorityReport;
+
+    /// Makes new keys now, and publishes them.
+    ///
+    /// # Errors
+    /// [`NotRotated`]; nothing was changed.
+    fn rotate(&self, order: RotationOrder) -> BoxFuture<'static, Result<RotationReport, NotRotated>>;
 }
 
 /// Why a process could not be explained.
@@ -53,6 +66,8 @@ pub(in crate::endpoints) mod tests {
 
     use super::*;
     use crate::attestation::host::sighting::Sighting;
+    use crate::authority::KeyKind;
+    use crate::authority::Stage;
     use crate::endpoints::admin::reports::*;
     use crate::evidence::Credentials;
     use crate::evidence::EvidenceSet;
@@ -63,6 +78,16 @@ pub(in crate::endpoints) mod tests {
     pub(in crate::endpoints) struct Fixed {
         /// Reloads that were finished.
         pub(in crate::endpoints) reloads: watch::Sender<u64>,
+        /// Rotations that were finished.
+        pub(in crate::endpoints) rotations: watch::Sender<Vec<RotationOrder>>,
+        /// Why it rotates nothing.
+        pub(in crate::endpoints) not_rotated: Option<NotRotated>,
+    }
+
+    fn key(kind: KeyKind) -> KeyReport {
+        let (id, stage, [made, not_after, next_stage_at]) =
+            ("a1".to_owned(), Stage::Active, [1.7e9, 1.700_604_8e9, 1.700_302_4e9]);
+        KeyReport { kind, id, stage, tainted: false, made, not_after, next_stage_at, svids: 3, tokens: 0 }
     }
 
     fn denied(pid: u32) -> ExplainReport {
@@ -91,7 +116,11 @@ pub(in crate::endpoints) mod tests {
                 sampled_at: 1_700_000_000.0,
                 uptime_seconds: 60,
                 level: Level::Full,
-                authority: AuthorityStatus { kind: "embedded".to_owned(), not_after: Some(1_700_604_800.0) },
+                authority: AuthorityStatus {
+                    kind: "embedded".to_owned(),
+                    not_after: Some(1_700_604_800.0),
+                    next_rotation_at: Some(1_700_302_400.0),
+                },
                 bundles: vec![],
                 identities: IdentitiesStatus {
                     entries: 4,
@@ -140,6 +169,42 @@ pub(in crate::endpoints) mod tests {
                 tokio::task::yield_now().await;
                 reloads.send_modify(|reloads| *reloads += 1);
                 ReloadReport { swapped: true, ..ReloadReport::default() }
+            }
+            .boxed()
+        }
+
+        fn authority(&self) -> AuthorityReport {
+            AuthorityReport {
+                kind: "embedded".to_owned(),
+                sequence: Some(7),
+                sampled_at: 1_700_000_000.0,
+                keys: KeyKind::ALL.map(key).to_vec(),
+                orphaned_svids: 0,
+                rotations: true,
+                reasons: vec![],
+            }
+        }
+
+        fn rotate(&self, order: RotationOrder) -> BoxFuture<'static, Result<RotationReport, NotRotated>> {
+            let (rotations, not_rotated) = (self.rotations.clone(), self.not_rotated.clone());
+            async move {
+                tokio::task::yield_now().await;
+                rotations.send_modify(|rotations| rotations.push(order));
+                let keys: Vec<_> = order.kinds().map(key).collect();
+                let tainted = if order.taint { keys.clone() } else { vec![] };
+                not_rotated.map_or_else(
+                    || {
+                        Ok(RotationReport {
+                            sampled_at: 1_700_000_000.0,
+                            published: keys.clone(),
+                            replaced: keys,
+                            svids_to_renew: tainted.iter().map(|key| key.svids).sum(),
+                            tainted,
+                            tokens_to_end: 0,
+                        })
+                    },
+                    Err,
+                )
             }
             .boxed()
         }

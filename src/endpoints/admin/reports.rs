@@ -1,5 +1,5 @@
 //! What the admin door says, as it stands in the JSON: the daemon fills these types in, the command line prints them.
-//! Every time is in seconds since 1970 (`*_at`, `not_after`); every span is in the unit that its name ends with.
+//! Every time is in seconds since 1970 (`*_at`, `made`, `not_after`); every span is in the unit that its name ends with.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::attestation::host::sighting::Sighting;
+use crate::authority::KeyKind;
+use crate::authority::Stage;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
 use crate::evidence::Level;
@@ -73,6 +75,68 @@ pub struct AuthorityStatus {
     pub kind: String,
     /// When the active key, and with it everything it signs, ends; absent before the first key is made.
     pub not_after: Option<f64>,
+    /// When the active X.509 key is replaced; absent where the keys are kept elsewhere.
+    #[serde(default)]
+    pub next_rotation_at: Option<f64>,
+}
+
+/// Everything that `bonafide authority show` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuthorityReport {
+    /// `embedded`, `disk` or `spire`.
+    pub kind: String,
+    /// `spiffe_sequence` of its bundle.
+    pub sequence: Option<u64>,
+    /// When this was so.
+    pub sampled_at: f64,
+    /// Its keys, those of X.509 first, and of each kind the oldest first.
+    pub keys: Vec<KeyReport>,
+    /// X509-SVIDs that a connected workload holds although their key has left the bundle.
+    pub orphaned_svids: u64,
+    /// Whether its keys are kept here, so that they can be rotated here.
+    pub rotations: bool,
+    /// Why a rotation is postponed, or why nothing is signed.
+    pub reasons: Vec<ActiveReason>,
+}
+
+/// One key of the authority.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyReport {
+    /// What it signs.
+    pub kind: KeyKind,
+    /// What names it in certificates, or the `kid` of tokens.
+    pub id: String,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Whether an operator has said that it may have leaked.
+    pub tainted: bool,
+    /// When it was made.
+    pub made: f64,
+    /// When everything that it signs has ended.
+    pub not_after: f64,
+    /// When it goes on to the next stage, or out of the bundle.
+    pub next_stage_at: f64,
+    /// X509-SVIDs signed by it that a connected workload holds; one that several streams serve counts once.
+    pub svids: u64,
+    /// Tokens that it has signed since the daemon's start and that have not ended.
+    pub tokens: u64,
+}
+
+/// What a rotation did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RotationReport {
+    /// When.
+    pub sampled_at: f64,
+    /// The new keys, which are in the bundle now.
+    pub published: Vec<KeyReport>,
+    /// The keys that sign until the new ones are used.
+    pub replaced: Vec<KeyReport>,
+    /// The keys that are tainted now.
+    pub tainted: Vec<KeyReport>,
+    /// Live X509-SVIDs of tainted keys.
+    pub svids_to_renew: u64,
+    /// Tokens of tainted keys that have not ended, as far as they were signed since the daemon's start.
+    pub tokens_to_end: u64,
 }
 
 /// One trust domain's bundle.
@@ -262,6 +326,9 @@ pub struct ReloadReport {
     pub held_back: Vec<EntryName>,
     /// What was swapped in although it looks like a mistake, one line each.
     pub warnings: Vec<String>,
+    /// What is in force later, and when, one line each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// An entry, by name and place.

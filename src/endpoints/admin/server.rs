@@ -12,6 +12,8 @@ use serde::Serialize;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use crate::authority::NotRotated;
+use crate::authority::RotationOrder;
 use crate::endpoints::admin::doorkeeper::AdminPeer;
 use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
@@ -29,6 +31,9 @@ use crate::endpoints::transport::listener::Listener;
 
 /// The longest question is a reload, which resolves names.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+const QUESTIONS: [&str; 5] =
+    ["/v1/status", "/v1/explain", "/v1/reload", "/v1/authority", "/v1/authority/rotate"];
 
 /// Serves the admin API on `listener` to `operators`; runs until it is dropped.
 pub async fn serve(listener: Listener, operators: Operators, operations: Arc<dyn Operations>) {
@@ -73,10 +78,14 @@ async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations
         (&Method::GET, "/v1/status") => status(operations).await,
         (&Method::GET, "/v1/explain") => explain(request.uri.query().unwrap_or_default(), &*operations).await,
         (&Method::POST, "/v1/reload") => reload(operations).await,
-        (_, "/v1/status" | "/v1/explain" | "/v1/reload") => {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "read with GET, reload with POST")
+        (&Method::GET, "/v1/authority") => json(StatusCode::OK, &operations.authority()),
+        (&Method::POST, "/v1/authority/rotate") => {
+            rotate(request.uri.query().unwrap_or_default(), operations).await
         }
-        _ => problem(StatusCode::NOT_FOUND, "no_such_question", "there is /v1/status, /v1/explain and /v1/reload"),
+        (_, path) if QUESTIONS.contains(&path) => {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "read with GET; reload and rotate with POST")
+        }
+        _ => problem(StatusCode::NOT_FOUND, "no_such_question", &format!("there is {}", QUESTIONS.join(", "))),
     }
 }
 
@@ -115,6 +124,38 @@ async fn reload(operations: Arc<dyn Operations>) -> HttpAnswer {
     }
 }
 
+/// A rotation that has begun is finished, likewise.
+async fn rotate(query: &str, operations: Arc<dyn Operations>) -> HttpAnswer {
+    let Some(order) = rotation_order(query) else {
+        return problem(StatusCode::BAD_REQUEST, "wrong_query", "rotate with ?kind=x509 or ?kind=jwt, and taint=true");
+    };
+    match tokio::spawn(async move { operations.rotate(order).await }).await {
+        Ok(Ok(report)) => json(StatusCode::OK, &report),
+        Ok(Err(why)) => {
+            let (status, error) = match why {
+                NotRotated::KeptElsewhere => (StatusCode::CONFLICT, "kept_elsewhere"),
+                NotRotated::TooManyKeys { .. } => (StatusCode::CONFLICT, "too_many_keys"),
+                NotRotated::NotKept(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_kept"),
+            };
+            problem(status, error, &why.to_string())
+        }
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "stopped", "the rotation was cut off"),
+    }
+}
+
+/// What a query asks for; both kinds where it names none. A word that is not known is no order: it could be a misspelt taint.
+fn rotation_order(query: &str) -> Option<RotationOrder> {
+    let mut order = RotationOrder { kind: None, taint: false };
+    for word in query.split('&').filter(|word| !word.is_empty()) {
+        match word.split_once('=')? {
+            ("kind", kind) if order.kind.is_none() => order.kind = Some(kind.parse().ok()?),
+            ("taint", taint) if !order.taint => order.taint = taint.parse().ok()?,
+            _ => return None,
+        }
+    }
+    Some(order)
+}
+
 fn problem(status: StatusCode, error: &str, detail: &str) -> HttpAnswer {
     json(status, &ErrorReport { error: error.to_owned(), detail: detail.to_owned() })
 }
@@ -131,6 +172,7 @@ mod tests {
 
     use super::*;
     use crate::attestation::linux::Linux;
+    use crate::authority::KeyKind;
     use crate::endpoints::admin::doorkeeper::Doorkeeper;
     use crate::endpoints::admin::operations::tests::Fixed;
     use crate::evidence::Level;
@@ -180,6 +222,9 @@ mod tests {
             ("GET", "/v1/explain", 400, "error", "wrong_query"),
             ("GET", "/v1/reload", 405, "error", "wrong_method"),
             ("POST", "/v1/status", 405, "error", "wrong_method"),
+            ("GET", "/v1/authority/rotate", 405, "error", "wrong_method"),
+            ("POST", "/v1/authority", 405, "error", "wrong_method"),
+            ("GET", "/v1/authority", 200, "kind", "embedded"),
             ("GET", "/v1/", 404, "error", "no_such_question"),
         ] {
             let (found, body) = ask(&door, method, path).await;
@@ -193,6 +238,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_rotation_is_of_what_the_query_names_and_of_nothing_else() {
+        let operations = Fixed::default();
+        let rotations = operations.rotations.clone();
+        let door = open(operations);
+        for (query, order) in [
+            ("", Some((None, false))),
+            ("?kind=x509", Some((Some(KeyKind::X509), false))),
+            ("?kind=jwt&taint=true", Some((Some(KeyKind::Jwt), true))),
+            ("?taint=false", Some((None, false))),
+            ("?kind=", None),
+            ("?kind=x509&kind=jwt", None),
+            ("?taint=true&taint=false", None),
+            ("?taint", None),
+            ("?tainted=true", None),
+        ] {
+            let (status, body) = ask(&door, "POST", &format!("/v1/authority/rotate{query}")).await;
+            let done: Vec<_> = rotations.send_replace(vec![]).iter().map(|order| (order.kind, order.taint)).collect();
+            assert_eq!(done, order.into_iter().collect::<Vec<_>>(), "{query}: {body}");
+            assert_eq!(status, if order.is_some() { 200 } else { 400 }, "{query}: {body}");
+            let tainted = order.is_some_and(|(_, taint)| taint);
+            assert_eq!(body["tainted"].as_array().is_some_and(|keys| !keys.is_empty()), tainted, "{query}: {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_was_not_begun_is_a_conflict_or_a_lack_with_its_text() {
+        let first = "2026-11-30T00:00:00Z".to_owned();
+        for (why, status, error) in [
+            (NotRotated::KeptElsewhere, 409, "kept_elsewhere"),
+            (NotRotated::TooManyKeys { kind: KeyKind::Jwt, count: 8, first }, 409, "too_many_keys"),
+            (NotRotated::NotKept("no space left".to_owned()), 503, "not_kept"),
+        ] {
+            let door = open(Fixed { not_rotated: Some(why.clone()), ..Fixed::default() });
+            let (found, body) = ask(&door, "POST", "/v1/authority/rotate").await;
+            assert_eq!((found, &body["error"], &body["detail"]), (status, &error.into(), &why.to_string().into()));
+        }
+    }
+
+    #[tokio::test]
     async fn a_malformed_or_too_long_request_ends_its_connection_alone() {
         let door = open(Fixed::default());
         say(&door, "\0\0\0\r\n\r\n").await;
@@ -201,15 +285,28 @@ mod tests {
         assert_eq!(ask(&door, "GET", "/v1/status").await.0, 200);
     }
 
+    fn ask_and_leave(door: &Door, question: &str) {
+        let mut stream = std::os::unix::net::UnixStream::connect(&door.path).unwrap();
+        stream.write_all(format!("{question} HTTP/1.1\r\nhost: bonafide\r\n\r\n").as_bytes()).unwrap();
+    }
+
     #[tokio::test]
     async fn a_reload_that_has_begun_is_finished_without_its_operator() {
         let operations = Fixed::default();
         let mut reloads = operations.reloads.subscribe();
         let door = open(operations);
-        let mut stream = std::os::unix::net::UnixStream::connect(&door.path).unwrap();
-        stream.write_all(b"POST /v1/reload HTTP/1.1\r\nhost: bonafide\r\n\r\n").unwrap();
-        drop(stream);
+        ask_and_leave(&door, "POST /v1/reload");
         let finished = reloads.wait_for(|reloads| *reloads == 1);
+        assert!(tokio::time::timeout(Duration::from_secs(10), finished).await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_has_begun_is_finished_without_its_operator() {
+        let operations = Fixed::default();
+        let mut rotations = operations.rotations.subscribe();
+        let door = open(operations);
+        ask_and_leave(&door, "POST /v1/authority/rotate?taint=true");
+        let finished = rotations.wait_for(|rotations| rotations.len() == 1);
         assert!(tokio::time::timeout(Duration::from_secs(10), finished).await.unwrap().is_ok());
     }
 }
