@@ -207,8 +207,7 @@ impl AdminService {
         let names = |keys: &[KeyStatus]| keys.iter().map(|key| key.id.clone()).collect::<Vec<_>>();
         let (new, leaked) = (names(&published), names(&tainted));
         tracing::warn!(?new, ?leaked, "the authority's keys were rotated by an operator");
-        let reports =
-            |keys: &[KeyStatus]| keys.iter().map(|key| key_report(key, &svids)).collect::<Vec<KeyReport>>();
+        let reports = |keys: &[KeyStatus]| keys.iter().map(|key| key_report(key, &svids)).collect::<Vec<KeyReport>>();
         let signs_still = |key: &KeyStatus| key.stage == Stage::Active && order.kinds().any(|kind| kind == key.kind);
         let mut replaced = self.authority.keys();
         replaced.retain(|key| signs_still(key) && !new.contains(&key.id));

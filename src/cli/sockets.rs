@@ -137,7 +137,10 @@ mod tests {
             AdminSocket { admin_socket: admin_socket.map(str::to_owned), config: config.map(PathBuf::from) }.as_typed()
         };
         assert_eq!(socket(None, None), "");
-        assert_eq!(socket(Some("unix:/run/a.sock"), Some("/etc/b.toml")), " --admin-socket unix:/run/a.sock --config /etc/b.toml");
+        assert_eq!(
+            socket(Some("unix:/run/a.sock"), Some("/etc/b.toml")),
+            " --admin-socket unix:/run/a.sock --config /etc/b.toml"
+        );
         assert_eq!(socket(Some("/it's; a"), None), " --admin-socket '/it'\\''s; a'");
     }
 

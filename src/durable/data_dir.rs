@@ -364,7 +364,9 @@ mod tests {
         directory.store(Name::Authority, b"key").unwrap();
         chown(directory.file(Name::Authority), Some(41_000), None).unwrap();
         let error = directory.load(Name::Authority).unwrap_err();
-        let LoadError::Unreadable { why: Unreadable::ForeignOwner { owner, .. }, .. } = error else { panic!("{error}") };
+        let LoadError::Unreadable { why: Unreadable::ForeignOwner { owner, .. }, .. } = error else {
+            panic!("{error}")
+        };
         assert_eq!(owner.uid, 41_000);
         drop(directory);
         chown(path.path(), Some(41_000), None).unwrap();

@@ -139,8 +139,14 @@ mod tests {
         }
         let advice = file(0);
         assert!(advice.contains("chown -R USER: /var/lib/bonafide with that user"), "{advice}");
-        assert!(advice.contains("systemctl start bonafide") && advice.ends_with("root: /var/lib/bonafide/authority.state"));
-        assert!(directory(990, 0).ends_with("as that user: runuser -u bonafide -- bonafide run"), "{}", directory(990, 0));
+        assert!(
+            advice.contains("systemctl start bonafide") && advice.ends_with("root: /var/lib/bonafide/authority.state")
+        );
+        assert!(
+            directory(990, 0).ends_with("as that user: runuser -u bonafide -- bonafide run"),
+            "{}",
+            directory(990, 0)
+        );
         assert!(directory(41_000, 0).ends_with("or run it as uid 41000"));
     }
 

@@ -24,6 +24,9 @@ const KILLS_PER_AUTHORITY: u32 = 8;
 /// A kill falls into this time after the start of a daemon: before, during or after the first write of its state.
 const MOMENTS: Duration = Duration::from_millis(120);
 
+/// A user that every Debian has, in the place of the service's.
+const SERVICE: (u32, &str) = (1, "daemon");
+
 fn entry() -> String {
     format!("[[workload]]\nid = \"/test\"\nselectors = [\"unix:uid:{}\"]\n", geteuid().as_raw())
 }
@@ -163,6 +166,66 @@ fn a_directory_of_another_user_is_refused_with_exit_code_2() {
     assert!(printed.contains("belongs to uid 41000"), "{printed}");
 }
 
+/// Root types `bonafide run` on an installed node. Whoever obeys an advice to take the directory stops the service.
+#[test]
+fn root_who_runs_a_service_users_daemon_by_hand_is_told_to_start_the_unit() {
+    const TEST: &str = "root_who_runs_a_service_users_daemon_by_hand_is_told_to_start_the_unit";
+    if !geteuid().is_root() {
+        return eprintln!("skipped: {TEST}: needs root");
+    }
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    for path in [data(&daemon), state_file(&daemon)] {
+        chown(&path, Some(SERVICE.0), None).unwrap();
+    }
+    let (code, printed) = refusal(&daemon, &daemon.configuration());
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(printed.contains("systemctl start bonafide") && !printed.contains("chown"), "{printed}");
+    assert!(printed.contains(&format!("runuser -u {} -- bonafide run", SERVICE.1)), "{printed}");
+
+    chown(data(&daemon), Some(0), None).unwrap();
+    let (code, printed) = refusal(&daemon, &daemon.configuration());
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(printed.contains("systemctl show -P User bonafide; if that prints a user"), "{printed}");
+    assert!(!printed.contains("chown -R 0") && !printed.contains("chown -R root"), "{printed}");
+}
+
+/// Root has started the daemon once by hand, or has restored its state.
+#[test]
+fn a_service_user_that_finds_roots_state_is_given_it_by_the_advice() {
+    const TEST: &str = "a_service_user_that_finds_roots_state_is_given_it_by_the_advice";
+    if !geteuid().is_root() {
+        return eprintln!("skipped: {TEST}: only root can become another user");
+    }
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    fs::set_permissions(daemon.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = daemon.folder().join("bonafide");
+    fs::copy(env!("CARGO_BIN_EXE_bonafide"), &program).unwrap();
+    let run = || {
+        let output = Command::new("setpriv")
+            .args([&format!("--reuid={}", SERVICE.0), &format!("--regid={}", SERVICE.0), "--clear-groups"])
+            .args(["timeout", "5"])
+            .arg(&program)
+            .args(["run", "--config"])
+            .arg(daemon.configuration())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let advice = format!("chown -R {}: {}", SERVICE.1, data(&daemon).display());
+    let obey = || assert!(Command::new("sh").args(["-c", &advice]).status().unwrap().success());
+    let whole = run();
+    assert!(whole.contains("belongs to root and the daemon runs as") && whole.contains(&advice), "{whole}");
+    obey();
+    chown(state_file(&daemon), Some(0), None).unwrap();
+    let file = run();
+    assert!(file.contains("authority.state belongs to root") && file.contains(&advice), "{file}");
+    obey();
+    let after = run();
+    assert!(!after.contains("belongs to root") && !after.contains("data_dir"), "{after}");
+}
+
 #[test]
 fn state_of_another_trust_domain_is_refused_with_exit_code_2() {
     let mut daemon = Daemon::start(&entry());
@@ -171,7 +234,17 @@ fn state_of_another_trust_domain_is_refused_with_exit_code_2() {
     fs::write(daemon.configuration(), text.replace("\"example.org\"", "\"other.test\"")).unwrap();
     let (code, printed) = refusal(&daemon, &daemon.configuration());
     assert_eq!(code, Some(2), "{printed}");
-    assert!(printed.contains("example.org") && printed.contains("other.test"), "{printed}");
+    let file = state_file(&daemon);
+    for way in [
+        "keep example.org: set trust_domain = \"example.org\", and type: systemctl restart bonafide",
+        "have both: set [authority] data_dir to another directory, which gets a new authority of other.test",
+        &format!("Type: mv {0} {0}.example.org && systemctl restart bonafide", file.display()),
+    ] {
+        assert!(printed.contains(way), "{way} in {printed}");
+    }
+    assert!(file.exists());
+    fs::write(daemon.configuration(), &text).unwrap();
+    daemon.restart();
 }
 
 /// The other daemon has its own sockets, so only the data directory is shared.

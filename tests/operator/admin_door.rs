@@ -12,13 +12,17 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use bonafide::attestation::linux::Linux;
+use bonafide::authority::NotRotated;
+use bonafide::authority::RotationOrder;
 use bonafide::endpoints::admin::doorkeeper::Doorkeeper;
 use bonafide::endpoints::admin::operations::NotExplained;
 use bonafide::endpoints::admin::operations::Operations;
 use bonafide::endpoints::admin::operators::Operators;
+use bonafide::endpoints::admin::reports::AuthorityReport;
 use bonafide::endpoints::admin::reports::ExplainReport;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReplacedStatus;
+use bonafide::endpoints::admin::reports::RotationReport;
 use bonafide::endpoints::admin::reports::StatusReport;
 use bonafide::endpoints::admin::server;
 use bonafide::endpoints::transport::listener::Listener;
@@ -32,6 +36,8 @@ use crate::daemon::Daemon;
 
 const OWN_UID: u32 = 41_001;
 const GROUP: u32 = 42_000;
+const SHOW: [&str; 2] = ["authority", "show"];
+const ROTATE: [&str; 4] = ["authority", "rotate", "--taint", "--yes"];
 
 /// Counts the requests that it gets.
 #[derive(Debug, Default)]
@@ -68,6 +74,20 @@ impl Operations for Counting {
     fn reload(&self) -> BoxFuture<'static, ReloadReport> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Box::pin(std::future::ready(ReloadReport { swapped: true, ..ReloadReport::default() }))
+    }
+
+    fn authority(&self) -> AuthorityReport {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        serde_json::from_value(json!({
+            "kind": "spire", "sequence": null, "sampled_at": 0.0, "keys": [], "orphaned_svids": 0, "rotations": false,
+            "reasons": []
+        }))
+        .unwrap()
+    }
+
+    fn rotate(&self, _: RotationOrder) -> BoxFuture<'static, Result<RotationReport, NotRotated>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(Err(NotRotated::KeptElsewhere)))
     }
 }
 
@@ -151,7 +171,9 @@ fn only_root_the_own_user_and_the_admin_group_are_admitted() {
         &["--reuid=41000", "--regid=41000", "--groups=0,5"],
         &["--reuid=42000", "--regid=41000", "--clear-groups"],
     ] {
-        for command in [&["status"][..], &["explain", "1"], &["explain", "--denial", "d-00"], &["reload"]] {
+        for command in
+            [&["status"][..], &["explain", "1"], &["explain", "--denial", "d-00"], &["reload"], &SHOW, &ROTATE]
+        {
             assert_eq!(door.ask(outside, command), Some(4), "{outside:?} {command:?}");
         }
     }
@@ -168,7 +190,7 @@ fn a_stranger_who_can_connect_is_closed_unread() {
     for outside in
         [&["--reuid=41000", "--regid=41000", "--clear-groups"][..], &["--reuid=41000", "--regid=0", "--groups=0"]]
     {
-        for command in [&["status"][..], &["explain", "1"], &["reload"]] {
+        for command in [&["status"][..], &["explain", "1"], &["reload"], &SHOW, &ROTATE] {
             assert_eq!(door.ask(outside, command), Some(4), "{outside:?} {command:?}");
         }
     }

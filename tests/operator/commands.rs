@@ -41,6 +41,9 @@ fn wrong_usage_ends_with_2() {
         &["status", "--admin-socket", "tcp://127.0.0.1:1"],
         &["healthcheck", "--socket", "relative.sock"],
         &["status", "--config", "/nonexistent/bonafide.toml"],
+        &["authority"],
+        &["authority", "rotate", "--kind", "rsa"],
+        &["authority", "rotate", "--yes"],
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", printed(&output.stderr));
@@ -73,6 +76,9 @@ fn a_command_without_a_daemon_ends_with_3_cause_and_advice() {
             &["status", "--admin-socket", socket][..],
             &["explain", "1", "--admin-socket", socket],
             &["reload", "--admin-socket", socket],
+            &["authority", "show", "--admin-socket", socket],
+            &["authority", "rotate", "--admin-socket", socket],
+            &["authority", "rotate", "--taint", "--admin-socket", socket],
             &["healthcheck", "--socket", socket],
         ] {
             let output = run(arguments);
@@ -114,8 +120,19 @@ fn a_closed_pipe_on_standard_output_is_no_failure() {
 
 #[test]
 fn help_fits_80_columns_and_lists_every_command() {
-    let commands =
-        ["run", "demo", "config", "explain", "status", "fetch", "validate", "healthcheck", "reload", "version"];
+    let commands = [
+        "run",
+        "demo",
+        "config",
+        "explain",
+        "status",
+        "authority",
+        "fetch",
+        "validate",
+        "healthcheck",
+        "reload",
+        "version",
+    ];
     let help = printed(&run(&["--help"]).stdout).to_owned();
     for command in commands {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} in\n{help}");
@@ -124,6 +141,17 @@ fn help_fits_80_columns_and_lists_every_command() {
         assert!(printed(&help.stdout).lines().all(|line| line.chars().count() <= 80), "{}", printed(&help.stdout));
     }
     assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+}
+
+#[test]
+fn the_help_of_a_command_on_the_authority_has_an_example_and_its_exit_codes() {
+    for command in [&["authority"][..], &["authority", "show"], &["authority", "rotate"]] {
+        let output = run(&[command, &["--help"]].concat());
+        let help = printed(&output.stdout);
+        assert!(help.contains("Example") && help.contains(&format!(" bonafide {}", command.join(" "))), "{help}");
+        assert!(help.contains("Exit codes: "), "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+    }
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn a_change_that_needs_a_restart_is_refused_whole_with_its_key() {
         ("\"example.org\"", "\"other.test\"", "trust_domain"),
         ("admin.sock", "a.sock", "admin"),
         ("workload.sock", "w.sock", "workload_api"),
-        ("ca_ttl = \"1h\"", "ca_ttl = \"2h\"", "authority"),
+        ("/data\"", "/other\"", "authority"),
     ] {
         fs::write(daemon.configuration(), good.replace(from, to) + &entry_for_others()).unwrap();
         let reload = daemon.ask(&["reload", "-o", "json"]);
@@ -92,6 +92,24 @@ fn a_change_that_needs_a_restart_is_refused_whole_with_its_key() {
     }
     fs::write(daemon.configuration(), good).unwrap();
     comes_to(&daemon, "current", 1);
+}
+
+/// A newcomer edits the first line of the example after the first start.
+#[test]
+fn a_new_trust_domain_on_an_old_data_dir_is_not_followed_by_a_restart_that_fails() {
+    let mut daemon = Daemon::start(&entry_for_us());
+    let good = fs::read_to_string(daemon.configuration()).unwrap();
+    fs::write(daemon.configuration(), good.replace("\"example.org\"", "\"other.test\"")).unwrap();
+    let problem = json(&daemon.ask(&["reload", "-o", "json"]))["problems"][0].as_str().unwrap().to_owned();
+    assert!(problem.contains("with this file a restart fails, and the node serves nobody"), "{problem}");
+    assert!(problem.ends_with("Then type: bonafide reload") && !problem.contains("systemctl"), "{problem}");
+    let moved = good.replace("\"example.org\"", "\"other.test\"").replace("/data\"", "/other\"");
+    fs::write(daemon.configuration(), moved).unwrap();
+    let problem = json(&daemon.ask(&["reload", "-o", "json"]))["problems"][0].as_str().unwrap().to_owned();
+    assert!(problem.ends_with("Then type: systemctl restart bonafide"), "{problem}");
+    daemon.kill_and_restart();
+    assert_eq!(code(&daemon.ask(&["status"])), 0);
+    assert_eq!(json(&daemon.ask(&["status", "-o", "json"]))["trust_domain"], "other.test");
 }
 
 #[test]

@@ -100,7 +100,12 @@ mod tests {
 
     #[test]
     fn what_a_reload_can_change_needs_no_restart() {
-        for tables in ["limits]\nidle = \"1m\"", "log]\nlevel = \"debug\"", "attest]\nwait = \"1s\"", "authority]\nca_ttl = \"96h\""] {
+        for tables in [
+            "limits]\nidle = \"1m\"",
+            "log]\nlevel = \"debug\"",
+            "attest]\nwait = \"1s\"",
+            "authority]\nca_ttl = \"96h\"",
+        ] {
             assert_eq!(advice(&format!("trust_domain = \"example.org\"\n[{tables}")), "");
         }
     }

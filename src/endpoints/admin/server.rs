@@ -32,8 +32,7 @@ use crate::endpoints::transport::listener::Listener;
 /// The longest question is a reload, which resolves names.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-const QUESTIONS: [&str; 5] =
-    ["/v1/status", "/v1/explain", "/v1/reload", "/v1/authority", "/v1/authority/rotate"];
+const QUESTIONS: [&str; 5] = ["/v1/status", "/v1/explain", "/v1/reload", "/v1/authority", "/v1/authority/rotate"];
 
 /// Serves the admin API on `listener` to `operators`; runs until it is dropped.
 pub async fn serve(listener: Listener, operators: Operators, operations: Arc<dyn Operations>) {
@@ -79,9 +78,7 @@ async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations
         (&Method::GET, "/v1/explain") => explain(request.uri.query().unwrap_or_default(), &*operations).await,
         (&Method::POST, "/v1/reload") => reload(operations).await,
         (&Method::GET, "/v1/authority") => json(StatusCode::OK, &operations.authority()),
-        (&Method::POST, "/v1/authority/rotate") => {
-            rotate(request.uri.query().unwrap_or_default(), operations).await
-        }
+        (&Method::POST, "/v1/authority/rotate") => rotate(request.uri.query().unwrap_or_default(), operations).await,
         (_, path) if QUESTIONS.contains(&path) => {
             problem(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "read with GET; reload and rotate with POST")
         }

@@ -36,7 +36,7 @@ Exit codes: 0 done; 1 not rotated, or a tainted key is still in the bundle after
 /// Make new keys now, which sign 10 s later
 #[derive(Debug, clap::Args)]
 #[command(after_help = WORDS)]
-pub struct RotateArguments {
+pub(super) struct RotateArguments {
     /// Only the keys of X509-SVIDs, or only those of JWT-SVIDs: x509 or jwt
     #[arg(long, value_name = "KIND")]
     kind: Option<KeyKind>,
@@ -114,7 +114,9 @@ fn text(report: &RotationReport) -> String {
         let id = printable(&key.id);
         text += &row(
             &title,
-            &format!("{id} signs until then, and stays in the bundle until what it signed has ended, {ends} at the latest"),
+            &format!(
+                "{id} signs until then, and stays in the bundle until what it signed has ended, {ends} at the latest"
+            ),
         );
     }
     for key in &report.tainted {
@@ -170,7 +172,10 @@ mod tests {
     #[test]
     fn a_tainted_key_is_not_said_to_sign_on() {
         let said = text(&report(true));
-        assert!(!said.contains("signs until then") && said.contains("old X.509   3f2a9c0d11e2ab4f is tainted\n"), "{said}");
+        assert!(
+            !said.contains("signs until then") && said.contains("old X.509   3f2a9c0d11e2ab4f is tainted\n"),
+            "{said}"
+        );
     }
 
     #[test]

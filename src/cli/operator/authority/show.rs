@@ -30,7 +30,7 @@ Exit codes: 0 shown; 1 the daemon has no answer; 2 wrong usage; 3 no daemon;
 /// Show the keys that sign SVIDs: their states, their ends, and what comes next
 #[derive(Debug, clap::Args)]
 #[command(after_help = WORDS)]
-pub struct ShowArguments {
+pub(super) struct ShowArguments {
     #[command(flatten)]
     socket: AdminSocket,
     #[command(flatten)]
@@ -95,8 +95,8 @@ mod tests {
             "embedded authority, spiffe_sequence 1699990001\n\n\
              X.509       3f2a9c0d11e2ab4f, active, made 2h 1m ago, ends in 6d 22h; is\n            \
              replaced in 10s; signed 42 live SVIDs\n\
-             JWT         1tSqZKZ8Bp4hUXkHcyXTJtBvhVmfM9VfWzpKcrXqWZ0, published, made 2h\n            \
-             1m ago, ends in 6d 22h; is used in 10s\n"
+             JWT         1tSqZKZ8Bp4hUXkHcyXTJtBvhVmfM9VfWzpKcrXqWZ0, published, made 2h 1m\n            \
+             ago, ends in 6d 22h; is used in 10s\n"
         );
     }
 
