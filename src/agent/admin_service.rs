@@ -206,7 +206,8 @@ impl AdminService {
         let RotationBegun { published, tainted } = self.authority.rotate(order, now)?;
         let names = |keys: &[KeyStatus]| keys.iter().map(|key| key.id.clone()).collect::<Vec<_>>();
         let (new, leaked) = (names(&published), names(&tainted));
-        tracing::warn!(?new, ?leaked, "the authority's keys were rotated by an operator");
+        let (published_keys, tainted_keys) = (new.join(", "), leaked.join(", "));
+        tracing::warn!(published_keys, tainted_keys, "an operator rotated the authority's keys");
         let reports = |keys: &[KeyStatus]| keys.iter().map(|key| key_report(key, &svids)).collect::<Vec<KeyReport>>();
         let signs_still = |key: &KeyStatus| key.stage == Stage::Active && order.kinds().any(|kind| kind == key.kind);
         let mut replaced = self.authority.keys();

@@ -80,8 +80,8 @@ pub(super) fn of_file(file: &Path, directory: &Path, own: &FileOwner) -> String 
         return format!("type: chown -R {} {whole}", own.for_chown());
     }
     format!(
-        "type: {USER_OF_UNIT}; if that prints a user, the unit has to start the daemon: chown -R USER: {whole} with \
-         that user, then systemctl start bonafide; if not, type: chown root: {path}"
+        "type: {USER_OF_UNIT}; if that prints a user USER, type: chown -R USER: {whole} && systemctl start bonafide; if \
+         it prints nothing, type: chown root: {path}"
     )
 }
 
@@ -138,7 +138,7 @@ mod tests {
             assert!(advice.contains("systemctl start bonafide") && !advice.contains("chown"), "{advice}");
         }
         let advice = file(0);
-        assert!(advice.contains("chown -R USER: /var/lib/bonafide with that user"), "{advice}");
+        assert!(advice.contains("prints a user USER, type: chown -R USER: /var/lib/bonafide &&"), "{advice}");
         assert!(
             advice.contains("systemctl start bonafide") && advice.ends_with("root: /var/lib/bonafide/authority.state")
         );

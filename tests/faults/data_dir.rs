@@ -186,7 +186,7 @@ fn root_who_runs_a_service_users_daemon_by_hand_is_told_to_start_the_unit() {
     chown(data(&daemon), Some(0), None).unwrap();
     let (code, printed) = refusal(&daemon, &daemon.configuration());
     assert_eq!(code, Some(2), "{printed}");
-    assert!(printed.contains("systemctl show -P User bonafide; if that prints a user"), "{printed}");
+    assert!(printed.contains("systemctl show -P User bonafide; if that prints a user USER"), "{printed}");
     assert!(!printed.contains("chown -R 0") && !printed.contains("chown -R root"), "{printed}");
 }
 

@@ -15,7 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   bonafide authority show
   bonafide authority rotate --kind jwt
-Exit codes: those of the commands above; see their help";
+Exit codes: 0 done; 1 not done; 2 wrong usage; 3 no daemon; 4 denied";
 
 /// Show and rotate the keys that sign SVIDs
 #[derive(Debug, clap::Args)]

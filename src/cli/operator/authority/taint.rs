@@ -54,8 +54,13 @@ impl Plan {
             text += &row("tainted", &format!("{} {}, {}", key.kind, printable(&key.id), key.stage.as_str()));
         }
         let (svids, tokens) = (live_svids(self.svids_to_renew), live_tokens(self.tokens_to_end));
-        text += &row("SVIDs", &format!("{svids} of these keys: renewed at once"));
-        text += &row("tokens", &format!("{tokens} of these keys, and older ones: end when the key leaves the bundle"));
+        if concerns(&self.tainted, KeyKind::X509) {
+            text += &row("SVIDs", &format!("{svids} of these keys: renewed at once"));
+        }
+        if concerns(&self.tainted, KeyKind::Jwt) {
+            let older = "from before the daemon's start";
+            text += &row("tokens", &format!("{tokens} of these keys, and those {older}: end with their key"));
+        }
         let within = rounded(IN_BUNDLE);
         text += &row("bundle", &format!("these keys leave it when every stream has been served, within {within}"));
         text += &row("elsewhere", ELSEWHERE);
@@ -127,8 +132,13 @@ impl Ended {
             text += &row("bundle", &format!("no tainted key is in it any more, after {passed}"));
         }
         let Self { svids_before, svids_after, tokens_before, tokens_after, .. } = *self;
-        text += &row("SVIDs", &format!("{} of tainted keys before, {svids_after} now", live_svids(svids_before)));
-        text += &row("tokens", &format!("{} of tainted keys before, {tokens_after} now", live_tokens(tokens_before)));
+        if concerns(&self.rotation.tainted, KeyKind::X509) {
+            text += &row("SVIDs", &format!("{} of tainted keys before, {svids_after} now", live_svids(svids_before)));
+        }
+        if concerns(&self.rotation.tainted, KeyKind::Jwt) {
+            let before = live_tokens(tokens_before);
+            text += &row("tokens", &format!("{before} of tainted keys before, {tokens_after} now"));
+        }
         text += &row("elsewhere", ELSEWHERE);
         if !self.left.is_empty() {
             text += "\nnext: bonafide authority show\n";
@@ -139,6 +149,10 @@ impl Ended {
     pub(super) fn exit(&self) -> Exit {
         if self.left.is_empty() { Exit::Fine } else { Exit::No }
     }
+}
+
+fn concerns(keys: &[KeyReport], kind: KeyKind) -> bool {
+    keys.iter().any(|key| key.kind == kind)
 }
 
 fn in_bundle(key: &KeyReport) -> bool {
@@ -215,6 +229,8 @@ mod tests {
         let plan = Plan::of(&report, Some(KeyKind::Jwt), String::new());
         assert_eq!((plan.svids_to_renew, plan.tokens_to_end), (0, 3));
         assert!(plan.tainted.iter().all(|key| key.kind == KeyKind::Jwt));
+        let text = plan.text();
+        assert!(text.contains("\ntokens      3 live tokens") && !text.contains("SVIDs"), "{text}");
     }
 
     #[test]
