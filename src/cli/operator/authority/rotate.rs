@@ -62,8 +62,8 @@ pub(super) fn run(arguments: &RotateArguments, screen: &mut Screen) -> Result<Ex
     }
     let before = look(&socket)?;
     if !arguments.yes {
-        let plan = taint::Plan::of(&before, kind, arguments.command("--taint --yes"));
-        screen.answer(output, &plan, taint::Plan::text);
+        let plan = taint::TaintPlan::of(&before, kind, arguments.command("--taint --yes"));
+        screen.answer(output, &plan, taint::TaintPlan::text);
         return Ok(Exit::Usage);
     }
     let rotation = rotate(&socket, arguments)?;
@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &RotateArguments, screen: &mut Screen) -> Result<Ex
         screen.text(&text(&rotation));
     }
     let ended = taint::follow(rotation, || look(&socket), taint::pause())?;
-    screen.answer(output, &ended, taint::Ended::text);
+    screen.answer(output, &ended, taint::TaintOutcome::text);
     Ok(ended.exit())
 }
 

@@ -31,7 +31,7 @@ const ELSEWHERE: &str = "whoever verifies with a copy of this node's bundle need
 
 /// What tainting would do.
 #[derive(Debug, Serialize)]
-pub(super) struct Plan {
+pub(super) struct TaintPlan {
     /// The keys that would be tainted.
     tainted: Vec<KeyReport>,
     svids_to_renew: u64,
@@ -40,7 +40,7 @@ pub(super) struct Plan {
     command: String,
 }
 
-impl Plan {
+impl TaintPlan {
     pub(super) fn of(report: &AuthorityReport, kind: Option<KeyKind>, command: String) -> Self {
         let concerned = |key: &&KeyReport| in_bundle(key) && kind.is_none_or(|kind| kind == key.kind);
         let tainted: Vec<_> = report.keys.iter().filter(concerned).cloned().collect();
@@ -70,7 +70,7 @@ impl Plan {
 
 /// What tainting did.
 #[derive(Debug, Serialize)]
-pub(super) struct Ended {
+pub(super) struct TaintOutcome {
     rotation: RotationReport,
     /// How long it was followed.
     seconds: u64,
@@ -91,7 +91,7 @@ pub(super) fn follow(
     rotation: RotationReport,
     mut look: impl FnMut() -> Result<AuthorityReport, Failure>,
     mut pause: impl FnMut() -> Duration,
-) -> Result<Ended, Failure> {
+) -> Result<TaintOutcome, Failure> {
     let mut passed = Duration::ZERO;
     loop {
         let report = look().map_err(lost_sight)?;
@@ -100,7 +100,15 @@ pub(super) fn follow(
             let (svids, tokens_after) = rest_on(left.iter());
             let (svids_before, tokens_before) = (rotation.svids_to_renew, rotation.tokens_to_end);
             let (seconds, svids_after) = (passed.as_secs(), svids + report.orphaned_svids);
-            return Ok(Ended { rotation, seconds, left, svids_before, svids_after, tokens_before, tokens_after });
+            return Ok(TaintOutcome {
+                rotation,
+                seconds,
+                left,
+                svids_before,
+                svids_after,
+                tokens_before,
+                tokens_after,
+            });
         }
         passed = pause();
     }
@@ -121,7 +129,7 @@ fn lost_sight(failure: Failure) -> Failure {
     Failure::new(failure.exit, what, format!("{}: {}", failure.what, failure.why), "bonafide authority show")
 }
 
-impl Ended {
+impl TaintOutcome {
     pub(super) fn text(&self) -> String {
         let passed = rounded(Duration::from_secs(self.seconds));
         let mut text = String::new();
@@ -187,7 +195,7 @@ mod tests {
     }
 
     /// Each second the keys of the next look, and the last of them for ever.
-    fn followed(looks: &[&[KeyReport]]) -> Ended {
+    fn followed(looks: &[&[KeyReport]]) -> TaintOutcome {
         let (mut looks, mut passed) = (looks.iter(), Duration::ZERO);
         let mut last: &[KeyReport] = &[];
         let look = || {
@@ -206,7 +214,7 @@ mod tests {
         let keys = [Stage::Retired, Stage::Active, Stage::Prepared].map(|stage| key(KeyKind::X509, stage));
         let report = authority([keys.to_vec(), vec![key(KeyKind::Jwt, Stage::Active)]].concat());
         let command = format!("bonafide authority rotate --admin-socket /{} --taint --yes", "x".repeat(80));
-        let plan = Plan::of(&report, None, command.clone());
+        let plan = TaintPlan::of(&report, None, command.clone());
         assert_eq!((plan.tainted.len(), plan.svids_to_renew, plan.tokens_to_end), (3, 84, 3));
         let text = plan.text();
         for said in [
@@ -226,7 +234,7 @@ mod tests {
     #[test]
     fn a_plan_for_one_kind_leaves_the_other_alone() {
         let report = authority(KeyKind::ALL.map(|kind| key(kind, Stage::Active)).to_vec());
-        let plan = Plan::of(&report, Some(KeyKind::Jwt), String::new());
+        let plan = TaintPlan::of(&report, Some(KeyKind::Jwt), String::new());
         assert_eq!((plan.svids_to_renew, plan.tokens_to_end), (0, 3));
         assert!(plan.tainted.iter().all(|key| key.kind == KeyKind::Jwt));
         let text = plan.text();
