@@ -161,13 +161,14 @@ impl Operations for Arc<AdminService> {
 
     fn authority(&self) -> AuthorityReport {
         let reasons = self.readiness.watch().borrow().to_vec();
-        let (svids, keys) = (self.svids_by_issuer(), self.authority.keys());
+        let now = self.clock.now();
+        let (svids, keys) = (self.svids_by_issuer(), self.authority.keys(now));
         let rotations = self.authority.location() == SignerLocation::Local;
         let orphaned = svids.iter().filter(|(issuer, _)| rotations && keys.iter().all(|key| key.id != **issuer));
         AuthorityReport {
             kind: self.authority.kind().to_owned(),
             sequence: self.authority.bundle().borrow().sequence,
-            sampled_at: seconds(self.clock.now()),
+            sampled_at: seconds(now),
             orphaned_svids: orphaned.map(|(_, serials)| serials.len() as u64).sum(),
             keys: keys.iter().map(|key| key_report(key, &svids)).collect(),
             rotations,
@@ -187,7 +188,7 @@ impl Operations for Arc<AdminService> {
 }
 
 /// The reasons that concern the authority.
-const OF_AUTHORITY: [&str; 2] = ["authority", "data_dir"];
+const OF_AUTHORITY: [&str; 3] = ["authority", "data_dir", "rotation"];
 
 impl AdminService {
     fn authority_status(&self) -> AuthorityStatus {
@@ -195,7 +196,12 @@ impl AdminService {
         AuthorityStatus {
             kind: self.authority.kind().to_owned(),
             not_after: self.authority.not_after().map(seconds),
-            next_rotation_at: self.authority.keys().into_iter().find(active).map(|key| seconds(key.next_stage_at)),
+            next_rotation_at: self
+                .authority
+                .keys(self.clock.now())
+                .into_iter()
+                .find(active)
+                .map(|key| seconds(key.next_stage_at)),
         }
     }
 
@@ -210,7 +216,7 @@ impl AdminService {
         tracing::warn!(published_keys, tainted_keys, "an operator rotated the authority's keys");
         let reports = |keys: &[KeyStatus]| keys.iter().map(|key| key_report(key, &svids)).collect::<Vec<KeyReport>>();
         let signs_still = |key: &KeyStatus| key.stage == Stage::Active && order.kinds().any(|kind| kind == key.kind);
-        let mut replaced = self.authority.keys();
+        let mut replaced = self.authority.keys(now.wall);
         replaced.retain(|key| signs_still(key) && !new.contains(&key.id));
         let (published, replaced, tainted) = (reports(&published), reports(&replaced), reports(&tainted));
         Ok(RotationReport {
@@ -227,7 +233,9 @@ impl AdminService {
     fn svids_by_issuer(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut by_issuer: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for identity in self.node_state.live().snapshot().into_iter().flat_map(|stream| stream.identities) {
-            by_issuer.entry(identity.issuer.to_string()).or_default().insert(identity.serial);
+            if let Some(issuer) = identity.signed_by {
+                by_issuer.entry(issuer.to_string()).or_default().insert(identity.serial);
+            }
         }
         by_issuer
     }

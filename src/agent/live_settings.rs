@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use crate::agent::config::Config;
 use crate::agent::config::sections::limits::LimitsSection;
@@ -29,7 +30,7 @@ pub(in crate::agent) struct LiveSettings {
 
 impl LiveSettings {
     /// Changes them from what `before` says to what `config` says. Returns what is in force later, and when.
-    pub(in crate::agent) fn apply(&self, before: &Config, config: &Config) -> Vec<String> {
+    pub(in crate::agent) fn apply(&self, before: &Config, config: &Config, now: SystemTime) -> Vec<String> {
         self.log.set(config.log.format, config.log.level);
         self.budgets.set_limits(limits(&config.limits, self.descriptors));
         let ca_ttl = config.authority.ca_ttl;
@@ -37,7 +38,7 @@ impl LiveSettings {
             return Vec::new();
         }
         self.authority.set_key_life(ca_ttl);
-        vec![next_key_life(ca_ttl, &self.authority.keys())]
+        vec![next_key_life(ca_ttl, &self.authority.keys(now))]
     }
 }
 
@@ -81,8 +82,6 @@ fn affordable(asked: usize, descriptors: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
     use crate::authority::KeyKind;
 

@@ -132,7 +132,7 @@ impl Reloader {
         report.swapped = true;
         let (added, removed, changed) = (report.added.len(), report.removed.len(), report.changed.len());
         tracing::info!(added, removed, changed, woken, "configuration reloaded");
-        report.notes = self.settings.apply(&before.config, &active.config);
+        report.notes = self.settings.apply(&before.config, &active.config, accepted_at);
         report.notes.iter().for_each(|note| tracing::info!("{note}"));
         self.keep(&active.accepted);
         self.federation.send_replace(active.federation());

@@ -42,7 +42,9 @@ pub(super) struct TaintPlan {
 
 impl TaintPlan {
     pub(super) fn of(report: &AuthorityReport, kind: Option<KeyKind>, command: String) -> Self {
-        let concerned = |key: &&KeyReport| in_bundle(key) && kind.is_none_or(|kind| kind == key.kind);
+        // A key that signs nothing yet is given up, which ends nothing.
+        let has_signed = |key: &KeyReport| matches!(key.stage, Stage::Active | Stage::Retired);
+        let concerned = |key: &&KeyReport| has_signed(key) && kind.is_none_or(|kind| kind == key.kind);
         let tainted: Vec<_> = report.keys.iter().filter(concerned).cloned().collect();
         let (svids_to_renew, tokens_to_end) = rest_on(tainted.iter());
         Self { tainted, svids_to_renew, tokens_to_end, command }
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_plan_counts_what_ends_and_gives_the_command_in_one_line() {
-        let keys = [Stage::Retired, Stage::Active, Stage::Prepared].map(|stage| key(KeyKind::X509, stage));
+        let keys = [Stage::Retired, Stage::Active, Stage::Published].map(|stage| key(KeyKind::X509, stage));
         let report = authority([keys.to_vec(), vec![key(KeyKind::Jwt, Stage::Active)]].concat());
         let command = format!("bonafide authority rotate --admin-socket /{} --taint --yes", "x".repeat(80));
         let plan = TaintPlan::of(&report, None, command.clone());
