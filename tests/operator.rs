@@ -4,6 +4,8 @@
 
 #[path = "operator/admin_door.rs"]
 mod admin_door;
+#[path = "operator/authority.rs"]
+mod authority;
 #[path = "operator/clock.rs"]
 mod clock;
 #[path = "operator/commands.rs"]

@@ -320,6 +320,36 @@ async fn a_daemon_whose_data_directory_takes_no_writes_serves_degraded() {
     daemon.kill();
 }
 
+#[test]
+fn a_rotation_on_a_full_disk_is_not_begun_and_says_what_to_type() {
+    let mut daemon = Daemon::start(&entry());
+    daemon.kill();
+    let Some(_mounted) = Mounted::over(&data(&daemon)) else {
+        eprintln!("skipped: a_rotation_on_a_full_disk_is_not_begun_and_says_what_to_type: needs root and mount(8)");
+        return;
+    };
+    daemon.restart();
+    let filler = data(&daemon).join("filler");
+    let _filled_up = fs::write(&filler, vec![0; 1 << 20]);
+    let before = state(&daemon);
+    for words in [&["authority", "rotate"][..], &["authority", "rotate", "--taint", "--yes"]] {
+        let refused = daemon.ask(words);
+        let printed = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{printed}");
+        assert!(
+            printed.starts_with("bonafide: nothing was rotated\n") && printed.contains("No space left"),
+            "{printed}"
+        );
+        assert!(printed.contains("when there is room: bonafide authority rotate "), "{printed}");
+        assert_eq!(printed.ends_with("--taint --yes\n"), words.len() > 2, "{printed}");
+    }
+    assert_eq!(state(&daemon), before);
+    fs::remove_file(&filler).unwrap();
+    assert_eq!(daemon.ask(&["authority", "rotate"]).status.code(), Some(0));
+    assert_ne!(state(&daemon), before);
+    daemon.kill();
+}
+
 /// Without keys the daemon cannot serve, and keys that are not stored would be lost at the next start.
 #[test]
 fn a_first_start_on_a_full_or_read_only_directory_is_refused() {

@@ -95,7 +95,7 @@ fn not_rotated(problem: &ErrorReport, again: &str) -> Failure {
     let next = match problem.error.as_str() {
         "kept_elsewhere" => "bonafide authority show".to_owned(),
         "too_many_keys" => format!("bonafide authority show, and after that time: {again}"),
-        "not_kept" => format!("df -h and ls -ld of the data_dir; when that is right: {again}"),
+        "not_kept" => format!("df -h, and when there is room: {again}"),
         _ => next_after(problem).to_owned(),
     };
     Failure::new(Exit::No, "nothing was rotated", printable(&problem.detail), next)
