@@ -201,7 +201,8 @@ fn only_settings_that_are_fixed_at_the_start_need_a_restart() {
     let old = read(&[("b.toml", WHOLE)]).unwrap();
     let with = |from: &str, to: &str| read(&[("b.toml", &WHOLE.replace(from, to))]).unwrap();
     assert_eq!(old.restart_needed(&with("example.org", "example.net")), ["trust_domain"]);
-    assert_eq!(old.restart_needed(&with("168h", "100h")), ["authority"]);
+    assert_eq!(old.restart_needed(&with("lib/bonafide", "lib/other")), ["authority"]);
+    assert!(old.restart_needed(&with("168h", "100h")).is_empty());
     assert_eq!(old.restart_needed(&with("workload.sock", "w.sock")), ["workload_api"]);
     assert_eq!(old.restart_needed(&with("admin.sock", "a.sock")), ["admin"]);
     assert_eq!(old.restart_needed(&with("8090", "8091")), ["health"]);

@@ -7,9 +7,11 @@ use bonafide::attestation::linux::Linux;
 use bonafide::endpoints::admin::doorkeeper::Doorkeeper;
 use bonafide::endpoints::admin::operations::Operations;
 use bonafide::endpoints::admin::operators::Operators;
+use bonafide::endpoints::admin::reports::AuthorityReport;
 use bonafide::endpoints::admin::reports::ErrorReport;
 use bonafide::endpoints::admin::reports::ExplainReport;
 use bonafide::endpoints::admin::reports::ReloadReport;
+use bonafide::endpoints::admin::reports::RotationReport;
 use bonafide::endpoints::admin::reports::StatusReport;
 use bonafide::endpoints::admin::server;
 use bonafide::endpoints::transport::listener::Listener;
@@ -62,6 +64,14 @@ impl AdminClient {
 
     pub(crate) async fn reload(&self) -> ReloadReport {
         self.ask(Method::POST, "/v1/reload").await.unwrap()
+    }
+
+    pub(crate) async fn authority(&self) -> AuthorityReport {
+        self.ask(Method::GET, "/v1/authority").await.unwrap()
+    }
+
+    pub(crate) async fn rotate(&self, query: &str) -> Result<RotationReport, ErrorReport> {
+        self.ask(Method::POST, &format!("/v1/authority/rotate?{query}")).await
     }
 
     async fn ask<R: DeserializeOwned>(&self, method: Method, question: &str) -> Result<R, ErrorReport> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bonafide::authority::KeyKind;
+use bonafide::endpoints::admin::reports::AuthorityReport;
 use bonafide::endpoints::admin::reports::ExplainOutcome;
 use bonafide::endpoints::admin::reports::HealthState;
 use bonafide::endpoints::admin::reports::ReloadState;
@@ -82,6 +84,37 @@ async fn status_counts_what_is_live() {
     tokio::time::sleep(SECONDS).await;
     let after = operator.status().await.identities;
     assert_eq!((after.connections, after.live), (0, 0));
+}
+
+/// The SVIDs of all X.509 keys that are tainted, or that are not, and those of keys that are gone.
+fn svids(report: &AuthorityReport, tainted: bool) -> (u64, u64) {
+    let keys = report.keys.iter().filter(|key| key.kind == KeyKind::X509 && key.tainted == tainted);
+    (keys.map(|key| key.svids).sum(), report.orphaned_svids)
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_svids_move_from_a_tainted_key_to_its_successor_and_each_counts_once() {
+    let mut node = TestNode::start(7, &web_is(1000));
+    let operator = node.open_admin_door();
+    let (web, other) = (of_user(&node, 1000), of_user(&node, 1000));
+    let mut streams = [node.workload(&web).await, node.workload(&web).await, node.workload(&other).await];
+    let mut leaves = Vec::new();
+    for stream in &mut streams {
+        leaves.push(stream.update().await.svids[0].x509_svid.clone());
+    }
+    assert_eq!(svids(&operator.authority().await, false), (2, 0));
+    let rotated = operator.rotate("kind=x509&taint=true").await.unwrap();
+    assert_eq!((rotated.tainted.len(), rotated.svids_to_renew), (1, 2));
+    for (stream, old) in streams.iter_mut().zip(&leaves) {
+        while stream.update().await.svids[0].x509_svid == *old {}
+    }
+    let mut report = operator.authority().await;
+    assert_eq!(svids(&report, false), (2, 0));
+    while report.keys.iter().any(|key| key.tainted) {
+        tokio::time::sleep(SECONDS).await;
+        report = operator.authority().await;
+    }
+    assert_eq!(svids(&report, false), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
