@@ -21,6 +21,7 @@ use crate::authority::Authority;
 use crate::authority::KeyKind;
 use crate::authority::KeyStatus;
 use crate::authority::NotRotated;
+use crate::authority::Note;
 use crate::authority::RotationBegun;
 use crate::authority::RotationOrder;
 use crate::authority::SignerLocation;
@@ -210,14 +211,16 @@ impl AdminService {
         let svids = self.svids_by_issuer();
         let now = self.clock.moment();
         let RotationBegun { published, tainted } = self.authority.rotate(order, now)?;
-        let names = |keys: &[KeyStatus]| keys.iter().map(|key| key.id.clone()).collect::<Vec<_>>();
-        let (new, leaked) = (names(&published), names(&tainted));
-        let (published_keys, tainted_keys) = (new.join(", "), leaked.join(", "));
-        tracing::warn!(published_keys, tainted_keys, "an operator rotated the authority's keys");
+        for KeyStatus { kind, id, next_stage_at, .. } in published.iter().cloned() {
+            tracing::info!("{}", Note::Published { kind, id, used_from: next_stage_at });
+        }
+        for KeyStatus { kind, id, .. } in &tainted {
+            tracing::warn!("an operator has tainted the {kind} key {id} of the authority: it may have leaked");
+        }
         let reports = |keys: &[KeyStatus]| keys.iter().map(|key| key_report(key, &svids)).collect::<Vec<KeyReport>>();
         let signs_still = |key: &KeyStatus| key.stage == Stage::Active && order.kinds().any(|kind| kind == key.kind);
         let mut replaced = self.authority.keys(now.wall);
-        replaced.retain(|key| signs_still(key) && !new.contains(&key.id));
+        replaced.retain(signs_still);
         let (published, replaced, tainted) = (reports(&published), reports(&replaced), reports(&tainted));
         Ok(RotationReport {
             sampled_at: seconds(now.wall),
