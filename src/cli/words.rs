@@ -14,7 +14,9 @@ pub(in crate::cli) const COLUMNS: usize = 80;
 
 /// From `now` to `then`, both in seconds since 1970: `in 3m 2s`, `3m 2s ago`.
 pub(in crate::cli) fn from_now(then: f64, now: f64) -> String {
-    let between = rounded(Duration::try_from_secs_f64((then - now).abs()).unwrap_or_default());
+    // The difference of two such numbers is off by less than a microsecond: 10 s must not become 9.
+    let milliseconds = ((then - now).abs() * 1000.0).round();
+    let between = rounded(Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or_default());
     if then >= now { format!("in {between}") } else { format!("{between} ago") }
 }
 
@@ -81,6 +83,8 @@ mod tests {
     #[test]
     fn a_time_is_shown_by_its_distance_from_now() {
         assert_eq!([from_now(70.0, 10.0), from_now(10.0, 70.0)], ["in 1m 0s", "1m 0s ago"]);
+        let now = 1_795_978_921.902_351_2;
+        assert_eq!([10.0 - 2e-7, 10.0 + 2e-7].map(|lead| from_now(now + lead, now)), ["in 10s", "in 10s"]);
     }
 
     #[test]

@@ -180,6 +180,19 @@ fn only_root_the_own_user_and_the_admin_group_are_admitted() {
     assert_eq!(door.questions(), asked, "a request of a user without access was read");
 }
 
+#[test]
+fn a_taint_of_keys_that_are_kept_elsewhere_is_refused_before_it_is_explained() {
+    if !only_as_root("a_taint_of_keys_that_are_kept_elsewhere_is_refused_before_it_is_explained") {
+        return;
+    }
+    let door = Door::open(None, Doorkeeper { own_uid: OWN_UID, group: None }.access());
+    let root = ["--reuid=0", "--regid=0", "--clear-groups"];
+    assert_eq!(door.ask(&root, &SHOW), Some(0));
+    for rotate in [&["authority", "rotate"][..], &["authority", "rotate", "--taint"], &ROTATE] {
+        assert_eq!(door.ask(&root, rotate), Some(1), "{rotate:?}");
+    }
+}
+
 /// The mode keeps most of them out; a group that was changed since does not.
 #[test]
 fn a_stranger_who_can_connect_is_closed_unread() {

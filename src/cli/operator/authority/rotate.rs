@@ -5,6 +5,7 @@ use std::path::Path;
 use http::Method;
 
 use crate::authority::KeyKind;
+use crate::authority::NotRotated;
 use crate::cli::operator::authority::keys::look;
 use crate::cli::operator::authority::keys::next;
 use crate::cli::operator::authority::keys::next_after;
@@ -61,6 +62,9 @@ pub(super) fn run(arguments: &RotateArguments, screen: &mut Screen) -> Result<Ex
         return Ok(Exit::Fine);
     }
     let before = look(&socket)?;
+    if !before.rotations {
+        return Err(not_rotated(&kept_elsewhere(), ""));
+    }
     if !arguments.yes {
         let plan = taint::TaintPlan::of(&before, kind, arguments.command("--taint --yes"));
         screen.answer(output, &plan, taint::TaintPlan::text);
@@ -88,6 +92,11 @@ fn rotate(socket: &Path, arguments: &RotateArguments) -> Result<RotationReport, 
     let question = format!("/v1/authority/rotate?{kind}taint={}", arguments.taint);
     let again = arguments.command(if arguments.taint { "--taint --yes" } else { "" });
     ask(socket, Method::POST, &question, |problem| not_rotated(&problem, &again))
+}
+
+/// As the daemon would say it: what cannot be done is not explained first.
+fn kept_elsewhere() -> ErrorReport {
+    ErrorReport { error: "kept_elsewhere".to_owned(), detail: NotRotated::KeptElsewhere.to_string() }
 }
 
 /// Nothing was changed.
@@ -130,7 +139,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::authority::NotRotated;
     use crate::authority::Stage;
     use crate::cli::operator::authority::keys::tests::NOW;
     use crate::cli::operator::authority::keys::tests::key;
