@@ -297,6 +297,8 @@ impl Keeper {
             Stage::Prepared => plan.map(|plan| plan.publish_at),
             Stage::Published => key.used_from,
             Stage::Active => used_from.or(plan.map(|plan| plan.use_at)),
+            // A tainted key goes a minute after it signs no more, whatever it signed.
+            Stage::Retired if key.tainted => used_from.map(|at| at + TAINTED_STAY).or(key.needed_until),
             Stage::Retired => key.needed_until,
         };
         let (made, not_after, tainted, tokens) = (key.made(), key.life.not_after, key.tainted, 0);

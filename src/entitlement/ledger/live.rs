@@ -69,12 +69,14 @@ impl Live {
         StreamHandle { live: Arc::clone(self), number, wake }
     }
 
-    /// Wakes every stream that `concerned` says is concerned, a few at a time, and says how many they are.
+    /// Wakes every stream that `concerned` says is concerned, a few at a time, and says how many they are. Whoever holds
+    /// nothing comes first, then whoever holds what ends first (SPEC: product contract §6, "in order of need").
     ///
     /// To find out may take long. It is asked of a copy, so that streams come and go meanwhile.
     pub fn wake(&self, mut concerned: impl FnMut(&LiveStream) -> bool) -> usize {
-        let concerned = self.snapshot().into_iter().filter(|stream| concerned(stream));
-        let woken: Vec<_> = concerned.map(|stream| stream.wake).collect();
+        let mut concerned: Vec<_> = self.snapshot().into_iter().filter(|stream| concerned(stream)).collect();
+        concerned.sort_by_key(|stream| stream.identities.iter().map(|identity| identity.not_after).min());
+        let woken: Vec<_> = concerned.into_iter().map(|stream| stream.wake).collect();
         let count = woken.len();
         match Handle::try_current() {
             Ok(runtime) if count > WOKEN_AT_ONCE => drop(runtime.spawn(wake_in_groups(woken))),
@@ -149,6 +151,7 @@ impl Drop for StreamHandle {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     use futures_util::future::join_all;
     use tokio::task::yield_now;
@@ -161,6 +164,33 @@ mod tests {
 
     fn example() -> Arc<CheckedProcess> {
         Arc::new(CheckedProcess::new(PinnedProcess::example(Principal { uid: 1000, cgroup: 7 })))
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_nothing_wakes_first_and_then_whoever_holds_what_ends_first() {
+        let (live, order) = (Arc::new(Live::default()), Arc::new(Mutex::new(Vec::new())));
+        let ends = |number: u64| (number * 37 % 100).checked_sub(20); // as good as random, and for some no SVID
+        let streams: Vec<_> = (0..STREAMS as u64)
+            .map(|number| {
+                let (stream, order) = (live.register(example()), Arc::clone(&order));
+                let svid = ends(number).map(|end| LiveSvid {
+                    id: "spiffe://example.org/web".parse().unwrap(),
+                    serial: number.to_string(),
+                    signed_by: None,
+                    not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(end),
+                    renew_at: SystemTime::UNIX_EPOCH,
+                });
+                stream.serves(svid.into_iter().collect(), 0);
+                tokio::spawn(async move {
+                    stream.woken().await;
+                    order.lock().unwrap().push(ends(number));
+                })
+            })
+            .collect();
+        yield_now().await;
+        live.wake(|_| true);
+        join_all(streams).await;
+        assert!(order.lock().unwrap().is_sorted(), "{order:?}");
     }
 
     #[tokio::test]

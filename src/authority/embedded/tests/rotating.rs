@@ -253,7 +253,18 @@ fn every_key_that_there_is_can_be_tainted_and_none_of_them_is_used_again() {
     machine.rotate(Some(KeyKind::X509), false).unwrap();
     let known = x509_ids(&machine.bundle());
     machine.rotate(Some(KeyKind::X509), true).unwrap();
+    let gone_by = machine.now.wall + 62 * SECOND;
+    assert!(
+        machine
+            .keys(KeyKind::X509)
+            .iter()
+            .filter(|key| key.tainted && key.stage == Stage::Retired)
+            .all(|key| key.next_stage_at == gone_by)
+    );
+    machine.holds_tainted = true;
     machine.pass(2 * SECOND);
+    assert!(machine.keys(KeyKind::X509).iter().filter(|key| key.tainted).all(|key| key.next_stage_at == gone_by));
+    machine.holds_tainted = false;
     machine.pass(SECOND);
     let left = x509_ids(&machine.bundle());
     assert_eq!(left.len(), 1);
