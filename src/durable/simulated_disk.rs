@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 
@@ -35,11 +36,13 @@ pub(crate) enum Trouble {
     StepFails(usize, io::ErrorKind),
     /// Every step that writes fails with this error.
     NoWrites(io::ErrorKind),
+    /// Every step that writes takes as long as this trouble is not over.
+    Hangs,
 }
 
 /// Clones are the same disk.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SimulatedDisk(Arc<Mutex<Platter>>);
+pub(crate) struct SimulatedDisk(Arc<(Mutex<Platter>, Condvar)>);
 
 #[derive(Debug, Default, Clone)]
 struct Platter {
@@ -62,6 +65,7 @@ impl SimulatedDisk {
         let mut platter = self.platter();
         platter.steps = 0;
         platter.trouble = Some(trouble);
+        self.0.1.notify_all();
     }
 
     /// What a machine finds that starts on this disk after the power failed now.
@@ -83,7 +87,7 @@ impl SimulatedDisk {
         platter.synced_names.clone_from(&platter.names);
         platter.steps = 0;
         platter.trouble = None;
-        Self(Arc::new(Mutex::new(platter)))
+        Self(Arc::new((Mutex::new(platter), Condvar::new())))
     }
 
     /// Whether the power has failed as it was expected to.
@@ -100,7 +104,7 @@ impl SimulatedDisk {
     }
 
     fn platter(&self) -> MutexGuard<'_, Platter> {
-        self.0.lock().unwrap()
+        self.0.0.lock().unwrap()
     }
 
     fn step(&self) -> io::Result<MutexGuard<'_, Platter>> {
@@ -111,6 +115,10 @@ impl SimulatedDisk {
             Some(Trouble::PowerFailsAt(at)) if step >= at => Err(io::Error::other("the power has failed")),
             Some(Trouble::StepFails(at, kind)) if step == at => Err(kind.into()),
             Some(Trouble::NoWrites(kind)) => Err(kind.into()),
+            Some(Trouble::Hangs) => {
+                let (_, over) = &*self.0;
+                Ok(over.wait_while(platter, |platter| matches!(platter.trouble, Some(Trouble::Hangs))).unwrap())
+            }
             _ => Ok(platter),
         }
     }

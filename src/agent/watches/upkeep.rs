@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 use tokio::time::interval;
+use tokio::time::timeout;
 
 use crate::authority::Authority;
 use crate::entitlement::node_state::NodeState;
@@ -14,6 +15,10 @@ use crate::readiness::Severity;
 use crate::time::Clock;
 
 const PERIOD: Duration = Duration::from_millis(500);
+/// A disk that takes longer for one step is reported.
+const SLOW: Duration = Duration::from_secs(10);
+const HANGS: &str = "a rotation of the authority's keys is due, and the disk of data_dir has not taken it for 10 s: issuing \
+                     goes on with the key before; look at the disk: dmesg | tail";
 
 /// The upkeep of one authority.
 #[derive(Debug)]
@@ -40,7 +45,15 @@ impl Upkeep {
                 continue;
             }
             let due = Arc::clone(&upkeep);
-            if let Err(panicked) = tokio::task::spawn_blocking(move || due.once()).await {
+            let mut step = tokio::task::spawn_blocking(move || due.once());
+            let done = match timeout(SLOW, &mut step).await {
+                Ok(done) => done,
+                Err(_) => {
+                    upkeep.report(Some((Severity::Degraded, HANGS.to_owned())));
+                    step.await
+                }
+            };
+            if let Err(panicked) = done {
                 upkeep.report(Some((Severity::Degraded, format!("the upkeep of the authority failed: {panicked}"))));
             }
         }

@@ -176,6 +176,67 @@ async fn a_rotation_waits_for_a_disk_and_says_so() {
     assert_eq!(admin.status().await.reasons, []);
 }
 
+/// On a clock that runs: a paused one waits for the thread that waits for the disk.
+#[tokio::test]
+async fn a_disk_that_hangs_in_a_rotation_holds_up_nothing_else() {
+    let (disk, configuration) = (SimulatedDisk::default(), tables());
+    let configuration = Configuration::Tables(&configuration);
+    let mut node = TestNode::with(Setup { configuration, disk: Some(disk.clone()), ..Setup::default() });
+    let admin = node.open_admin_door();
+    disk.expect(Trouble::Hangs);
+    node.clock.suspend(100 * HOUR);
+    let mut reasons = node.readiness.watch();
+    let told =
+        reasons.wait_for(|reasons| reasons.iter().any(|reason| reason.detail.contains("has not taken it for 10 s")));
+    let (web, first) = (node.client(&spawn(&node.kernel, 1000)), active(&node, KeyKind::X509));
+    assert_eq!(web.x509_svids().await.update().await.svids.len(), 1);
+    assert_eq!(web.jwt_svids("ledger", "").await.map(|svids| svids.len()), Ok(1));
+    tokio::time::timeout(30 * SECOND, told).await.expect("the operator is told").unwrap();
+    assert_eq!(admin.status().await.reasons.len(), 1);
+    disk.expect(Trouble::StepFails(usize::MAX, io::ErrorKind::Other));
+    let healthy = reasons.wait_for(|reasons| reasons.is_empty());
+    tokio::time::timeout(30 * SECOND, healthy).await.expect("it goes on").unwrap();
+    node.clock.suspend(HOUR);
+    while active(&node, KeyKind::X509) == first {
+        tokio::task::yield_now().await;
+        tokio::time::sleep(SECOND / 20).await;
+    }
+}
+
+/// Whatever the clock was set to while a rotation was due: within a second of its being right the node serves, and nothing
+/// was lost.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_steps_while_a_rotation_is_due_loses_nothing() {
+    let configuration = tables();
+    for asked in [false, true] {
+        for by in [5 * SECOND, HOUR, 24 * HOUR, 8760 * HOUR] {
+            for forward in [true, false] {
+                let configuration = Configuration::Tables(&configuration);
+                let node = TestNode::with(Setup { configuration, ca_ttl: 10 * HOUR, ..Setup::default() });
+                let before = node.workload(&spawn(&node.kernel, 1000)).await.update().await;
+                if asked {
+                    node.rotate(None, false).unwrap();
+                } else {
+                    node.clock.suspend(5 * HOUR);
+                }
+                tokio::time::sleep(SECOND).await;
+                let steps: [fn(&TestClock, Duration); 2] = [TestClock::step_forward, TestClock::step_back];
+                steps[usize::from(!forward)](&node.clock, by);
+                tokio::time::sleep(20 * SECOND).await;
+                steps[usize::from(forward)](&node.clock, by);
+                tokio::time::sleep(SECOND).await;
+                let told = node.workload(&spawn(&node.kernel, 1000)).await.update().await;
+                assert!(believes(bundle(&told), leaf(&told)), "{by:?} {forward}");
+                if asked {
+                    assert!(believes(bundle(&told), leaf(&before)), "{by:?} {forward}: the key before is gone");
+                }
+                let count = keys(&node, KeyKind::X509).len();
+                assert!(count <= 3, "{by:?} {forward}: {count} keys");
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_eight_hours_of_sleep_keys_and_svids_are_renewed_within_a_second_or_two() {
     let configuration = tables();
