@@ -33,7 +33,7 @@ pub struct TokenOrder {
     pub entry: Arc<Entry>,
     /// `sub`
     pub id: SpiffeId,
-    /// `aud`, one to eight.
+    /// `aud`, one to sixteen.
     pub audiences: Vec<String>,
     /// `iat`
     pub issued: SystemTime,

@@ -27,6 +27,9 @@ const CHECK_TTL: Duration = Duration::from_secs(8);
 /// checks what it rests on.
 const DECISION_TTL: Duration = Duration::from_secs(1);
 
+/// So long a decision says which bundles somebody may have tokens validated by.
+const VALIDATION_TTL: Duration = Duration::from_secs(8);
+
 /// A pinned process, the latest liveness check of it and decision about it, and its SVIDs.
 #[derive(Debug)]
 pub(in crate::entitlement) struct CheckedProcess {
@@ -113,11 +116,21 @@ impl CheckedProcess {
         }
     }
 
-    /// The latest decision, where it was made by this rulebook and is not too old.
+    /// The latest decision, for whoever is handed something by it, where it was made by this rulebook and is not too old.
     pub(in crate::entitlement) fn standing(&self, rulebook_epoch: u64) -> Option<Standing> {
+        self.decided_within(DECISION_TTL, rulebook_epoch)
+    }
+
+    /// The latest decision, for whoever has a token validated and is handed nothing: only which bundles he may see follows
+    /// from it.
+    pub(in crate::entitlement) fn standing_for_validation(&self, rulebook_epoch: u64) -> Option<Standing> {
+        self.decided_within(VALIDATION_TTL, rulebook_epoch)
+    }
+
+    fn decided_within(&self, ttl: Duration, rulebook_epoch: u64) -> Option<Standing> {
         let decided = self.decided();
         let stands = |standing: &&Standing| {
-            standing.decision.trace.rulebook_epoch == rulebook_epoch && standing.at.elapsed() < DECISION_TTL
+            standing.decision.trace.rulebook_epoch == rulebook_epoch && standing.at.elapsed() < ttl
         };
         decided.as_ref().filter(stands).cloned()
     }

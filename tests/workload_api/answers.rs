@@ -80,8 +80,8 @@ async fn jwt_svids_are_for_the_audiences_asked_and_for_one_identity_or_all() {
 async fn a_mandatory_field_at_its_default_is_an_invalid_argument() {
     let door = door::open(&FakeCallers::holding(&[WEB]), door::limits());
     let mut client = door.client().await;
-    let (nine, long) = (vec!["a".to_owned(); 9], vec!["a".repeat(257)]);
-    for audience in [vec![], vec![String::new()], vec!["a".to_owned(), String::new()], nine, long] {
+    let (too_many, long) = (vec!["a".to_owned(); 17], vec!["a".repeat(1025)]);
+    for audience in [vec![], vec![String::new()], vec!["a".to_owned(), String::new()], too_many, long] {
         let refused = client.fetch_jwtsvid(asking(JwtsvidRequest { audience, spiffe_id: String::new() })).await;
         assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
     }

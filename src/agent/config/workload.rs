@@ -26,7 +26,7 @@ use crate::registration::entry::Terms;
 
 const MAX_SELECTORS: usize = 64;
 const MAX_HINT: usize = 1024;
-const MAX_AUDIENCE: usize = 256;
+const MAX_AUDIENCE: usize = 1024;
 const MAX_DNS_NAMES: usize = 64;
 
 /// The parts of the configuration that an entry depends on.

@@ -26,9 +26,9 @@ use crate::identity::PrivateKey;
 use crate::identity::SpiffeId;
 use crate::identity::TrustDomain;
 
-/// The most audiences of one token, and bytes of one.
-const MAX_AUDIENCES: usize = 8;
-const MAX_AUDIENCE: usize = 256;
+/// The most audiences of one token, and bytes of one (SPEC: product contract §6).
+const MAX_AUDIENCES: usize = 16;
+const MAX_AUDIENCE: usize = 1024;
 
 /// What FetchJWTSVID asks for.
 pub(super) struct JwtQuestion {
@@ -44,7 +44,7 @@ impl TryFrom<JwtsvidRequest> for JwtQuestion {
             return Err(Status::invalid_argument("audience is mandatory"));
         }
         if request.audience.len() > MAX_AUDIENCES {
-            return Err(Status::invalid_argument("at most 8 audiences can be asked for"));
+            return Err(Status::invalid_argument("at most 16 audiences can be asked for"));
         }
         request.audience.iter().try_for_each(|audience| check_audience(audience))?;
         let id = match request.spiffe_id.as_str() {
@@ -68,7 +68,7 @@ fn check_audience(audience: &str) -> Result<(), Status> {
     match audience.len() {
         0 => Err(Status::invalid_argument("an audience is empty")),
         1..=MAX_AUDIENCE => Ok(()),
-        _ => Err(Status::invalid_argument("an audience has more than 256 bytes")),
+        _ => Err(Status::invalid_argument("an audience has more than 1024 bytes")),
     }
 }
 

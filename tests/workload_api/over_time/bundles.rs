@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bonafide::agent::reload::ReloadTrigger;
+use bonafide::evidence::Undecided;
 use tonic::Code;
 
 use crate::kernel::FakeProcess;
@@ -105,4 +106,24 @@ async fn a_partners_token_is_valid_while_the_partner_is_believed() {
     node.reload(&workload("/web", &["unix:uid:1000"]), ReloadTrigger::Asked);
     assert!(!soon(&mut keys).await.bundles.contains_key(PARTNER));
     assert_eq!(web.validate("ledger", &token).await.unwrap_err(), Code::InvalidArgument);
+}
+
+/// SPEC: product contract §7: what an attestation found is used again for a short while.
+#[tokio::test(start_paused = true)]
+async fn a_decision_serves_validations_for_eight_seconds_and_nothing_that_is_handed_out() {
+    let node = TestNode::start(7, &workload("/web", &["unix:uid:1000"]));
+    for validations in [7, 9] {
+        let process = node.kernel.spawn(FakeProcess { uid: 1000, gid: 1000, ..FakeProcess::default() });
+        let web = node.client(&process);
+        let token = web.jwt_svids("ledger", "").await.unwrap().remove(0).svid;
+        process.fail(Undecided::OutOfDescriptors);
+        let mut answers = Vec::new();
+        for _ in 0..validations {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answers.push(web.validate("ledger", &token).await.map(drop));
+        }
+        let expected = (1..=validations).map(|second| if second < 8 { Ok(()) } else { Err(Code::Unavailable) });
+        assert!(answers.into_iter().eq(expected));
+        assert_eq!(web.jwt_svids("ledger", "").await.unwrap_err(), Code::Unavailable);
+    }
 }
