@@ -272,6 +272,7 @@ impl AdminService {
             next_renewal_at: first(live().map(|identity| identity.renew_at)),
             next_expiry_at: first(live().map(|identity| identity.not_after)),
             renewals_failed: self.node_state.issuance().failed(),
+            cut_short: self.node_state.issuance().clamped(),
         }
     }
 

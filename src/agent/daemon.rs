@@ -26,6 +26,7 @@ use crate::endpoints::admin;
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::operators::Operators;
 use crate::endpoints::admin::reports::SocketStatus;
+use crate::endpoints::authority_metrics::AuthorityMetrics;
 use crate::endpoints::health;
 use crate::endpoints::metrics;
 use crate::endpoints::transport::listener::Listener;
@@ -50,7 +51,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let routes = workload_socket::routes(&readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     let _admin_group = doors.admin_group;
-    let stop = setup.parts.stop.clone();
+    let (stop, authority, clock) = (setup.parts.stop.clone(), setup.parts.authority.clone(), setup.parts.clock.clone());
     let mut node = Node::build(setup);
     node.spawn_until_stop(return_memory(node.budgets.clone()));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });
@@ -68,6 +69,8 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     if let Some(door) = doors.metrics {
         let (mut registry, operations) = (Registry::default(), node.operations.clone());
         metrics.register(&mut registry);
+        let rotations = node.rotations.clone();
+        registry.register_collector(Box::new(AuthorityMetrics { authority, rotations, clock }));
         node.spawn_until_stop(async move { metrics::serve(door.bound().await, registry, operations).await });
     }
     follow_signals(&mut node, stop)?;

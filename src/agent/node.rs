@@ -32,6 +32,7 @@ use crate::agent::watches::names::watch_names;
 use crate::agent::watches::upkeep::Upkeep;
 use crate::audit::LogSettings;
 use crate::authority::Authority;
+use crate::authority::RotationTally;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
@@ -90,6 +91,8 @@ pub struct Node {
     pub operations: Arc<dyn Operations>,
     /// What the connections and streams of workloads are charged to.
     pub budgets: Budgets,
+    /// How the rotations of the authority's keys went.
+    pub rotations: Arc<RotationTally>,
     tasks: JoinSet<Result<(), Fatal>>,
     stop: CancellationToken,
 }
@@ -133,7 +136,8 @@ impl Node {
             started: Instant::now(),
             sockets,
         }));
-        let mut node = Self { node_state, reloader, operations, budgets, tasks: JoinSet::new(), stop: stop.clone() };
+        let (rotations, tasks) = (Arc::default(), JoinSet::new());
+        let mut node = Self { node_state, reloader, operations, budgets, rotations, tasks, stop: stop.clone() };
         node.spawn(follow_bundles(own, foreign, publisher(node.node_state.clone()), stop.clone()));
         node.spawn(notice_steps(node.node_state.clone(), names.clone(), clock.clone(), stop.clone()));
         let watch_bundles = partners.watch_files(node.reloader.federation(), stop.clone());
@@ -162,8 +166,8 @@ impl Node {
     /// Keeps the authority's keys current, and reports when it cannot sign.
     fn watch_over(&mut self, authority: Arc<dyn Authority>, clock: Arc<dyn Clock>, readiness: &Readiness) {
         let (cannot_sign, reason) = (readiness.register("authority"), readiness.register("rotation"));
-        let node_state = self.node_state.clone();
-        let upkeep = Upkeep { authority: authority.clone(), node_state, clock: clock.clone(), reason };
+        let (node_state, rotations) = (self.node_state.clone(), self.rotations.clone());
+        let upkeep = Upkeep { authority: authority.clone(), node_state, clock: clock.clone(), reason, rotations };
         upkeep.once();
         check_authority(&*authority, clock.now(), &cannot_sign);
         self.spawn_until_stop(upkeep.run());

@@ -121,6 +121,9 @@ impl KeyKind {
 }
 
 impl Stage {
+    /// In the order of a key's life.
+    pub const ALL: [Self; 4] = [Self::Prepared, Self::Published, Self::Active, Self::Retired];
+
     /// The word of `authority show`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

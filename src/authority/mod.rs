@@ -9,6 +9,7 @@ pub mod no_authority;
 pub mod open;
 pub mod order;
 pub mod signing;
+pub mod tally;
 
 pub use embedded::Embedded;
 pub use embedded::settings::EmbeddedSettings;
@@ -30,6 +31,7 @@ pub use order::Token;
 pub use order::TokenOrder;
 pub use signing::life::RELEASE_DATE;
 pub use signing::life::Validity;
+pub use tally::RotationTally;
 
 use std::fmt;
 use std::sync::Arc;
@@ -125,6 +127,8 @@ pub struct Maintained {
     pub notes: Vec<Note>,
     /// Why a step that is due was not taken. It is tried again.
     pub postponed: Option<String>,
+    /// Whether it was tried just now.
+    pub failed: bool,
 }
 
 /// What an authority has to know of those who are served.

@@ -1,6 +1,7 @@
 //! `/metrics` in the OpenMetrics text format: the counters that rooms registered, and the gauges of the same report that
 //! `status` prints. Counts nothing itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -25,6 +27,7 @@ use crate::endpoints::http::HttpAnswer;
 use crate::endpoints::http::HttpListener;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::serve as serve_http;
+use crate::readiness::ActiveReason;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -59,7 +62,14 @@ struct Word {
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let StatusReport { state, level, authority, identities, configuration, sampled_at, .. } = self.0.status();
+        let StatusReport { state, level, bundles, identities, configuration, sampled_at, reasons, .. } =
+            self.0.status();
+        let labels = |reason: &ActiveReason| [("reason", reason.name.clone()), ("severity", word(&reason.severity))];
+        let mut by_reason = BTreeMap::<_, i64>::new();
+        reasons.iter().for_each(|reason| *by_reason.entry(labels(reason)).or_default() += 1);
+        let by_reason = by_reason.into_iter().map(|(labels, count)| (labels, ConstGauge::new(count)));
+        let help = "Why it is not ready, or degraded; `bonafide status` says more";
+        put_each(&mut encoder, ("bonafide_reasons", help, None), by_reason)?;
         let seconds = Some(&Unit::Seconds);
         let mut put = |name: &str, help: &str, unit: Option<&Unit>, metric: &dyn PutMetric| {
             metric.put(&mut encoder, name, help, unit)
@@ -77,13 +87,35 @@ impl Collector for Gauges {
             let left = ConstGauge::new(at - sampled_at);
             put("bonafide_next_expiry", "Until the first SVID ends, were it not renewed", seconds, &left)?;
         }
-        if let Some(at) = authority.not_after {
-            let end = ConstGauge::new(at);
-            put("bonafide_authority_not_after_timestamp", "When the authority ends, since 1970", seconds, &end)?;
+        let cut_short = ConstCounter::new(identities.cut_short);
+        let help = "SVIDs that live shorter than their entry says, because the authority's key ends";
+        put("bonafide_svids_cut_short", help, None, &cut_short)?;
+        if let Some(sequence) = bundles.first().and_then(|own| own.sequence) {
+            let sequence = ConstGauge::new(i64::try_from(sequence).unwrap_or(i64::MAX));
+            put("bonafide_bundle_sequence", "spiffe_sequence of the own bundle", None, &sequence)?;
         }
         put("bonafide_configuration", "Which configuration is in force", None, &one_of(&configuration.state))?;
         put("bonafide_kernel_level", "What this kernel proves of a caller", None, &one_of(&level))
     }
+}
+
+/// Puts out one metric.
+pub(in crate::endpoints) fn put(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, unit): (&str, &str, Option<&Unit>),
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
+    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+}
+
+/// Puts out one metric with each of its label sets; its name and type also where there is none.
+pub(in crate::endpoints) fn put_each<L: EncodeLabelSet, M: EncodeMetric + TypedMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, unit): (&str, &str, Option<&Unit>),
+    metrics: impl IntoIterator<Item = (L, M)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit, M::TYPE)?;
+    metrics.into_iter().try_for_each(|(labels, metric)| metric.encode(family.encode_family(&labels)?))
 }
 
 /// A metric that can be put out once its name is known.
@@ -93,7 +125,7 @@ trait PutMetric {
 
 impl<M: EncodeMetric> PutMetric for M {
     fn put(&self, to: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>) -> fmt::Result {
-        self.encode(to.encode_descriptor(name, help, unit, self.metric_type())?)
+        put(to, (name, help, unit), self)
     }
 }
 
@@ -103,10 +135,13 @@ fn count(of: usize) -> ConstGauge<i64> {
 
 /// 1 for the word that holds now.
 fn one_of(word: &impl serde::Serialize) -> Family<Word, Gauge> {
-    let text = serde_json::to_value(word).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default();
     let family = Family::<Word, Gauge>::default();
-    family.get_or_create(&Word { is: text }).set(1);
+    family.get_or_create(&Word { is: self::word(word) }).set(1);
     family
+}
+
+fn word(of: &impl serde::Serialize) -> String {
+    serde_json::to_value(of).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -142,7 +177,9 @@ mod tests {
             "bonafide_connections 2",
             "bonafide_renewals_failed_total 1",
             "bonafide_next_expiry_seconds 1800",
-            "bonafide_authority_not_after_timestamp_seconds 1700604800",
+            "bonafide_svids_cut_short_total 2",
+            "bonafide_bundle_sequence 7",
+            "# TYPE bonafide_reasons gauge",
             "bonafide_configuration{is=\"current\"} 1",
             "bonafide_kernel_level{is=\"full\"} 1",
         ] {

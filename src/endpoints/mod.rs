@@ -2,6 +2,7 @@
 //! them; the other files are codecs, and `workload_socket` puts together what the workload socket serves.
 
 pub mod admin;
+pub mod authority_metrics;
 mod grpc_health;
 pub mod health;
 pub mod http;

@@ -336,7 +336,7 @@ fn health_and_metrics_are_served_where_they_are_configured() {
         "bonafide_entries 1",
         "bonafide_configuration{is=\"current\"} 1",
         "bonafide_dropped_log_lines_total 0",
-        "bonafide_authority_not_after_timestamp_seconds ",
+        "bonafide_authority_not_after_timestamp_seconds{kind=\"x509\"} ",
         "bonafide_kernel_level{is=",
     ];
     for name in names {

@@ -9,6 +9,7 @@ use tokio::time::interval;
 use tokio::time::timeout;
 
 use crate::authority::Authority;
+use crate::authority::RotationTally;
 use crate::entitlement::node_state::NodeState;
 use crate::readiness::Reason;
 use crate::readiness::Severity;
@@ -31,6 +32,8 @@ pub struct Upkeep {
     pub clock: Arc<dyn Clock>,
     /// Blocked while a step that is due is not taken.
     pub reason: Reason,
+    /// How the rotations went.
+    pub rotations: Arc<RotationTally>,
 }
 
 impl Upkeep {
@@ -65,6 +68,7 @@ impl Upkeep {
         let trouble = match self.authority.maintain(self.clock.moment(), self.node_state.served()) {
             Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
             Ok(done) => {
+                self.rotations.count(&done);
                 done.notes.iter().for_each(|note| tracing::info!("{note}"));
                 let postponed = |why| format!("a rotation of the authority's keys is due and postponed: {why}");
                 done.postponed.map(|why| (Severity::Degraded, postponed(why)))

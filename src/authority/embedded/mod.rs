@@ -384,10 +384,11 @@ impl Authority for Embedded {
             // RACE: under the lock, for a second maker would leave other keys on the disk than those that sign.
             let (keeper, note) = self.make_first_keys(now)?;
             *guard = Some(keeper);
-            return Ok(Maintained { notes: vec![note], postponed: None });
+            return Ok(Maintained { notes: vec![note], ..Maintained::default() });
         };
         let mut notes: Vec<_> = keeper.depart(now, served).into_iter().map(|id| Note::Left { id }).collect();
-        if keeper.may_try(now) {
+        let may_try = keeper.may_try(now);
+        if may_try {
             let mut tried = keeper.settle(now);
             while tried.is_ok()
                 && let Some(due) = keeper.due(now, served)
@@ -397,7 +398,8 @@ impl Authority for Embedded {
             keeper.tried(tried, now);
         }
         self.show(keeper);
-        Ok(Maintained { notes, postponed: keeper.postponed() })
+        let postponed = keeper.postponed();
+        Ok(Maintained { notes, failed: may_try && postponed.is_some(), postponed })
     }
 }
 

@@ -121,7 +121,12 @@ pub(in crate::endpoints) mod tests {
                     not_after: Some(1_700_604_800.0),
                     next_rotation_at: Some(1_700_302_400.0),
                 },
-                bundles: vec![],
+                bundles: vec![BundleStatus {
+                    trust_domain: "example.org".to_owned(),
+                    x509_authorities: 1,
+                    jwt_authorities: 1,
+                    sequence: Some(7),
+                }],
                 identities: IdentitiesStatus {
                     entries: 4,
                     connections: 2,
@@ -129,6 +134,7 @@ pub(in crate::endpoints) mod tests {
                     next_renewal_at: None,
                     next_expiry_at: Some(1_700_001_800.0),
                     renewals_failed: 1,
+                    cut_short: 2,
                 },
                 attestors: vec![],
                 last_hour: LastHourStatus::default(),

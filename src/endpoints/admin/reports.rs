@@ -167,6 +167,9 @@ pub struct IdentitiesStatus {
     pub next_expiry_at: Option<f64>,
     /// Renewals that failed since the start.
     pub renewals_failed: u64,
+    /// SVIDs since the start that live shorter than their entry says, because the authority's key ends.
+    #[serde(default)]
+    pub cut_short: u64,
 }
 
 /// One way of finding evidence.
