@@ -4,6 +4,8 @@
 
 #[path = "operator/admin_door.rs"]
 mod admin_door;
+#[path = "operator/alert_rules.rs"]
+mod alert_rules;
 #[path = "operator/authority.rs"]
 mod authority;
 #[path = "operator/clock.rs"]
