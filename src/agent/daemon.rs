@@ -18,6 +18,7 @@ use crate::agent::node::Node;
 use crate::agent::prepared::NotRunning;
 use crate::agent::prepared::Prepared;
 use crate::agent::reload::ReloadTrigger;
+use crate::agent::watches::data_dir::watch_data_dir;
 use crate::agent::watches::memory::return_memory;
 use crate::agent::watches::readiness::notify_systemd;
 use crate::agent::watches::readiness::report_readiness;
@@ -41,7 +42,7 @@ use crate::readiness::Severity;
 
 /// Serves until a signal or a failure.
 pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning> {
-    let Prepared { mut setup, linux, journal, metrics } = prepared;
+    let Prepared { mut setup, linux, journal, metrics, unwritable } = prepared;
     let readiness = setup.readiness.clone();
     let starting = readiness.register("starting");
     starting.block(Severity::NotReady, "the daemon is starting");
@@ -54,6 +55,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let (stop, authority, clock) = (setup.parts.stop.clone(), setup.parts.authority.clone(), setup.parts.clock.clone());
     let mut node = Node::build(setup);
     node.spawn_until_stop(return_memory(node.budgets.clone()));
+    node.spawn_until_stop(watch_data_dir(unwritable));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });
     let operators = Operators::new(doors.doorkeeper, &linux);
     let identify =

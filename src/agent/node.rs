@@ -169,9 +169,9 @@ impl Node {
         let (node_state, rotations) = (self.node_state.clone(), self.rotations.clone());
         let upkeep = Upkeep { authority: authority.clone(), node_state, clock: clock.clone(), reason, rotations };
         upkeep.once();
-        check_authority(&*authority, clock.now(), &cannot_sign);
+        check_authority(&*authority, &self.rotations, clock.now(), &cannot_sign);
         self.spawn_until_stop(upkeep.run());
-        self.spawn_until_stop(watch_authority(authority, clock, cannot_sign));
+        self.spawn_until_stop(watch_authority(authority, self.rotations.clone(), clock, cannot_sign));
     }
 
     /// Asks who the users and groups are, decides by every change of them, and reports those that nobody knows.

@@ -11,7 +11,9 @@ use crate::audit::Journal;
 use crate::audit::metrics::AuditMetrics;
 use crate::authority::NoAuthority;
 use crate::durable;
+use crate::durable::DataDir;
 use crate::endpoints::transport::listener::NotBound;
+use crate::readiness::Reason;
 
 /// Everything that is open before the first socket is bound.
 pub(in crate::agent) struct Prepared {
@@ -23,6 +25,8 @@ pub(in crate::agent) struct Prepared {
     pub(in crate::agent) journal: Arc<Journal>,
     /// What the journal counts, for `/metrics`.
     pub(in crate::agent) metrics: AuditMetrics,
+    /// The data directory, where it took no writes, and what says so.
+    pub(in crate::agent) unwritable: Option<(Arc<DataDir>, Reason)>,
 }
 
 /// Why the daemon did not start, or did not go on.

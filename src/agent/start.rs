@@ -87,7 +87,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     };
     let data_dir = Arc::new(data_dir);
     let randomness = Arc::new(SystemRandomness);
-    let authority = open_authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?;
+    let (authority, takes_no_writes) = open_authority(&active.config, &data_dir, &*clock, &randomness, &not_writable)?;
     if active.state == ReloadState::Current
         && let Err(why) = last_good::keep(&data_dir, &active.accepted)
     {
@@ -101,6 +101,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
         randomness,
         stop: CancellationToken::new(),
     };
+    let unwritable = takes_no_writes.then(|| (data_dir.clone(), not_writable));
     let (main, kept_in) = (options.config.clone(), Some(data_dir));
     let files = ConfigFiles { main, kept_in, are_followed: true, reason: not_on_disk };
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX >> 16);
@@ -108,7 +109,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let admin_group = active.config.admin_group().into_iter().collect();
     let names = Arc::new(NameService::new(Arc::new(SystemNames::of_first_process()), admin_group));
     let setup = NodeSetup { parts, active, files, entry_sources, names, readiness, log, sockets, descriptors };
-    let prepared = Prepared { setup, linux, journal: journal.clone(), metrics };
+    let prepared = Prepared { setup, linux, journal: journal.clone(), metrics, unwritable };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(serving_threads(cores))
@@ -195,30 +196,33 @@ fn open_log(settings: &LogSettings, clock: &Arc<dyn Clock>) -> Result<(Arc<Journ
     Ok((Arc::new(Journal::new(lines, settings.clone(), metrics.clone())), metrics))
 }
 
+/// Opens the authority, and says whether its data directory takes no writes.
 fn open_authority(
     config: &Config,
     data_dir: &Arc<DataDir>,
     clock: &dyn Clock,
     randomness: &Arc<SystemRandomness>,
     reason: &Reason,
-) -> Result<Arc<dyn Authority>, NotRunning> {
+) -> Result<(Arc<dyn Authority>, bool), NotRunning> {
     let settings = AuthoritySettings::Embedded(EmbeddedSettings {
         trust_domain: config.trust_domain.clone(),
         ca_ttl: config.authority.ca_ttl,
         jwt_issuer: None,
     });
     let (authority, notes) = authority::open(settings, data_dir.clone(), clock.moment(), randomness.clone())?;
+    let mut takes_no_writes = false;
     for note in notes {
         match note {
             Note::AwaitsClock => tracing::warn!("{note}"),
             Note::NotWritable { .. } => {
                 tracing::warn!("{note}");
                 reason.block(Severity::Degraded, note.to_string());
+                takes_no_writes = true;
             }
             _ => tracing::info!("{note}"),
         }
     }
-    Ok(authority)
+    Ok((authority, takes_no_writes))
 }
 
 #[cfg(test)]

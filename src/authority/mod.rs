@@ -97,6 +97,11 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// Where `now` lies in the life of its active keys, of the worse one; `None` before there are any.
     fn validity(&self, now: SystemTime) -> Option<Validity>;
 
+    /// The same of each kind of key for itself; where they are not told apart, of both.
+    fn validities(&self, now: SystemTime) -> Vec<(KeyKind, Validity)> {
+        self.validity(now).map(|both| KeyKind::ALL.map(|kind| (kind, both)).to_vec()).unwrap_or_default()
+    }
+
     /// The instruction for an operator whose authority signs nothing more.
     fn remedy(&self) -> String;
 

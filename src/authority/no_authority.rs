@@ -49,7 +49,8 @@ pub enum NoAuthority {
     Store(#[from] StoreError),
     /// There are no keys yet, and the clock is wrong, so that no life could be given to new ones.
     #[error(
-        "the clock shows a time before this release was made ({}), so no authority can be made; set the clock",
+        "the clock shows a time before this release was made ({}), so no authority can be made; set the clock: \
+         timedatectl",
         release_day()
     )]
     ClockBeforeRelease,
@@ -102,8 +103,11 @@ pub enum Note {
     /// There are no keys yet, and none can be made before the clock is right.
     #[error("{}", NoAuthority::ClockBeforeRelease)]
     AwaitsClock,
-    /// The data directory takes no writes: serving goes on, and no key can be rotated.
-    #[error("{path} takes no writes ({why}): issuing goes on, rotation is postponed; make room or make it writable")]
+    /// The data directory took no writes at the start: no key can be rotated.
+    #[error(
+        "{path} takes no writes ({why}): no new key can be kept there, so none is rotated; make room (df -h {path}), or \
+         make it writable"
+    )]
     NotWritable {
         /// The data directory.
         path: PathBuf,

@@ -17,6 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::daemon::Daemon;
+use crate::daemon::SERVING;
 
 const KILLS: u32 = 200;
 /// Kills per data directory before it is replaced.
@@ -290,7 +291,7 @@ fn mount(options: &[&str], at: &Path) -> bool {
     Command::new("mount").args(options).arg(at).output().is_ok_and(|output| output.status.success())
 }
 
-/// A data directory that takes no writes prevents a rotation and nothing else.
+/// A data directory that takes no writes prevents a rotation and nothing else, until it takes them again.
 #[tokio::test]
 async fn a_daemon_whose_data_directory_takes_no_writes_serves_degraded() {
     let mut daemon = Daemon::start(&entry());
@@ -317,6 +318,8 @@ async fn a_daemon_whose_data_directory_takes_no_writes_serves_degraded() {
     let (_, roots) = fetch(&daemon).await;
     assert!(verifies(&before, &roots));
     assert!(daemon.log()[log_before..].contains("takes no writes"), "{}", daemon.log());
+    assert!(mount(&["-o", "remount,rw"], &data(&daemon)));
+    daemon.wait_for_notification(SERVING);
     daemon.kill();
 }
 

@@ -3,17 +3,21 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use tokio::time::MissedTickBehavior;
 use tokio::time::interval;
 use tokio::time::timeout;
 
 use crate::authority::Authority;
+use crate::authority::KeyStatus;
 use crate::authority::RotationTally;
+use crate::authority::Stage;
 use crate::entitlement::node_state::NodeState;
 use crate::readiness::Reason;
 use crate::readiness::Severity;
 use crate::time::Clock;
+use crate::time::date::rfc3339;
 
 const PERIOD: Duration = Duration::from_millis(500);
 /// A disk that takes longer for one step is reported.
@@ -65,13 +69,14 @@ impl Upkeep {
     /// Does what is due now. Blocks while it writes to disk.
     pub fn once(&self) {
         let tainted_before = self.authority.tainted();
-        let trouble = match self.authority.maintain(self.clock.moment(), self.node_state.served()) {
+        let now = self.clock.moment();
+        let trouble = match self.authority.maintain(now, self.node_state.served()) {
             Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
             Ok(done) => {
                 self.rotations.count(&done);
                 done.notes.iter().for_each(|note| tracing::info!("{note}"));
-                let postponed = |why| format!("a rotation of the authority's keys is due and postponed: {why}");
-                done.postponed.map(|why| (Severity::Degraded, postponed(why)))
+                done.postponed
+                    .map(|why| (Severity::Degraded, postponed(&why, &self.authority.keys(now.wall), now.wall)))
             }
         };
         if self.authority.tainted() != tainted_before {
@@ -86,5 +91,45 @@ impl Upkeep {
         if self.reason.block(severity, &detail) {
             tracing::warn!("{detail}");
         }
+    }
+}
+
+/// What an operator has to know of a step that could not be taken.
+fn postponed(why: &str, keys: &[KeyStatus], now: SystemTime) -> String {
+    let ends = keys.iter().filter(|key| key.stage == Stage::Active).map(|key| key.not_after).min();
+    let meanwhile = match ends.filter(|end| *end > now) {
+        Some(end) => format!("; the keys in use sign until {}", rfc3339(end)),
+        None => String::new(),
+    };
+    format!(
+        "a step of the rotation of the authority's keys is due and postponed: {why}. It is tried again every 2 s{meanwhile}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::authority::KeyKind;
+
+    #[test]
+    fn a_postponed_rotation_says_until_when_the_keys_sign_unless_they_do_not() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let keys = KeyKind::ALL.map(|kind| KeyStatus {
+            kind,
+            id: "a".to_owned(),
+            stage: Stage::Active,
+            tainted: false,
+            made: at(0),
+            not_after: at(1_800_000_000),
+            next_stage_at: at(1_700_000_000),
+            tokens: 0,
+        });
+        let begins =
+            "a step of the rotation of the authority's keys is due and postponed: no room. It is tried again every 2 s";
+        let ends = format!("{begins}; the keys in use sign until 2027-01-15T08:00:00Z");
+        assert_eq!(postponed("no room", &keys, at(1_799_999_999)), ends);
+        assert_eq!(postponed("no room", &keys, at(1_800_000_000)), begins);
     }
 }

@@ -349,8 +349,13 @@ impl Authority for Embedded {
     }
 
     fn validity(&self, now: SystemTime) -> Option<Validity> {
-        let (x509, jwt) = (self.x509.load_full()?, self.jwt.load_full()?);
-        Some(x509.validity(now).worse(jwt.validity(now)))
+        self.validities(now).into_iter().map(|(_, validity)| validity).reduce(Validity::worse)
+    }
+
+    fn validities(&self, now: SystemTime) -> Vec<(KeyKind, Validity)> {
+        let x509 = self.x509.load_full().map(|key| (KeyKind::X509, key.validity(now)));
+        let jwt = self.jwt.load_full().map(|key| (KeyKind::Jwt, key.validity(now)));
+        x509.into_iter().chain(jwt).collect()
     }
 
     fn remedy(&self) -> String {
