@@ -9,6 +9,8 @@ mod fuzz_targets;
 #[path = "support/kernel/mod.rs"]
 mod kernel;
 
+#[path = "faults/backup.rs"]
+mod backup;
 #[path = "faults/bad_input.rs"]
 mod bad_input;
 #[path = "faults/configuration.rs"]

@@ -28,15 +28,15 @@ const MOMENTS: Duration = Duration::from_millis(120);
 /// A user that every Debian has, in the place of the service's.
 const SERVICE: (u32, &str) = (1, "daemon");
 
-fn entry() -> String {
+pub(crate) fn entry() -> String {
     format!("[[workload]]\nid = \"/test\"\nselectors = [\"unix:uid:{}\"]\n", geteuid().as_raw())
 }
 
-fn data(daemon: &Daemon) -> PathBuf {
+pub(crate) fn data(daemon: &Daemon) -> PathBuf {
     daemon.folder().join("data")
 }
 
-fn state_file(daemon: &Daemon) -> PathBuf {
+pub(crate) fn state_file(daemon: &Daemon) -> PathBuf {
     data(daemon).join("authority.state")
 }
 
@@ -53,7 +53,7 @@ fn active_keys(state: &serde_json::Value, kind: &str) -> usize {
 }
 
 /// An SVID's leaf, and the roots of the bundle beside it.
-async fn fetch(daemon: &Daemon) -> (Vec<u8>, Vec<Vec<u8>>) {
+pub(crate) async fn fetch(daemon: &Daemon) -> (Vec<u8>, Vec<Vec<u8>>) {
     let client = WorkloadApiClient::connect_to(daemon.address()).await.unwrap();
     let context = client.fetch_x509_context().await.unwrap();
     let leaf = context.default_svid().unwrap().cert_chain()[0].as_bytes().to_vec();
@@ -61,7 +61,7 @@ async fn fetch(daemon: &Daemon) -> (Vec<u8>, Vec<Vec<u8>>) {
     (leaf, bundle.authorities().iter().map(|root| root.as_bytes().to_vec()).collect())
 }
 
-fn verifies(leaf: &[u8], roots: &[Vec<u8>]) -> bool {
+pub(crate) fn verifies(leaf: &[u8], roots: &[Vec<u8>]) -> bool {
     let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
     roots.iter().any(|root| {
         let (_, root) = X509Certificate::from_der(root).unwrap();

@@ -27,6 +27,7 @@ use crate::authority::keys::KeyStatus;
 use crate::authority::keys::NotRotated;
 use crate::authority::keys::RotationOrder;
 use crate::authority::keys::Stage;
+use crate::authority::signing::life::seconds;
 use crate::durable::DataDir;
 use crate::durable::Name;
 use crate::identity::Bundle;
@@ -143,7 +144,7 @@ impl Keeper {
         let Some(key) = next_of(&mut after, kind) else { return Ok(None) };
         show(key, lead, now);
         let published = (key.id(), now.wall + lead);
-        after.sequence += 1;
+        after.sequence = after_change(after.sequence, now);
         self.store(after)?;
         Ok(Some(published))
     }
@@ -191,7 +192,7 @@ impl Keeper {
         let mut after = self.state.clone();
         let gone = after.keys.extract_if(.., |key| key.kind() == kind && is_over(key, now));
         let gone: Vec<_> = gone.map(|key| key.id()).collect();
-        after.sequence += 1;
+        after.sequence = after_change(after.sequence, now);
         self.store(after)?;
         Ok(gone)
     }
@@ -249,7 +250,7 @@ impl Keeper {
                 show(key, lead, now);
             }
         }
-        after.sequence += 1;
+        after.sequence = after_change(after.sequence, now);
         self.store(after).map_err(|why| NotRotated::NotKept(why.to_string()))
     }
 
@@ -338,6 +339,12 @@ fn too_many(state: &AuthorityState, kind: KeyKind) -> Result<(), NotRotated> {
         None => Ok(()),
         Some(first) => Err(NotRotated::TooManyKeys { kind, count, first: rfc3339(first) }),
     }
+}
+
+/// The sequence number of a changed bundle: at least the clock's seconds, which is ahead of any that changes came to one by
+/// one. So a bundle that changes after an older copy of the state was restored is newer than those from before.
+fn after_change(sequence: u64, now: Moment) -> u64 {
+    sequence.saturating_add(1).max(seconds(now.wall))
 }
 
 fn after_sequence(sequence: u64) -> AuthorityState {
