@@ -112,8 +112,10 @@ async fn an_older_copy_brings_the_old_key_back_and_a_rotation_makes_its_bundle_n
     assert!(!verifies(&leaf, &roots) && !accepts(&daemon, &lost_token));
     assert!(!verifies(&old_leaf, &kept_elsewhere));
 
+    // The copy was not restored within the second of the latest change.
+    shows(&daemon, |report| report["sampled_at"].as_f64().unwrap() >= kept_sequence as f64 + 1.0);
     let rotated = rotate(&daemon);
-    assert!(rotated["sequence"].as_u64().unwrap() > kept_sequence, "{rotated}");
+    assert!(rotated["sequence"].as_u64().unwrap() > kept_sequence, "{kept_sequence}: {rotated}");
     let (new_leaf, roots) = fetch(&daemon).await;
     assert!(verifies(&new_leaf, &roots) && verifies(&old_leaf, &roots));
 }
