@@ -153,6 +153,9 @@ impl Remedies<'_> {
 
     /// Why a key is so near its end.
     fn why_it_ends(&self, kind: Option<KeyKind>) -> String {
+        if self.new_keys_sign_from(kind).is_some() {
+            return String::new();
+        }
         match self.of(kind, Stage::Active).map(|key| key.next_stage_at).min() {
             Some(due) if due > self.now => format!(
                 ". What is signed now lives shorter than its entry says, although a rotation is due only at {}",
@@ -163,17 +166,20 @@ impl Remedies<'_> {
         }
     }
 
+    /// When new keys of each of these kinds are used, where all have one in the bundle.
+    fn new_keys_sign_from(&self, kind: Option<KeyKind>) -> Option<SystemTime> {
+        let kinds = KeyKind::ALL.into_iter().filter(|each| kind.is_none_or(|kind| kind == *each));
+        let used_from = |kind| self.of(Some(kind), Stage::Published).map(|key| key.next_stage_at).next();
+        kinds.map(used_from).collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
     /// What goes on by itself, or else what to type.
     fn next_step(&self, kind: Option<KeyKind>) -> String {
-        let kinds = || KeyKind::ALL.into_iter().filter(|each| kind.is_none_or(|kind| kind == *each));
-        let used_from = |kind| self.of(Some(kind), Stage::Published).map(|key| key.next_stage_at).next();
-        if let Some(times) = kinds().map(used_from).collect::<Option<Vec<_>>>()
-            && let Some(last) = times.into_iter().max()
-        {
-            return format!(". A new key is in the bundle already, and is used from {}", rfc3339(last));
+        if let Some(from) = self.new_keys_sign_from(kind) {
+            return format!(". A new key is in the bundle already, and is to sign from {}", rfc3339(from));
         }
         if self.is_postponed {
-            return ". The rotation is postponed, and is tried again: bonafide authority show says why".to_owned();
+            return ". The rotation is postponed: bonafide authority show".to_owned();
         }
         format!(". {}", self.remedy)
     }
@@ -378,14 +384,15 @@ mod tests {
         for validity in [Validity::Ending { ends: at(10) }, Validity::Over { since: at(7) }] {
             let keys = [active(), published.clone()].concat();
             let (_, text) = said(&both(validity), &keys, false);
+            assert!(!text.contains("succeeded") && !text.contains("shorter"), "{text}");
             assert!(
-                text.ends_with(". A new key is in the bundle already, and is used from 2026-11-22T09:00:00Z"),
+                text.ends_with(". A new key is in the bundle already, and is to sign from 2026-11-22T09:00:00Z"),
                 "{text}"
             );
             let (_, text) = said(&both(validity), &keys[..3], false);
             assert!(text.ends_with(". Make new keys"), "one kind has none: {text}");
             let (_, text) = said(&both(validity), &active(), true);
-            assert!(text.ends_with(": bonafide authority show says why"), "{text}");
+            assert!(text.ends_with(" is postponed: bonafide authority show"), "{text}");
         }
     }
 }

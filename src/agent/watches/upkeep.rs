@@ -101,9 +101,7 @@ fn postponed(why: &str, keys: &[KeyStatus], now: SystemTime) -> String {
         Some(end) => format!("; the keys in use sign until {}", rfc3339(end)),
         None => String::new(),
     };
-    format!(
-        "a step of the rotation of the authority's keys is due and postponed: {why}. It is tried again every 2 s{meanwhile}"
-    )
+    format!("the rotation of the authority's keys is postponed: {why}. It is tried again every 2 s{meanwhile}")
 }
 
 #[cfg(test)]
@@ -126,8 +124,7 @@ mod tests {
             next_stage_at: at(1_700_000_000),
             tokens: 0,
         });
-        let begins =
-            "a step of the rotation of the authority's keys is due and postponed: no room. It is tried again every 2 s";
+        let begins = "the rotation of the authority's keys is postponed: no room. It is tried again every 2 s";
         let ends = format!("{begins}; the keys in use sign until 2027-01-15T08:00:00Z");
         assert_eq!(postponed("no room", &keys, at(1_799_999_999)), ends);
         assert_eq!(postponed("no room", &keys, at(1_800_000_000)), begins);
