@@ -107,11 +107,7 @@ fn of_subject(kind: Option<KeyKind>, validity: Validity, against: &Remedies<'_>)
     let said = of_whom(kind, validity);
     match validity {
         Validity::Valid => None,
-        Validity::Ending { .. } => {
-            let svids = kind.map_or("SVID", svid);
-            let sentence = format!("{said}: every {svids} ends then at the latest, and none is issued after it");
-            Some((Severity::Degraded, sentence + &against.why_it_ends(kind), against.next_step(kind)))
-        }
+        Validity::Ending { .. } => Some((Severity::Degraded, said + &against.what_ends(kind), against.next_step(kind))),
         Validity::Over { .. } => not_ready(&said, against.next_step(kind)),
         Validity::BeforeRelease => not_ready(&said, "; set the clock: timedatectl".to_owned()),
         Validity::NotYetValid { .. } => not_ready(
@@ -151,19 +147,21 @@ impl Remedies<'_> {
         self.keys.iter().filter(move |key| key.stage == stage && kind.is_none_or(|kind| kind == key.kind))
     }
 
-    /// Why a key is so near its end.
-    fn why_it_ends(&self, kind: Option<KeyKind>) -> String {
+    /// What ends with a key, and why it is so near its end.
+    fn what_ends(&self, kind: Option<KeyKind>) -> String {
         if self.new_keys_sign_from(kind).is_some() {
-            return String::new();
+            return ", and with it everything that it has signed".to_owned();
         }
-        match self.of(kind, Stage::Active).map(|key| key.next_stage_at).min() {
+        let svids = kind.map_or("SVID", svid);
+        let why = match self.of(kind, Stage::Active).map(|key| key.next_stage_at).min() {
             Some(due) if due > self.now => format!(
                 ". What is signed now lives shorter than its entry says, although a rotation is due only at {}",
                 rfc3339(due)
             ),
             Some(due) => format!(". The rotation that was due at {} has not succeeded", rfc3339(due)),
             None => String::new(),
-        }
+        };
+        format!(": every {svids} ends then at the latest, and none is issued after it{why}")
     }
 
     /// When new keys of each of these kinds are used, where all have one in the bundle.
@@ -384,7 +382,8 @@ mod tests {
         for validity in [Validity::Ending { ends: at(10) }, Validity::Over { since: at(7) }] {
             let keys = [active(), published.clone()].concat();
             let (_, text) = said(&both(validity), &keys, false);
-            assert!(!text.contains("succeeded") && !text.contains("shorter"), "{text}");
+            let untrue = ["succeeded", "shorter", "none is issued"].iter().find(|untrue| text.contains(**untrue));
+            assert_eq!(untrue, None, "{text}");
             assert!(
                 text.ends_with(". A new key is in the bundle already, and is to sign from 2026-11-22T09:00:00Z"),
                 "{text}"
