@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")
-        .codec_path("crate::endpoints::workload_api::codec::SmallBuffers")
+        .build_server(false)
         .build_transport(false)
         .compile_fds(definitions)?;
     Ok(())

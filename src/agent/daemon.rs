@@ -33,7 +33,7 @@ use crate::endpoints::metrics;
 use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::transport::listener::NotBound;
 use crate::endpoints::transport::unix::UnixAcceptor;
-use crate::endpoints::workload_socket;
+use crate::endpoints::workload_socket::WorkloadServices;
 use crate::names::SystemNames;
 use crate::names::look_up;
 use crate::readiness::Readiness;
@@ -49,7 +49,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let config = setup.active.config.clone();
     let doors = Doors::bind(&config, &readiness).await?;
     setup.sockets = doors.status.clone();
-    let routes = workload_socket::routes(&readiness)
+    let services = WorkloadServices::new(&readiness)
         .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     let _admin_group = doors.admin_group;
     let (stop, authority, clock) = (setup.parts.stop.clone(), setup.parts.authority.clone(), setup.parts.clock.clone());
@@ -62,7 +62,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
         Arc::new(move |socket: BorrowedFd<'_>| linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>));
     let acceptor = UnixAcceptor::new(doors.workload, identify, readiness.clone())
         .map_err(|why| refused("no descriptor is left", &why))?;
-    node.serve(acceptor, routes);
+    node.serve(acceptor, Arc::new(services));
     node.spawn_until_stop(admin::server::serve(doors.admin, operators, node.operations.clone()));
     if let Some(door) = doors.health {
         let readiness = readiness.clone();

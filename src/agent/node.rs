@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::agent::admin_service::AdminService;
 use crate::agent::config::file_entries::FileEntries;
@@ -39,6 +38,7 @@ use crate::endpoints::transport::accept;
 use crate::endpoints::transport::acceptor::Acceptor;
 use crate::endpoints::transport::acceptor::IncomingConnection;
 use crate::endpoints::transport::budgets::Budgets;
+use crate::endpoints::transport::http2::GrpcServices;
 use crate::endpoints::transport::http2::Http2;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Parts;
@@ -182,14 +182,14 @@ impl Node {
         self.spawn(owner.clone().follow_names(self.stop.clone()));
     }
 
-    /// Serves workloads that come through `acceptor` with the services of `routes`.
-    pub fn serve<A>(&mut self, acceptor: A, routes: Routes)
+    /// Serves workloads that come through `acceptor`.
+    pub fn serve<A>(&mut self, acceptor: A, services: Arc<dyn GrpcServices>)
     where
         A: Acceptor<Incoming: IncomingConnection> + 'static,
     {
         let connections = Arc::new(Arc::clone(&self.node_state));
         let (budgets, stop) = (self.budgets.clone(), self.stop.clone());
-        self.spawn(accept::serve(acceptor, budgets, stop, Http2 { connections, routes }));
+        self.spawn(accept::serve(acceptor, budgets, stop, Http2 { connections, services }));
     }
 
     /// Adds a part that ends by itself after the stop.

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod authority_metrics;
+mod grpc;
 mod grpc_health;
 pub mod health;
 pub mod http;

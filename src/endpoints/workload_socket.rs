@@ -1,33 +1,81 @@
 //! The services of the workload socket: the Workload API with its security header, gRPC health and reflection without it,
 //! and the refusal of Envoy's SDS.
 
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use futures_util::future::FutureExt as _;
+use http::Request;
+use http::Response;
+use hyper::body::Incoming;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
+use tower_service::Service as _;
 
 use crate::endpoints::grpc_health::GrpcHealth;
 use crate::endpoints::sds::SdsRefusal;
+use crate::endpoints::transport::http2::GrpcServices;
+use crate::endpoints::transport::http2::RequestGate;
 use crate::endpoints::workload_api;
-use crate::endpoints::workload_api::MAX_REQUEST;
 use crate::endpoints::workload_api::proto;
+use crate::entitlement::door::SecretGate;
 use crate::readiness::Readiness;
 
+/// The largest request of health and reflection (SPEC: product contract §7).
+const MAX_REQUEST: usize = 64 * 1024;
+
 /// The services of the workload socket.
-///
-/// SECURITY: health and reflection hold nothing that a local user may not know, and existing probes send no header.
-///
-/// # Errors
-/// The compiled definitions are not definitions; a build that is broken.
-pub fn routes(readiness: &Readiness) -> Result<Routes, tonic_reflection::server::Error> {
-    let health = HealthServer::new(GrpcHealth::of(workload_api::SERVICE, readiness));
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    Ok(workload_api::routes()
-        .add_service(health.max_decoding_message_size(MAX_REQUEST))
-        .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST))
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST))
-        .add_service(SdsRefusal::default())
-        .prepare())
+#[derive(Clone)]
+pub struct WorkloadServices {
+    /// All but the Workload API.
+    others: Routes,
+}
+
+impl WorkloadServices {
+    /// The services, whose health is that of `readiness`.
+    ///
+    /// SECURITY: health and reflection hold nothing that a local user may not know, and existing probes send no header.
+    ///
+    /// # Errors
+    /// The compiled definitions are not definitions; a build that is broken.
+    pub fn new(readiness: &Readiness) -> Result<Self, tonic_reflection::server::Error> {
+        let health = HealthServer::new(GrpcHealth::of(workload_api::SERVICE, readiness));
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let others = Routes::new(health.max_decoding_message_size(MAX_REQUEST))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST))
+            .add_service(SdsRefusal::default())
+            .prepare();
+        Ok(Self { others })
+    }
+}
+
+impl GrpcServices for WorkloadServices {
+    fn answer(&self, mut request: Request<Incoming>, gate: SecretGate) -> BoxFuture<'static, Response<Body>> {
+        let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        if let Some((workload_api::SERVICE, method)) = path {
+            let method = method.to_owned();
+            return async move { workload_api::answer(&method, request, gate).await }.boxed();
+        }
+        request.extensions_mut().insert(RequestGate(gate));
+        let answered = self.others.clone().call(request);
+        async move {
+            match answered.await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+        .boxed()
+    }
+}
+
+impl fmt::Debug for WorkloadServices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WorkloadServices(..)")
+    }
 }

@@ -72,7 +72,7 @@ pub(crate) fn asked_first(daemon: &Daemon, attack: &[u8]) -> u32 {
 }
 
 /// Defences: `routes` applies `MAX_REQUEST`; without it the four MiB are decoded before they are refused.
-/// `JwtQuestion::try_from` limits the audiences; without it there is a token for nine. `AuthorityFilter::begin` and the
+/// `JwtQuestion::try_from` limits the audiences; without it there is a token for seventeen. `AuthorityFilter::begin` and the
 /// HTTP/2 library's header list limit are each enough; without both 64 KiB of metadata are served. The recursion limit
 /// of prost cannot be switched off.
 #[tokio::test(flavor = "multi_thread")]
@@ -80,8 +80,8 @@ async fn attack_80_too_large_or_too_deep_messages_and_metadata_are_refused() {
     let daemon = Daemon::start(&me());
     let four_mebibytes = tokens(&daemon, vec!["a".repeat(200); (4 << 20) / 200], "").await;
     assert_eq!(four_mebibytes.unwrap_err().code(), Code::OutOfRange, "the message was decoded");
-    let nine = tokens(&daemon, vec!["a".to_owned(); 9], "").await.unwrap_err();
-    assert_eq!(nine.code(), Code::InvalidArgument);
+    let seventeen = tokens(&daemon, vec!["a".to_owned(); 17], "").await.unwrap_err();
+    assert_eq!(seventeen.code(), Code::InvalidArgument);
     let mut bomb = asking(X509svidRequest {});
     bomb.metadata_mut().insert("x", "a".repeat(64 * 1024).parse().unwrap());
     assert!(x509(&daemon, bomb).await.is_err());

@@ -48,7 +48,7 @@ use bonafide::authority::RotationOrder;
 use bonafide::durable::DataDir;
 use bonafide::endpoints::admin::reports::ReloadReport;
 use bonafide::endpoints::admin::reports::ReloadState;
-use bonafide::endpoints::workload_socket;
+use bonafide::endpoints::workload_socket::WorkloadServices;
 use bonafide::entitlement::node_state::NodeState;
 use bonafide::entitlement::node_state::Parts;
 use bonafide::evidence::Selector;
@@ -242,7 +242,7 @@ impl TestNode {
             descriptors: 4096,
         });
         let (acceptor, dialer) = pipe_acceptor();
-        node.serve(acceptor, workload_socket::routes(&readiness).unwrap());
+        node.serve(acceptor, Arc::new(WorkloadServices::new(&readiness).unwrap()));
         let dialer = dialer.observed_by(pipe, observer);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         Ok(Self { kernel, authority, clock, records, node_state, readiness, names, reloader, dialer, stop, node })

@@ -40,8 +40,8 @@ pub(crate) fn open(callers: &FakeCallers, limits: Limits) -> Door {
     let listener = Listener::bind(&path, 0o666).unwrap();
     let acceptor = UnixAcceptor::new(listener, identify(), readiness.clone()).unwrap();
     let (budgets, stop) = (Budgets::new(limits), CancellationToken::new());
-    let routes = bonafide::endpoints::workload_socket::routes(&readiness).unwrap();
-    let protocol = Http2 { connections: Arc::new(callers.clone()), routes };
+    let services = Arc::new(bonafide::endpoints::workload_socket::WorkloadServices::new(&readiness).unwrap());
+    let protocol = Http2 { connections: Arc::new(callers.clone()), services };
     let served = tokio::spawn(accept::serve(acceptor, budgets.clone(), stop.clone(), protocol));
     Door { path, budgets, readiness, stop, served, _directory: directory }
 }

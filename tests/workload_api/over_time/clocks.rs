@@ -12,6 +12,7 @@ use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::ValidateJwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::endpoints::workload_socket::WorkloadServices;
 use bonafide::evidence::Credentials;
 use bonafide::readiness::Readiness;
 use prost::Message as _;
@@ -46,8 +47,8 @@ fn dialer() -> PipeDialer {
 
 fn dialer_of(callers: FakeCallers) -> PipeDialer {
     let (acceptor, dialer) = pipe_acceptor();
-    let routes = bonafide::endpoints::workload_socket::routes(&Readiness::default()).unwrap();
-    let protocol = Http2 { connections: Arc::new(callers), routes };
+    let services = Arc::new(WorkloadServices::new(&Readiness::default()).unwrap());
+    let protocol = Http2 { connections: Arc::new(callers), services };
     tokio::spawn(accept::serve(acceptor, Budgets::new(door::limits()), CancellationToken::new(), protocol));
     dialer
 }

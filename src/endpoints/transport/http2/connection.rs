@@ -9,7 +9,6 @@ use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use tokio::time::Instant;
-use tonic::service::Routes;
 
 use crate::endpoints::transport::accept::AdmittedConnection;
 use crate::endpoints::transport::budgets::Limits;
@@ -21,6 +20,7 @@ use crate::endpoints::transport::http2::activity::idle_timeout;
 use crate::endpoints::transport::http2::executor::StreamExecutor;
 use crate::endpoints::transport::http2::framing::Http2Framing;
 use crate::endpoints::transport::http2::requests::GrpcRequests;
+use crate::endpoints::transport::http2::requests::GrpcServices;
 use crate::endpoints::transport::http2::unsent::Unsent;
 use crate::entitlement::door::Connection;
 use crate::entitlement::door::Ended;
@@ -40,7 +40,7 @@ const CLOSE_GRACE: Duration = Duration::from_millis(50);
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves one connection until either side ends it, a limit is reached, or the door stops.
-pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, routes: Routes) {
+pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, services: Arc<dyn GrpcServices>) {
     let AdmittedConnection { stream, connection, budgets, stop } = admitted;
     let limits = budgets.limits();
     let mut closed = connection.closed();
@@ -49,7 +49,7 @@ pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, routes: 
     let unsent = Arc::new(Unsent::default());
     let stream = GatedStream::new(stream, connection, Http2Framing::carrying(Arc::clone(&unsent)));
     let requests =
-        GrpcRequests { gate: stream.gate().clone(), routes, budgets, activity: Arc::clone(&activity), unsent };
+        GrpcRequests { gate: stream.gate().clone(), services, budgets, activity: Arc::clone(&activity), unsent };
     let mut http = pin!(engine(executor, &limits).serve_connection(TokioIo::new(stream), requests));
     let mut idle = IdleLimits { since: Instant::now(), first_request: limits.first_request, idle: limits.idle };
     let mut going_away = false;

@@ -29,11 +29,10 @@ mod unsent;
 
 use std::sync::Arc;
 
-use tonic::service::Routes;
-
 use crate::attestation::kernel::Process;
 use crate::endpoints::transport::accept::AdmittedConnection;
 use crate::endpoints::transport::accept::Protocol;
+pub use crate::endpoints::transport::http2::requests::GrpcServices;
 pub use crate::endpoints::transport::http2::requests::RequestGate;
 use crate::entitlement::door::Connection;
 use crate::entitlement::door::Connections;
@@ -45,7 +44,7 @@ pub struct Http2 {
     /// Admits accepted processes.
     pub connections: Arc<dyn Connections>,
     /// The services behind the door.
-    pub routes: Routes,
+    pub services: Arc<dyn GrpcServices>,
 }
 
 impl Protocol for Http2 {
@@ -56,6 +55,6 @@ impl Protocol for Http2 {
     }
 
     async fn converse(self, admitted: AdmittedConnection<dyn Connection>) {
-        connection::serve(admitted, self.routes).await;
+        connection::serve(admitted, self.services).await;
     }
 }

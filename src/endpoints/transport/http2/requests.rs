@@ -2,6 +2,7 @@
 //! answer. The answer leaves in pieces, each with the secrets in it.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
@@ -22,8 +23,6 @@ use hyper::body::Incoming;
 use hyper::body::SizeHint;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::service::Routes;
-use tower_service::Service as _;
 
 use crate::endpoints::refusals;
 use crate::endpoints::transport::budgets::Budgets;
@@ -36,6 +35,12 @@ use crate::entitlement::door::SecretGate;
 /// From a request's header to its answer's: its message has to arrive, and a unary answer has to be made.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What answers the gRPC calls of a door.
+pub trait GrpcServices: Send + Sync + fmt::Debug {
+    /// Answers a call that came by this gate.
+    fn answer(&self, request: Request<Incoming>, gate: SecretGate) -> BoxFuture<'static, Response<Body>>;
+}
+
 /// The gate of the connection that a request came by. It is among the request's extensions: it leads to the subject, and
 /// opens secrets.
 #[derive(Debug, Clone)]
@@ -44,7 +49,7 @@ pub struct RequestGate(pub SecretGate);
 /// The services of a door, for one connection.
 pub(super) struct GrpcRequests {
     pub(super) gate: SecretGate,
-    pub(super) routes: Routes,
+    pub(super) services: Arc<dyn GrpcServices>,
     pub(super) budgets: Budgets,
     pub(super) activity: Arc<Activity>,
     pub(super) unsent: Arc<Unsent>,
@@ -55,7 +60,7 @@ impl hyper::service::Service<Request<Incoming>> for GrpcRequests {
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         let charge = self.budgets.stream(self.gate.connection().principal());
         let (charge, refused) = match charge {
             Ok(charge) => (Some(charge), not_a_grpc_call(&request)),
@@ -66,13 +71,9 @@ impl hyper::service::Service<Request<Incoming>> for GrpcRequests {
         if let Some(refused) = refused {
             return Box::pin(std::future::ready(Ok(refused.map(|body| AnswerBody { body, answer }))));
         }
-        request.extensions_mut().insert(RequestGate(gate));
-        let response = tokio::time::timeout(ANSWER_TIMEOUT, self.routes.clone().call(request));
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, self.services.answer(request, gate));
         Box::pin(async move {
-            let response = match response.await {
-                Ok(response) => response?,
-                Err(_) => refusals::too_slow().into_http(),
-            };
+            let response = response.await.unwrap_or_else(|_| refusals::too_slow().into_http());
             Ok(response.map(|body| AnswerBody { body, answer }))
         })
     }
