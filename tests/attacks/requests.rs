@@ -71,7 +71,7 @@ pub(crate) fn asked_first(daemon: &Daemon, attack: &[u8]) -> u32 {
     }
 }
 
-/// Defences: `routes` applies `MAX_REQUEST`; without it the four MiB are decoded before they are refused.
+/// Defences: `grpc::message` applies the limit of the call; without it the four MiB are decoded before they are refused.
 /// `JwtQuestion::try_from` limits the audiences; without it there is a token for seventeen. `AuthorityFilter::begin` and the
 /// HTTP/2 library's header list limit are each enough; without both 64 KiB of metadata are served. The recursion limit
 /// of prost cannot be switched off.
