@@ -17,10 +17,12 @@ use crate::endpoints::transport::http2::activity::Activity;
 use crate::endpoints::transport::http2::activity::IdleLimits;
 use crate::endpoints::transport::http2::activity::TimedOut;
 use crate::endpoints::transport::http2::activity::idle_timeout;
+use crate::endpoints::transport::http2::executor::ConnectionError;
 use crate::endpoints::transport::http2::executor::StreamExecutor;
 use crate::endpoints::transport::http2::framing::Http2Framing;
 use crate::endpoints::transport::http2::requests::GrpcRequests;
 use crate::endpoints::transport::http2::requests::GrpcServices;
+use crate::endpoints::transport::http2::turn::TurnBuffer;
 use crate::endpoints::transport::http2::unsent::Unsent;
 use crate::entitlement::door::Connection;
 use crate::entitlement::door::Ended;
@@ -50,7 +52,8 @@ pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, services
     let stream = GatedStream::new(stream, connection, Http2Framing::carrying(Arc::clone(&unsent)));
     let requests =
         GrpcRequests { gate: stream.gate().clone(), services, budgets, activity: Arc::clone(&activity), unsent };
-    let mut http = pin!(engine(executor, &limits).serve_connection(TokioIo::new(stream), requests));
+    let output = TurnBuffer::new(stream);
+    let mut http = pin!(engine(executor, &limits).serve_connection(TokioIo::new(output.clone()), requests));
     let mut idle = IdleLimits { since: Instant::now(), first_request: limits.first_request, idle: limits.idle };
     let mut going_away = false;
     let grace = loop {
@@ -68,11 +71,11 @@ pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, services
                 going_away = true;
                 idle = IdleLimits { since: Instant::now(), idle: GOAWAY_GRACE, ..idle };
             }
-            result = poll_fn(|cx| streams.poll_with(http.as_mut(), cx)) => return log_end(result),
+            result = poll_fn(|cx| streams.poll_with(http.as_mut(), &output, cx)) => return log_end(result),
         }
     };
     http.as_mut().graceful_shutdown();
-    let rest = poll_fn(|cx| streams.poll_with(http.as_mut(), cx));
+    let rest = poll_fn(|cx| streams.poll_with(http.as_mut(), &output, cx));
     if let Ok(result) = tokio::time::timeout(grace, rest).await {
         log_end(result);
     }
@@ -93,7 +96,7 @@ fn engine(executor: StreamExecutor, limits: &Limits) -> http2::Builder<StreamExe
     engine
 }
 
-fn log_end(result: hyper::Result<()>) {
+fn log_end(result: Result<(), ConnectionError>) {
     if let Err(error) = result {
         tracing::debug!(why = %error, cause = std::error::Error::source(&error).map(tracing::field::display), "connection ended");
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -13,6 +14,23 @@ use std::task::Poll;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::io::AsyncWrite;
+
+use crate::endpoints::transport::http2::turn::TurnBuffer;
+
+/// So many streams end before what they answered is handed to the engine.
+const ENDED_TOGETHER: usize = 8;
+
+/// Why a connection did not go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    /// The engine gave up.
+    #[error(transparent)]
+    Engine(#[from] hyper::Error),
+    /// Something could not leave.
+    #[error(transparent)]
+    Output(#[from] io::Error),
+}
 
 /// Takes the future of every stream that the engine opens, and spawns no task for it.
 #[derive(Clone, Default)]
@@ -49,20 +67,35 @@ impl fmt::Debug for StreamExecutor {
 }
 
 impl RunningStreams {
-    /// Polls the engine, and then the streams until none of them can go on. A stream that ended may have given the engine
-    /// something to do, so that is polled again.
-    pub(super) fn poll_with<C>(&mut self, mut engine: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>
+    /// One turn: polls the engine, and then the streams until none of them can go on. Streams that ended may have given the
+    /// engine something to do, so that is polled again. At the end of the turn what the engine has written leaves.
+    pub(super) fn poll_with<C, S>(
+        &mut self,
+        mut engine: Pin<&mut C>,
+        output: &TurnBuffer<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ConnectionError>>
     where
         C: Future<Output = hyper::Result<()>>,
+        S: AsyncWrite + Unpin,
     {
         loop {
             if let Poll::Ready(result) = engine.as_mut().poll(cx) {
-                return Poll::Ready(result);
+                return Poll::Ready(result.map_err(ConnectionError::from));
             }
             self.running.extend(std::mem::take(&mut *self.opened.opened()));
-            if !matches!(self.running.poll_next_unpin(cx), Poll::Ready(Some(()))) {
-                return Poll::Pending;
+            let mut ended = 0;
+            while ended < ENDED_TOGETHER && matches!(self.running.poll_next_unpin(cx), Poll::Ready(Some(()))) {
+                ended += 1;
             }
+            if ended == 0 {
+                break;
+            }
+        }
+        // A socket that takes no more wakes this task when it does.
+        match output.poll_leave(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
 }

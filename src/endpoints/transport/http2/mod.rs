@@ -8,10 +8,12 @@
 //! ├─ Connection::closed, stop, idle_timeout          end it
 //! └─ RunningStreams::poll_with
 //!    ├─ hyper's HTTP/2 engine
-//!    │  ├─ GatedStream, Http2Framing                 its bytes, in and out; Unsent counts what leaves
+//!    │  ├─ TurnBuffer                                gathers what it writes in one turn
+//!    │  │   └─ GatedStream, Http2Framing             the bytes, in and out; Unsent counts what leaves
 //!    │  └─ GrpcRequests                              called for each stream that opens
 //!    │       └─ StreamExecutor                       takes the stream's future instead of spawning it
-//!    └─ the futures of the open streams              answer, then body as Pieces; each wakes the task
+//!    ├─ the futures of the open streams              answer, then body as Pieces; each wakes the task
+//!    └─ TurnBuffer::poll_leave                       the turn's output, in one write
 //! ```
 //!
 //! A task for each stream would cost memory for hours and outlive its connection. Here a stream ends with its
@@ -25,6 +27,7 @@ mod frame_budget;
 pub mod frames;
 mod framing;
 mod requests;
+mod turn;
 mod unsent;
 
 use std::sync::Arc;
