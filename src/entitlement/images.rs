@@ -21,8 +21,7 @@ use crate::issuance::EntriesInForce;
 
 /// How long an image is kept after its last connection: a client that reconnects gets the SVID that it had.
 const KEPT: Duration = Duration::from_secs(60);
-/// An image holds a descriptor. For each so many descriptors that the daemon may open, one image is kept that has no
-/// connection.
+/// An image holds two descriptors. For each so many that the daemon may open, one image is kept that has no connection.
 const DESCRIPTORS_PER_IDLE: u64 = 40;
 /// One principal has at most this share of the images that are kept without a connection.
 const SHARE_OF_ONE: usize = 8;

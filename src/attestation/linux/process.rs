@@ -58,6 +58,11 @@ pub struct LinuxProcess {
     level: Level,
     /// The start time at [`Level::Reduced`], where the pidfd was opened by PID.
     started: Option<u64>,
+    /// Its `/proc/PID`, opened when it is asked for first.
+    ///
+    /// SECURITY: an open directory is of one process. Once that is reaped its files answer `ESRCH`, whoever has the number
+    /// then.
+    directory: OnceLock<Arc<OwnedFd>>,
     /// The shared wait for its exit. An `epoll` accepts a descriptor once, and every stream waits.
     exit: OnceLock<Shared<BoxFuture<'static, ()>>>,
 }
@@ -82,7 +87,7 @@ impl LinuxProcess {
             Err(nix::Error::EINVAL | nix::Error::ESRCH) => return Err(Unanswered::Gone),
             Err(errno) => return Err(unanswered_nix(errno)),
         };
-        Ok(Self { proc, pidfd, peer, level, started: None, exit: OnceLock::new() })
+        Ok(Self::new(proc, pidfd, peer, level))
     }
 
     /// The process that has this PID now, with its effective ids as credentials. There is no connection to it, so
@@ -93,8 +98,12 @@ impl LinuxProcess {
         let directory = open_directory(&proc, pid)?;
         let status = Status::parse(&read(&directory, "status").map_err(unanswered)?).map_err(|_| Unanswered::Absent)?;
         let peer = Credentials { pid, uid: status.uids.effective, gid: status.gids.effective };
-        let process = Self { proc, pidfd, peer, level, started: None, exit: OnceLock::new() };
+        let process = Self::new(proc, pidfd, peer, level);
         process.alive().map(|()| process)
+    }
+
+    fn new(proc: Arc<OwnedFd>, pidfd: Arc<OwnedFd>, peer: Credentials, level: Level) -> Self {
+        Self { proc, pidfd, peer, level, started: None, directory: OnceLock::new(), exit: OnceLock::new() }
     }
 
     /// Opens a peer by its PID, where the kernel has no `SO_PEERPIDFD`.
@@ -105,7 +114,7 @@ impl LinuxProcess {
         let pid = i32::try_from(peer.pid).ok().and_then(Pid::from_raw).ok_or(Unanswered::Absent)?;
         let started = start_time(&open_directory(&proc, peer.pid)?)?;
         let pidfd = Arc::new(pidfd_open(pid, PidfdFlags::empty()).map_err(unanswered)?);
-        let process = Self { proc, pidfd, peer, level: Level::Reduced, started: Some(started), exit: OnceLock::new() };
+        let process = Self { started: Some(started), ..Self::new(proc, pidfd, peer, Level::Reduced) };
         process.open_directory().map(|_| process)
     }
 
@@ -155,7 +164,11 @@ impl Process for LinuxProcess {
     }
 
     fn directory(&self) -> Result<Box<dyn ProcDirectory>, Unanswered> {
-        Ok(Box::new(LinuxProcDirectory(self.open_directory()?)))
+        if let Some(open) = self.directory.get() {
+            return Ok(Box::new(LinuxProcDirectory(Arc::clone(open))));
+        }
+        let opened = Arc::new(self.open_directory()?);
+        Ok(Box::new(LinuxProcDirectory(Arc::clone(self.directory.get_or_init(|| opened)))))
     }
 
     fn exited(&self) -> BoxFuture<'static, ()> {
@@ -177,7 +190,7 @@ async fn exit_of(pidfd: Arc<OwnedFd>) {
 
 /// An open `/proc/PID`.
 #[derive(Debug)]
-struct LinuxProcDirectory(OwnedFd);
+struct LinuxProcDirectory(Arc<OwnedFd>);
 
 impl ProcDirectory for LinuxProcDirectory {
     fn read(&self, file: ProcFile) -> Result<Vec<u8>, Unanswered> {
