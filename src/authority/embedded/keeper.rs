@@ -64,11 +64,14 @@ impl Keeper {
         data_dir: Option<Arc<DataDir>>,
         now: Moment,
     ) -> Self {
+        let tainted: Vec<_> = state.keys.iter().filter(|key| key.tainted).map(AuthorityKey::kind).collect();
         for key in &mut state.keys {
             let wait = match key.stage {
+                // SECURITY: what the clock of a start says keeps a tainted key no longer than the operator was told.
+                Stage::Published if tainted.contains(&key.kind()) => TAINTED_LEAD,
                 Stage::Published => {
-                    let left = key.used_from.and_then(|at| at.duration_since(now.wall).ok()).unwrap_or_default();
-                    left.min(rotation::plan(key.made(), key.life.not_after).lead)
+                    let lead = rotation::plan(key.made(), key.life.not_after).lead;
+                    key.used_from.map_or(lead, |at| at.duration_since(now.wall).unwrap_or_default().min(lead))
                 }
                 Stage::Retired => key.may_have_signed().longest,
                 Stage::Prepared | Stage::Active => Duration::ZERO,
@@ -117,7 +120,7 @@ impl Keeper {
                 lead_is_over: now.since_boot >= next.waits_until,
                 is_served: served.sequence == Some(self.state.sequence),
             },
-            _ => NextKey::Prepared,
+            _ => NextKey::Prepared { life: next.life },
         });
         let retired_is_over = self.state.of_kind(kind).any(|key| is_over(key, now));
         let [x509, jwt] = self.witnessed;
@@ -128,9 +131,11 @@ impl Keeper {
         Some(KeysOfKind { active: (active.life, active.made()), next, retired_is_over, witnessed })
     }
 
-    /// Keeps a new key that nobody knows yet.
+    /// Keeps a new key that nobody knows yet, in place of one that was to follow and is of no use any more.
     pub(super) fn prepare(&mut self, key: AuthorityKey) -> Result<(), NoAuthority> {
-        let mut after = self.state.clone();
+        let (mut after, kind) = (self.state.clone(), key.kind());
+        let replaced: Vec<_> = after.keys.extract_if(.., |key| is_next(key, kind)).collect();
+        after.sequence += u64::from(replaced.iter().any(|key| key.stage == Stage::Published));
         after.keys.push(key);
         self.store(after)
     }
@@ -139,9 +144,9 @@ impl Keeper {
     pub(super) fn publish(&mut self, kind: KeyKind, now: Moment) -> Result<Option<(String, SystemTime)>, NoAuthority> {
         let Some(active) = self.state.active(kind) else { return Ok(None) };
         let plan = rotation::plan(active.made(), active.life.not_after);
-        let lead = rotation::lead_before(&plan, active.life.not_after, now.wall);
         let mut after = self.state.clone();
         let Some(key) = next_of(&mut after, kind) else { return Ok(None) };
+        let lead = rotation::lead_before(&plan, &active.life, &key.life, now.wall);
         show(key, lead, now);
         let published = (key.id(), now.wall + lead);
         after.sequence = after_change(after.sequence, now);
@@ -167,15 +172,15 @@ impl Keeper {
             key.retire();
             key.id()
         });
-        let (tainted, kept) = after.keys.into_iter().partition(|key| key.kind() == kind && key.tainted);
-        let (mut leaving, keys): (Vec<AuthorityKey>, _) = (tainted, kept);
+        let mut leaving: Vec<_> = after.keys.extract_if(.., |key| key.kind() == kind && key.tainted).collect();
+        after.sequence += u64::from(after.refresh_hint() != self.state.refresh_hint());
         for key in &mut leaving {
             key.needed_until = Some(now.wall + TAINTED_STAY);
             key.waits_until = now.since_boot.saturating_add(TAINTED_STAY);
         }
         let earlier = self.leaving.len();
         self.leaving.extend(leaving);
-        if let Err(why) = self.store(AuthorityState { keys, ..after_sequence(self.state.sequence) }) {
+        if let Err(why) = self.store(after) {
             self.leaving.truncate(earlier);
             return Err(why);
         }
@@ -237,11 +242,14 @@ impl Keeper {
     ) -> Result<(), NotRotated> {
         let mut after = self.state.clone();
         for kind in order.kinds() {
+            let is_of_use = |key: &AuthorityKey| !order.taint && rotation::signs(&key.life, now.wall);
+            after.keys.retain(|key| !is_next(key, kind) || is_of_use(key));
             if order.taint {
-                after.keys.retain(|key| key.kind() != kind || matches!(key.stage, Stage::Active | Stage::Retired));
+                // However many they are: all of them are forgotten when the next one is used.
                 after.keys.iter_mut().filter(|key| key.kind() == kind).for_each(|key| key.tainted = true);
+            } else {
+                too_many(&after, kind)?;
             }
-            too_many(&after, kind)?;
             if after.next(kind).is_none() {
                 after.keys.push(make(kind).map_err(|why| NotRotated::NotKept(why.to_string()))?);
             }
@@ -273,9 +281,7 @@ impl Keeper {
                 PublicPart::Jwt { authority, .. } => bundle.jwt_authorities.push(authority.clone()),
             }
         }
-        let lives = self.state.keys.iter().filter(|key| key.stage == Stage::Active);
-        let lives = lives.filter_map(|key| key.life.not_after.duration_since(key.made()).ok());
-        bundle.refresh_hint = lives.min().map(|life| rotation::refresh_hint(life).as_secs());
+        bundle.refresh_hint = self.state.refresh_hint().map(|hint| hint.as_secs());
         bundle.sequence = Some(self.state.sequence);
         bundle
     }
@@ -318,8 +324,11 @@ fn show(key: &mut AuthorityKey, lead: Duration, now: Moment) {
 }
 
 fn next_of(state: &mut AuthorityState, kind: KeyKind) -> Option<&mut AuthorityKey> {
-    let mut of_kind = state.keys.iter_mut().filter(|key| key.kind() == kind);
-    of_kind.find(|key| matches!(key.stage, Stage::Prepared | Stage::Published))
+    state.keys.iter_mut().find(|key| is_next(key, kind))
+}
+
+fn is_next(key: &AuthorityKey, kind: KeyKind) -> bool {
+    key.kind() == kind && matches!(key.stage, Stage::Prepared | Stage::Published)
 }
 
 fn is_active(key: &AuthorityKey, kind: KeyKind) -> bool {
@@ -345,8 +354,4 @@ fn too_many(state: &AuthorityState, kind: KeyKind) -> Result<(), NotRotated> {
 /// one. So a bundle that changes after an older copy of the state was restored is newer than those from before.
 fn after_change(sequence: u64, now: Moment) -> u64 {
     sequence.saturating_add(1).max(seconds(now.wall))
-}
-
-fn after_sequence(sequence: u64) -> AuthorityState {
-    AuthorityState { sequence, keys: Vec::new() }
 }

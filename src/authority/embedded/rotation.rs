@@ -7,6 +7,9 @@
 //! | active | when the next key is used | as the stages before |
 //! | retired | when the last thing it signed has ended, by the wall clock and by the one that nobody can set | a disk that takes no writes |
 //!
+//! A next key whose life does not hold when it is due is of no use: a machine slept, a disk was full, or a clock was wrong
+//! when it was made. Another one is prepared in its place.
+//!
 //! SECURITY: outside the life of its active key an authority does none of this by itself, for the wall clock is the only
 //! witness that the life is over, and may be wrong. Two exceptions: where the clock that nobody can set, too, has passed
 //! the end since the authority was opened within the life (a machine that slept), and where an operator asks.
@@ -71,7 +74,9 @@ pub(super) struct KeysOfKind {
 /// The key that is to follow the active one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextKey {
-    Prepared,
+    Prepared {
+        life: Life,
+    },
     Published {
         life: Life,
         lead_is_over: bool,
@@ -96,9 +101,11 @@ pub(super) fn plan(made: SystemTime, not_after: SystemTime) -> RotationPlan {
     RotationPlan { prepare_at: publish_at.checked_sub(hint).unwrap_or(made), publish_at, use_at, lead }
 }
 
-/// The lead of a key that is published now: shorter where the active key ends before it would be over.
-pub(super) fn lead_before(plan: &RotationPlan, not_after: SystemTime, now: SystemTime) -> Duration {
-    plan.lead.min(not_after.duration_since(now).unwrap_or_default() / 2)
+/// The lead of a key that is published now: shorter where the active key ends before it would be over, or where the next one
+/// is short-lived.
+pub(super) fn lead_before(plan: &RotationPlan, active: &Life, next: &Life, now: SystemTime) -> Duration {
+    let left = |life: &Life| life.not_after.duration_since(now).unwrap_or_default();
+    plan.lead.min(left(active) / 2).min(left(next) / 4)
 }
 
 /// The step that is due now.
@@ -119,14 +126,22 @@ pub(super) fn due(keys: &KeysOfKind, now: Moment) -> Option<RotationStep> {
         return Some(RotationStep::Withdraw);
     }
     let plan = plan(*made, life.not_after);
-    match next {
+    match next.as_ref().filter(|next| self::signs(next.life(), now.wall)) {
         None if !signs || now.wall >= plan.prepare_at => Some(RotationStep::Prepare),
-        Some(NextKey::Prepared) if !signs || now.wall >= plan.publish_at => Some(RotationStep::Publish),
+        Some(NextKey::Prepared { .. }) if !signs || now.wall >= plan.publish_at => Some(RotationStep::Publish),
         _ => None,
     }
 }
 
-fn signs(life: &Life, now: SystemTime) -> bool {
+impl NextKey {
+    fn life(&self) -> &Life {
+        let (Self::Prepared { life } | Self::Published { life, .. }) = self;
+        life
+    }
+}
+
+/// Whether a key signs now.
+pub(super) fn signs(life: &Life, now: SystemTime) -> bool {
     matches!(life.validity(now), Validity::Valid | Validity::Ending { .. })
 }
 
@@ -165,6 +180,10 @@ mod tests {
         KeysOfKind { active, next, retired_is_over: false, witnessed: after(Duration::ZERO) }
     }
 
+    fn prepared() -> Option<NextKey> {
+        Some(NextKey::Prepared { life: life(made() + HOUR, 2 * WEEK) })
+    }
+
     fn published(lead_is_over: bool, is_served: bool) -> Option<NextKey> {
         Some(NextKey::Published { life: life(made() + HOUR, WEEK), lead_is_over, is_served })
     }
@@ -192,10 +211,8 @@ mod tests {
         let plan = plan(made(), made() + WEEK);
         let at = |time: SystemTime| after(time.duration_since(made()).unwrap());
         let second = Duration::from_secs(1);
-        let unpublished = [
-            (None, plan.prepare_at, RotationStep::Prepare),
-            (Some(NextKey::Prepared), plan.publish_at, RotationStep::Publish),
-        ];
+        let unpublished =
+            [(None, plan.prepare_at, RotationStep::Prepare), (prepared(), plan.publish_at, RotationStep::Publish)];
         for (next, time, step) in unpublished {
             assert_eq!(due(&keys(WEEK, next), at(time - second)), None);
             assert_eq!(due(&keys(WEEK, next), at(time)), Some(step));
@@ -211,7 +228,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_outside_the_life_moves_nothing() {
         for wall in [made() + 2 * WEEK, made() + WEEK, made() - WEEK, SystemTime::UNIX_EPOCH] {
-            for next in [None, Some(NextKey::Prepared), published(true, false)] {
+            for next in [None, prepared(), published(true, false)] {
                 let keys = KeysOfKind { retired_is_over: true, ..keys(WEEK, next) };
                 assert_eq!(due(&keys, Moment { wall, since_boot: HOUR }), None, "{wall:?} {next:?}");
             }
@@ -222,7 +239,10 @@ mod tests {
     fn a_machine_that_slept_past_the_end_goes_on_without_a_lead() {
         let end = after(2 * WEEK);
         assert_eq!(due(&keys(WEEK, None), end), Some(RotationStep::Prepare));
-        assert_eq!(due(&keys(WEEK, Some(NextKey::Prepared)), end), Some(RotationStep::Publish));
+        assert_eq!(
+            due(&keys(WEEK, Some(NextKey::Prepared { life: life(end.wall, WEEK) })), end),
+            Some(RotationStep::Publish)
+        );
         let late = Some(NextKey::Published { life: life(end.wall, WEEK), lead_is_over: false, is_served: true });
         assert_eq!(due(&keys(WEEK, late), end), Some(RotationStep::Activate));
         let opened_too_late = KeysOfKind { witnessed: after(WEEK), ..keys(WEEK, None) };
@@ -230,9 +250,18 @@ mod tests {
     }
 
     #[test]
-    fn a_next_key_whose_life_does_not_hold_now_is_not_used() {
-        let next = Some(NextKey::Published { life: life(made() + WEEK, WEEK), lead_is_over: true, is_served: true });
-        assert_eq!(due(&keys(4 * WEEK, next), after(HOUR)), None);
+    fn a_next_key_whose_life_does_not_hold_now_is_not_used_and_is_replaced_when_one_is_due() {
+        for (begins, is_used) in [(made() + 3 * WEEK, false), (made() - 3 * WEEK, false), (made(), true)] {
+            let life = life(begins, 2 * WEEK + HOUR);
+            for next in [NextKey::Prepared { life }, NextKey::Published { life, lead_is_over: false, is_served: true }]
+            {
+                assert_eq!(due(&keys(4 * WEEK, Some(next)), after(HOUR)), None);
+                let step = due(&keys(4 * WEEK, Some(next)), after(2 * WEEK));
+                assert_eq!(step == Some(RotationStep::Prepare), !is_used, "{next:?} {step:?}");
+            }
+            let next = Some(NextKey::Published { life, lead_is_over: true, is_served: true });
+            assert_eq!(due(&keys(4 * WEEK, next), after(HOUR)), is_used.then_some(RotationStep::Activate));
+        }
     }
 
     proptest! {
@@ -247,10 +276,13 @@ mod tests {
         }
 
         #[test]
-        fn a_late_lead_leaves_half_of_what_is_left_of_the_active_key(late in 0_u64..604_800) {
+        fn a_lead_leaves_half_of_what_is_left_of_the_active_key_and_most_of_the_next_one(
+            late in 0_u64..604_800, ca_ttl in 40_u64..604_800,
+        ) {
             let now = made() + Duration::from_secs(late);
-            let lead = lead_before(&plan(made(), made() + WEEK), made() + WEEK, now);
-            prop_assert!(now + lead <= made() + WEEK);
+            let (active, next) = (life(made(), WEEK), life(now, Duration::from_secs(ca_ttl)));
+            let lead = lead_before(&plan(made(), made() + WEEK), &active, &next, now);
+            prop_assert!(now + lead * 2 <= active.not_after && now + lead * 4 <= next.not_after);
         }
     }
 }

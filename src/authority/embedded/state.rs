@@ -1,6 +1,7 @@
 //! What the authority remembers: its keys, the stage of each, and how often its bundle has changed. INVARIANT: each key fits
 //! its certificate, exactly one of each kind is active, at most one of each kind is to follow it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -9,6 +10,7 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+use crate::authority::embedded::rotation;
 use crate::authority::embedded::rotation::STAY_AFTER_START;
 use crate::authority::embedded::settings::EmbeddedSettings;
 use crate::authority::embedded::stored::StoredJwtKey;
@@ -36,6 +38,11 @@ use crate::identity::KeyType;
 use crate::identity::PrivateKey;
 use crate::identity::TrustDomain;
 use crate::randomness::Randomness;
+
+/// The largest number that every reader of JSON holds. A kept one above it is no number of ours.
+const LAST_SEQUENCE: u64 = 1 << 53;
+/// Seconds since 1970 that lie in the year 6325. A kept time after it is none of ours, and sums with an earlier one are dates.
+const LAST_TIME: u64 = 1 << 37;
 
 /// The state.
 #[derive(Debug, Clone)]
@@ -107,6 +114,9 @@ impl AuthorityState {
     }
 
     fn of(stored: StoredState, trust_domain: &TrustDomain) -> Result<Self, &'static str> {
+        if stored.sequence > LAST_SEQUENCE {
+            return Err("its sequence number is out of range");
+        }
         let x509 = stored.x509.into_iter().map(|key| AuthorityKey::of_x509(key, trust_domain));
         let jwt = stored.jwt.into_iter().map(AuthorityKey::of_jwt);
         let state = Self { sequence: stored.sequence, keys: x509.chain(jwt).collect::<Result<_, _>>()? };
@@ -121,6 +131,10 @@ impl AuthorityState {
             if count(&[Stage::Prepared, Stage::Published]) > 1 {
                 return Err("more than one key is to follow the active one");
             }
+        }
+        let ids: BTreeSet<_> = state.keys.iter().map(AuthorityKey::id).collect();
+        if ids.len() < state.keys.len() {
+            return Err("a key is there twice");
         }
         Ok(state)
     }
@@ -149,6 +163,13 @@ impl AuthorityState {
     /// The key of a kind that signs.
     pub(super) fn active(&self, kind: KeyKind) -> Option<&AuthorityKey> {
         self.of_kind(kind).find(|key| key.stage == Stage::Active)
+    }
+
+    /// How often others should fetch the bundle.
+    pub(super) fn refresh_hint(&self) -> Option<Duration> {
+        let lives = self.keys.iter().filter(|key| key.stage == Stage::Active);
+        let lives = lives.filter_map(|key| key.life.not_after.duration_since(key.made()).ok());
+        lives.min().map(rotation::refresh_hint)
     }
 
     /// The key of a kind that is to follow the active one.
@@ -192,6 +213,14 @@ impl AuthorityKey {
     fn new(stage: Stage, public: PublicPart, life: Life) -> Self {
         let (private_key, used_from, needed_until) = (None, None, None);
         Self { stage, public, life, private_key, used_from, needed_until, tainted: false, waits_until: Duration::ZERO }
+    }
+
+    /// With what was kept of it. A retired key has nothing to sign with, and is needed as long as it lives where nothing else
+    /// is known.
+    fn kept(self, private_key: Option<Arc<PrivateKey>>, [used_from, needed_until]: [Option<SystemTime>; 2]) -> Self {
+        let is_retired = self.stage == Stage::Retired;
+        let needed_until = needed_until.or(is_retired.then_some(self.life.not_after));
+        Self { private_key: private_key.filter(|_| !is_retired), used_from, needed_until, ..self }
     }
 
     pub(super) fn kind(&self) -> KeyKind {
@@ -253,9 +282,9 @@ impl AuthorityKey {
             return Err("a certificate of the authority is not of its key");
         }
         let life = own.life;
-        let [used_from, needed_until] = [at(used_from)?, at(needed_until)?];
+        let times = [at(used_from)?, at(needed_until)?];
         let key = Self::new(stage, PublicPart::X509(own), life);
-        Ok(Self { private_key, used_from, needed_until, tainted, ..key })
+        Ok(Self { tainted, ..key.kept(private_key, times) })
     }
 
     fn of_jwt(stored: StoredJwtKey) -> Result<Self, &'static str> {
@@ -269,9 +298,9 @@ impl AuthorityKey {
         let key = derived.or(kept).ok_or("a retired JWT key has no public key")?;
         let authority = tokens::jwt_authority(&key).ok_or("a JWT key has no id")?;
         let life = Life { not_before: since_1970(not_before)?, not_after: since_1970(not_after)? };
-        let [used_from, needed_until] = [at(used_from)?, at(needed_until)?];
+        let times = [at(used_from)?, at(needed_until)?];
         let key = Self::new(stage, PublicPart::Jwt { authority, key }, life);
-        Ok(Self { private_key, used_from, needed_until, tainted, ..key })
+        Ok(Self { tainted, ..key.kept(private_key, times) })
     }
 
     fn stored_x509(&self, own: &OwnCertificate) -> StoredX509Key {
@@ -313,5 +342,6 @@ fn at(stored: Option<u64>) -> Result<Option<SystemTime>, &'static str> {
 }
 
 fn since_1970(seconds: u64) -> Result<SystemTime, &'static str> {
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or("a time is out of range")
+    let time = (seconds <= LAST_TIME).then(|| UNIX_EPOCH + Duration::from_secs(seconds));
+    time.ok_or("a time is out of range")
 }

@@ -51,15 +51,15 @@ pub(super) fn data_dir(disk: &SimulatedDisk) -> Arc<DataDir> {
     Arc::new(DataDir::over(Path::new("/data"), Box::new(disk.clone())))
 }
 
-fn open(disk: &SimulatedDisk) -> Result<(Embedded, Vec<Note>), NoAuthority> {
+pub(super) fn open(disk: &SimulatedDisk) -> Result<(Embedded, Vec<Note>), NoAuthority> {
     Embedded::open(data_dir(disk), settings(), moment(release()), Arc::new(SystemRandomness))
 }
 
-fn stored(disk: &SimulatedDisk) -> StoredState {
+pub(super) fn stored(disk: &SimulatedDisk) -> StoredState {
     StoredState::from_bytes(&data_dir(disk).load(Name::Authority).unwrap().unwrap()).unwrap()
 }
 
-fn keep(disk: &SimulatedDisk, state: &StoredState) {
+pub(super) fn keep(disk: &SimulatedDisk, state: &StoredState) {
     data_dir(disk).store(Name::Authority, &state.to_bytes().unwrap()).unwrap();
 }
 
@@ -217,7 +217,7 @@ fn state_whose_parts_do_not_fit_together_is_refused() {
     assert_eq!(foreign_key, "a public JWT key of the authority is not of its private key");
 }
 
-fn copy(key: &StoredX509Key) -> StoredX509Key {
+pub(super) fn copy(key: &StoredX509Key) -> StoredX509Key {
     let StoredX509Key { stage, certificate, private_key, used_from, needed_until, tainted } = key;
     let (certificate, private_key) = (certificate.clone(), private_key.clone());
     StoredX509Key {

@@ -1,6 +1,8 @@
 //! The embedded authority's claims: what it signs, what it keeps, and how its keys take turns.
 
+mod hard_cases;
 mod keeping;
+mod odd_states;
 mod rotating;
 mod signing;
 

@@ -36,88 +36,88 @@ use crate::identity::jose::Algorithm;
 use crate::randomness::SystemRandomness;
 use crate::time::Moment;
 
-const SECOND: Duration = Duration::from_secs(1);
-const TICK: Duration = Duration::from_millis(500);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 /// Where the machine is: its clocks, its disk, and the daemon on it, whose bundle everybody is served.
-struct Machine {
-    ca_ttl: Duration,
-    disk: SimulatedDisk,
-    now: Moment,
-    authority: Embedded,
+pub(super) struct Machine {
+    pub(super) ca_ttl: Duration,
+    pub(super) disk: SimulatedDisk,
+    pub(super) now: Moment,
+    pub(super) authority: Embedded,
     /// What everybody is served, where that is not the newest bundle.
-    served: Option<Arc<Bundle>>,
+    pub(super) served: Option<Arc<Bundle>>,
     /// Whether somebody holds what a tainted key signed.
-    holds_tainted: bool,
+    pub(super) holds_tainted: bool,
 }
 
 impl Machine {
-    fn new(ca_ttl: Duration) -> Self {
+    pub(super) fn new(ca_ttl: Duration) -> Self {
         let disk = SimulatedDisk::default();
         let now = Moment { wall: release() + 1000 * HOUR, since_boot: 100 * SECOND };
         let authority = open(&disk, ca_ttl, now);
         Self { ca_ttl, disk, now, authority, served: None, holds_tainted: false }
     }
 
-    fn bundle(&self) -> Arc<Bundle> {
+    pub(super) fn bundle(&self) -> Arc<Bundle> {
         self.authority.bundle().borrow().clone()
     }
 
-    fn served(&self) -> Arc<Bundle> {
+    pub(super) fn served(&self) -> Arc<Bundle> {
         self.served.clone().unwrap_or_else(|| self.bundle())
     }
 
     /// Time passes, and twice a second what is due is done. Returns what was.
-    fn pass(&mut self, time: Duration) -> Vec<Note> {
+    pub(super) fn pass(&mut self, time: Duration) -> Vec<Note> {
         self.wait(time);
         self.maintain()
     }
 
-    fn maintain(&self) -> Vec<Note> {
+    pub(super) fn maintain(&self) -> Vec<Note> {
         let served = Served { sequence: self.served().sequence, holds_tainted: self.holds_tainted };
         assert!(self.authority.is_due(self.now, served) || self.maintained(served).is_empty());
         self.maintained(served)
     }
 
-    fn maintained(&self, served: Served) -> Vec<Note> {
+    pub(super) fn maintained(&self, served: Served) -> Vec<Note> {
         self.authority.maintain(self.now, served).unwrap().notes
     }
 
-    fn wait(&mut self, time: Duration) {
+    pub(super) fn wait(&mut self, time: Duration) {
         self.now.wall += time;
         self.now.since_boot += time;
     }
 
-    fn postponed(&self) -> Option<String> {
+    pub(super) fn postponed(&self) -> Option<String> {
         let served = Served { sequence: self.served().sequence, holds_tainted: false };
         self.authority.maintain(self.now, served).unwrap().postponed
     }
 
     /// The machine starts again on what its disk holds.
-    fn start_again(&mut self, unsynced: Unsynced) {
+    pub(super) fn start_again(&mut self, unsynced: Unsynced) {
         self.disk = self.disk.after_power_cut(unsynced);
         self.authority = open(&self.disk, self.ca_ttl, self.now);
         self.served = None;
         self.holds_tainted = false;
     }
 
-    fn keys(&self, kind: KeyKind) -> Vec<KeyStatus> {
+    pub(super) fn keys(&self, kind: KeyKind) -> Vec<KeyStatus> {
         self.authority.keys(self.now.wall).into_iter().filter(|key| key.kind == kind).collect()
     }
 
-    fn stages(&self, kind: KeyKind) -> Vec<Stage> {
+    pub(super) fn stages(&self, kind: KeyKind) -> Vec<Stage> {
         self.keys(kind).iter().map(|key| key.stage).collect()
     }
 
-    fn active(&self, kind: KeyKind) -> String {
+    pub(super) fn active(&self, kind: KeyKind) -> String {
         self.keys(kind).into_iter().find(|key| key.stage == Stage::Active).unwrap().id
     }
 
-    async fn leaf(&self, ttl: Duration) -> Chain {
+    pub(super) async fn leaf(&self, ttl: Duration) -> Chain {
         sign(&self.authority, order(self.now.wall, ttl)).await.unwrap()
     }
 
-    fn rotate(&self, kind: Option<KeyKind>, taint: bool) -> Result<(), NotRotated> {
+    pub(super) fn rotate(&self, kind: Option<KeyKind>, taint: bool) -> Result<(), NotRotated> {
         self.authority.rotate(RotationOrder { kind, taint }, self.now).map(drop)
     }
 }
