@@ -114,7 +114,7 @@ pub trait Authority: Send + Sync + fmt::Debug {
     /// [`NotRotated`]; nothing was changed, and the call may be repeated.
     fn rotate(&self, order: RotationOrder, now: Moment) -> Result<RotationBegun, NotRotated>;
 
-    /// Whether [`Self::maintain`] would do anything now. Waits for no disk: while a step is being taken, none is due.
+    /// Whether [`Self::maintain`] would do anything now. Waits for no disk: while somebody else waits for one, it is due.
     fn is_due(&self, now: Moment, served: Served) -> bool;
 
     /// Does what is due: makes the first keys, and takes keys from stage to stage. Returns what it did. Blocks while it

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 use tokio::time::interval;
-use tokio::time::timeout;
 
 use crate::authority::Authority;
+use crate::authority::KeyId;
 use crate::authority::KeyStatus;
 use crate::authority::RotationTally;
 use crate::authority::Stage;
@@ -46,29 +47,45 @@ impl Upkeep {
         let upkeep = Arc::new(self);
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tainted = Arc::default();
         loop {
             ticks.tick().await;
             if !upkeep.authority.is_due(upkeep.clock.moment(), upkeep.node_state.served()) {
                 continue;
             }
-            let due = Arc::clone(&upkeep);
-            let mut step = tokio::task::spawn_blocking(move || due.once());
-            let done = match timeout(SLOW, &mut step).await {
-                Ok(done) => done,
-                Err(_) => {
+            let (due, begun) = (Arc::clone(&upkeep), Instant::now());
+            let mut done = tokio::task::spawn_blocking(move || due.once());
+            let ended = loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut done => break ended,
+                    _ = ticks.tick() => {}
+                }
+                // A step may have been taken before the one that waits.
+                upkeep.renew_tainted(&mut tainted);
+                if begun.elapsed() >= SLOW {
                     upkeep.report(Some((Severity::Degraded, HANGS.to_owned())));
-                    step.await
                 }
             };
-            if let Err(panicked) = done {
+            upkeep.renew_tainted(&mut tainted);
+            if let Err(panicked) = ended {
                 upkeep.report(Some((Severity::Degraded, format!("the upkeep of the authority failed: {panicked}"))));
             }
         }
     }
 
+    /// Has renewed what was signed by keys that were tainted since.
+    fn renew_tainted(&self, known: &mut Arc<Vec<KeyId>>) {
+        let tainted = self.authority.tainted();
+        if tainted != *known {
+            *known = tainted;
+            let woken = self.node_state.key_was_tainted();
+            tracing::warn!(woken, "what tainted keys signed is renewed");
+        }
+    }
+
     /// Does what is due now. Blocks while it writes to disk.
     pub fn once(&self) {
-        let tainted_before = self.authority.tainted();
         let now = self.clock.moment();
         let trouble = match self.authority.maintain(now, self.node_state.served()) {
             Err(why) => Some((Severity::NotReady, format!("nothing is issued: {why}"))),
@@ -79,10 +96,6 @@ impl Upkeep {
                     .map(|why| (Severity::Degraded, postponed(&why, &self.authority.keys(now.wall), now.wall)))
             }
         };
-        if self.authority.tainted() != tainted_before {
-            let woken = self.node_state.key_was_tainted();
-            tracing::warn!(woken, "what tainted keys signed is renewed");
-        }
         self.report(trouble);
     }
 

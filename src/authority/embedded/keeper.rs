@@ -94,7 +94,25 @@ impl Keeper {
 
     /// Whether there is anything to do now.
     pub(super) fn is_due(&self, now: Moment, served: Served) -> bool {
-        !self.leaving.is_empty() || self.may_try(now) && (!self.retiring.is_empty() || self.due(now, served).is_some())
+        !self.leaving.is_empty()
+            || self.lead_begins(served)
+            || self.may_try(now) && (!self.retiring.is_empty() || self.due(now, served).is_some())
+    }
+
+    fn lead_begins(&self, served: Served) -> bool {
+        served.sequence == Some(self.state.sequence) && self.state.keys.iter().any(|key| key.lead.is_some())
+    }
+
+    /// Counts the leads of published keys from now on, where those who are served have their bundle: a slow disk makes no
+    /// lead shorter.
+    pub(super) fn begin_leads(&mut self, now: Moment, served: Served) {
+        if self.lead_begins(served) {
+            for key in &mut self.state.keys {
+                if let Some(lead) = key.lead.take() {
+                    key.waits_until = now.since_boot.saturating_add(lead);
+                }
+            }
+        }
     }
 
     /// Whether enough time has passed since a step failed.
@@ -165,7 +183,7 @@ impl Keeper {
     ) -> Result<Option<(String, String)>, NoAuthority> {
         let mut after = self.state.clone();
         let Some(used) = next_of(&mut after, kind) else { return Ok(None) };
-        (used.stage, used.used_from, used.waits_until) = (Stage::Active, None, Duration::ZERO);
+        (used.stage, used.used_from, used.waits_until, used.lead) = (Stage::Active, None, Duration::ZERO, None);
         let used = used.id();
         let before = after.keys.iter_mut().find(|key| is_active(key, kind) && key.id() != used);
         let before = before.map(|key| {
@@ -316,9 +334,12 @@ impl Keeper {
 
 /// Puts a key into the bundle, to be used after a lead; one that is in there already is used at the earlier time.
 fn show(key: &mut AuthorityKey, lead: Duration, now: Moment) {
-    let (at, waits_until) = (now.wall + lead, now.since_boot.saturating_add(lead));
-    let is_shown = key.stage == Stage::Published;
-    key.waits_until = if is_shown { key.waits_until.min(waits_until) } else { waits_until };
+    let at = now.wall + lead;
+    if key.stage == Stage::Published && key.lead.is_none() {
+        key.waits_until = key.waits_until.min(now.since_boot.saturating_add(lead));
+    } else {
+        (key.waits_until, key.lead) = (Duration::MAX, Some(key.lead.map_or(lead, |before| before.min(lead))));
+    }
     key.used_from = Some(key.used_from.map_or(at, |before| before.min(at)));
     key.stage = Stage::Published;
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::TryLockError;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -380,7 +381,12 @@ impl Authority for Embedded {
     }
 
     fn is_due(&self, now: Moment, served: Served) -> bool {
-        self.keeper.try_lock().is_ok_and(|keeper| keeper.as_ref().is_none_or(|keeper| keeper.is_due(now, served)))
+        let keeper = match self.keeper.try_lock() {
+            Ok(keeper) => keeper,
+            Err(TryLockError::Poisoned(keeper)) => keeper.into_inner(),
+            Err(TryLockError::WouldBlock) => return true,
+        };
+        keeper.as_ref().is_none_or(|keeper| keeper.is_due(now, served))
     }
 
     fn maintain(&self, now: Moment, served: Served) -> Result<Maintained, NoAuthority> {
@@ -391,6 +397,7 @@ impl Authority for Embedded {
             *guard = Some(keeper);
             return Ok(Maintained { notes: vec![note], ..Maintained::default() });
         };
+        keeper.begin_leads(now, served);
         let mut notes: Vec<_> = keeper.depart(now, served).into_iter().map(|id| Note::Left { id }).collect();
         let may_try = keeper.may_try(now);
         if may_try {

@@ -70,6 +70,8 @@ pub(super) struct AuthorityKey {
     pub(super) tainted: bool,
     /// The earliest time for its next stage by the clock that nobody sets; counted anew after a start.
     pub(super) waits_until: Duration,
+    /// Of a published key: its lead, until it begins.
+    pub(super) lead: Option<Duration>,
 }
 
 /// What verifies what a key signed.
@@ -211,8 +213,9 @@ impl AuthorityKey {
     }
 
     fn new(stage: Stage, public: PublicPart, life: Life) -> Self {
-        let (private_key, used_from, needed_until) = (None, None, None);
-        Self { stage, public, life, private_key, used_from, needed_until, tainted: false, waits_until: Duration::ZERO }
+        let (private_key, used_from, needed_until, lead) = (None, None, None, None);
+        let waits_until = Duration::ZERO;
+        Self { stage, public, life, private_key, used_from, needed_until, tainted: false, waits_until, lead }
     }
 
     /// With what was kept of it. A retired key has nothing to sign with, and is needed as long as it lives where nothing else

@@ -10,6 +10,7 @@ use super::rotating::TICK;
 use crate::authority::Authority;
 use crate::authority::KeyKind;
 use crate::authority::NotRotated;
+use crate::authority::RotationOrder;
 use crate::authority::Stage;
 use crate::authority::Validity;
 use crate::durable::simulated_disk::Trouble;
@@ -88,7 +89,7 @@ fn a_next_key_that_a_wrong_clock_has_made_is_replaced_in_its_time_and_when_an_op
                 let first = machine.active(KeyKind::X509);
                 let right = machine.now.wall;
                 machine.now.wall = if is_early { right - year.min(900 * HOUR) } else { right + year };
-                machine.rotate(None, false).unwrap();
+                machine.authority.rotate(RotationOrder { kind: None, taint: false }, machine.now).unwrap();
                 machine.now.wall = right;
                 ticks(&mut machine);
                 assert_eq!(machine.active(KeyKind::X509), first);
@@ -146,4 +147,30 @@ fn a_bundle_with_another_refresh_hint_has_another_number() {
     let after = machine.bundle();
     assert_ne!(after.refresh_hint, before.refresh_hint);
     assert!(after.sequence > before.sequence);
+}
+
+#[test]
+fn a_disk_that_took_its_time_makes_no_lead_shorter() {
+    let mut machine = Machine::new(WEEK);
+    let (first, begun) = (machine.active(KeyKind::X509), machine.now);
+    machine.wait(MINUTE);
+    machine.authority.rotate(RotationOrder { kind: None, taint: false }, begun).unwrap();
+    machine.pass(TICK);
+    machine.pass(10 * SECOND - TICK);
+    assert_eq!(machine.active(KeyKind::X509), first);
+    machine.pass(TICK);
+    assert_ne!(machine.active(KeyKind::X509), first);
+}
+
+#[test]
+fn a_step_that_panicked_is_not_the_last_one() {
+    let mut machine = Machine::new(WEEK);
+    let first = machine.active(KeyKind::X509);
+    let panicking = std::panic::AssertUnwindSafe(|| {
+        let _keeper = machine.authority.keeper();
+        panic!("a bug");
+    });
+    std::panic::catch_unwind(panicking).unwrap_err();
+    (0..170).for_each(|_| drop(machine.pass(HOUR / 2)));
+    assert_ne!(machine.active(KeyKind::X509), first);
 }

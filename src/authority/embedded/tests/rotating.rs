@@ -76,7 +76,15 @@ impl Machine {
     pub(super) fn maintain(&self) -> Vec<Note> {
         let served = Served { sequence: self.served().sequence, holds_tainted: self.holds_tainted };
         assert!(self.authority.is_due(self.now, served) || self.maintained(served).is_empty());
-        self.maintained(served)
+        let notes = self.maintained(served);
+        self.begin_leads();
+        notes
+    }
+
+    /// As the next look of the upkeep does, half a second later.
+    fn begin_leads(&self) {
+        let served = Served { sequence: self.served().sequence, holds_tainted: true };
+        self.authority.keeper().as_mut().unwrap().begin_leads(self.now, served);
     }
 
     pub(super) fn maintained(&self, served: Served) -> Vec<Note> {
@@ -118,7 +126,9 @@ impl Machine {
     }
 
     pub(super) fn rotate(&self, kind: Option<KeyKind>, taint: bool) -> Result<(), NotRotated> {
-        self.authority.rotate(RotationOrder { kind, taint }, self.now).map(drop)
+        self.authority.rotate(RotationOrder { kind, taint }, self.now)?;
+        self.begin_leads();
+        Ok(())
     }
 }
 
@@ -170,6 +180,8 @@ fn a_key_is_not_used_before_those_who_are_served_have_its_bundle() {
     }
     machine.served = None;
     machine.maintain();
+    assert_eq!(machine.active(KeyKind::X509), first);
+    machine.pass(10 * SECOND);
     assert_ne!(machine.active(KeyKind::X509), first);
 }
 
