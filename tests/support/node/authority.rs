@@ -1,6 +1,7 @@
 //! An authority that a test disturbs.
 
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -14,6 +15,7 @@ use bonafide::authority::KeyStatus;
 use bonafide::authority::Maintained;
 use bonafide::authority::NoAuthority;
 use bonafide::authority::NotRotated;
+use bonafide::authority::Note;
 use bonafide::authority::Order;
 use bonafide::authority::Refused;
 use bonafide::authority::RotationBegun;
@@ -36,6 +38,9 @@ use crate::node::TRUST_DOMAIN;
 
 /// How long a key lives unless a test says otherwise.
 pub(super) const CA_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// So long a test that fails is held up.
+const LONGEST_HANG: Duration = Duration::from_secs(20);
 
 /// An embedded authority of the tests' trust domain.
 pub(crate) fn authority_made_at(now: SystemTime, randomness: Arc<dyn Randomness>) -> Embedded {
@@ -67,6 +72,9 @@ pub(crate) struct FakeAuthority {
     may_sign: Semaphore,
     refusing: Mutex<Option<String>>,
     refusing_one: Mutex<Option<String>>,
+    /// Whether the disk does not answer from the first use of a key on, and whether somebody waits for it.
+    hanging: (Mutex<bool>, Condvar),
+    hung: watch::Sender<bool>,
 }
 
 impl FakeAuthority {
@@ -76,6 +84,8 @@ impl FakeAuthority {
             may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
             refusing: Mutex::default(),
             refusing_one: Mutex::default(),
+            hanging: <_>::default(),
+            hung: watch::Sender::new(false),
         }
     }
 
@@ -105,6 +115,22 @@ impl FakeAuthority {
 
     fn signs(&self, order: &Order) -> bool {
         self.refusing_one.lock().unwrap().as_deref() != Some(order.id.path())
+    }
+
+    /// The disk does not answer after the next key is used.
+    pub(crate) fn hang(&self) {
+        *self.hanging.0.lock().unwrap() = true;
+    }
+
+    /// Returns when the disk does not answer.
+    pub(crate) async fn hung(&self) {
+        self.hung.subscribe().wait_for(|hung| *hung).await.unwrap();
+    }
+
+    /// The disk answers again.
+    pub(crate) fn answer(&self) {
+        *self.hanging.0.lock().unwrap() = false;
+        self.hanging.1.notify_all();
     }
 
     pub(crate) fn relent(&self) {
@@ -183,7 +209,13 @@ impl Authority for FakeAuthority {
     }
 
     fn maintain(&self, now: Moment, served: Served) -> Result<Maintained, NoAuthority> {
-        self.real.maintain(now, served)
+        let done = self.real.maintain(now, served)?;
+        let (hanging, answers) = (self.hanging.0.lock().unwrap(), &self.hanging.1);
+        if *hanging && done.notes.iter().any(|note| matches!(note, Note::Used { .. })) {
+            self.hung.send_replace(true);
+            drop(answers.wait_timeout_while(hanging, LONGEST_HANG, |hanging| *hanging).unwrap());
+        }
+        Ok(done)
     }
 }
 

@@ -157,6 +157,34 @@ async fn a_stream_that_does_not_read_keeps_a_tainted_key_in_the_bundle_for_a_min
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_answer_holds_up_no_renewal_of_what_a_tainted_key_signed_and_is_reported() {
+    let mut node = TestNode::start(7, &tables());
+    let admin = node.open_admin_door();
+    let mut web = node.workload(&spawn(&node.kernel, 1000)).await;
+    let first = web.update().await;
+    node.authority.hang();
+    node.rotate(Some(KeyKind::X509), true).unwrap();
+    node.authority.hung().await;
+    for _ in 0..30 {
+        tokio::time::advance(SECOND / 2).await;
+        for _ in 0..30 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut told = web.update().await;
+    while leaf(&told) == leaf(&first) {
+        told = web.update().await;
+    }
+    let reasons = admin.status().await.reasons;
+    let said = reasons.iter().find(|reason| reason.name == "rotation").expect("a reason");
+    assert!(said.detail.contains("has not answered"), "{}", said.detail);
+    node.authority.answer();
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(admin.status().await.reasons, []);
+    assert_eq!(keys(&node, KeyKind::X509).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rotation_waits_for_a_disk_and_says_so() {
     let (disk, configuration) = (SimulatedDisk::default(), tables());
     let configuration = Configuration::Tables(&configuration);
@@ -267,6 +295,8 @@ struct Reader {
     client: Client,
     updates: Updates,
     told: Option<X509svidResponse>,
+    /// Whether the last thing it was told came on the stream that it has.
+    is_served: bool,
     tokens: Vec<Token>,
 }
 
@@ -332,7 +362,7 @@ impl Walk {
             let process = spawn(&self.node.kernel, uid);
             let client = self.node.client(&process);
             let updates = client.x509_svids_later();
-            self.readers.push(Reader { process, client, updates, told: None, tokens: Vec::new() });
+            self.readers.push(Reader { process, client, updates, told: None, is_served: false, tokens: Vec::new() });
         }
         self.read().await;
     }
@@ -387,8 +417,9 @@ impl Walk {
         for reader in &mut self.readers {
             loop {
                 match reader.updates.within(Duration::from_millis(20)).await {
-                    Some(Seen::Update(update)) => reader.told = Some(update),
+                    Some(Seen::Update(update)) => (reader.told, reader.is_served) = (Some(update), true),
                     Some(Seen::End(_)) => {
+                        reader.is_served = false;
                         reader.client = self.node.client(&reader.process);
                         reader.updates = reader.client.x509_svids_later();
                         break;
@@ -438,7 +469,8 @@ impl Walk {
             if ends <= self.clock.now() || self.is_of_tainted(holder) {
                 continue;
             }
-            for verifier in self.readers.iter().filter_map(|reader| reader.told.as_ref()) {
+            let verifiers = self.readers.iter().filter(|reader| reader.is_served);
+            for verifier in verifiers.filter_map(|reader| reader.told.as_ref()) {
                 assert!(believes(bundle(verifier), leaf(holder)), "somebody is not believed");
             }
         }
