@@ -67,8 +67,8 @@ impl Keeper {
         let tainted: Vec<_> = state.keys.iter().filter(|key| key.tainted).map(AuthorityKey::kind).collect();
         for key in &mut state.keys {
             let wait = match key.stage {
-                // SECURITY: what the clock of a start says keeps a tainted key no longer than the operator was told.
-                Stage::Published if tainted.contains(&key.kind()) => TAINTED_LEAD,
+                // SECURITY: a tainted key signs nothing more after a start, whatever its clock says: nobody has an older bundle.
+                Stage::Published if tainted.contains(&key.kind()) => Duration::ZERO,
                 Stage::Published => {
                     let lead = rotation::plan(key.made(), key.life.not_after).lead;
                     key.used_from.map_or(lead, |at| at.duration_since(now.wall).unwrap_or_default().min(lead))

@@ -107,6 +107,22 @@ async fn a_stream_has_the_new_bundle_before_anybody_has_an_svid_of_the_new_key()
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_svid_that_was_signed_after_its_bundle_was_read_waits_for_the_next_bundle() {
+    let node = TestNode::start(7, &tables());
+    let old = active(&node, KeyKind::X509);
+    node.authority.sign_only(0);
+    let client = node.client(&spawn(&node.kernel, 1000));
+    let mut web = client.x509_svids_later();
+    assert!(web.within(SECOND).await.is_none());
+    node.rotate(None, false).unwrap();
+    tokio::time::sleep(12 * SECOND).await;
+    assert_ne!(active(&node, KeyKind::X509), old);
+    node.authority.sign_only(1);
+    let told = web.update().await;
+    assert!(believes(bundle(&told), leaf(&told)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_tainted_key_signed_is_renewed_at_once_and_its_key_leaves_when_all_have_been_served() {
     let mut node = TestNode::start(7, &tables());
     let admin = node.open_admin_door();
