@@ -314,11 +314,16 @@ impl Authority for Embedded {
 
     fn jwt(&self, order: TokenOrder) -> BoxFuture<'_, Result<Token, Refused>> {
         async move {
-            let key = self.jwt.load_full().ok_or_else(no_keys)?;
-            let token = key.signer.sign(&order).await?;
-            key.usage.signed(order.issued, token.not_after, token.clamped);
-            key.usage.signed_token(order.issued, token.not_after);
-            Ok(token)
+            loop {
+                let key = self.jwt.load_full().ok_or_else(no_keys)?;
+                let token = key.signer.sign(&order).await?;
+                // RACE: where the next key was used meanwhile it signs, too: this one may be tainted, and out of the bundle.
+                if self.jwt.load().as_ref().is_some_and(|active| Arc::ptr_eq(active, &key)) {
+                    key.usage.signed(order.issued, token.not_after, token.clamped);
+                    key.usage.signed_token(order.issued, token.not_after);
+                    return Ok(token);
+                }
+            }
         }
         .boxed()
     }

@@ -1,7 +1,15 @@
 //! What could stop a rotation for ever: a next key that is of no use any more, a taint that is cut off or refused.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::future::FutureExt;
+use tokio::sync::Semaphore;
 
 use super::HOUR;
 use super::rotating::Machine;
@@ -11,10 +19,19 @@ use crate::authority::Authority;
 use crate::authority::KeyKind;
 use crate::authority::NotRotated;
 use crate::authority::RotationOrder;
+use crate::authority::Served;
 use crate::authority::Stage;
 use crate::authority::Validity;
+use crate::authority::embedded::usage::ActiveKey;
+use crate::authority::embedded::usage::Signed;
+use crate::authority::signing::key::KeyFailed;
+use crate::authority::signing::key::LocalKey;
+use crate::authority::signing::key::SignatureForm;
+use crate::authority::signing::key::SigningKey;
+use crate::authority::signing::tokens::JwtSigner;
 use crate::durable::simulated_disk::Trouble;
 use crate::durable::simulated_disk::Unsynced;
+use crate::identity::KeyType;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const WEEK: Duration = Duration::from_secs(168 * 3600);
@@ -172,4 +189,45 @@ fn a_step_that_panicked_is_not_the_last_one() {
     std::panic::catch_unwind(panicking).unwrap_err();
     (0..170).for_each(|_| drop(machine.pass(HOUR / 2)));
     assert_ne!(machine.active(KeyKind::X509), first);
+}
+
+/// A key that signs when it may.
+#[derive(Debug)]
+struct Slow(LocalKey, Arc<Semaphore>);
+
+impl SigningKey for Slow {
+    fn public_key(&self) -> &Bytes {
+        self.0.public_key()
+    }
+
+    fn sign<'a>(&'a self, message: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, KeyFailed>> {
+        async {
+            self.1.acquire().await.unwrap().forget();
+            self.0.sign(message).await
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_the_next_key_overtook_is_signed_by_the_next_key() {
+    let (authority, now) = (super::authority(), super::moment(super::release()));
+    let (private_key, _) = KeyType::P256.generate().unwrap();
+    let may_sign = Arc::new(Semaphore::new(0));
+    let slow = Slow(LocalKey::new(&private_key, SignatureForm::FixedWidth).unwrap(), Arc::clone(&may_sign));
+    let life = authority.jwt.load_full().unwrap().life;
+    let signer = JwtSigner::new(Arc::new(slow), None, life).unwrap();
+    authority.jwt.store(Some(Arc::new(ActiveKey::new(signer, life, Signed::NOTHING))));
+
+    let mut signing = authority.jwt(super::token(now.wall, HOUR));
+    assert!((&mut signing).now_or_never().is_none());
+    let kind = Some(KeyKind::Jwt);
+    let new = authority.rotate(RotationOrder { kind, taint: true }, now).unwrap().published.remove(0).id;
+    let served = Served { sequence: authority.bundle().borrow().sequence, holds_tainted: false };
+    authority.maintain(now, served).unwrap();
+    authority.maintain(super::moment(now.wall + 2 * SECOND), served).unwrap();
+    may_sign.add_permits(1);
+    let token = signing.await.unwrap();
+    let header = BASE64URL.decode(token.compact.split('.').next().unwrap()).unwrap();
+    assert!(String::from_utf8(header).unwrap().contains(&new));
 }
