@@ -70,6 +70,8 @@ pub(crate) struct FakeAuthority {
     real: Arc<dyn Authority>,
     /// How many certificates it signs before it waits for more.
     may_sign: Semaphore,
+    /// How many calls it answers, after it has signed, before it waits for more.
+    may_answer: Semaphore,
     refusing: Mutex<Option<String>>,
     refusing_one: Mutex<Option<String>>,
     /// Whether the disk does not answer from the first use of a key on, and whether somebody waits for it.
@@ -82,6 +84,7 @@ impl FakeAuthority {
         Self {
             real,
             may_sign: Semaphore::new(Semaphore::MAX_PERMITS),
+            may_answer: Semaphore::new(Semaphore::MAX_PERMITS),
             refusing: Mutex::default(),
             refusing_one: Mutex::default(),
             hanging: <_>::default(),
@@ -111,6 +114,12 @@ impl FakeAuthority {
     pub(crate) fn sign_only(&self, certificates: usize) {
         self.may_sign.forget_permits(Semaphore::MAX_PERMITS);
         self.may_sign.add_permits(certificates);
+    }
+
+    /// Answers so many calls more, and lets the others wait with what it has signed for them.
+    pub(crate) fn answer_only(&self, calls: usize) {
+        self.may_answer.forget_permits(Semaphore::MAX_PERMITS);
+        self.may_answer.add_permits(calls);
     }
 
     fn signs(&self, order: &Order) -> bool {
@@ -152,7 +161,9 @@ impl Authority for FakeAuthority {
             Some(refused) => Box::pin(std::future::ready(orders.iter().map(|_| Err(refused.clone())).collect())),
             None if orders.iter().all(|order| self.signs(order)) => Box::pin(async {
                 self.may_sign.acquire().await.unwrap().forget();
-                self.real.x509(orders).await
+                let answers = self.real.x509(orders).await;
+                self.may_answer.acquire().await.unwrap().forget();
+                answers
             }),
             None => {
                 let refused = || Err(Refused::Unavailable("not this one".to_owned()));

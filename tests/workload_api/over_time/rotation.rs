@@ -123,6 +123,30 @@ async fn an_svid_that_was_signed_after_its_bundle_was_read_waits_for_the_next_bu
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_svid_that_a_tainted_key_signed_last_is_handed_out_to_nobody() {
+    let node = TestNode::start(7, &tables());
+    let mut holder = node.workload(&spawn(&node.kernel, 1001)).await;
+    let first = holder.update().await;
+    let old = active(&node, KeyKind::X509);
+    node.rotate(Some(KeyKind::X509), true).unwrap();
+    node.authority.answer_only(0);
+    let client = node.client(&spawn(&node.kernel, 1000));
+    let mut web = client.x509_svids_later();
+    assert!(web.within(SECOND).await.is_none());
+    assert_eq!(active(&node, KeyKind::X509), old);
+    tokio::time::sleep(4 * SECOND).await;
+    assert_ne!(active(&node, KeyKind::X509), old);
+    node.authority.answer_only(8);
+    let told = web.update().await;
+    assert_eq!(
+        roots(bundle(&told)).len(),
+        2,
+        "the tainted key is still in the bundle, for somebody holds an SVID of it"
+    );
+    assert!(!believes(bundle(&first), leaf(&told)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_tainted_key_signed_is_renewed_at_once_and_its_key_leaves_when_all_have_been_served() {
     let mut node = TestNode::start(7, &tables());
     let admin = node.open_admin_door();
