@@ -65,13 +65,19 @@ impl Keeper {
         now: Moment,
     ) -> Self {
         let tainted: Vec<_> = state.keys.iter().filter(|key| key.tainted).map(AuthorityKey::kind).collect();
+        let ends = KeyKind::ALL.map(|kind| state.active(kind).map(|key| (kind, key.life.not_after)));
         for key in &mut state.keys {
+            let end = ends.into_iter().flatten().find(|(kind, ..)| *kind == key.kind());
             let wait = match key.stage {
                 // SECURITY: a tainted key signs nothing more after a start, whatever its clock says: nobody has an older bundle.
                 Stage::Published if tainted.contains(&key.kind()) => Duration::ZERO,
                 Stage::Published => {
                     let lead = rotation::plan(key.made(), key.life.not_after).lead;
-                    key.used_from.map_or(lead, |at| at.duration_since(now.wall).unwrap_or_default().min(lead))
+                    let left = key.used_from.map_or(lead, |at| at.duration_since(now.wall).unwrap_or_default());
+                    let anew = end.map(|(_, end)| rotation::lead_after_start(end, now.wall));
+                    let wait = left.min(lead).max(anew.unwrap_or_default());
+                    key.used_from = key.used_from.max(Some(now.wall + wait));
+                    wait
                 }
                 Stage::Retired => key.may_have_signed().longest,
                 Stage::Prepared | Stage::Active => Duration::ZERO,

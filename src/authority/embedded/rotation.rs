@@ -3,7 +3,7 @@
 //! | stage | ends | may be delayed by |
 //! |---|---|---|
 //! | prepared | a refresh hint before the lead begins | a disk that takes no writes |
-//! | published | at half of the active key's life, after a lead of four refresh hints (10 s where an operator asked) | bundles that are not served yet |
+//! | published | at half of the active key's life, after a lead of four refresh hints (10 s where an operator asked); after a start a minute again | bundles that are not served yet |
 //! | active | when the next key is used | as the stages before |
 //! | retired | when the last thing it signed has ended, by the wall clock and by the one that nobody can set | a disk that takes no writes |
 //!
@@ -30,6 +30,8 @@ const LEAD_IN_HINTS: u32 = 4;
 pub(super) const ASKED_LEAD: Duration = Duration::from_secs(10);
 /// The lead where the key before may have leaked: every stream that reads has the new bundle by then.
 pub(super) const TAINTED_LEAD: Duration = Duration::from_secs(2);
+/// The longest time that a client waits before it connects again (java-spiffe).
+const CLIENTS_COME_BACK: Duration = Duration::from_secs(60);
 /// How long a tainted key stays in the bundle at the most (SPEC: product contract §3).
 pub(super) const TAINTED_STAY: Duration = Duration::from_secs(60);
 /// How long a retired key stays after a start at the least, where it may be needed that long: the wall clock of a start has
@@ -106,6 +108,13 @@ pub(super) fn plan(made: SystemTime, not_after: SystemTime) -> RotationPlan {
 pub(super) fn lead_before(plan: &RotationPlan, active: &Life, next: &Life, now: SystemTime) -> Duration {
     let left = |life: &Life| life.not_after.duration_since(now).unwrap_or_default();
     plan.lead.min(left(active) / 2).min(left(next) / 4)
+}
+
+/// The lead of a key that was published before a start, at the least. RACE: the process before may have ended between the disk
+/// and the streams, so that nobody has heard of the key, and whoever connects first must not get what the others cannot
+/// verify yet.
+pub(super) fn lead_after_start(not_after: SystemTime, now: SystemTime) -> Duration {
+    CLIENTS_COME_BACK.min(not_after.duration_since(now).unwrap_or_default() / 2)
 }
 
 /// The step that is due now.

@@ -185,6 +185,25 @@ fn a_key_is_not_used_before_those_who_are_served_have_its_bundle() {
     assert_ne!(machine.active(KeyKind::X509), first);
 }
 
+/// The process before may have ended between the disk and the streams.
+#[test]
+fn a_key_that_was_published_before_a_start_is_not_used_before_clients_have_come_back() {
+    for (ca_ttl, taint, lead) in [(168 * HOUR, false, 60), (168 * HOUR, true, 2), (45 * SECOND, false, 15)] {
+        let mut machine = Machine::new(ca_ttl);
+        let first = machine.active(KeyKind::X509);
+        machine.rotate(None, taint).unwrap();
+        machine.wait(15 * SECOND);
+        machine.start_again(Unsynced::Lost);
+        machine.maintain();
+        let next = machine.keys(KeyKind::X509).into_iter().find(|key| key.stage == Stage::Published).unwrap();
+        assert_eq!(next.next_stage_at, machine.now.wall + lead * SECOND);
+        machine.pass(lead * SECOND - TICK);
+        assert_eq!(machine.active(KeyKind::X509), first);
+        machine.pass(TICK);
+        assert_ne!(machine.active(KeyKind::X509), first);
+    }
+}
+
 #[test]
 fn an_operator_rotates_one_kind_or_both_with_ten_seconds_of_lead() {
     for (kind, rotated) in
