@@ -8,6 +8,8 @@ mod daemon;
 mod fuzz_targets;
 #[path = "support/kernel/mod.rs"]
 mod kernel;
+#[path = "support/small_disk.rs"]
+mod small_disk;
 
 #[path = "faults/backup.rs"]
 mod backup;

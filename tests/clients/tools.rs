@@ -75,7 +75,7 @@ pub(crate) fn java_workload(test: &str) -> Option<&'static (PathBuf, Vec<OsStrin
         let fetched = Command::new("mvn").args(fetch).arg(output).current_dir(&source).output();
         fetched.is_ok_and(|output| output.status.success()).then_some(())?;
         let libraries = format!("{0}/*:{0}", folder.display());
-        let compile = ["-cp", &libraries, "-d", folder.to_str()?, "Workload.java"];
+        let compile = ["-cp", &libraries, "-d", folder.to_str()?, "Workload.java", "Member.java"];
         succeeded(&Command::new("javac").args(compile).current_dir(&source).output().ok()?);
         Some((fs::canonicalize(java).ok()?, ["-cp", &libraries, "Workload"].map(OsString::from).into()))
     });

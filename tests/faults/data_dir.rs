@@ -18,6 +18,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::daemon::Daemon;
 use crate::daemon::SERVING;
+use crate::small_disk::SmallDisk;
 
 const KILLS: u32 = 200;
 /// Kills per data directory before it is replaced.
@@ -262,31 +263,6 @@ async fn a_second_daemon_on_the_same_data_is_refused_with_exit_code_1() {
     assert!(verifies(&leaf, &roots));
 }
 
-/// A small tmpfs mounted on the data directory, unmounted on drop.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// Copies the existing state into the new file system.
-    fn over(directory: &Path) -> Option<Self> {
-        let state = fs::read(directory.join("authority.state")).ok();
-        if !mount(&["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs"], directory) {
-            return None;
-        }
-        let mounted = Self(directory.to_owned());
-        if let Some(state) = state {
-            fs::write(directory.join("authority.state"), state).unwrap();
-            fs::set_permissions(directory.join("authority.state"), fs::Permissions::from_mode(0o600)).unwrap();
-        }
-        Some(mounted)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _best_effort = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 fn mount(options: &[&str], at: &Path) -> bool {
     Command::new("mount").args(options).arg(at).output().is_ok_and(|output| output.status.success())
 }
@@ -297,22 +273,22 @@ async fn a_daemon_whose_data_directory_takes_no_writes_serves_degraded() {
     let mut daemon = Daemon::start(&entry());
     let (before, _) = fetch(&daemon).await;
     daemon.kill();
-    let Some(_mounted) = Mounted::over(&data(&daemon)) else {
+    let Some(disk) = SmallDisk::over(&data(&daemon)) else {
         eprintln!(
             "skipped: a_daemon_whose_data_directory_takes_no_writes_serves_degraded: \
              needs root and mount(8)"
         );
         return;
     };
-    let _filled_up = fs::write(data(&daemon).join("filler"), vec![0; 1 << 20]);
+    disk.fill();
     daemon.restart();
     let (_, roots) = fetch(&daemon).await;
     assert!(verifies(&before, &roots));
     assert!(daemon.log().contains("takes no writes"), "{}", daemon.log());
     daemon.kill();
 
-    fs::remove_file(data(&daemon).join("filler")).unwrap();
-    assert!(mount(&["-o", "remount,ro"], &data(&daemon)));
+    disk.empty();
+    disk.make_read_only();
     let log_before = daemon.log().len();
     daemon.restart();
     let (_, roots) = fetch(&daemon).await;
@@ -327,13 +303,12 @@ async fn a_daemon_whose_data_directory_takes_no_writes_serves_degraded() {
 fn a_rotation_on_a_full_disk_is_not_begun_and_says_what_to_type() {
     let mut daemon = Daemon::start(&entry());
     daemon.kill();
-    let Some(_mounted) = Mounted::over(&data(&daemon)) else {
+    let Some(disk) = SmallDisk::over(&data(&daemon)) else {
         eprintln!("skipped: a_rotation_on_a_full_disk_is_not_begun_and_says_what_to_type: needs root and mount(8)");
         return;
     };
     daemon.restart();
-    let filler = data(&daemon).join("filler");
-    let _filled_up = fs::write(&filler, vec![0; 1 << 20]);
+    disk.fill();
     let before = state(&daemon);
     for words in [&["authority", "rotate"][..], &["authority", "rotate", "--taint", "--yes"]] {
         let refused = daemon.ask(words);
@@ -347,7 +322,7 @@ fn a_rotation_on_a_full_disk_is_not_begun_and_says_what_to_type() {
         assert_eq!(printed.ends_with("--taint --yes\n"), words.len() > 2, "{printed}");
     }
     assert_eq!(state(&daemon), before);
-    fs::remove_file(&filler).unwrap();
+    disk.empty();
     assert_eq!(daemon.ask(&["authority", "rotate"]).status.code(), Some(0));
     assert_ne!(state(&daemon), before);
     daemon.kill();
@@ -359,14 +334,14 @@ fn a_first_start_on_a_full_or_read_only_directory_is_refused() {
     let mut daemon = Daemon::start(&entry());
     daemon.kill();
     fs::remove_file(state_file(&daemon)).unwrap();
-    let Some(_mounted) = Mounted::over(&data(&daemon)) else {
+    let Some(disk) = SmallDisk::over(&data(&daemon)) else {
         eprintln!(
             "skipped: a_first_start_on_a_full_or_read_only_directory_is_refused: \
              needs root and mount(8)"
         );
         return;
     };
-    let _filled_up = fs::write(data(&daemon).join("filler"), vec![0; 1 << 20]);
+    disk.fill();
     for why in ["No space left on device", "Read-only file system"] {
         let (code, printed) = refusal(&daemon, &daemon.configuration());
         assert_eq!(code, Some(2), "{printed}");
@@ -375,6 +350,6 @@ fn a_first_start_on_a_full_or_read_only_directory_is_refused() {
             printed.contains(&expected) && printed.contains("make room, or make the directory writable"),
             "{printed}"
         );
-        assert!(mount(&["-o", "remount,ro"], &data(&daemon)));
+        disk.make_read_only();
     }
 }

@@ -3,12 +3,14 @@
 //	probe                          calls the whole API, verifies the responses, and waits for one rotation
 //	server PEER                    answers lines over mTLS, only to PEER; prints its address
 //	client PEER ADDRESS REQUESTS   sends lines over mTLS, only to PEER; a new connection every 20 requests
+//	member                         answers and asks the peers that it reads from standard input, for ever
 package main
 
 import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"os"
@@ -38,6 +40,9 @@ func run(ctx context.Context, arguments []string) error {
 	defer source.Close()
 	if arguments[0] == "probe" {
 		return probe(ctx, source)
+	}
+	if arguments[0] == "member" {
+		return join(ctx, source)
 	}
 	peer, err := spiffeid.FromString(arguments[1])
 	if err != nil {
@@ -143,11 +148,19 @@ func answer(connection net.Conn) error {
 }
 
 func serialOf(connection net.Conn) (string, error) {
+	leaf, err := leafOf(connection)
+	if err != nil {
+		return "", err
+	}
+	return leaf.SerialNumber.Text(16), nil
+}
+
+func leafOf(connection net.Conn) (*x509.Certificate, error) {
 	state, ok := connection.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {
-		return "", fmt.Errorf("not a TLS connection: %T", connection)
+		return nil, fmt.Errorf("not a TLS connection: %T", connection)
 	}
-	return state.ConnectionState().PeerCertificates[0].SerialNumber.Text(16), nil
+	return state.ConnectionState().PeerCertificates[0], nil
 }
 
 func ask(ctx context.Context, source *workloadapi.X509Source, peer spiffeid.ID, address string, requests int) error {

@@ -23,6 +23,7 @@ import javax.net.ssl.SSLSocket;
  * probe                          calls the API, and waits for one rotation
  * server PEER                    answers lines over mTLS, only to PEER; prints its address
  * client PEER ADDRESS REQUESTS   sends lines over mTLS, only to PEER; a new connection every 20 requests
+ * member                         answers and asks the peers that it reads from standard input, for ever
  * </pre>
  */
 class Workload {
@@ -42,6 +43,7 @@ class Workload {
             case "probe" -> probe();
             case "server" -> serve(SpiffeId.parse(arguments[1]));
             case "client" -> ask(SpiffeId.parse(arguments[1]), arguments[2], Integer.parseInt(arguments[3]));
+            case "member" -> new Member().join();
             default -> throw new IllegalArgumentException(arguments[0]);
         }
     }
