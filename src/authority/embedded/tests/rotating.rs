@@ -188,10 +188,10 @@ fn a_key_is_not_used_before_those_who_are_served_have_its_bundle() {
 /// The process before may have ended between the disk and the streams.
 #[test]
 fn a_key_that_was_published_before_a_start_is_not_used_before_clients_have_come_back() {
-    for (ca_ttl, taint, lead) in [(168 * HOUR, false, 60), (168 * HOUR, true, 2), (45 * SECOND, false, 15)] {
+    for (ca_ttl, lead) in [(168 * HOUR, 60), (45 * SECOND, 15)] {
         let mut machine = Machine::new(ca_ttl);
         let first = machine.active(KeyKind::X509);
-        machine.rotate(None, taint).unwrap();
+        machine.rotate(None, false).unwrap();
         machine.wait(15 * SECOND);
         machine.start_again(Unsynced::Lost);
         machine.maintain();
