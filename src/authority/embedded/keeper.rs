@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use crate::authority::NoAuthority;
+use crate::authority::RELEASE_DATE;
 use crate::authority::Served;
 use crate::authority::embedded::rotation;
 use crate::authority::embedded::rotation::ASKED_LEAD;
@@ -72,7 +73,7 @@ impl Keeper {
                 // SECURITY: a tainted key signs nothing more after a start, whatever its clock says: nobody has an older bundle.
                 Stage::Published if tainted.contains(&key.kind()) => Duration::ZERO,
                 Stage::Published => {
-                    let lead = rotation::plan(key.made(), key.life.not_after).lead;
+                    let lead = rotation::plan(key.made, key.life.not_after).lead;
                     let left = key.used_from.map_or(lead, |at| at.duration_since(now.wall).unwrap_or_default());
                     let anew = end.map(|(_, end)| rotation::lead_after_start(end, now.wall));
                     let wait = left.min(lead).max(anew.unwrap_or_default());
@@ -91,6 +92,11 @@ impl Keeper {
     /// The key of a kind that signs.
     pub(super) fn active(&self, kind: KeyKind) -> Option<&AuthorityKey> {
         self.state.active(kind)
+    }
+
+    /// When the active key of each kind was made.
+    pub(super) fn made(&self) -> [SystemTime; 2] {
+        KeyKind::ALL.map(|kind| self.state.active(kind).map_or(SystemTime::UNIX_EPOCH + RELEASE_DATE, |key| key.made))
     }
 
     /// The first step that is due, and of which kind.
@@ -152,7 +158,7 @@ impl Keeper {
             KeyKind::X509 => x509,
             KeyKind::Jwt => jwt,
         };
-        Some(KeysOfKind { active: (active.life, active.made()), next, retired_is_over, witnessed })
+        Some(KeysOfKind { active: (active.life, active.made), next, retired_is_over, witnessed })
     }
 
     /// Keeps a new key that nobody knows yet, in place of one that was to follow and is of no use any more.
@@ -167,7 +173,7 @@ impl Keeper {
     /// Puts the next key into the bundle. Returns it with the time of its use.
     pub(super) fn publish(&mut self, kind: KeyKind, now: Moment) -> Result<Option<(String, SystemTime)>, NoAuthority> {
         let Some(active) = self.state.active(kind) else { return Ok(None) };
-        let plan = rotation::plan(active.made(), active.life.not_after);
+        let plan = rotation::plan(active.made, active.life.not_after);
         let mut after = self.state.clone();
         let Some(key) = next_of(&mut after, kind) else { return Ok(None) };
         let lead = rotation::lead_before(&plan, &active.life, &key.life, now.wall);
@@ -322,7 +328,7 @@ impl Keeper {
     }
 
     fn status(&self, kind: KeyKind, key: &AuthorityKey) -> KeyStatus {
-        let plan = self.state.active(kind).map(|active| rotation::plan(active.made(), active.life.not_after));
+        let plan = self.state.active(kind).map(|active| rotation::plan(active.made, active.life.not_after));
         let used_from = self.state.next(kind).and_then(|next| next.used_from);
         let next_stage_at = match key.stage {
             Stage::Prepared => plan.map(|plan| plan.publish_at),
@@ -332,7 +338,7 @@ impl Keeper {
             Stage::Retired if key.tainted => used_from.map(|at| at + TAINTED_STAY).or(key.needed_until),
             Stage::Retired => key.needed_until,
         };
-        let (made, not_after, tainted, tokens) = (key.made(), key.life.not_after, key.tainted, 0);
+        let (made, not_after, tainted, tokens) = (key.made, key.life.not_after, key.tainted, 0);
         let next_stage_at = next_stage_at.unwrap_or(not_after);
         KeyStatus { kind, id: key.id(), stage: key.stage, tainted, made, not_after, next_stage_at, tokens }
     }

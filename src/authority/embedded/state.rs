@@ -60,6 +60,8 @@ pub(super) struct AuthorityKey {
     pub(super) stage: Stage,
     pub(super) public: PublicPart,
     pub(super) life: Life,
+    /// When it was made; it is valid from earlier on.
+    pub(super) made: SystemTime,
     /// Absent of a retired key, which signs no more.
     pub(super) private_key: Option<Arc<PrivateKey>>,
     /// Of a published key: when it is used.
@@ -100,7 +102,7 @@ impl AuthorityState {
         randomness: &dyn Randomness,
     ) -> Result<Self, NoAuthority> {
         let key = |kind| {
-            let made = AuthorityKey::make(kind, &settings.trust_domain, settings.ca_ttl, now, randomness)?;
+            let made = AuthorityKey::make(kind, settings, (now, None), randomness)?;
             Ok(AuthorityKey { stage: Stage::Active, ..made })
         };
         let keys = KeyKind::ALL.into_iter().map(key).collect::<Result<_, NoAuthority>>()?;
@@ -170,7 +172,7 @@ impl AuthorityState {
     /// How often others should fetch the bundle.
     pub(super) fn refresh_hint(&self) -> Option<Duration> {
         let lives = self.keys.iter().filter(|key| key.stage == Stage::Active);
-        let lives = lives.filter_map(|key| key.life.not_after.duration_since(key.made()).ok());
+        let lives = lives.filter_map(|key| key.life.not_after.duration_since(key.made).ok());
         lives.min().map(rotation::refresh_hint)
     }
 
@@ -181,20 +183,24 @@ impl AuthorityState {
 }
 
 impl AuthorityKey {
-    /// A new key, not yet known to anybody.
+    /// A new key, not yet known to anybody, that is made now and follows one that was made then.
+    ///
+    /// It is valid from when that one was made: where a clock ran ahead for a while, so that keys took turns too early, the
+    /// next key signs as well once the clock is right again.
     pub(super) fn make(
         kind: KeyKind,
-        trust_domain: &TrustDomain,
-        ca_ttl: Duration,
-        now: SystemTime,
+        settings: &EmbeddedSettings,
+        (now, follows): (SystemTime, Option<SystemTime>),
         randomness: &dyn Randomness,
     ) -> Result<Self, NoAuthority> {
         if is_before_release(now) {
             return Err(NoAuthority::ClockBeforeRelease);
         }
         let now = whole_seconds(now);
-        let end = now.checked_add(ca_ttl).ok_or(NoAuthority::LifeTooLong)?;
-        let life = Life { not_before: now - AUTHORITY_BACKDATE, not_after: whole_seconds(end) };
+        let end = now.checked_add(settings.ca_ttl).ok_or(NoAuthority::LifeTooLong)?;
+        let begins = follows.map_or(now, |follows| follows.min(now)) - AUTHORITY_BACKDATE;
+        let life = Life { not_before: whole_seconds(begins), not_after: whole_seconds(end) };
+        let trust_domain = &settings.trust_domain;
         let (private_key, spki) = KeyType::P256.generate().ok_or(NoAuthority::NoKey)?;
         let public = match kind {
             KeyKind::X509 => {
@@ -209,13 +215,14 @@ impl AuthorityKey {
             }
         };
         let private_key = Some(Arc::new(private_key));
-        Ok(Self { private_key, ..Self::new(Stage::Prepared, public, life) })
+        Ok(Self { private_key, made: now, ..Self::new(Stage::Prepared, public, life) })
     }
 
     fn new(stage: Stage, public: PublicPart, life: Life) -> Self {
         let (private_key, used_from, needed_until, lead) = (None, None, None, None);
         let waits_until = Duration::ZERO;
-        Self { stage, public, life, private_key, used_from, needed_until, tainted: false, waits_until, lead }
+        let made = life.not_before + AUTHORITY_BACKDATE;
+        Self { stage, public, life, made, private_key, used_from, needed_until, tainted: false, waits_until, lead }
     }
 
     /// With what was kept of it. A retired key has nothing to sign with, and is needed as long as it lives where nothing else
@@ -241,10 +248,6 @@ impl AuthorityKey {
         }
     }
 
-    pub(super) fn made(&self) -> SystemTime {
-        self.life.not_before + AUTHORITY_BACKDATE
-    }
-
     /// Signs no more, and has nothing left to sign with. It is needed as long as it lives, until it is known what it signed.
     pub(super) fn retire(&mut self) {
         self.stage = Stage::Retired;
@@ -255,7 +258,7 @@ impl AuthorityKey {
 
     /// What it may have signed in an earlier process.
     pub(super) fn may_have_signed(&self) -> Signed {
-        let life = self.life.not_after.duration_since(self.made()).unwrap_or_default();
+        let life = self.life.not_after.duration_since(self.made).unwrap_or_default();
         Signed { until: self.life.not_after, longest: (life / 2).min(STAY_AFTER_START) }
     }
 
@@ -279,7 +282,7 @@ impl AuthorityKey {
     }
 
     fn of_x509(stored: StoredX509Key, trust_domain: &TrustDomain) -> Result<Self, &'static str> {
-        let StoredX509Key { stage, certificate, private_key, used_from, needed_until, tainted } = stored;
+        let StoredX509Key { stage, made, certificate, private_key, used_from, needed_until, tainted } = stored;
         let own = OwnCertificate::read(certificate.into(), trust_domain)?;
         if public_half(stage, private_key.as_deref())?.is_some_and(|key| key != own.public_key) {
             return Err("a certificate of the authority is not of its key");
@@ -287,12 +290,13 @@ impl AuthorityKey {
         let life = own.life;
         let times = [at(used_from)?, at(needed_until)?];
         let key = Self::new(stage, PublicPart::X509(own), life);
-        Ok(Self { tainted, ..key.kept(private_key, times) })
+        let made = at(made)?.unwrap_or(key.made);
+        Ok(Self { tainted, made, ..key.kept(private_key, times) })
     }
 
     fn of_jwt(stored: StoredJwtKey) -> Result<Self, &'static str> {
-        let StoredJwtKey { stage, not_before, not_after, public_key, private_key, used_from, needed_until, tainted } =
-            stored;
+        let StoredJwtKey { stage, made, not_before, not_after, public_key, private_key, .. } = stored;
+        let (used_from, needed_until, tainted) = (stored.used_from, stored.needed_until, stored.tainted);
         let kept = Some(Bytes::from(public_key)).filter(|key| !key.is_empty());
         let derived = public_half(stage, private_key.as_deref())?;
         if kept.is_some() && derived.is_some() && kept != derived {
@@ -303,12 +307,19 @@ impl AuthorityKey {
         let life = Life { not_before: since_1970(not_before)?, not_after: since_1970(not_after)? };
         let times = [at(used_from)?, at(needed_until)?];
         let key = Self::new(stage, PublicPart::Jwt { authority, key }, life);
-        Ok(Self { tainted, ..key.kept(private_key, times) })
+        let made = at(made)?.unwrap_or(key.made);
+        Ok(Self { tainted, made, ..key.kept(private_key, times) })
+    }
+
+    /// When it was made, where that does not follow from the beginning of its life.
+    fn made_elsewhen(&self) -> Option<u64> {
+        (self.made != self.life.not_before + AUTHORITY_BACKDATE).then(|| seconds(self.made))
     }
 
     fn stored_x509(&self, own: &OwnCertificate) -> StoredX509Key {
         StoredX509Key {
             stage: self.stage,
+            made: self.made_elsewhen(),
             certificate: own.der.to_vec(),
             private_key: self.private_key.clone(),
             used_from: self.used_from.map(seconds),
@@ -320,6 +331,7 @@ impl AuthorityKey {
     fn stored_jwt(&self, public_key: &Bytes) -> StoredJwtKey {
         StoredJwtKey {
             stage: self.stage,
+            made: self.made_elsewhen(),
             not_before: seconds(self.life.not_before),
             not_after: seconds(self.life.not_after),
             public_key: public_key.to_vec(),

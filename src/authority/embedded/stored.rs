@@ -33,6 +33,9 @@ pub(super) struct StoredState {
 #[serde(deny_unknown_fields)]
 pub(super) struct StoredX509Key {
     pub(super) stage: Stage,
+    /// When it was made; absent where that is 48 h after the beginning of its life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) made: Option<u64>,
     #[serde(with = "base64_text")]
     pub(super) certificate: Vec<u8>,
     /// Absent of a retired key, which signs no more.
@@ -51,6 +54,9 @@ pub(super) struct StoredX509Key {
 #[serde(deny_unknown_fields)]
 pub(super) struct StoredJwtKey {
     pub(super) stage: Stage,
+    /// When it was made; absent where that is 48 h after the beginning of its life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) made: Option<u64>,
     pub(super) not_before: u64,
     pub(super) not_after: u64,
     /// SubjectPublicKeyInfo; absent in the state of a release that kept every private key.

@@ -23,6 +23,7 @@ const MINUTE: u64 = 60;
 pub(super) struct ActiveKey<S> {
     pub(super) signer: S,
     pub(super) life: Life,
+    made: SystemTime,
     pub(super) usage: Arc<KeyUsage>,
     in_use: Arc<()>,
 }
@@ -64,19 +65,19 @@ pub(super) struct Retiring {
 
 impl<S> ActiveKey<S> {
     /// A key that may have signed this before the process was started.
-    pub(super) fn new(signer: S, life: Life, before: Signed) -> Self {
+    pub(super) fn new(signer: S, (life, made): (Life, SystemTime), before: Signed) -> Self {
         let usage = KeyUsage {
             signed_until: AtomicU64::new(seconds(before.until)),
             longest: AtomicU64::new(before.longest.as_secs()),
             first_cut_short: AtomicU64::new(u64::MAX),
             tokens: Mutex::default(),
         };
-        Self { signer, life, usage: Arc::new(usage), in_use: Arc::default() }
+        Self { signer, life, made, usage: Arc::new(usage), in_use: Arc::default() }
     }
 
     /// Where `now` lies in its life. Once it has cut something short its end is near.
     pub(super) fn validity(&self, now: SystemTime) -> Validity {
-        match self.life.validity(now) {
+        match self.life.validity_of_made(self.made, now) {
             Validity::Valid if self.usage.has_cut_short(now) => Validity::Ending { ends: self.life.not_after },
             validity => validity,
         }
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_key_is_needed_until_the_latest_end_of_what_it_signed_once_nobody_signs_with_it() {
-        let key = Arc::new(ActiveKey::new((), LIFE, Signed::NOTHING));
+        let key = Arc::new(ActiveKey::new((), (LIFE, UNIX_EPOCH), Signed::NOTHING));
         let (retiring, signing) = (key.retiring("k".to_owned()), Arc::clone(&key));
         key.usage.signed(at(10), at(500), false);
         drop(key);
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_a_key_signed_before_the_start_counts() {
-        let key = ActiveKey::new((), LIFE, Signed { until: at(5000), longest: Duration::from_secs(50) });
+        let key = ActiveKey::new((), (LIFE, UNIX_EPOCH), Signed { until: at(5000), longest: Duration::from_secs(50) });
         let retiring = key.retiring("k".to_owned());
         key.usage.signed(at(10), at(500), false);
         drop(key);
@@ -167,7 +168,7 @@ mod tests {
 
     #[test]
     fn tokens_are_counted_until_the_minute_of_their_end_is_over() {
-        let ActiveKey { usage, .. } = ActiveKey::new((), LIFE, Signed::NOTHING);
+        let ActiveKey { usage, .. } = ActiveKey::new((), (LIFE, UNIX_EPOCH), Signed::NOTHING);
         for issued in [0, 30, 60] {
             usage.signed_token(at(issued), at(issued + 300));
         }
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_key_is_known_to_cut_short_from_the_first_time_on() {
-        let ActiveKey { usage, .. } = ActiveKey::new((), LIFE, Signed::NOTHING);
+        let ActiveKey { usage, .. } = ActiveKey::new((), (LIFE, UNIX_EPOCH), Signed::NOTHING);
         usage.signed(at(100), at(200), false);
         assert!(!usage.has_cut_short(at(1000)));
         usage.signed(at(150), at(200), true);

@@ -98,8 +98,13 @@ impl Life {
         Ok((end, wanted > self.not_after))
     }
 
-    /// Where `now` lies in it.
+    /// Where `now` lies in the life of a key that was made 48 h after its beginning.
     pub(in crate::authority) fn validity(&self, now: SystemTime) -> Validity {
+        self.validity_of_made(self.not_before + AUTHORITY_BACKDATE, now)
+    }
+
+    /// Where `now` lies in the life of a key that was `made` then.
+    pub(in crate::authority) fn validity_of_made(&self, made: SystemTime, now: SystemTime) -> Validity {
         if is_before_release(now) {
             return Validity::BeforeRelease;
         }
@@ -109,7 +114,6 @@ impl Life {
         let Some(left) = self.not_after.duration_since(now).ok().filter(|left| !left.is_zero()) else {
             return Validity::Over { since: self.not_after };
         };
-        let made = self.not_before + AUTHORITY_BACKDATE;
         let whole = self.not_after.duration_since(made).unwrap_or_default();
         if left <= whole / 4 { Validity::Ending { ends: self.not_after } } else { Validity::Valid }
     }

@@ -217,7 +217,7 @@ async fn a_token_that_the_next_key_overtook_is_signed_by_the_next_key() {
     let slow = Slow(LocalKey::new(&private_key, SignatureForm::FixedWidth).unwrap(), Arc::clone(&may_sign));
     let life = authority.jwt.load_full().unwrap().life;
     let signer = JwtSigner::new(Arc::new(slow), None, life).unwrap();
-    authority.jwt.store(Some(Arc::new(ActiveKey::new(signer, life, Signed::NOTHING))));
+    authority.jwt.store(Some(Arc::new(ActiveKey::new(signer, (life, life.not_before), Signed::NOTHING))));
 
     let mut signing = authority.jwt(super::token(now.wall, HOUR));
     assert!((&mut signing).now_or_never().is_none());

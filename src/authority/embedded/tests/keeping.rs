@@ -218,10 +218,11 @@ fn state_whose_parts_do_not_fit_together_is_refused() {
 }
 
 pub(super) fn copy(key: &StoredX509Key) -> StoredX509Key {
-    let StoredX509Key { stage, certificate, private_key, used_from, needed_until, tainted } = key;
+    let StoredX509Key { stage, made, certificate, private_key, used_from, needed_until, tainted } = key;
     let (certificate, private_key) = (certificate.clone(), private_key.clone());
     StoredX509Key {
         stage: *stage,
+        made: *made,
         certificate,
         private_key,
         used_from: *used_from,

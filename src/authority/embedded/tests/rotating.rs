@@ -376,6 +376,27 @@ fn a_machine_that_slept_past_the_end_rotates_and_a_clock_that_was_set_past_it_do
     }
 }
 
+/// The default life is long enough for keys to take turns within it by a clock that is days ahead.
+#[tokio::test]
+async fn an_authority_signs_again_once_a_clock_that_ran_ahead_is_right() {
+    let mut machine = Machine::new(168 * HOUR);
+    let (first, ahead) = (machine.active(KeyKind::X509), 160 * HOUR);
+    machine.pass(HOUR);
+    machine.now.wall += ahead;
+    for _ in 0..60 {
+        machine.pass(HOUR / 60);
+    }
+    assert_ne!(machine.active(KeyKind::X509), first, "the clock was ahead for long enough");
+    machine.now.wall -= ahead;
+    assert_eq!(machine.authority.validity(machine.now.wall), Some(Validity::Valid));
+    let leaf = machine.leaf(HOUR).await;
+    assert!(super::keeping::verifies_by(&leaf.certificates[0], machine.bundle().x509_authorities.last().unwrap()));
+    machine.start_again(Unsynced::Kept);
+    assert_eq!(machine.authority.validity(machine.now.wall), Some(Validity::Valid));
+    let made = machine.keys(KeyKind::X509).into_iter().find(|key| key.stage == Stage::Active).unwrap().made;
+    assert!(made > machine.now.wall, "when it was made is kept");
+}
+
 #[test]
 fn an_operator_rotates_an_authority_that_is_over_at_once() {
     let mut machine = Machine::new(10 * HOUR);
