@@ -85,7 +85,10 @@ pub enum NotRotated {
         /// RFC 3339.
         first: String,
     },
-    /// The new keys could not be made, or could not be made durable.
+    /// The new keys could not be made: the clock must be wrong, for one.
+    #[error("{0}")]
+    NotMade(String),
+    /// The new keys could not be made durable.
     #[error("{0}")]
     NotKept(String),
 }

@@ -134,10 +134,12 @@ impl Reloader {
         tracing::info!(added, removed, changed, woken, "configuration reloaded");
         report.notes = self.settings.apply(&before.config, &active.config, accepted_at);
         report.notes.iter().for_each(|note| tracing::info!("{note}"));
-        self.keep(&active.accepted);
         self.federation.send_replace(active.federation());
-        self.active.send_replace(Arc::new(active));
+        let active = Arc::new(active);
+        self.active.send_replace(Arc::clone(&active));
         self.files.reason.clear();
+        // The last of all, for a disk may not answer: what is in force does not wait for it to be kept.
+        self.keep(&active.accepted);
         report
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Keeper {
     state: AuthorityState,
     trust_domain: TrustDomain,
     data_dir: Option<Arc<DataDir>>,
-    /// Tainted keys that are in the bundle still, and on the disk no more: after a start nobody holds what they signed.
+    /// Tainted keys that sign no more and are in the bundle still. After a start nobody holds what they signed.
     leaving: Vec<AuthorityKey>,
     /// Keys that were retired, and whose last signature was not finished.
     retiring: Vec<Retiring>,
@@ -65,13 +65,10 @@ impl Keeper {
         data_dir: Option<Arc<DataDir>>,
         now: Moment,
     ) -> Self {
-        let tainted: Vec<_> = state.keys.iter().filter(|key| key.tainted).map(AuthorityKey::kind).collect();
         let ends = KeyKind::ALL.map(|kind| state.active(kind).map(|key| (kind, key.life.not_after)));
         for key in &mut state.keys {
             let end = ends.into_iter().flatten().find(|(kind, ..)| *kind == key.kind());
             let wait = match key.stage {
-                // SECURITY: a tainted key signs nothing more after a start, whatever its clock says: nobody has an older bundle.
-                Stage::Published if tainted.contains(&key.kind()) => Duration::ZERO,
                 Stage::Published => {
                     let lead = rotation::plan(key.made, key.life.not_after).lead;
                     let left = key.used_from.map_or(lead, |at| at.duration_since(now.wall).unwrap_or_default());
@@ -184,8 +181,8 @@ impl Keeper {
         Ok(Some(published))
     }
 
-    /// Lets the next key sign, and retires the one before; one that is tainted is forgotten with all its kind, and stays in the
-    /// bundle until it [departs](Self::depart). `retiring` follows what the key before is still signing. Returns the ids of
+    /// Lets the next key sign, and retires the one before; one that is tainted is forgotten with all its kind, needs no disk for
+    /// that, and stays in the bundle until it [departs](Self::depart). `retiring` follows what the key before is still signing. Returns the ids of
     /// both.
     pub(super) fn activate(
         &mut self,
@@ -208,13 +205,14 @@ impl Keeper {
             key.needed_until = Some(now.wall + TAINTED_STAY);
             key.waits_until = now.since_boot.saturating_add(TAINTED_STAY);
         }
-        let earlier = self.leaving.len();
-        self.leaving.extend(leaving);
-        if let Err(why) = self.store(after) {
-            self.leaving.truncate(earlier);
-            return Err(why);
+        if leaving.is_empty() {
+            self.store(after)?;
+            self.retiring.extend(retiring);
+        } else {
+            // The disk has had it so since they were tainted.
+            self.state = after;
+            self.leaving.extend(leaving);
         }
-        self.retiring.extend(retiring);
         match kind {
             KeyKind::X509 => self.witnessed[0] = now,
             KeyKind::Jwt => self.witnessed[1] = now,
@@ -234,8 +232,8 @@ impl Keeper {
 
     /// Takes tainted keys out of the bundle once nobody holds what they signed, or after their time. Returns their ids.
     ///
-    /// A disk that takes no writes does not keep them in: the number that the bundle has then was stored with the
-    /// first use of the key after them.
+    /// A disk that takes no writes does not keep them in: the number that the bundle has then was stored when they were
+    /// tainted.
     pub(super) fn depart(&mut self, now: Moment, served: Served) -> Vec<String> {
         let is_served = served.sequence == Some(self.state.sequence) && !served.holds_tainted;
         let departs = |key: &mut AuthorityKey| is_served || now.since_boot >= key.waits_until;
@@ -281,7 +279,7 @@ impl Keeper {
                 too_many(&after, kind)?;
             }
             if after.next(kind).is_none() {
-                after.keys.push(make(kind).map_err(|why| NotRotated::NotKept(why.to_string()))?);
+                after.keys.push(make(kind).map_err(|why| NotRotated::NotMade(why.to_string()))?);
             }
             let lead = if order.taint { TAINTED_LEAD } else { ASKED_LEAD };
             if let Some(key) = next_of(&mut after, kind) {
@@ -294,8 +292,11 @@ impl Keeper {
 
     fn store(&mut self, after: AuthorityState) -> Result<(), NoAuthority> {
         if let Some(data_dir) = &self.data_dir {
-            let reserved = self.leaving.len() as u64; // each departure takes one
-            data_dir.store(Name::Authority, &after.to_bytes(&self.trust_domain, reserved)?)?;
+            let kept = to_be_kept(&after);
+            // Each departure takes a number without a disk, and so does each first use.
+            let leaves = self.leaving.len() + after.keys.iter().filter(|key| key.tainted).count();
+            let reserved = (leaves + KeyKind::ALL.len()) as u64;
+            data_dir.store(Name::Authority, &kept.to_bytes(&self.trust_domain, reserved)?)?;
         }
         self.state = after;
         Ok(())
@@ -354,6 +355,21 @@ fn show(key: &mut AuthorityKey, lead: Duration, now: Moment) {
     }
     key.used_from = Some(key.used_from.map_or(at, |before| before.min(at)));
     key.stage = Stage::Published;
+}
+
+/// What the disk has of a state. SECURITY: a tainted key is not kept once there is one to follow it. So whatever becomes of
+/// the disk afterwards, the tainted key signs nothing after a start, and leaves in time without one.
+fn to_be_kept(state: &AuthorityState) -> AuthorityState {
+    let mut kept = state.clone();
+    for kind in KeyKind::ALL {
+        if kept.active(kind).is_some_and(|active| active.tainted)
+            && let Some(next) = next_of(&mut kept, kind)
+        {
+            (next.stage, next.used_from) = (Stage::Active, None);
+            kept.keys.retain(|key| key.kind() != kind || !key.tainted);
+        }
+    }
+    kept
 }
 
 fn next_of(state: &mut AuthorityState, kind: KeyKind) -> Option<&mut AuthorityKey> {

@@ -113,7 +113,7 @@ impl Authority for Embedded {
 
     fn rotate(&self, order: RotationOrder, now: Moment) -> Result<RotationBegun, NotRotated> {
         let mut keeper = self.keeper();
-        let keeper = keeper.as_mut().ok_or_else(|| NotRotated::NotKept(NoAuthority::ClockBeforeRelease.to_string()))?;
+        let keeper = keeper.as_mut().ok_or_else(|| NotRotated::NotMade(NoAuthority::ClockBeforeRelease.to_string()))?;
         let made = keeper.made();
         keeper.rotate(order, now, |kind| self.make_key(kind, made, now))?;
         self.show(keeper);

@@ -132,6 +132,7 @@ async fn rotate(query: &str, operations: Arc<dyn Operations>) -> HttpAnswer {
             let (status, error) = match why {
                 NotRotated::KeptElsewhere => (StatusCode::CONFLICT, "kept_elsewhere"),
                 NotRotated::TooManyKeys { .. } => (StatusCode::CONFLICT, "too_many_keys"),
+                NotRotated::NotMade(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_made"),
                 NotRotated::NotKept(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_kept"),
             };
             problem(status, error, &why.to_string())
@@ -267,6 +268,7 @@ mod tests {
         for (why, status, error) in [
             (NotRotated::KeptElsewhere, 409, "kept_elsewhere"),
             (NotRotated::TooManyKeys { kind: KeyKind::Jwt, count: 8, first }, 409, "too_many_keys"),
+            (NotRotated::NotMade("the clock is wrong".to_owned()), 503, "not_made"),
             (NotRotated::NotKept("no space left".to_owned()), 503, "not_kept"),
         ] {
             let door = open(Fixed { not_rotated: Some(why.clone()), ..Fixed::default() });

@@ -435,8 +435,13 @@ impl Walk {
 
     fn rotate(&mut self, taint: bool) {
         let kind = [None, Some(KeyKind::X509), Some(KeyKind::Jwt)][self.chance.below(3) as usize];
-        if let Ok(begun) = self.node.rotate(kind, taint) {
-            self.tainted.extend(begun.tainted.into_iter().map(|key| key.id));
+        // Where it could not be stored, the disk may have it all the same, and the next start goes by that.
+        let kinds = KeyKind::ALL.into_iter().filter(|one| kind.is_none_or(|only| only == *one));
+        let meant: Vec<_> = kinds.flat_map(|kind| keys(&self.node, kind)).map(|key| key.id).collect();
+        match self.node.rotate(kind, taint) {
+            Ok(begun) => self.tainted.extend(begun.tainted.into_iter().map(|key| key.id)),
+            Err(_) if taint => self.tainted.extend(meant),
+            Err(_) => {}
         }
     }
 

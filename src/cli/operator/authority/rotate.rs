@@ -104,6 +104,7 @@ fn not_rotated(problem: &ErrorReport, again: &str) -> Failure {
     let next = match problem.error.as_str() {
         "kept_elsewhere" => "bonafide authority show".to_owned(),
         "too_many_keys" => format!("bonafide authority show, and after that time: {again}"),
+        "not_made" => format!("bonafide status, and when it says no more of that: {again}"),
         "not_kept" => format!("df -h, and when there is room: {again}"),
         _ => next_after(problem).to_owned(),
     };
@@ -205,6 +206,7 @@ mod tests {
     fn a_refused_rotation_says_why_and_what_to_type_next() {
         for (error, why, next) in [
             ("kept_elsewhere", NotRotated::KeptElsewhere, "bonafide authority show"),
+            ("not_made", NotRotated::NotMade("the clock is wrong".to_owned()), "bonafide status"),
             ("not_kept", NotRotated::NotKept("No space left on device".to_owned()), "bonafide authority rotate"),
         ] {
             let problem = ErrorReport { error: error.to_owned(), detail: why.to_string() };
