@@ -23,6 +23,7 @@ use hyper::body::Frame;
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
+use tonic::metadata::MetadataValue;
 
 /// A flag octet, and the length of the message in four.
 const PREFIX: usize = 5;
@@ -43,7 +44,7 @@ where
 {
     let encoding = request.headers().get(ENCODING);
     if encoding.is_some_and(|encoding| encoding != "identity") {
-        return Err(Status::unimplemented("messages are not compressed here"));
+        return Err(compressed());
     }
     let mut body = request.into_body();
     let mut bytes = Bytes::new();
@@ -66,7 +67,7 @@ fn whole(bytes: &[u8], most: usize) -> Result<Option<usize>, Status> {
     let Some(([flag, length @ ..], rest)) = bytes.split_first_chunk::<PREFIX>() else { return Ok(None) };
     let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
     if *flag != 0 {
-        return Err(Status::unimplemented("messages are not compressed here"));
+        return Err(compressed());
     }
     if length > most {
         return Err(Status::out_of_range(format!("the message has {length} bytes; at most {most} are read")));
@@ -75,6 +76,13 @@ fn whole(bytes: &[u8], most: usize) -> Result<Option<usize>, Status> {
         return Err(Status::unimplemented("the call takes one message"));
     }
     Ok(Some(length))
+}
+
+/// SPEC: gRPC compression: the answer to a message of an unknown encoding names those that are known.
+fn compressed() -> Status {
+    let mut status = Status::unimplemented("messages are not compressed here");
+    status.metadata_mut().insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+    status
 }
 
 /// An answer of one message.
@@ -199,7 +207,10 @@ mod tests {
         for (encoding, is_taken) in [("identity", true), ("gzip", false)] {
             let mut request = Request::new(Full::new(Bytes::from(framed("ledger"))));
             request.headers_mut().insert(ENCODING, encoding.parse().unwrap());
-            assert_eq!(message::<String, _>(request, MOST).await.is_ok(), is_taken);
+            let read = message::<String, _>(request, MOST).await;
+            assert_eq!(read.is_ok(), is_taken);
+            let known = read.err().map(|refused| refused.metadata().get("grpc-accept-encoding").cloned());
+            assert!(known.is_none_or(|known| known.unwrap() == "identity"));
         }
     }
 
