@@ -131,20 +131,30 @@ async fn attack_72_connections_leave_descriptors_for_streams_and_operators() {
 /// loop spins.
 #[test]
 fn attack_72_a_daemon_out_of_descriptors_closes_newcomers_and_rests() {
+    // Nobody has connected yet: what closes later would leave descriptors below the limit.
     let daemon = Daemon::start(&me());
-    is_served(&daemon);
-    let Ok(open) = fs::read_dir(format!("/proc/{}/fd", daemon.pid())) else {
+    let directory = format!("/proc/{}/fd", daemon.pid());
+    if fs::read_dir(&directory).is_err() {
         return eprintln!(
             "skipped: attack_72_a_daemon_out_of_descriptors_closes_newcomers_and_rests: the daemon is closed to all but root"
         );
+    }
+    let first_free = || {
+        let open = fs::read_dir(&directory).unwrap();
+        let open: HashSet<u64> =
+            open.map(|open| open.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+        (0..).find(|descriptor| !open.contains(descriptor))
     };
-    let open: HashSet<u64> = open.map(|open| open.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
     let pid = rustix::process::Pid::from_raw(daemon.pid().try_into().unwrap());
     let limit_to = |current| {
         let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
         rustix::process::prlimit(pid, Resource::Nofile, Rlimit { current, maximum }).unwrap().current
     };
-    let before = limit_to((0..).find(|descriptor| !open.contains(descriptor)));
+    let before = limit_to(first_free());
+    while !daemon.log().contains("connections cannot be accepted") {
+        drop(UnixStream::connect(daemon.socket()));
+        limit_to(first_free());
+    }
     is_turned_away(&daemon);
     let (begun, spent_before) = (Instant::now(), used(&daemon));
     while begun.elapsed() < Duration::from_secs(1) {
