@@ -172,7 +172,7 @@ impl Keeper {
         let Some(active) = self.state.active(kind) else { return Ok(None) };
         let plan = rotation::plan(active.made, active.life.not_after);
         let mut after = self.state.clone();
-        let Some(key) = next_of(&mut after, kind) else { return Ok(None) };
+        let Some(key) = after.next_mut(kind) else { return Ok(None) };
         let lead = rotation::lead_before(&plan, &active.life, &key.life, now.wall);
         show(key, lead, now);
         let published = (key.id(), now.wall + lead);
@@ -191,7 +191,7 @@ impl Keeper {
         now: Moment,
     ) -> Result<Option<(String, String)>, NoAuthority> {
         let mut after = self.state.clone();
-        let Some(used) = next_of(&mut after, kind) else { return Ok(None) };
+        let Some(used) = after.next_mut(kind) else { return Ok(None) };
         (used.stage, used.used_from, used.waits_until, used.lead) = (Stage::Active, None, Duration::ZERO, None);
         let used = used.id();
         let before = after.keys.iter_mut().find(|key| is_active(key, kind) && key.id() != used);
@@ -282,7 +282,7 @@ impl Keeper {
                 after.keys.push(make(kind).map_err(|why| NotRotated::NotMade(why.to_string()))?);
             }
             let lead = if order.taint { TAINTED_LEAD } else { ASKED_LEAD };
-            if let Some(key) = next_of(&mut after, kind) {
+            if let Some(key) = after.next_mut(kind) {
                 show(key, lead, now);
             }
         }
@@ -292,7 +292,7 @@ impl Keeper {
 
     fn store(&mut self, after: AuthorityState) -> Result<(), NoAuthority> {
         if let Some(data_dir) = &self.data_dir {
-            let kept = to_be_kept(&after);
+            let kept = after.to_be_kept();
             // Each departure takes a number without a disk, and so does each first use.
             let leaves = self.leaving.len() + after.keys.iter().filter(|key| key.tainted).count();
             let reserved = (leaves + KeyKind::ALL.len()) as u64;
@@ -355,25 +355,6 @@ fn show(key: &mut AuthorityKey, lead: Duration, now: Moment) {
     }
     key.used_from = Some(key.used_from.map_or(at, |before| before.min(at)));
     key.stage = Stage::Published;
-}
-
-/// What the disk has of a state. SECURITY: a tainted key is not kept once there is one to follow it. So whatever becomes of
-/// the disk afterwards, the tainted key signs nothing after a start, and leaves in time without one.
-fn to_be_kept(state: &AuthorityState) -> AuthorityState {
-    let mut kept = state.clone();
-    for kind in KeyKind::ALL {
-        if kept.active(kind).is_some_and(|active| active.tainted)
-            && let Some(next) = next_of(&mut kept, kind)
-        {
-            (next.stage, next.used_from) = (Stage::Active, None);
-            kept.keys.retain(|key| key.kind() != kind || !key.tainted);
-        }
-    }
-    kept
-}
-
-fn next_of(state: &mut AuthorityState, kind: KeyKind) -> Option<&mut AuthorityKey> {
-    state.keys.iter_mut().find(|key| is_next(key, kind))
 }
 
 fn is_next(key: &AuthorityKey, kind: KeyKind) -> bool {

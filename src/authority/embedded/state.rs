@@ -180,6 +180,27 @@ impl AuthorityState {
     pub(super) fn next(&self, kind: KeyKind) -> Option<&AuthorityKey> {
         self.of_kind(kind).find(|key| matches!(key.stage, Stage::Prepared | Stage::Published))
     }
+
+    /// The same, to be changed.
+    pub(super) fn next_mut(&mut self, kind: KeyKind) -> Option<&mut AuthorityKey> {
+        let is_next = |key: &&mut AuthorityKey| matches!(key.stage, Stage::Prepared | Stage::Published);
+        self.keys.iter_mut().filter(|key| key.kind() == kind).find(is_next)
+    }
+
+    /// What the disk has of it. SECURITY: a tainted key is not kept once there is one to follow it. So whatever becomes of the
+    /// disk afterwards, the tainted key signs nothing after a start, and leaves in time without one.
+    pub(super) fn to_be_kept(&self) -> Self {
+        let mut kept = self.clone();
+        for kind in KeyKind::ALL {
+            if kept.active(kind).is_some_and(|active| active.tainted)
+                && let Some(next) = kept.next_mut(kind)
+            {
+                (next.stage, next.used_from) = (Stage::Active, None);
+                kept.keys.retain(|key| key.kind() != kind || !key.tainted);
+            }
+        }
+        kept
+    }
 }
 
 impl AuthorityKey {

@@ -12,6 +12,7 @@ use futures_util::future::FutureExt;
 use tokio::sync::Semaphore;
 
 use super::HOUR;
+use super::keeping::verifies_by;
 use super::rotating::Machine;
 use super::rotating::SECOND;
 use super::rotating::TICK;
@@ -230,4 +231,25 @@ async fn a_token_that_the_next_key_overtook_is_signed_by_the_next_key() {
     let token = signing.await.unwrap();
     let header = BASE64URL.decode(token.compact.split('.').next().unwrap()).unwrap();
     assert!(String::from_utf8(header).unwrap().contains(&new));
+}
+
+/// The default life is long enough for keys to take turns within it by a clock that is days ahead.
+#[tokio::test]
+async fn an_authority_signs_again_once_a_clock_that_ran_ahead_is_right() {
+    let mut machine = Machine::new(168 * HOUR);
+    let (first, ahead) = (machine.active(KeyKind::X509), 160 * HOUR);
+    machine.pass(HOUR);
+    machine.now.wall += ahead;
+    for _ in 0..60 {
+        machine.pass(HOUR / 60);
+    }
+    assert_ne!(machine.active(KeyKind::X509), first, "the clock was ahead for long enough");
+    machine.now.wall -= ahead;
+    assert_eq!(machine.authority.validity(machine.now.wall), Some(Validity::Valid));
+    let leaf = machine.leaf(HOUR).await;
+    assert!(verifies_by(&leaf.certificates[0], machine.bundle().x509_authorities.last().unwrap()));
+    machine.start_again(Unsynced::Kept);
+    assert_eq!(machine.authority.validity(machine.now.wall), Some(Validity::Valid));
+    let made = machine.keys(KeyKind::X509).into_iter().find(|key| key.stage == Stage::Active).unwrap().made;
+    assert!(made > machine.now.wall, "when it was made is kept");
 }

@@ -2,6 +2,7 @@
 
 mod hard_cases;
 mod keeping;
+mod lives;
 mod odd_states;
 mod rotating;
 mod signing;
