@@ -1,5 +1,8 @@
 //! The form in which the authority's state is kept: JSON, which [`AuthorityState`](super::state::AuthorityState) reads and
 //! checks. Times are seconds since 1970.
+//!
+//! SECURITY: the two kinds of key name their common fields each for itself. serde's `flatten` would read them by way of a
+//! buffer, and leave copies of private keys behind.
 
 use std::sync::Arc;
 
