@@ -63,7 +63,7 @@ pub mod audit; // one record per issuance, hand-over, denial, undecided check an
 pub mod names; // who the users and groups of entries are, and how old each answer is
 pub mod registration; // entries, and which of them some evidence satisfies
 // 2b
-pub mod fairness; // whose turn it is: a pool of places that principals share
+pub mod fairness; // whose turn it is, and how much each principal may hold
 // 2
 pub mod durable; // files that survive a power cut
 pub mod evidence; // facts about a process with source and grade, and their text form

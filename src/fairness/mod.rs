@@ -1,6 +1,11 @@
-//! Fair queueing: a pool of places that principals share. Does not know what a place is used for.
+//! What principals share, each its part: places in a pool, and bytes. Does not know what they are used for.
 
+pub mod bytes;
 pub mod fair_pool;
 
+pub use bytes::ByteBudget;
+pub use bytes::ByteLimits;
+pub use bytes::HeldBytes;
+pub use bytes::OutOfBytes;
 pub use fair_pool::FairPool;
 pub use fair_pool::Ticket;
