@@ -8,77 +8,71 @@ use tokio::time::Instant;
 
 use crate::audit::Event;
 use crate::audit::Record;
+use crate::fairness::Rate;
+use crate::fairness::TokenBuckets;
 
-/// Records that one bucket admits at once.
-const BURST: u32 = 20;
-/// The time after which a bucket admits one record more.
-const REFILL: Duration = Duration::from_secs(1);
-/// The most buckets of their own; all other keys share one more.
-const MAX_BUCKETS: usize = 1024;
+/// What one user may have written of one event.
+const RATE: Rate = Rate { burst: 20, refill: Duration::from_secs(1) };
+/// The most users and events with a bucket of their own, and with a suppressed record of their own.
+const MOST: usize = 1024;
 
-/// A uid and an event; `None` for all for which there was no bucket left.
-type Key = Option<(u32, Event)>;
+/// A uid and an event.
+type Key = (u32, Event);
 
 /// Decides which records are written.
 ///
-/// INVARIANT: each record is written once, is counted in `suppressed` of a written one, or is counted in a [`Bucket`].
+/// INVARIANT: each record is written once, is counted in `suppressed` of a written one, or is counted in a [`Suppressed`].
 /// So no flood falsifies the count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::audit) struct RateLimit {
-    buckets: HashMap<Key, Bucket>,
+    buckets: TokenBuckets<Key>,
+    /// By key; `None` for all for which there was no place left.
+    suppressed: HashMap<Option<Key>, Suppressed>,
 }
 
 #[derive(Debug)]
-struct Bucket {
-    /// When the bucket is full again: at most `BURST` times `REFILL` from now.
-    full_at: Instant,
-    /// The latest suppressed record.
-    latest: Option<Record>,
+struct Suppressed {
+    latest: Record,
     /// The number of suppressed records before it.
-    suppressed: u64,
+    before: u64,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { buckets: TokenBuckets::new(RATE, MOST), suppressed: HashMap::new() }
+    }
 }
 
 impl RateLimit {
     /// The record to write now, with the number of suppressed ones before it; `None` when this one is suppressed.
     pub(in crate::audit) fn admit(&mut self, mut record: Record, now: Instant) -> Option<Record> {
-        let own = Some((record.uid, record.event));
-        if self.buckets.len() >= MAX_BUCKETS && !self.buckets.contains_key(&own) {
-            self.buckets.retain(|_, bucket| bucket.latest.is_some() || bucket.full_at > now);
-        }
-        let key = if self.buckets.len() < MAX_BUCKETS || self.buckets.contains_key(&own) { own } else { None };
-        let bucket = self.buckets.entry(key).or_insert(Bucket { full_at: now, latest: None, suppressed: 0 });
-        if bucket.take_token(now) {
-            let suppressed = bucket.suppressed + u64::from(bucket.latest.take().is_some());
-            bucket.suppressed = 0;
-            record.suppressed = (suppressed > 0).then_some(suppressed);
+        let own = (record.uid, record.event);
+        if self.buckets.take(&own, now) {
+            record.suppressed = self.suppressed.remove(&Some(own)).map(|suppressed| suppressed.before + 1);
             return Some(record);
         }
-        bucket.suppressed += u64::from(bucket.latest.replace(record).is_some());
+        let has_place = self.suppressed.len() < MOST || self.suppressed.contains_key(&Some(own));
+        match self.suppressed.get_mut(&has_place.then_some(own)) {
+            Some(suppressed) => {
+                suppressed.latest = record;
+                suppressed.before += 1;
+            }
+            None => drop(self.suppressed.insert(has_place.then_some(own), Suppressed { latest: record, before: 0 })),
+        }
         None
     }
 
-    /// The latest suppressed record of each bucket that admits one by now; of every bucket with `even_if_early`.
+    /// The latest suppressed record of each key that has a token by now; of every key with `even_if_early`.
     pub(in crate::audit) fn release(&mut self, now: Instant, even_if_early: bool) -> Vec<Record> {
-        let mut released = Vec::new();
-        for bucket in self.buckets.values_mut().filter(|bucket| bucket.latest.is_some()) {
-            if bucket.take_token(now) || even_if_early {
-                let suppressed = (bucket.suppressed > 0).then_some(bucket.suppressed);
-                bucket.suppressed = 0;
-                released.extend(bucket.latest.take().map(|record| Record { suppressed, ..record }));
-            }
-        }
+        let Self { buckets, suppressed } = self;
+        let mut has_token = |key: &Option<Key>| match key {
+            Some(own) => buckets.take(own, now),
+            None => buckets.take_shared(now),
+        };
+        let released = suppressed.extract_if(|key, _| has_token(key) || even_if_early);
         released
-    }
-}
-
-impl Bucket {
-    fn take_token(&mut self, now: Instant) -> bool {
-        let after = self.full_at.max(now) + REFILL;
-        let affordable = after <= now + REFILL * BURST;
-        if affordable {
-            self.full_at = after;
-        }
-        affordable
+            .map(|(_, Suppressed { latest, before })| Record { suppressed: (before > 0).then_some(before), ..latest })
+            .collect()
     }
 }
 
@@ -116,19 +110,19 @@ mod tests {
         while limit.admit(record(Event::Denied, 1000), now).is_some() {}
         limit.admit(record(Event::Denied, 1000), now);
         assert_eq!(limit.release(now, false), []);
-        let released_later = limit.release(now + REFILL, false);
+        let released_later = limit.release(now + RATE.refill, false);
         assert_eq!(counted(&released_later), 2);
-        assert_eq!(limit.release(now + REFILL * 2, false), []);
+        assert_eq!(limit.release(now + RATE.refill * 2, false), []);
     }
 
     #[test]
     fn users_beyond_the_limit_share_one_bucket() {
         let (mut limit, now) = (RateLimit::default(), Instant::now());
         let written: Vec<_> = (0..5000).filter_map(|uid| limit.admit(record(Event::Denied, uid), now)).collect();
-        assert_eq!(limit.buckets.len(), MAX_BUCKETS + 1);
-        assert_eq!(written.len(), MAX_BUCKETS + BURST as usize);
+        assert_eq!((limit.buckets.len(), limit.suppressed.len()), (MOST, MOST + 1));
+        assert_eq!(written.len(), MOST + RATE.burst as usize);
         assert_eq!(counted(&written) + counted(&limit.release(now, true)), 5000);
-        limit.admit(record(Event::Denied, 9999), now + REFILL * (BURST + 1));
+        limit.admit(record(Event::Denied, 9999), now + RATE.refill * (RATE.burst + 1));
         assert!(limit.buckets.len() < 3, "idle buckets are never removed");
     }
 }
