@@ -1,10 +1,12 @@
-//! A client of the Workload API and of the empty service. Both use the same library and the same steps, so that the
+//! A client of the Workload API. The daemon and its limit are asked by the same library in the same steps, so that the
 //! difference is the server's.
 
 use std::path::Path;
 use std::time::Duration;
 
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
+use bonafide::endpoints::workload_api::proto::JwtsvidResponse;
+use bonafide::endpoints::workload_api::proto::ValidateJwtsvidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -15,8 +17,13 @@ use tonic::Streaming;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::transport::Endpoint;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
+
+use crate::limit::framed;
+
+pub(crate) const FETCH_X509: &str = "FetchX509SVID";
+pub(crate) const FETCH_TOKEN: &str = "FetchJWTSVID";
+pub(crate) const VALIDATE: &str = "ValidateJWTSVID";
+const AUDIENCE: &str = "ledger";
 
 pub(crate) async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect().await
@@ -38,20 +45,30 @@ pub(crate) async fn first_svid(socket: &Path) -> Result<Duration, Box<dyn std::e
     Ok(begin.elapsed())
 }
 
-/// The time from connect to the response of the empty service.
-pub(crate) async fn first_empty_call(socket: &Path) -> Result<Duration, Box<dyn std::error::Error>> {
-    let begin = Instant::now();
-    empty_call(&connect(socket).await?).await?;
-    Ok(begin.elapsed())
+pub(crate) async fn fetch_token(channel: &Channel) -> Result<String, Status> {
+    let mut response = ask_for_token(channel).await?;
+    Ok(response.svids.pop().ok_or_else(|| Status::not_found("a response without a token"))?.svid)
 }
 
-pub(crate) async fn empty_call(channel: &Channel) -> Result<(), Status> {
-    HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.map(drop)
+pub(crate) async fn validate(channel: &Channel, token: String) -> Result<(), Status> {
+    let request = ValidateJwtsvidRequest { audience: AUDIENCE.to_owned(), svid: token };
+    SpiffeWorkloadApiClient::new(channel.clone()).validate_jwtsvid(with_security_header(request)).await.map(drop)
 }
 
-pub(crate) async fn fetch_token(channel: &Channel) -> Result<(), Status> {
-    let request = JwtsvidRequest { audience: vec!["ledger".to_owned()], spiffe_id: String::new() };
-    SpiffeWorkloadApiClient::new(channel.clone()).fetch_jwtsvid(with_security_header(request)).await.map(drop)
+/// The server's answer to each call, in its gRPC frame, by the name of the call.
+pub(crate) async fn answers(socket: &Path) -> Result<[(&'static str, Vec<u8>); 3], Box<dyn std::error::Error>> {
+    let channel = connect(socket).await?;
+    let (svid, _) = open_stream(&channel).await?;
+    let token = ask_for_token(&channel).await?;
+    let request = ValidateJwtsvidRequest { audience: AUDIENCE.to_owned(), svid: token.svids[0].svid.clone() };
+    let valid = SpiffeWorkloadApiClient::new(channel).validate_jwtsvid(with_security_header(request)).await?;
+    Ok([(FETCH_X509, framed(&svid)), (FETCH_TOKEN, framed(&token)), (VALIDATE, framed(&valid.into_inner()))])
+}
+
+async fn ask_for_token(channel: &Channel) -> Result<JwtsvidResponse, Status> {
+    let request = JwtsvidRequest { audience: vec![AUDIENCE.to_owned()], spiffe_id: String::new() };
+    let response = SpiffeWorkloadApiClient::new(channel.clone()).fetch_jwtsvid(with_security_header(request)).await?;
+    Ok(response.into_inner())
 }
 
 /// SPEC: SPIFFE Workload Endpoint §3.

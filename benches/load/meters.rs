@@ -28,8 +28,17 @@ impl Meter {
 
     /// Resident memory in KiB.
     pub(crate) fn resident_kib(&self) -> f64 {
-        let status = fs::read_to_string(self.directory.join("status")).expect("the measured process is gone");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
-        line.trim().trim_end_matches(" kB").parse().expect("a number of kilobytes")
+        self.memory("VmRSS:").expect("the measured process is gone")
+    }
+
+    /// The most resident memory in KiB that there was, or `None` if the process is gone.
+    pub(crate) fn peak_kib(&self) -> Option<f64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, which: &str) -> Option<f64> {
+        let status = fs::read_to_string(self.directory.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(which))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
     }
 }

@@ -9,6 +9,8 @@ pub(crate) struct Figure {
     pub(crate) ours: f64,
     pub(crate) limit: Option<f64>,
     pub(crate) promise: Promise,
+    /// What else was seen, and whether what is promised of that holds.
+    note: Option<(String, bool)>,
 }
 
 /// The README's promise for a figure.
@@ -26,11 +28,15 @@ pub(crate) enum Promise {
 
 impl Figure {
     pub(crate) fn new(name: impl Into<String>, unit: &'static str, ours: f64, promise: Promise) -> Self {
-        Self { name: name.into(), unit, ours, limit: None, promise }
+        Self { name: name.into(), unit, ours, limit: None, promise, note: None }
     }
 
     pub(crate) fn beside(self, limit: f64) -> Self {
         Self { limit: Some(limit), ..self }
+    }
+
+    pub(crate) fn noting(self, note: String, holds: bool) -> Self {
+        Self { note: Some((note, holds)), ..self }
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -39,18 +45,19 @@ impl Figure {
 
     /// `None` without a promise.
     fn is_met(&self) -> Option<bool> {
-        match (self.promise, self.ratio()) {
-            (Promise::AtMost(most), _) => Some(self.ours <= most),
-            (Promise::AtMostTimesTheLimit(most), Some(ratio)) => Some(ratio <= most),
-            (Promise::AtLeastOfTheLimit(least), Some(ratio)) => Some(ratio >= least),
-            _ => None,
-        }
+        let met = match (self.promise, self.ratio()) {
+            (Promise::AtMost(most), _) => self.ours <= most,
+            (Promise::AtMostTimesTheLimit(most), Some(ratio)) => ratio <= most,
+            (Promise::AtLeastOfTheLimit(least), Some(ratio)) => ratio >= least,
+            _ => return None,
+        };
+        Some(met && self.note.as_ref().is_none_or(|(_, holds)| *holds))
     }
 
     fn promised(&self) -> String {
         match self.promise {
             Promise::Nothing => "-".to_owned(),
-            Promise::AtMost(most) => format!("<= {most} {}", self.unit),
+            Promise::AtMost(most) => format!("<= {most:.0} {}", self.unit),
             Promise::AtMostTimesTheLimit(most) => format!("<= {most} x"),
             Promise::AtLeastOfTheLimit(least) => format!(">= {:.0} %", least * 100.0),
         }
@@ -63,6 +70,7 @@ impl Figure {
             let line = serde_json::json!({
                 "name": self.name, "unit": self.unit, "ours": self.ours, "limit": self.limit,
                 "ratio": self.ratio(), "promised": self.promised(), "verdict": verdict,
+                "note": self.note.as_ref().map(|(note, _)| note),
             });
             println!("{line}");
             return;
@@ -70,18 +78,19 @@ impl Figure {
         let limit = self.limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit:.1}"));
         let ratio = self.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         println!(
-            "{:<58} {:>10.1} {limit:>10} {:<5} {ratio:>7} {:>12} {}",
+            "{:<72} {:>10.1} {limit:>10} {:<5} {ratio:>7} {:>12} {:<6} {}",
             self.name,
             self.ours,
             self.unit,
             self.promised(),
             verdict.unwrap_or("-"),
+            self.note.as_ref().map_or("", |(note, _)| note),
         );
     }
 }
 
 pub(crate) fn print_heading() {
-    println!("{:<58} {:>10} {:>10} {:<5} {:>7} {:>12}", "figure", "ours", "limit", "unit", "ratio", "promised");
+    println!("{:<72} {:>10} {:>10} {:<5} {:>7} {:>12}", "figure", "ours", "limit", "unit", "ratio", "promised");
 }
 
 /// The value below which `share` of the samples lie.

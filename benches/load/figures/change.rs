@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::child;
 use crate::child::Role;
-use crate::client;
 use crate::mark::Mark;
 use crate::measure::raw;
 use crate::measure::report::Figure;
@@ -26,20 +25,21 @@ use crate::measure::report::medians;
 use crate::measure::report::millis;
 use crate::measure::report::percentile;
 use crate::node::EntryChange;
-use crate::node::STRANGER;
 use crate::node::Target;
+use crate::surroundings::Surroundings;
 
 const LONGEST: Duration = Duration::from_secs(30);
 
 pub(crate) async fn measure(
     target: &Target,
     change: &EntryChange<'_>,
+    surroundings: &Surroundings,
     connections: usize,
     rounds: usize,
 ) -> Vec<Figure> {
     let mut figures = Vec::new();
     for of in [Crowd::OneProcess, Crowd::Processes] {
-        figures.extend(of_a_crowd(of, target, change, connections, rounds).await);
+        figures.extend(of_a_crowd(of, target, change, surroundings, [connections, rounds]).await);
     }
     figures
 }
@@ -57,20 +57,19 @@ async fn of_a_crowd(
     crowd: Crowd,
     target: &Target,
     change: &EntryChange<'_>,
-    connections: usize,
-    rounds: usize,
+    surroundings: &Surroundings,
+    [connections, rounds]: [usize; 2],
 ) -> Vec<Figure> {
     let (report, mut marks) = mpsc::unbounded_channel();
     let streams = match crowd {
-        Crowd::OneProcess => open_streams(target, connections, &report).await,
-        Crowd::Processes => spawn_followers(target, connections, &report, &mut marks).await,
+        Crowd::OneProcess => open_followers(1, connections, target, surroundings, &report, &mut marks).await,
+        Crowd::Processes => open_followers(connections, 1, target, surroundings, &report, &mut marks).await,
     };
-    let (whose, mut stranger) = match change {
-        EntryChange::File(_) if nix::unistd::getuid().is_root() => {
-            ("another user", child::spawn_as(STRANGER, Role::Stranger, &target.socket))
-        }
-        _ => ("a newcomer of the same user", child::spawn(Role::Stranger, &target.socket)),
+    let whose = match change {
+        EntryChange::File(_) if nix::unistd::getuid().is_root() => "another user",
+        _ => "a newcomer of the same user",
     };
+    let mut stranger = child::spawn(Role::Stranger, &target.socket, Some(&surroundings.stranger()));
     let printed = tokio::spawn(everything_printed(stranger.stdout.take().expect("its output is a pipe")));
     let mut entry = Mark { hint: "first".to_owned(), dns: "first.load.test".to_owned() };
     reached_all(connections, &mut marks, &entry, change).await;
@@ -82,14 +81,15 @@ async fn of_a_crowd(
         entry.dns = format!("round-{round}.load.test");
         let signed = reached_all(connections, &mut marks, &entry, change).await;
         spans.push((before, SystemClock.now()));
-        let limit = raw::keys_and_signatures_on_all_cores(connections as u32);
+        let limit = raw::keys_and_signatures_on_all_cores_but_one(connections as u32);
         measured.push([unsigned, signed, limit].map(millis));
     }
     let [unsigned, signed, limit] = medians(&measured);
     stranger.start_kill().expect("it runs");
     let printed = printed.await.expect("a task that does not panic");
-    let mut meanwhile: Vec<f64> = printed.lines().filter_map(|line| during(line, &spans)).collect();
-    let failed = printed.lines().filter(|line| line.contains(|c: char| c.is_alphabetic())).count();
+    let meanwhile = printed.lines().filter_map(|line| spans.iter().find_map(|span| milliseconds_of(line, span.0, span.1)));
+    let (answered, failed): (Vec<_>, Vec<_>) = meanwhile.partition(Result::is_ok);
+    let (mut meanwhile, failed) = (answered.into_iter().flatten().collect::<Vec<f64>>(), failed.len());
     drop(streams);
     let of = match crowd {
         Crowd::OneProcess => "connections of one process",
@@ -113,16 +113,21 @@ async fn of_a_crowd(
     ]
 }
 
-/// Starts one process for each stream, and reports the mark of every message. Returns once each has its first SVID.
-async fn spawn_followers(
-    target: &Target,
+/// Starts processes with a stream on each of their connections, and reports the mark of every message. Returns once each
+/// stream has its first SVID.
+async fn open_followers(
     processes: usize,
+    connections: usize,
+    target: &Target,
+    surroundings: &Surroundings,
     report: &mpsc::UnboundedSender<Mark>,
     marks: &mut mpsc::UnboundedReceiver<Mark>,
 ) -> JoinSet<()> {
+    let guise = surroundings.client();
     let mut followers = JoinSet::new();
     for _ in 0..processes {
-        let mut follower = child::spawn(Role::Follower, &target.socket);
+        let mut command = child::command(Role::Follower, &target.socket, Some(&guise));
+        let mut follower = command.args(["--connections", &connections.to_string()]).spawn().expect("a process");
         let mut lines = BufReader::new(follower.stdout.take().expect("its output is a pipe")).lines();
         let report = report.clone();
         followers.spawn(async move {
@@ -132,26 +137,11 @@ async fn spawn_followers(
             }
             drop(follower);
         });
-        marks.recv().await.expect("an SVID");
+        for _ in 0..connections {
+            marks.recv().await.expect("an SVID");
+        }
     }
     followers
-}
-
-/// Opens one connection for each stream, and reports the mark of every message.
-async fn open_streams(target: &Target, connections: usize, report: &mpsc::UnboundedSender<Mark>) -> JoinSet<()> {
-    let mut streams = JoinSet::new();
-    for _ in 0..connections {
-        let channel = client::connect(&target.socket).await.expect("the daemon takes another connection");
-        let (_, mut stream) = client::open_stream(&channel).await.expect("an SVID");
-        let report = report.clone();
-        streams.spawn(async move {
-            while let Ok(Some(message)) = stream.message().await {
-                // The receiver is gone once everything is measured.
-                let _ = report.send(Mark::in_message(&message));
-            }
-        });
-    }
-    streams
 }
 
 /// The time from the change of the entry until all streams have it.
@@ -180,10 +170,15 @@ async fn everything_printed(mut output: ChildStdout) -> String {
     printed
 }
 
-/// The milliseconds of one of the stranger's lines, if it falls into one of the spans.
-fn during(line: &str, spans: &[(SystemTime, SystemTime)]) -> Option<f64> {
+/// The milliseconds of one of the stranger's lines, or its error, if the call was underway between these times.
+pub(super) fn milliseconds_of(line: &str, begin: SystemTime, end: SystemTime) -> Option<Result<f64, String>> {
     let (at, took) = line.split_once(' ')?;
     let at = UNIX_EPOCH + Duration::from_nanos(at.parse().ok()?);
-    let took = Duration::from_nanos(took.parse().ok()?);
-    spans.iter().any(|(begin, end)| at <= *end && at + took >= *begin).then_some(millis(took))
+    match took.parse() {
+        Ok(nanos) => {
+            let took = Duration::from_nanos(nanos);
+            (at <= end && at + took >= begin).then(|| Ok(millis(took)))
+        }
+        Err(_) => (at <= end && at >= begin).then(|| Err(took.to_owned())),
+    }
 }

@@ -2,21 +2,23 @@
 
 use nix::sys::signal::Signal;
 
-use crate::child::EmptyServer;
+use crate::limit::LimitServer;
+use crate::limit::Work;
 use crate::measure::report::Figure;
 use crate::measure::report::Promise;
 use crate::measure::report::medians;
 use crate::measure::report::millis;
 use crate::node::Node;
+use crate::node::Setup;
 
-pub(crate) async fn measure(entries: u32, rounds: usize) -> Vec<Figure> {
-    let mut node = Node::start(entries).await;
+pub(crate) async fn measure(setup: &Setup, entries: u32, rounds: usize) -> Vec<Figure> {
+    let mut node = Node::start(&setup.clone().with_entries(entries)).await;
     let mut measured = Vec::new();
     for _ in 0..rounds {
         measured.push([
             millis(node.restart_by(Signal::SIGTERM).await),
             millis(node.restart_by(Signal::SIGKILL).await),
-            millis(EmptyServer::start().await.1),
+            millis(LimitServer::start(Work::Nothing, &node.target().socket).await.1),
         ]);
     }
     let [started, killed, limit] = medians(&measured);
