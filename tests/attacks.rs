@@ -34,6 +34,8 @@ mod process_identity;
 mod requests;
 #[path = "attacks/callers/surroundings.rs"]
 mod surroundings;
+#[path = "attacks/system_calls.rs"]
+mod system_calls;
 #[path = "attacks/tokens.rs"]
 mod tokens;
 #[path = "attacks/transport.rs"]

@@ -136,7 +136,9 @@ impl Kept {
                 let (keep, mut kept) = mpsc::unbounded_channel();
                 let call = |channel| {
                     let keep = keep.clone();
-                    async move { client::open_stream(&channel).await.map(|(_, stream)| keep.send(stream).unwrap_or_default()) }
+                    async move {
+                        client::open_stream(&channel).await.map(|(_, stream)| keep.send(stream).unwrap_or_default())
+                    }
                 };
                 samples = self.calls(count, pace, call).await?;
                 self.streams.extend(std::iter::from_fn(|| kept.try_recv().ok()));

@@ -124,7 +124,8 @@ async fn be_idle(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
         streams.push(client::open_stream(&channel).await?.1);
     }
     println!("idle");
-    Ok(std::future::pending().await)
+    let () = std::future::pending().await;
+    Ok(())
 }
 
 async fn be_a_stranger<F>(ask: impl Fn() -> F) -> Result<(), Box<dyn std::error::Error>>

@@ -87,7 +87,8 @@ async fn of_a_crowd(
     let [unsigned, signed, limit] = medians(&measured);
     stranger.start_kill().expect("it runs");
     let printed = printed.await.expect("a task that does not panic");
-    let meanwhile = printed.lines().filter_map(|line| spans.iter().find_map(|span| milliseconds_of(line, span.0, span.1)));
+    let meanwhile =
+        printed.lines().filter_map(|line| spans.iter().find_map(|span| milliseconds_of(line, span.0, span.1)));
     let (answered, failed): (Vec<_>, Vec<_>) = meanwhile.partition(Result::is_ok);
     let (mut meanwhile, failed) = (answered.into_iter().flatten().collect::<Vec<f64>>(), failed.len());
     drop(streams);

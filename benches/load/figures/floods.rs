@@ -187,12 +187,7 @@ async fn watch(lines: &mut Lines<BufReader<ChildStdout>>) -> Seen {
     seen
 }
 
-fn command(
-    role: Role,
-    target: &Target,
-    guise: &Guise,
-    ready: Option<SocketAddr>,
-) -> Command {
+fn command(role: Role, target: &Target, guise: &Guise, ready: Option<SocketAddr>) -> Command {
     let mut command = child::command(role, &target.socket, Some(guise));
     command.args(ready.map(|address| format!("--ready={address}")));
     command

@@ -41,16 +41,8 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    pub(crate) const WITHOUT_FLOODS: [Self; 8] = [
-        Self::First,
-        Self::Fresh,
-        Self::Tokens,
-        Self::Validate,
-        Self::Change,
-        Self::Idle,
-        Self::Memory,
-        Self::Restart,
-    ];
+    pub(crate) const WITHOUT_FLOODS: [Self; 8] =
+        [Self::First, Self::Fresh, Self::Tokens, Self::Validate, Self::Change, Self::Idle, Self::Memory, Self::Restart];
 
     /// Measures a temporary daemon.
     pub(crate) async fn of_our_own(self, load: &Load, surroundings: &Surroundings) -> Vec<Figure> {

@@ -25,9 +25,7 @@ pub(super) fn hold(site: &Site) -> ! {
             held.extend(unfinished(address));
             continue;
         }
-        let is_open = |connection: &TcpStream| {
-            matches!((&*connection).read(&mut [0; 64]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
-        };
+        let is_open = |connection: &TcpStream| matches!((&*connection).read(&mut [0; 64]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
         held.retain(is_open);
         if held.len() == HELD {
             std::thread::sleep(Duration::from_millis(1));

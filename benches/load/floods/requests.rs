@@ -80,7 +80,8 @@ fn reset_until_closed(site: &Site) -> io::Result<()> {
     let mut connection = Conversation::connect(site)?;
     connection.socket.write_all(&http2::hello())?;
     for first in (1..).step_by(2 * AT_ONCE as usize) {
-        let cancelled = |n| [svid(first + 2 * n), http2::frame(kind::RST_STREAM, 0, first + 2 * n, &[0, 0, 0, 8])].concat();
+        let cancelled =
+            |n| [svid(first + 2 * n), http2::frame(kind::RST_STREAM, 0, first + 2 * n, &[0, 0, 0, 8])].concat();
         connection.socket.write_all(&(0..AT_ONCE).flat_map(cancelled).collect::<Vec<_>>())?;
         count(u64::from(AT_ONCE));
         connection.socket.set_nonblocking(true)?;
