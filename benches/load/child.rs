@@ -2,6 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub(crate) enum Role {
     /// Fetches X509-SVIDs, each on a new connection; prints the start and the duration of each in nanoseconds, or the
     /// error.
     Stranger,
+    /// As a stranger, by another program.
+    GoStranger,
     /// As a stranger, and asks `/ready` instead.
     Prober,
     /// Opens connections with a stream of X509-SVIDs each, and prints which version of the entry each message shows.
@@ -62,6 +65,12 @@ pub(crate) async fn run(role: Role, socket: &Path, load: &Load) -> Result<(), Bo
         Role::Caller => tokio::time::timeout(LONGEST_LIFE, caller::obey(socket)).await??,
         Role::FirstSvid => println!("{}", client::first_svid(socket).await?.as_nanos()),
         Role::Stranger => be_a_stranger(|| client::first_svid(socket)).await?,
+        Role::GoStranger => {
+            let program = load.program.as_ref().ok_or("a stranger of another kind needs a program")?;
+            let address = format!("unix://{}", socket.display());
+            let mut command = std::process::Command::new(program);
+            return Err(command.arg("stranger").env("SPIFFE_ENDPOINT_SOCKET", address).exec().into());
+        }
         Role::Prober => {
             let address = load.ready.ok_or("a prober needs an address")?;
             be_a_stranger(|| probe(address)).await?;

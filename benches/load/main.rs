@@ -67,6 +67,12 @@ struct Load {
     /// Floods by so many users; 1 and 8 by default
     #[arg(long)]
     principals: Option<u32>,
+    /// Floods: a client that uses go-spiffe is a victim, too; needs Go and its modules
+    #[arg(long)]
+    go: bool,
+    /// The program of a child
+    #[arg(long, hide = true)]
+    program: Option<PathBuf>,
     /// The role of a child process
     #[arg(long, group = "measured", hide = true)]
     role: Option<Role>,

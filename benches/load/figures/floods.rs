@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::net::TcpListener;
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bonafide::time::Clock as _;
@@ -48,14 +50,18 @@ pub(crate) async fn measure(setup: &Setup, surroundings: &Surroundings, load: &L
         return Vec::new();
     }
     let floods: Vec<_> = if load.floods.is_empty() { Flood::ALL.to_vec() } else { load.floods.clone() };
+    let built = if load.go { Some(go_program().await) } else { None };
+    let field = Field { setup, surroundings, go: built.as_ref().map(|(_, program)| program.as_path()) };
     let mut figures = Vec::new();
     for principals in [1, 8].into_iter().filter(|number| load.principals.is_none_or(|only| only == *number)) {
         let mut spins = Vec::new();
         let mut outcomes = vec![Vec::new(); floods.len()];
         for _ in 0..load.rounds(ROUNDS) {
-            spins.push(outcome(Flood::Spin, principals, setup, surroundings).await);
+            spins.push(field.outcome(Flood::Spin, principals).await);
             for (flood, outcomes) in floods.iter().zip(&mut outcomes).filter(|(flood, _)| **flood != Flood::Spin) {
-                outcomes.push(outcome(*flood, principals, setup, surroundings).await);
+                outcomes.push(field.outcome(*flood, principals).await);
+                // What takes a quarter of an hour shows where it is.
+                eprintln!("{} by {principals}: {:.1} ms", flood.name(), outcomes.last().map_or(0.0, |one| one.p99));
             }
         }
         let spin = median(&mut spins.iter().map(|spin| spin.p99).collect::<Vec<_>>());
@@ -66,11 +72,13 @@ pub(crate) async fn measure(setup: &Setup, surroundings: &Surroundings, load: &L
     figures
 }
 
-/// What one flood did in one round. Times are in milliseconds.
+/// What one flood did to one victim in one round. Times are in milliseconds.
 #[derive(Debug, Clone)]
 struct Outcome {
     p50: f64,
     p99: f64,
+    /// Of a victim that uses go-spiffe.
+    go_p99: Option<f64>,
     samples: usize,
     failures: Vec<String>,
     resident_mib: f64,
@@ -85,8 +93,10 @@ fn figure(flood: Flood, principals: u32, outcomes: &[Outcome], spin: f64) -> Fig
     let failures: Vec<_> = outcomes.iter().flat_map(|one| &one.failures).collect();
     let samples: usize = outcomes.iter().map(|one| one.samples).sum();
     let example = failures.first().map(|text| format!(" ({text})")).unwrap_or_default();
+    let mut go: Vec<_> = outcomes.iter().filter_map(|one| one.go_p99).collect();
+    let go = if go.is_empty() { String::new() } else { format!(", go p99 {:.1}", median(&mut go)) };
     let note = format!(
-        "p50 {:.1}, worst p99 {worst:.1}, {} of {samples} failed{example}, resident <= {resident:.0} MiB, {:.0}/s",
+        "p50 {:.1}, worst p99 {worst:.1}{go}, {} of {samples} failed{example}, resident <= {resident:.0} MiB, {:.0}/s",
         middle(|one| one.p50),
         failures.len(),
         middle(|one| one.per_second),
@@ -99,62 +109,89 @@ fn figure(flood: Flood, principals: u32, outcomes: &[Outcome], spin: f64) -> Fig
     Figure::new(name, "ms", middle(|one| one.p99), promise).beside(spin).noting(note, rest_holds)
 }
 
-/// A daemon of its own, a victim, and then the flood.
-async fn outcome(flood: Flood, principals: u32, setup: &Setup, surroundings: &Surroundings) -> Outcome {
-    let ready = (flood == Flood::Ready).then(free_address);
-    let node = Node::start(&Setup { default_limits: true, ready, ..setup.clone() }).await;
-    let target = node.target();
-    let role = if ready.is_some() { Role::Prober } else { Role::Stranger };
-    let mut victim = command(role, &target, &surroundings.stranger(), ready).spawn().expect("a process");
-    let mut lines = lines_of(&mut victim);
-    timeout(PATIENCE, lines.next_line()).await.expect("a victim").expect("a pipe").expect("a line");
-    let mut flooders = begin(flood, principals, &target, surroundings, ready).await;
-    let mut seen = watch(&mut lines).await;
-    let _ = victim.start_kill();
-    let meter = target.meter();
-    let resident_mib = meter.peak_kib().map_or(f64::INFINITY, |kib| kib / 1024.0);
-    if resident_mib.is_infinite() {
-        seen.failures.push("the daemon is gone".to_owned());
-    }
-    flooders.iter_mut().for_each(|flooder| drop(flooder.0.stdin.take()));
-    let mut done = 0.0;
-    for (process, lines) in &mut flooders {
-        if let Ok(Ok(Some(line))) = timeout(PATIENCE, lines.next_line()).await {
-            done += line.parse().unwrap_or(0.0);
-        }
-        let _ = process.start_kill();
-        let _ = process.wait().await;
-    }
-    let [p50, p99] = [0.5, 0.99].map(|share| percentile(&mut seen.milliseconds, share));
-    let samples = seen.milliseconds.len();
-    Outcome { p50, p99, samples, failures: seen.failures, resident_mib, per_second: done / seen.span.as_secs_f64() }
+/// What every flood of one run has in common.
+struct Field<'a> {
+    setup: &'a Setup,
+    surroundings: &'a Surroundings,
+    /// The program of the second victim.
+    go: Option<&'a Path>,
 }
 
-type Flooder = (Child, Lines<BufReader<ChildStdout>>);
+impl Field<'_> {
+    /// A daemon of its own, its victims, and then the flood.
+    async fn outcome(&self, flood: Flood, principals: u32) -> Outcome {
+        let ready = (flood == Flood::Ready).then(free_address);
+        let node = Node::start(&Setup { default_limits: true, ready, ..self.setup.clone() }).await;
+        let target = node.target();
+        let mut victims = self.victims(&target, ready);
+        for victim in &mut victims {
+            victim.line().await;
+        }
+        let mut flooders = self.begin(flood, principals, &target, ready).await;
+        let mut seen = futures_util::future::join_all(victims.iter_mut().map(watch)).await;
+        drop(victims);
+        let resident_mib = target.meter().peak_kib().map_or(f64::INFINITY, |kib| kib / 1024.0);
+        let mut failures: Vec<_> = seen.iter_mut().flat_map(|seen| std::mem::take(&mut seen.failures)).collect();
+        failures.extend(resident_mib.is_infinite().then(|| "the daemon is gone".to_owned()));
+        flooders.iter_mut().for_each(|flooder| drop(flooder.process.stdin.take()));
+        let mut done = 0.0;
+        for flooder in &mut flooders {
+            if let Ok(Ok(Some(line))) = timeout(PATIENCE, flooder.lines.next_line()).await {
+                done += line.parse().unwrap_or(0.0);
+            }
+            let _ = flooder.process.kill().await;
+        }
+        let [p50, p99] = [0.5, 0.99].map(|share| percentile(&mut seen[0].milliseconds, share));
+        let go_p99 = seen.get_mut(1).map(|seen| percentile(&mut seen.milliseconds, 0.99));
+        let samples = seen.iter().map(|seen| seen.milliseconds.len()).sum();
+        let per_second = done / seen[0].span.as_secs_f64();
+        Outcome { p50, p99, go_p99, samples, failures, resident_mib, per_second }
+    }
 
-/// Starts the flooders, and waits until each has begun.
-async fn begin(
-    flood: Flood,
-    principals: u32,
-    target: &Target,
-    surroundings: &Surroundings,
-    ready: Option<SocketAddr>,
-) -> Vec<Flooder> {
-    let first = if flood == Flood::Streams { ENTITLED_FLOODERS.start } else { FLOODERS };
-    let mut flooders = Vec::new();
-    for uid in first..first + principals {
-        let guise = surroundings.flooder(uid).with_groups(flood.groups());
+    fn victims(&self, target: &Target, ready: Option<SocketAddr>) -> Vec<Printing> {
+        let role = if ready.is_some() { Role::Prober } else { Role::Stranger };
+        let mut victims = vec![Printing::spawn(&mut command(role, target, &self.surroundings.stranger(), ready))];
+        if let (Some(program), None) = (self.go, ready) {
+            let mut go = command(Role::GoStranger, target, &self.surroundings.client(), None);
+            victims.push(Printing::spawn(go.arg("--program").arg(program)));
+        }
+        victims
+    }
+
+    /// Starts the flooders, and waits until each has begun.
+    async fn begin(&self, flood: Flood, principals: u32, target: &Target, ready: Option<SocketAddr>) -> Vec<Printing> {
+        let first = if flood == Flood::Streams { ENTITLED_FLOODERS.start } else { FLOODERS };
         let threads = THREADS_EACH.min(THREADS / principals as usize).to_string();
-        let mut command = command(Role::Flooder, target, &guise, ready);
-        let mut flooder =
-            command.args(["--flood", &flood.name(), "--threads", &threads]).spawn().expect("a process that floods");
-        let lines = lines_of(&mut flooder);
-        flooders.push((flooder, lines));
+        let mut flooders = Vec::new();
+        for uid in first..first + principals {
+            let guise = self.surroundings.flooder(uid).with_groups(flood.groups());
+            let mut command = command(Role::Flooder, target, &guise, ready);
+            flooders.push(Printing::spawn(command.args(["--flood", &flood.name(), "--threads", &threads])));
+        }
+        for flooder in &mut flooders {
+            flooder.line().await;
+        }
+        flooders
     }
-    for (_, lines) in &mut flooders {
-        timeout(PATIENCE, lines.next_line()).await.expect("it begins").expect("a pipe").expect("a line");
+}
+
+/// A child and the lines that it prints.
+struct Printing {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Printing {
+    fn spawn(command: &mut Command) -> Self {
+        let mut process = command.spawn().expect("a process");
+        let lines = BufReader::new(process.stdout.take().expect("its output is a pipe")).lines();
+        Self { process, lines }
     }
-    flooders
+
+    async fn line(&mut self) -> String {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it prints a line in time");
+        line.expect("a pipe can be read").expect("it lives")
+    }
 }
 
 /// The victim's samples that began in the time of the flood.
@@ -164,17 +201,14 @@ struct Seen {
     span: Duration,
 }
 
-/// Watches the victim, and waits for the sample that is underway at the end: it may be the longest.
-async fn watch(lines: &mut Lines<BufReader<ChildStdout>>) -> Seen {
+/// Watches a victim, and waits for the sample that is underway at the end: it may be the longest.
+async fn watch(victim: &mut Printing) -> Seen {
     let begun = SystemClock.now();
     let mut seen = Seen { milliseconds: Vec::new(), failures: Vec::new(), span: Duration::ZERO };
-    let mut over = false;
-    while !over {
-        let line = timeout(PATIENCE, lines.next_line()).await.expect("the victim gives up").expect("a pipe");
-        let line = line.expect("the victim lives");
+    while seen.span < WATCHED {
+        let line = victim.line().await;
         let now = SystemClock.now();
         seen.span = now.duration_since(begun).unwrap_or_default();
-        over = seen.span >= WATCHED;
         match milliseconds_of(&line, begun, now) {
             Some(Ok(took)) => seen.milliseconds.push(took),
             Some(Err(error)) => {
@@ -193,11 +227,18 @@ fn command(role: Role, target: &Target, guise: &Guise, ready: Option<SocketAddr>
     command
 }
 
-fn lines_of(process: &mut Child) -> Lines<BufReader<ChildStdout>> {
-    BufReader::new(process.stdout.take().expect("its output is a pipe")).lines()
-}
-
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address")
+}
+
+/// The client of the tests that uses go-spiffe, in a directory that every user can read.
+async fn go_program() -> (tempfile::TempDir, PathBuf) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/go");
+    let directory = tempfile::Builder::new().permissions(child::for_all()).tempdir().expect("a directory");
+    let program = directory.path().join("go-workload");
+    let mut go = Command::new("go");
+    go.args(["build", "-mod=readonly", "-buildvcs=false", "-o"]).arg(&program).arg(".").current_dir(source);
+    assert!(go.status().await.is_ok_and(|status| status.success()), "there is no Go, or it has no modules");
+    (directory, program)
 }

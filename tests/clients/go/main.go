@@ -3,6 +3,7 @@
 //	probe                          calls the whole API, verifies the responses, and waits for one rotation
 //	server PEER                    answers lines over mTLS, only to PEER; prints its address
 //	client PEER ADDRESS REQUESTS   sends lines over mTLS, only to PEER; a new connection every 20 requests
+//	stranger                       fetches for ever, and prints how long each takes
 //	member                         answers and asks the peers that it reads from standard input, for ever
 package main
 
@@ -33,6 +34,9 @@ func main() {
 }
 
 func run(ctx context.Context, arguments []string) error {
+	if arguments[0] == "stranger" {
+		return beAStranger(ctx)
+	}
 	source, err := workloadapi.NewX509Source(ctx)
 	if err != nil {
 		return err
