@@ -205,7 +205,7 @@ struct Seen {
 async fn watch(victim: &mut Printing) -> Seen {
     let begun = SystemClock.now();
     let mut seen = Seen { milliseconds: Vec::new(), failures: Vec::new(), span: Duration::ZERO };
-    while seen.span < WATCHED {
+    while seen.span < WATCHED || seen.milliseconds.is_empty() {
         let line = victim.line().await;
         let now = SystemClock.now();
         seen.span = now.duration_since(begun).unwrap_or_default();
