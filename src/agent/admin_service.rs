@@ -125,7 +125,12 @@ impl Operations for Arc<AdminService> {
                 accepted_at: seconds(active.accepted_at),
             },
             sockets: self.sockets.clone(),
-            log: LogStatus { dropped_lines: tally.dropped_lines, suppressed_records: tally.suppressed_records },
+            log: LogStatus {
+                dropped_lines: tally.dropped_lines,
+                dropped_records: tally.dropped_records,
+                suppressed_records: tally.suppressed_records,
+                suppressed_lines: tally.suppressed_lines,
+            },
             replaced: Vec::new(),
             reasons,
             notes: self.notes(&active.config),

@@ -24,6 +24,7 @@ use crate::audit::Journal;
 use crate::audit::LogSettings;
 use crate::audit::daemon_log::DaemonLog;
 use crate::audit::lines::Lines;
+use crate::audit::lines::is_journal;
 use crate::audit::metrics::AuditMetrics;
 use crate::authority;
 use crate::authority::Authority;
@@ -77,7 +78,7 @@ fn start(options: &RunOptions) -> Result<(), NotRunning> {
     let readiness = Readiness::default();
     let [not_on_disk, not_writable] = ["configuration", "data_dir"].map(|name| readiness.register(name));
     let (active, held) = configuration(options, &*clock, &not_on_disk)?;
-    let log = LogSettings::new(active.config.log.format, active.config.log.level);
+    let log = LogSettings::new(active.config.log.format, active.config.log.level).for_journal(writes_to_journal());
     let (journal, metrics) = open_log(&log, &clock)?;
     active.config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let linux = Arc::new(Linux::open(active.config.attest.minimum)?);
@@ -186,12 +187,17 @@ fn configuration(
     }
 }
 
+fn writes_to_journal() -> bool {
+    let named = std::env::var_os("JOURNAL_STREAM").unwrap_or_default();
+    is_journal(std::io::stdout(), &named.to_string_lossy())
+}
+
 fn open_log(settings: &LogSettings, clock: &Arc<dyn Clock>) -> Result<(Arc<Journal>, AuditMetrics), NotRunning> {
     let refused = |why: String| NotRunning::System { what: "the log could not be opened", why };
     let metrics = AuditMetrics::default();
     let lines = Lines::to_standard_output(metrics.dropped.clone()).map_err(|why| refused(why.to_string()))?;
     let lines = Arc::new(lines);
-    let log = DaemonLog::new(lines.clone(), settings.clone(), clock.clone());
+    let log = DaemonLog::new(lines.clone(), settings.clone(), clock.clone(), metrics.suppressed_lines.clone());
     log.install().map_err(|why| refused(why.to_string()))?;
     Ok((Arc::new(Journal::new(lines, settings.clone(), metrics.clone())), metrics))
 }

@@ -13,7 +13,9 @@ use crate::audit::Sink;
 use crate::audit::Tally;
 use crate::audit::last_hour::LastHour;
 use crate::audit::line::Line;
-use crate::audit::line::LineFormat;
+use crate::audit::line::LineStyle;
+use crate::audit::line::Priority;
+use crate::audit::lines::LineKind;
 use crate::audit::lines::Lines;
 use crate::audit::log_settings::LogSettings;
 use crate::audit::metrics::AuditMetrics;
@@ -65,7 +67,11 @@ impl Journal {
     }
 
     fn write(&self, record: &Record) {
-        self.lines.write(format_line(record, self.settings.format()).as_bytes());
+        let kind = match record.event {
+            Event::Issued | Event::Delivered | Event::Ended => LineKind::CredentialRecord,
+            Event::Denied | Event::Undecided => LineKind::RefusalRecord,
+        };
+        self.lines.write(kind, format_line(record, self.settings.style()).as_bytes());
     }
 
     /// Counts a refusal. Returns the record to write now, if any.
@@ -106,15 +112,22 @@ impl Sink for Journal {
     fn tally(&self) -> Tally {
         Tally {
             last_hour: self.refusals.lock().unwrap_or_else(PoisonError::into_inner).1.sum(Instant::now()),
-            dropped_lines: self.metrics.dropped.get(),
+            dropped_lines: self.metrics.dropped.all.get(),
+            dropped_records: self.metrics.dropped.records.get(),
             suppressed_records: self.metrics.suppressed.get(),
+            suppressed_lines: self.metrics.suppressed_lines.get(),
         }
     }
 }
 
 /// The record as one line.
-fn format_line(record: &Record, format: LineFormat) -> String {
-    let mut line = Line::new(format, record.time, "event", record.event.as_str());
+fn format_line(record: &Record, style: LineStyle) -> String {
+    let priority = match record.event {
+        Event::Issued | Event::Delivered | Event::Ended => Priority::Info,
+        Event::Denied => Priority::Notice,
+        Event::Undecided => Priority::Warning,
+    };
+    let mut line = Line::new(style, priority, record.time, "event", record.event.as_str());
     if let Some(issuance) = &record.issuance {
         line.whole("issuance", issuance);
     }
@@ -156,6 +169,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::audit::LineFormat;
     use crate::audit::tests::record;
 
     fn journal(format: LineFormat) -> (Journal, AuditMetrics, File) {
@@ -227,7 +241,7 @@ mod tests {
             let read = reader.read(&mut line).unwrap();
             assert!(line[..read].ends_with(b"\n"));
         }
-        assert_eq!((metrics.issued.get(), metrics.suppressed.get(), metrics.dropped.get()), (100, 0, 0));
+        assert_eq!((metrics.issued.get(), metrics.suppressed.get(), metrics.dropped.all.get()), (100, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,6 +25,25 @@ pub enum LineFormat {
     Json,
 }
 
+/// How urgent a line is, in the words of the journal (SPEC: sd-daemon(3)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::audit) enum Priority {
+    Error = 3,
+    Warning = 4,
+    Notice = 5,
+    Info = 6,
+    Debug = 7,
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::audit) struct LineStyle {
+    pub(in crate::audit) format: LineFormat,
+    /// The journal reads it: the line begins with its priority. A line of text has no time, which the journal knows; a
+    /// JSON object keeps all its keys.
+    pub(in crate::audit) for_journal: bool,
+}
+
 /// A line under construction.
 #[derive(Debug)]
 pub(in crate::audit) struct Line {
@@ -35,21 +54,24 @@ pub(in crate::audit) struct Line {
 impl Line {
     /// A line with the time `at`, in seconds since 1970, and `word` as the value of `key`. The text format writes
     /// `word` without its key.
-    pub(in crate::audit) fn new(format: LineFormat, at: f64, key: &str, word: &str) -> Self {
-        let mut line = Self { format, text: String::with_capacity(256) };
-        match format {
-            LineFormat::Text => line.text.push_str(&rfc3339(at)),
+    pub(in crate::audit) fn new(style: LineStyle, priority: Priority, at: f64, key: &str, word: &str) -> Self {
+        let mut line = Self { format: style.format, text: String::with_capacity(256) };
+        if style.for_journal {
+            let _infallible = write!(line.text, "<{}>", priority as u8);
+        }
+        match style.format {
+            LineFormat::Text => {
+                if !style.for_journal {
+                    line.text.push_str(&rfc3339(at));
+                    line.text.push(' ');
+                }
+                push_escaped(&mut line.text, word);
+            }
             LineFormat::Json => {
                 line.text.push('{');
                 line.time("time", at);
+                line.whole(key, word);
             }
-        }
-        match format {
-            LineFormat::Text => {
-                line.text.push(' ');
-                push_escaped(&mut line.text, word);
-            }
-            LineFormat::Json => line.whole(key, word),
         }
         line
     }
@@ -102,7 +124,7 @@ impl Line {
                 self.text.push('=');
             }
             LineFormat::Json => {
-                self.text.push_str(if self.text.len() > 1 { ",\"" } else { "\"" });
+                self.text.push_str(if self.text.ends_with('{') { "\"" } else { ",\"" });
                 push_escaped(&mut self.text, key);
                 self.text.push_str("\":");
             }
@@ -151,6 +173,10 @@ fn push_escaped(out: &mut String, text: &str) {
 mod tests {
     use super::*;
 
+    fn style(format: LineFormat) -> LineStyle {
+        LineStyle { format, for_journal: false }
+    }
+
     #[test]
     fn a_hostile_text_stays_in_its_field() {
         let hostile = [
@@ -166,12 +192,12 @@ mod tests {
         ];
         for text in hostile {
             for format in [LineFormat::Text, LineFormat::Json] {
-                let mut line = Line::new(format, 1.5, "event", "denied");
+                let mut line = Line::new(style(format), Priority::Notice, 1.5, "event", "denied");
                 line.text("detail", text);
                 let line = line.finish();
                 assert!(line.trim_end_matches('\n').bytes().all(|byte| matches!(byte, b' '..=b'~')), "{line:?}");
             }
-            let mut line = Line::new(LineFormat::Json, 1.5, "event", "denied");
+            let mut line = Line::new(style(LineFormat::Json), Priority::Notice, 1.5, "event", "denied");
             line.text("detail", text);
             let read: serde_json::Value = serde_json::from_str(&line.finish()).unwrap();
             assert_eq!(
@@ -183,17 +209,29 @@ mod tests {
 
     #[test]
     fn a_text_over_256_bytes_is_truncated_and_marked() {
-        let mut line = Line::new(LineFormat::Text, 0.0, "event", "denied");
+        let mut line = Line::new(style(LineFormat::Text), Priority::Notice, 0.0, "event", "denied");
         line.text("detail", &"ä".repeat(1000));
         assert_eq!(line.finish().matches("\\u00e4").count(), 128);
-        let mut line = Line::new(LineFormat::Text, 0.0, "event", "denied");
+        let mut line = Line::new(style(LineFormat::Text), Priority::Notice, 0.0, "event", "denied");
         line.text("detail", &"x".repeat(257));
         assert!(line.finish().ends_with("x...\n"));
     }
 
     #[test]
     fn a_text_line_begins_with_time_and_word() {
-        let line = Line::new(LineFormat::Text, 1_700_000_000.25, "event", "issued").finish();
+        let line = Line::new(style(LineFormat::Text), Priority::Notice, 1_700_000_000.25, "event", "issued").finish();
         assert_eq!(line, "2023-11-14T22:13:20.250Z issued\n");
+    }
+
+    #[test]
+    fn the_journal_gets_the_priority_and_no_time_in_text() {
+        for (format, expected) in [
+            (LineFormat::Text, "<4>warn message=\"a b\"\n"),
+            (LineFormat::Json, "<4>{\"time\":\"1970-01-01T00:00:01.500Z\",\"level\":\"warn\",\"message\":\"a b\"}\n"),
+        ] {
+            let mut line = Line::new(LineStyle { format, for_journal: true }, Priority::Warning, 1.5, "level", "warn");
+            line.text("message", "a b");
+            assert_eq!(line.finish(), expected);
+        }
     }
 }

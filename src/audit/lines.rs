@@ -1,5 +1,6 @@
 //! Non-blocking output of lines. When [`Lines::write`] returns, the kernel has the line, unless the reader is slow.
-//! Then the line is queued, and when the bounded queue is full, lines are dropped and counted.
+//! Then the line is queued: records first, and all other lines in a queue of their own. When the bounded queue of a line
+//! is full, the line is dropped and counted.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +14,6 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
@@ -25,11 +25,32 @@ use rustix::io::Errno;
 use rustix::io::retry_on_intr;
 use rustix::net::SendFlags;
 
-/// The most bytes that are queued for a slow reader.
-const MAX_QUEUED: usize = 1 << 20;
+use crate::audit::metrics::DroppedLines;
+
+/// The most bytes of records that are queued for a slow reader.
+const MAX_RECORDS: usize = 2 << 20;
+
+/// The most bytes of records that may be queued before that of a refusal.
+///
+/// SECURITY: whoever has many uids is refused as often as he likes. The other half is for records of credentials.
+const MAX_BEFORE_REFUSALS: usize = MAX_RECORDS / 2;
+
+/// The most bytes of other lines that are queued.
+const MAX_OTHERS: usize = 1 << 20;
 
 /// A pipe that polls writable accepts a page without blocking.
 const ONE_PAGE: usize = 4096;
+
+/// What a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineKind {
+    /// The record of a credential.
+    CredentialRecord,
+    /// The record of a denial or of an undecided check.
+    RefusalRecord,
+    /// Any other line.
+    Other,
+}
 
 /// A writer of lines to standard output. Dropping it ends its thread and discards queued lines.
 #[derive(Debug)]
@@ -42,18 +63,31 @@ struct Shared {
     output: Output,
     queue: Mutex<Queue>,
     changed: Condvar,
-    dropped: Counter,
+    dropped: DroppedLines,
 }
 
+/// INVARIANT: a line whose beginning was written is the next one, so no line is written into another.
 #[derive(Debug, Default)]
 struct Queue {
-    lines: VecDeque<Box<[u8]>>,
-    bytes: usize,
-    /// How many bytes of the first line were written.
-    written: usize,
+    records: Waiting,
+    others: Waiting,
+    /// The queue whose first line has been begun, and how many bytes of the line were written.
+    begun: Option<(Part, usize)>,
     /// The last line was dropped after a part of it was written; a newline must precede the next line.
     torn: bool,
     closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: VecDeque<Box<[u8]>>,
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Records,
+    Others,
 }
 
 /// A file descriptor, and how to write to it without blocking. `O_NONBLOCK` is never set on the descriptor itself: the
@@ -73,7 +107,7 @@ impl Lines {
     ///
     /// # Errors
     /// When standard output is closed, or no thread can be started.
-    pub fn to_standard_output(dropped: Counter) -> io::Result<Self> {
+    pub fn to_standard_output(dropped: DroppedLines) -> io::Result<Self> {
         Self::to(io::stdout().as_fd().try_clone_to_owned()?, dropped)
     }
 
@@ -81,7 +115,7 @@ impl Lines {
     ///
     /// # Errors
     /// As [`Lines::to_standard_output`].
-    pub fn to(fd: OwnedFd, dropped: Counter) -> io::Result<Self> {
+    pub fn to(fd: OwnedFd, dropped: DroppedLines) -> io::Result<Self> {
         let shared =
             Arc::new(Shared { output: Output::new(fd)?, queue: Mutex::default(), changed: Condvar::new(), dropped });
         let in_thread = Arc::clone(&shared);
@@ -90,17 +124,17 @@ impl Lines {
     }
 
     /// Writes `line`, which ends with a newline. On return the output has accepted it, or accepts none at present.
-    pub fn write(&self, line: &[u8]) {
+    pub fn write(&self, kind: LineKind, line: &[u8]) {
         let mut queue = self.shared.queue();
-        if queue.bytes + line.len() > MAX_QUEUED {
-            self.shared.dropped.inc();
+        let was_empty = queue.is_empty();
+        if !queue.push(kind, line) {
+            self.shared.dropped.count(kind != LineKind::Other);
             return;
         }
-        queue.push(line);
-        if queue.lines.len() == 1 {
+        if was_empty {
             self.shared.write_queued(&mut queue);
         }
-        if !queue.lines.is_empty() {
+        if !queue.is_empty() {
             self.shared.changed.notify_all();
         }
     }
@@ -108,7 +142,7 @@ impl Lines {
     /// Waits until all lines are written, at most for `limit`. To be called last, before the process ends.
     pub fn drain(&self, limit: Duration) {
         let queue = self.shared.queue();
-        let drained = self.shared.changed.wait_timeout_while(queue, limit, |queue| !queue.lines.is_empty());
+        let drained = self.shared.changed.wait_timeout_while(queue, limit, |queue| !queue.is_empty());
         drop(drained);
     }
 }
@@ -130,16 +164,16 @@ impl Shared {
         if queue.torn && self.output.write(b"\n") == Ok(1) {
             queue.torn = false;
         }
-        while let Some(line) = queue.lines.front() {
-            match self.output.write(line.get(queue.written..).unwrap_or_default()) {
-                Ok(some) if queue.written + some == line.len() => queue.pop(),
-                Ok(some) => queue.written += some,
+        while let Some((part, written, line)) = queue.next() {
+            match self.output.write(line.get(written..).unwrap_or_default()) {
+                Ok(some) if written + some == line.len() => queue.pop(part),
+                Ok(some) => queue.begun = Some((part, written + some)),
                 Err(Errno::AGAIN) => return,
                 // The reader has exited, or the disk is full: this line is lost and does not block later ones.
                 Err(_) => {
-                    queue.torn |= queue.written > 0;
-                    queue.pop();
-                    self.dropped.inc();
+                    queue.torn |= written > 0;
+                    queue.pop(part);
+                    self.dropped.count(part == Part::Records);
                 }
             }
         }
@@ -148,7 +182,7 @@ impl Shared {
     fn write_until_closed(&self) {
         loop {
             let queue = self.queue();
-            let idle = |queue: &mut Queue| queue.lines.is_empty() && !queue.closed;
+            let idle = |queue: &mut Queue| queue.is_empty() && !queue.closed;
             let queue = self.changed.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
             if queue.closed {
                 return;
@@ -163,14 +197,38 @@ impl Shared {
 }
 
 impl Queue {
-    fn push(&mut self, line: &[u8]) {
-        self.bytes += line.len();
-        self.lines.push_back(line.into());
+    fn is_empty(&self) -> bool {
+        self.records.lines.is_empty() && self.others.lines.is_empty()
     }
 
-    fn pop(&mut self) {
-        self.written = 0;
-        self.bytes -= self.lines.pop_front().map_or(0, |line| line.len());
+    /// False when there is no room for the line.
+    fn push(&mut self, kind: LineKind, line: &[u8]) -> bool {
+        let (waiting, most) = match kind {
+            LineKind::CredentialRecord => (&mut self.records, MAX_RECORDS),
+            LineKind::RefusalRecord => (&mut self.records, MAX_BEFORE_REFUSALS),
+            LineKind::Other => (&mut self.others, MAX_OTHERS),
+        };
+        let has_room = waiting.bytes + line.len() <= most;
+        if has_room {
+            waiting.bytes += line.len();
+            waiting.lines.push_back(line.into());
+        }
+        has_room
+    }
+
+    /// The line to write next, its queue, and how many bytes of it were written.
+    fn next(&self) -> Option<(Part, usize, &[u8])> {
+        let first = if self.records.lines.is_empty() { Part::Others } else { Part::Records };
+        let (part, written) = self.begun.unwrap_or((first, 0));
+        let waiting = if part == Part::Records { &self.records } else { &self.others };
+        waiting.lines.front().map(|line| (part, written, &**line))
+    }
+
+    /// Removes the line that [`Queue::next`] returned.
+    fn pop(&mut self, part: Part) {
+        self.begun = None;
+        let waiting = if part == Part::Records { &mut self.records } else { &mut self.others };
+        waiting.bytes -= waiting.lines.pop_front().map_or(0, |line| line.len());
     }
 }
 
@@ -214,6 +272,12 @@ impl Output {
     }
 }
 
+/// Whether `fd` leads to the journal. `named` is the value of `JOURNAL_STREAM` (SPEC: systemd.exec(5)).
+#[must_use]
+pub fn is_journal(fd: impl AsFd, named: &str) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|found| named == format!("{}:{}", found.st_dev, found.st_ino))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::BufRead;
@@ -221,6 +285,9 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::audit::lines::LineKind::CredentialRecord;
+    use crate::audit::lines::LineKind::Other;
+    use crate::audit::lines::LineKind::RefusalRecord;
 
     fn pipe() -> (std::fs::File, OwnedFd) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -230,21 +297,21 @@ mod tests {
     #[test]
     fn a_line_is_in_the_pipe_when_write_returns() {
         let (reader, writer) = pipe();
-        let lines = Lines::to(writer, Counter::default()).unwrap();
-        lines.write(b"one\n");
+        let lines = Lines::to(writer, DroppedLines::default()).unwrap();
+        lines.write(Other, b"one\n");
         assert_eq!(rustix::io::ioctl_fionread(&reader).unwrap(), 4);
     }
 
     #[test]
     fn with_a_stopped_reader_every_line_is_read_later_or_counted() {
         let (reader, writer) = pipe();
-        let dropped = Counter::default();
+        let dropped = DroppedLines::default();
         let lines = Lines::to(writer, dropped.clone()).unwrap();
         let written = 100_000_u64;
         for number in 0..written {
-            lines.write(format!("{number:060}\n").as_bytes());
+            lines.write(Other, format!("{number:060}\n").as_bytes());
         }
-        let lost = dropped.get();
+        let lost = dropped.all.get();
         assert!(lost > 0, "the queue is not bounded");
         let reading = std::thread::spawn(move || {
             BufReader::new(reader).lines().map(|line| line.unwrap().parse::<u64>().unwrap()).collect::<Vec<_>>()
@@ -256,30 +323,82 @@ mod tests {
         assert!(read.is_sorted(), "lines out of order");
     }
 
+    /// A writer whose reader has stopped in the middle of the line that is returned.
+    fn stopped() -> (Lines, DroppedLines, BufReader<std::fs::File>, String) {
+        let (reader, writer) = pipe();
+        let dropped = DroppedLines::default();
+        let lines = Lines::to(writer, dropped.clone()).unwrap();
+        let begun = format!("{}\n", "x".repeat(100_000));
+        lines.write(Other, begun.as_bytes());
+        (lines, dropped, BufReader::new(reader), begun)
+    }
+
+    #[test]
+    fn records_overtake_every_line_but_the_one_that_was_begun() {
+        let (lines, dropped, mut reader, begun) = stopped();
+        lines.write(Other, b"other\n");
+        lines.write(RefusalRecord, b"refusal\n");
+        lines.write(CredentialRecord, b"credential\n");
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        lines.drain(Duration::from_secs(20));
+        drop(lines);
+        assert_eq!(reading.join().unwrap(), format!("{begun}refusal\ncredential\nother\n"));
+        assert_eq!(dropped.all.get(), 0);
+    }
+
+    #[test]
+    fn no_number_of_other_lines_and_refusals_takes_the_place_of_a_credentials_record() {
+        let (lines, dropped, _reader, _) = stopped();
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        (0..3000).for_each(|_| lines.write(Other, &line));
+        assert_eq!(dropped.records.get(), 0);
+        (0..3000).for_each(|_| lines.write(RefusalRecord, &line));
+        let lost = dropped.records.get();
+        assert!(lost > 1500 && dropped.all.get() > 3500, "the queues are not bounded");
+        (0..1000).for_each(|_| lines.write(CredentialRecord, &line));
+        assert_eq!(dropped.records.get(), lost, "a credential's record was dropped");
+        (0..1000).for_each(|_| lines.write(CredentialRecord, &line));
+        assert!(dropped.records.get() > lost, "the queue of records is not bounded");
+    }
+
     #[test]
     fn lines_after_the_reader_exited_are_counted_as_dropped() {
         let (reader, writer) = pipe();
         drop(reader);
-        let dropped = Counter::default();
+        let dropped = DroppedLines::default();
         let lines = Lines::to(writer, dropped.clone()).unwrap();
-        lines.write(b"one\n");
-        lines.write(b"two\n");
-        assert_eq!(dropped.get(), 2);
+        lines.write(Other, b"one\n");
+        lines.write(Other, b"two\n");
+        assert_eq!(dropped.all.get(), 2);
     }
 
     #[test]
     fn a_write_to_a_full_socket_does_not_block() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let dropped = Counter::default();
+        let dropped = DroppedLines::default();
         let lines = Lines::to(ours.into(), dropped.clone()).unwrap();
         let line = [b'x'; 1023].iter().chain(b"\n").copied().collect::<Vec<_>>();
         for _ in 0..4096 {
-            lines.write(&line);
+            lines.write(Other, &line);
         }
-        assert!(dropped.get() > 0, "the queue is not bounded");
+        assert!(dropped.all.get() > 0, "the queue is not bounded");
         let mut first = vec![0; line.len()];
         (&theirs).read_exact(&mut first).unwrap();
         assert_eq!(first, line);
+    }
+
+    #[test]
+    fn only_the_stream_that_is_named_is_the_journal() {
+        let (_, writer) = pipe();
+        let found = rustix::fs::fstat(&writer).unwrap();
+        assert!(is_journal(&writer, &format!("{}:{}", found.st_dev, found.st_ino)));
+        for other in ["", "8:1", &format!("{}:{}", found.st_dev, found.st_ino + 1)] {
+            assert!(!is_journal(&writer, other), "{other:?}");
+        }
     }
 
     #[test]

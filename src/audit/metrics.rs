@@ -16,8 +16,29 @@ pub struct AuditMetrics {
     pub undecided: Family<UndecidedLabel, Counter>,
     /// Refusals that were counted in another record instead of being written.
     pub suppressed: Counter,
+    /// Lines beyond what their cause and caller may have written.
+    pub suppressed_lines: Counter,
     /// Lines that standard output did not accept.
-    pub dropped: Counter,
+    pub dropped: DroppedLines,
+}
+
+/// Lines that were lost. Clones share their counts.
+#[derive(Debug, Clone, Default)]
+pub struct DroppedLines {
+    /// All of them.
+    pub all: Counter,
+    /// The records among them.
+    pub records: Counter,
+}
+
+impl DroppedLines {
+    /// Counts a lost line.
+    pub(in crate::audit) fn count(&self, is_record: bool) {
+        self.all.inc();
+        if is_record {
+            self.records.inc();
+        }
+    }
 }
 
 /// The label of a denial: its rule.
@@ -42,10 +63,11 @@ impl AuditMetrics {
         registry.register("bonafide_undecided", "Checks that could not be completed, by cause", self.undecided.clone());
         let suppressed = "Refusals that were counted in another record instead of being written";
         registry.register("bonafide_suppressed_records", suppressed, self.suppressed.clone());
-        registry.register(
-            "bonafide_dropped_log_lines",
-            "Lines that standard output did not accept",
-            self.dropped.clone(),
-        );
+        let suppressed = "Lines beyond what their cause and caller may have written";
+        registry.register("bonafide_suppressed_log_lines", suppressed, self.suppressed_lines.clone());
+        let dropped = "Lines that standard output did not accept, records among them";
+        registry.register("bonafide_dropped_log_lines", dropped, self.dropped.all.clone());
+        let dropped = "Records that standard output did not accept";
+        registry.register("bonafide_dropped_records", dropped, self.dropped.records.clone());
     }
 }

@@ -125,8 +125,12 @@ pub struct Tally {
     pub last_hour: RefusalCounts,
     /// Lines that standard output did not accept.
     pub dropped_lines: u64,
+    /// The records among them.
+    pub dropped_records: u64,
     /// Refusals that were counted in another record instead of being written.
     pub suppressed_records: u64,
+    /// Other lines beyond what their cause and caller may have written.
+    pub suppressed_lines: u64,
 }
 
 impl Event {

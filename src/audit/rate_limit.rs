@@ -1,10 +1,11 @@
-//! The rate limit for records of refusals: a token bucket per user and event, with an exact count of suppressed
-//! records.
+//! What is written of all that a caller can cause: of refusals, records by user and event, with an exact count of the
+//! suppressed ones; of everything else, lines by cause and caller.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::callsite::Identifier;
 
 use crate::audit::Event;
 use crate::audit::Record;
@@ -15,6 +16,13 @@ use crate::fairness::TokenBuckets;
 const RATE: Rate = Rate { burst: 20, refill: Duration::from_secs(1) };
 /// The most users and events with a bucket of their own, and with a suppressed record of their own.
 const MOST: usize = 1024;
+
+/// What one caller may have logged of one cause.
+const CALLERS_RATE: Rate = Rate { burst: 10, refill: Duration::from_secs(10) };
+/// What the daemon logs of one cause of its own. Enough for every warning of a start or a reload.
+const OWN_RATE: Rate = Rate { burst: 1000, refill: Duration::from_millis(100) };
+/// The most causes and callers that are told apart.
+const MOST_CAUSES: usize = 256;
 
 /// A uid and an event.
 type Key = (u32, Event);
@@ -73,6 +81,46 @@ impl RateLimit {
         released
             .map(|(_, Suppressed { latest, before })| Record { suppressed: (before > 0).then_some(before), ..latest })
             .collect()
+    }
+}
+
+/// Why a line is written: the place in the code, and the caller, if one is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::audit) struct Cause {
+    pub(in crate::audit) callsite: Identifier,
+    pub(in crate::audit) uid: Option<u64>,
+}
+
+/// Decides which lines beside the records are written.
+#[derive(Debug)]
+pub(in crate::audit) struct LineLimit {
+    callers: TokenBuckets<Cause>,
+    own: TokenBuckets<Cause>,
+    /// How many lines were not written since the last one, for at most `MOST_CAUSES`.
+    unwritten: HashMap<Cause, u64>,
+}
+
+impl Default for LineLimit {
+    fn default() -> Self {
+        let buckets = |rate| TokenBuckets::new(rate, MOST_CAUSES);
+        Self { callers: buckets(CALLERS_RATE), own: buckets(OWN_RATE), unwritten: HashMap::new() }
+    }
+}
+
+impl LineLimit {
+    /// Whether a line is written now, and how many of its cause were not since the last one. `of_callers`: a caller can
+    /// cause it as often as it likes.
+    pub(in crate::audit) fn admit(&mut self, cause: &Cause, of_callers: bool, now: Instant) -> Option<u64> {
+        let buckets = if of_callers { &mut self.callers } else { &mut self.own };
+        if buckets.take(cause, now) {
+            return Some(self.unwritten.remove(cause).unwrap_or_default());
+        }
+        if let Some(unwritten) = self.unwritten.get_mut(cause) {
+            *unwritten += 1;
+        } else if self.unwritten.len() < MOST_CAUSES {
+            self.unwritten.insert(cause.clone(), 1);
+        }
+        None
     }
 }
 

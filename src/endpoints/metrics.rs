@@ -171,6 +171,8 @@ mod tests {
         for line in [
             "bonafide_denied_total{rule=\"no_entry\"} 1",
             "bonafide_dropped_log_lines_total 0",
+            "bonafide_dropped_records_total 0",
+            "bonafide_suppressed_log_lines_total 0",
             "bonafide_suppressed_records_total 0",
             "bonafide_ready 1",
             "bonafide_identities_live 3",

@@ -23,6 +23,7 @@ use crate::entitlement::ledger::records;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::liveness::CheckedProcess;
 use crate::entitlement::node_state::NodeState;
+use crate::evidence::Credentials;
 use crate::evidence::Principal;
 use crate::identity::SpiffeId;
 use crate::issuance::Holder;
@@ -161,7 +162,8 @@ impl SessionSubject {
         if *why == IssueError::StalePermit {
             return NotIssued::Stale;
         }
-        tracing::warn!(%why, pid = self.pinned().process().peer().pid, "issuance failed");
+        let Credentials { pid, uid, .. } = self.pinned().process().peer();
+        tracing::warn!(%why, pid, uid, "issuance failed");
         NotIssued::Failed(self.node().keep(self.pinned(), RefusalCause::Undecided(why.undecided()), None))
     }
 

@@ -39,6 +39,7 @@ use crate::entitlement::steps::IssueAnswer;
 use crate::entitlement::steps::Step;
 use crate::entitlement::steps::StreamEvent;
 use crate::entitlement::steps::Update;
+use crate::evidence::Credentials;
 use crate::evidence::Providers;
 use crate::policy::Permit;
 use crate::randomness::fraction;
@@ -218,8 +219,8 @@ impl Driver {
         let ids = update.svids.iter().map(|held| held.svid.id.clone()).collect();
         let on_its_way = self.subject.hand_over(basis, ids).map_err(|why| self.changed(why))?;
         if let (Some(before), Some(default)) = (&update.default_before, update.svids.first()) {
-            let pid = self.subject.pinned().process().peer().pid;
-            tracing::info!(pid, %before, now = %default.svid.id, "the default identity changed");
+            let Credentials { pid, uid, .. } = self.subject.pinned().process().peer();
+            tracing::info!(pid, uid, %before, now = %default.svid.id, "the default identity changed");
         }
         self.note_holdings();
         Ok(on_its_way)

@@ -158,7 +158,16 @@ fn notes(report: &StatusReport) -> Vec<(String, String)> {
     }
     if report.log.dropped_lines > 0 {
         let lines = count(report.log.dropped_lines, "line was", "lines were");
-        notes.push(("log".to_owned(), format!("{lines} dropped, because standard output did not take them")));
+        let records = match report.log.dropped_records {
+            0 => "no audit record among them".to_owned(),
+            lost => format!("{} among them", count(lost, "audit record", "audit records")),
+        };
+        notes
+            .push(("log".to_owned(), format!("{lines} dropped, because standard output did not take them; {records}")));
+    }
+    if report.log.suppressed_lines > 0 {
+        let lines = count(report.log.suppressed_lines, "line was", "lines were");
+        notes.push(("log".to_owned(), format!("{lines} not written, because callers cause the same again and again")));
     }
     if report.log.suppressed_records > 0 {
         let refusals = count(report.log.suppressed_records, "refusal was", "refusals were");
@@ -262,11 +271,19 @@ mod tests {
         let text = text(&report(|report| {
             report["reasons"] = json!([{ "name": "configuration", "severity": "degraded",
                 "detail": "bonafide.toml:3:1: unknown key \"trust\u{1b}[2J\"; did you mean trust_domain?\n".repeat(3) }]);
-            report["log"]["dropped_lines"] = 7.into();
+            report["log"] =
+                json!({ "dropped_lines": 7, "dropped_records": 2, "suppressed_records": 0, "suppressed_lines": 3 });
             report["identities"]["renewals_failed"] = 1.into();
         }));
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
-        for said in ["configuration bonafide.toml:3:1", "7 lines were dropped", "1 renewal failed", "trust\\u{1b}[2J"] {
+        for said in [
+            "configuration bonafide.toml:3:1",
+            "7 lines were dropped",
+            "audit records among",
+            "3 lines were not",
+            "1 renewal failed",
+            "trust\\u{1b}[2J",
+        ] {
             assert!(text.contains(said), "{said:?} in\n{text}");
         }
     }

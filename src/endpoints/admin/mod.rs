@@ -4,6 +4,5 @@
 pub mod doorkeeper;
 pub mod operations;
 pub mod operators;
-mod refusal_log;
 pub mod reports;
 pub mod server;

@@ -233,8 +233,14 @@ pub struct SocketStatus {
 pub struct LogStatus {
     /// Lines that standard output did not take.
     pub dropped_lines: u64,
+    /// The records among them.
+    #[serde(default)]
+    pub dropped_records: u64,
     /// Denials and undecided checks that were counted instead of written.
     pub suppressed_records: u64,
+    /// Other lines that callers caused again and again.
+    #[serde(default)]
+    pub suppressed_lines: u64,
 }
 
 /// A process that holds identities by the path of a file that is not there any more: a package upgrade replaced it. They

@@ -1,8 +1,6 @@
 //! The admin API over HTTP: paths and queries in, reports out.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use http::Method;
@@ -10,7 +8,6 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
 use tokio::net::UnixStream;
-use tokio::time::Instant;
 
 use crate::authority::NotRotated;
 use crate::authority::RotationOrder;
@@ -19,7 +16,6 @@ use crate::endpoints::admin::operations::NotExplained;
 use crate::endpoints::admin::operations::Operations;
 use crate::endpoints::admin::operators::NotAdmitted;
 use crate::endpoints::admin::operators::Operators;
-use crate::endpoints::admin::refusal_log::RefusalLog;
 use crate::endpoints::admin::reports::ErrorReport;
 use crate::endpoints::admin::reports::StatusReport;
 use crate::endpoints::http::HttpAnswer;
@@ -36,15 +32,13 @@ const QUESTIONS: [&str; 5] = ["/v1/status", "/v1/explain", "/v1/reload", "/v1/au
 
 /// Serves the admin API on `listener` to `operators`; runs until it is dropped.
 pub async fn serve(listener: Listener, operators: Operators, operations: Arc<dyn Operations>) {
-    let refusals = Mutex::default();
-    let admit = |stream| admit(stream, &operators, &refusals, Arc::clone(&operations));
+    let admit = |stream| admit(stream, &operators, Arc::clone(&operations));
     serve_each(OperatorAcceptor::new(listener), admit).await;
 }
 
 fn admit(
     stream: UnixStream,
     operators: &Operators,
-    refusals: &Mutex<RefusalLog>,
     operations: Arc<dyn Operations>,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
     let peer = AdminPeer::of(&stream);
@@ -57,21 +51,19 @@ fn admit(
             Some(one_request(stream, answer, ANSWER_TIME))
         }
         Err(why) => {
-            let mut refusals = refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(unwritten) = refusals.admit(uid, &why, Instant::now()) {
-                tracing::warn!(pid, uid, %why, unwritten, "refused on the admin socket");
-            }
+            tracing::warn!(pid, uid, %why, "refused on the admin socket");
             None
         }
     }
 }
 
 async fn respond(request: Parts, peer: AdminPeer, operations: Arc<dyn Operations>) -> HttpAnswer {
+    let AdminPeer { pid, uid, .. } = peer;
     let question = format!("{} {}", request.method, request.uri);
     if request.method == Method::GET {
-        tracing::debug!(peer.pid, peer.uid, question, "admin request");
+        tracing::debug!(pid, uid, question, "admin request");
     } else {
-        tracing::info!(peer.pid, peer.uid, question, "admin request");
+        tracing::info!(pid, uid, question, "admin request");
     }
     match (&request.method, request.uri.path()) {
         (&Method::GET, "/v1/status") => status(operations).await,
