@@ -12,6 +12,8 @@ mod http2;
 
 #[path = "attacks/configuration.rs"]
 mod configuration;
+#[path = "attacks/doors.rs"]
+mod doors;
 #[path = "attacks/callers/executables.rs"]
 mod executables;
 #[path = "attacks/callers/file_systems.rs"]

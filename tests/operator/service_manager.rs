@@ -59,3 +59,13 @@ fn an_unreachable_notify_socket_is_one_warning_in_the_log() {
     daemon.stop();
     assert_eq!(warnings(&daemon), 1);
 }
+
+#[test]
+fn the_journal_gets_lines_with_a_priority_and_without_a_time() {
+    let named = "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/1) exec \"$@\"";
+    let daemon = Daemon::start_behind(&["/bin/sh", "-c", named, "sh"], &entry_for_us());
+    assert_eq!(code(&daemon.ask(&["fetch", "x509"])), 0);
+    let log = daemon.log();
+    assert!(log.contains("\n<6>issued issuance=") && log.contains("<6>info message=started"), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
+}
