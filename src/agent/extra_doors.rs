@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use procfs::net::TcpState;
+use procfs::process::FDTarget;
+use procfs::process::Process;
 use tokio::time::sleep;
 
 use crate::agent::config::sections::doors::Listen;
@@ -79,7 +81,7 @@ impl ExtraDoor {
     }
 }
 
-/// Who listens on an address, as far as the kernel shows it: the user, and how to find the process.
+/// Who listens on an address, as far as the kernel shows it: the process, or the user and how to find the process.
 async fn holder(address: SocketAddr) -> Option<String> {
     let sockets = move || {
         let sockets = if address.is_ipv4() { procfs::net::tcp() } else { procfs::net::tcp6() };
@@ -89,6 +91,20 @@ async fn holder(address: SocketAddr) -> Option<String> {
         let mut listening = sockets.ok()?.into_iter().filter(|socket| socket.state == TcpState::Listen);
         listening.find(|socket| is_here(socket.local_address))
     };
-    let uid = tokio::task::spawn_blocking(sockets).await.ok()??.uid;
-    Some(format!("; a process of uid {uid} listens there: sudo ss -ltnp 'sport = :{}'", address.port()))
+    let look = move || sockets().map(|socket| (socket.uid, process_with(socket.inode)));
+    let (uid, process) = tokio::task::spawn_blocking(look).await.ok()??;
+    Some(match process {
+        Some((pid, program)) => format!("; process {pid} ({program}), uid {uid}, listens there"),
+        None => format!("; a process of uid {uid} listens there: sudo ss -ltnp 'sport = :{}'", address.port()),
+    })
+}
+
+/// The process that holds a socket, among those whose descriptors the daemon may see.
+fn process_with(socket: u64) -> Option<(i32, String)> {
+    let holds = |process: &Process| {
+        let mut descriptors = process.fd().ok()?.flatten();
+        descriptors.find(|descriptor| descriptor.target == FDTarget::Socket(socket))
+    };
+    let process = procfs::process::all_processes().ok()?.flatten().find(|process| holds(process).is_some())?;
+    Some((process.pid, process.stat().ok()?.comm))
 }

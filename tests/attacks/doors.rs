@@ -1,10 +1,20 @@
 //! Attacks on what every door has beside its protocol: the log, and the places of the operator's doors.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::fs::Permissions;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::process::Output;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -87,4 +97,79 @@ async fn attack_159_lines_that_callers_cause_push_no_record_out_of_a_log_that_is
     }
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.log().matches("refused on the admin socket").count() <= 20, "{}", daemon.log());
+}
+
+/// The status and the body of an answer on a loopback door; `None` where there is none within a second.
+fn probed(port: u16, request: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Defence: `Places::take`. If it never frees a place, every probe waits for those who hold one.
+#[test]
+fn attack_160_requests_that_are_never_finished_keep_no_probe_out() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let daemon = Daemon::start(&format!("[health]\nlisten = \"127.0.0.1:{port}\"\n{}", me()));
+    let probe = "GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    for held in [
+        "",
+        "GET /ready HTTP/1.1\r\nhost: loc",
+        "POST /ready HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n",
+        probe,
+    ] {
+        let hold = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let _ = stream.write_all(held.as_bytes()); // the daemon may have closed already
+            stream
+        };
+        let holding: Vec<_> = (0..200).map(|_| hold()).collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let going_on = scope.spawn(|| {
+                let mut more = VecDeque::from(holding);
+                while !stop.load(Ordering::SeqCst) {
+                    more.push_back(hold());
+                    drop((more.len() > 200).then(|| more.pop_front()));
+                }
+            });
+            let probes: Vec<_> = (0..20).map(|_| probed(port, probe).unwrap_or_default()).collect();
+            stop.store(true, Ordering::SeqCst);
+            going_on.join().unwrap();
+            let served = probes.iter().filter(|answer| answer.starts_with("HTTP/1.1 200")).count();
+            assert_eq!(served, 20, "while {held:?} is held: {probes:?}");
+        });
+    }
+    let rebound = probed(port, "GET /ready HTTP/1.1\r\nhost: rebound.example\r\n\r\n").unwrap();
+    assert!(rebound.starts_with("HTTP/1.1 421 "), "{rebound}");
+    assert!(daemon.ask(&["status"]).status.success());
+}
+
+/// Defence: `Places::take`. Whoever holds most leaves for root, whether or not the request is whole.
+#[test]
+fn attack_160_members_of_the_admin_group_do_not_keep_root_out() {
+    let name = "attack_160_members_of_the_admin_group_do_not_keep_root_out";
+    let Some((mut daemon, group)) = daemon_with_operators(name, &[], &me()) else { return };
+    daemon.restart();
+    for held in ["", "POST /v1/reload HTTP/1.1\\r\\nhost: b\\r\\n\\r\\n"] {
+        let hold = format!(
+            "held = []\ndef hold():\n s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n \
+             try: s.send(b'{held}')\n except OSError: pass\n held.append(s)\n\
+             for _ in range(200): hold()\nprint('held', flush=True)\nwhile True: hold(); held.pop(0)"
+        );
+        let mut member = as_member(&daemon, group, &[], &hold).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 4];
+        member.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        let answers: Vec<_> = (0..10).map(|_| daemon.ask(&["status"])).collect();
+        let is_going_on = member.try_wait().unwrap().is_none();
+        member.kill().unwrap();
+        member.wait().unwrap();
+        assert!(is_going_on, "the attack has ended");
+        for answer in answers {
+            assert!(answer.status.success(), "while {held:?} is held: {}", printed(&answer));
+        }
+    }
 }

@@ -75,8 +75,6 @@ fn attack_157_root_of_a_container_gets_no_answer_on_the_admin_socket() {
     }
     let said = "it runs neither on the host (not in the host's own namespaces) nor in the daemon's own container";
     assert!(daemon.log().contains(said), "{}", daemon.log());
-    let lines = daemon.log().matches("refused on the admin socket").count();
-    assert_eq!(lines, 1, "nine refusals of one user within ten seconds: {}", daemon.log());
     let (_group, enter) = container("1");
     is_closed(&daemon, &words(&enter));
     is_answered(&daemon, &["env"]);

@@ -310,8 +310,11 @@ fn a_metrics_port_that_is_taken_degrades_and_costs_no_identity() {
     let status = daemon.ask(&["status", "-o", "json"]);
     let printed = json(&status)["reasons"][0]["detail"].to_string();
     assert_eq!(code(&status), 5, "{printed}");
-    let holder = format!("a process of uid {} listens there", own_uid());
-    assert!(printed.contains(&address.to_string()) && printed.contains(&holder), "{printed}");
+    let process = format!("process {} (", std::process::id());
+    let user = format!("uid {}", own_uid());
+    for named in [&address.to_string(), &process, &user] {
+        assert!(printed.contains(named), "{named} in {printed}");
+    }
     drop(taken);
     eventually("the metrics are served", || code(&daemon.ask(&["status"])) == 0);
     assert_eq!(get(address.port(), "/metrics").0, 200);

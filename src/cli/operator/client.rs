@@ -13,6 +13,11 @@ use http_body_util::Empty;
 use http_body_util::Limited;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::net::AddressFamily;
+use rustix::net::SocketAddrUnix;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+use rustix::net::sockopt::Timeout;
 use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -117,8 +122,19 @@ impl Failed {
     }
 }
 
+/// Waits for room in the listen queue, which others may have filled: a connect that does not block fails then.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(socket)?;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::sockopt::set_socket_timeout(&stream, Timeout::Send, Some(ANSWER_TIME))?;
+    rustix::net::connect(&stream, &address)?;
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
 async fn exchange(socket: &Path, method: Method, question: &str) -> Result<(StatusCode, Bytes), Failed> {
-    let stream = UnixStream::connect(socket).await.map_err(Failed::Connect)?;
+    let stream = connect(socket).map_err(Failed::Connect)?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| Failed::NotAnswered(error.to_string()))?;
     // Ends with the runtime, which ends with the answer.

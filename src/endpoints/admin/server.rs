@@ -22,6 +22,7 @@ use crate::endpoints::http::HttpAnswer;
 use crate::endpoints::http::OperatorAcceptor;
 use crate::endpoints::http::answer;
 use crate::endpoints::http::one_request;
+use crate::endpoints::http::places::Places;
 use crate::endpoints::http::serve_each;
 use crate::endpoints::transport::listener::Listener;
 
@@ -32,13 +33,15 @@ const QUESTIONS: [&str; 5] = ["/v1/status", "/v1/explain", "/v1/reload", "/v1/au
 
 /// Serves the admin API on `listener` to `operators`; runs until it is dropped.
 pub async fn serve(listener: Listener, operators: Operators, operations: Arc<dyn Operations>) {
-    let admit = |stream| admit(stream, &operators, Arc::clone(&operations));
+    let places = Places::default();
+    let admit = |stream| admit(stream, &operators, &places, Arc::clone(&operations));
     serve_each(OperatorAcceptor::new(listener), admit).await;
 }
 
 fn admit(
     stream: UnixStream,
     operators: &Operators,
+    places: &Places,
     operations: Arc<dyn Operations>,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
     let peer = AdminPeer::of(&stream);
@@ -47,8 +50,9 @@ fn admit(
     let admitted = peer.map_err(NotAdmitted::from).and_then(|peer| Ok((operators.admit(&peer, stream)?, peer)));
     match admitted {
         Ok((stream, peer)) => {
+            let place = places.take(Some(uid))?;
             let answer = move |request| respond(request, peer.clone(), Arc::clone(&operations));
-            Some(one_request(stream, answer, ANSWER_TIME))
+            Some(one_request(stream, answer, ANSWER_TIME, place))
         }
         Err(why) => {
             tracing::warn!(pid, uid, %why, "refused on the admin socket");
