@@ -49,11 +49,12 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let config = setup.active.config.clone();
     let doors = Doors::bind(&config, &readiness).await?;
     setup.sockets = doors.status.clone();
-    let services = WorkloadServices::new(&readiness)
-        .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     let _admin_group = doors.admin_group;
     let (stop, authority, clock) = (setup.parts.stop.clone(), setup.parts.authority.clone(), setup.parts.clock.clone());
     let mut node = Node::build(setup);
+    let budgets = node.budgets.clone();
+    let services = WorkloadServices::new(&readiness, move || budgets.limits().idle)
+        .map_err(|why| NotRunning::System { what: "the services could not be built", why: why.to_string() })?;
     node.spawn_until_stop(return_memory(node.budgets.clone()));
     node.spawn_until_stop(watch_data_dir(unwritable));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });

@@ -161,7 +161,8 @@ fn succeeded() -> HeaderMap {
     trailers
 }
 
-fn failed(status: &Status) -> HeaderMap {
+/// The trailers of a call that failed.
+pub(in crate::endpoints) fn failed(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
         trailers.insert(STATUS, HeaderValue::from(i32::from(tonic::Code::Internal)));

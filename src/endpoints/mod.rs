@@ -4,7 +4,6 @@
 pub mod admin;
 pub mod authority_metrics;
 mod grpc;
-mod grpc_health;
 pub mod health;
 pub mod http;
 pub mod metrics;

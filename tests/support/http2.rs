@@ -36,6 +36,17 @@ pub(crate) fn request_with(stream: u32, authority: Option<&[u8]>, extra: &[u8], 
     calling("FetchX509SVID", stream, authority, extra, message)
 }
 
+/// The headers of a call without the security header, whose message is still to come.
+pub(crate) fn beginning(path: &str, stream: u32) -> Vec<u8> {
+    let headers = [literal(":path", path.as_bytes()), literal("content-type", b"application/grpc")].concat();
+    frame(
+        kind::HEADERS,
+        kind::END_HEADERS,
+        stream,
+        &[&[0x83, 0x86][..], &headers, &literal("te", b"trailers")].concat(),
+    )
+}
+
 /// A call of any method.
 pub(crate) fn calling(method: &str, stream: u32, authority: Option<&[u8]>, extra: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = vec![0x83, 0x86]; // POST, http

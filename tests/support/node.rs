@@ -242,7 +242,8 @@ impl TestNode {
             descriptors: 4096,
         });
         let (acceptor, dialer) = pipe_acceptor();
-        node.serve(acceptor, Arc::new(WorkloadServices::new(&readiness).unwrap()));
+        let budgets = node.budgets.clone();
+        node.serve(acceptor, Arc::new(WorkloadServices::new(&readiness, move || budgets.limits().idle).unwrap()));
         let dialer = dialer.observed_by(pipe, observer);
         let (node_state, reloader) = (node.node_state.clone(), node.reloader.clone());
         Ok(Self { kernel, authority, clock, records, node_state, readiness, names, reloader, dialer, stop, node })

@@ -10,6 +10,7 @@ use bonafide::endpoints::transport::http2::Http2;
 use bonafide::endpoints::transport::listener::Listener;
 use bonafide::endpoints::transport::unix::UnixAcceptor;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use bonafide::endpoints::workload_socket::WorkloadServices;
 use bonafide::readiness::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -39,8 +40,9 @@ pub(crate) fn open(callers: &FakeCallers, limits: Limits) -> Door {
     let readiness = Readiness::default();
     let listener = Listener::bind(&path, 0o666).unwrap();
     let acceptor = UnixAcceptor::new(listener, identify(), readiness.clone()).unwrap();
+    let idle = limits.idle;
     let (budgets, stop) = (Budgets::new(limits), CancellationToken::new());
-    let services = Arc::new(bonafide::endpoints::workload_socket::WorkloadServices::new(&readiness).unwrap());
+    let services = Arc::new(WorkloadServices::new(&readiness, move || idle).unwrap());
     let protocol = Http2 { connections: Arc::new(callers.clone()), services };
     let served = tokio::spawn(accept::serve(acceptor, budgets.clone(), stop.clone(), protocol));
     Door { path, budgets, readiness, stop, served, _directory: directory }

@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::endpoints::http::host::NotForUs;
-use crate::endpoints::http::places::Place;
+use crate::endpoints::http::places::HeldPlace;
 use crate::endpoints::http::places::Places;
 use crate::endpoints::transport::accept::accept;
 use crate::endpoints::transport::acceptor::Acceptor;
@@ -192,7 +192,7 @@ impl Acceptor for OperatorAcceptor {
 }
 
 /// Reads one request from `io`, answers it and closes, all within `limit` and while it has its place.
-pub(in crate::endpoints) async fn one_request<I, F, A>(io: I, answer: F, limit: Duration, place: Place)
+pub(in crate::endpoints) async fn one_request<I, F, A>(io: I, answer: F, limit: Duration, place: HeldPlace)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Parts) -> A + Send + Sync,

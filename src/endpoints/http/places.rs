@@ -35,7 +35,7 @@ struct Connection {
 /// A place; free again when dropped.
 #[derive(Debug)]
 #[must_use]
-pub(in crate::endpoints) struct Place {
+pub(in crate::endpoints) struct HeldPlace {
     places: Places,
     number: u64,
     leaves: CancellationToken,
@@ -44,7 +44,7 @@ pub(in crate::endpoints) struct Place {
 impl Places {
     /// A place for a connection of this user, who may be unknown. `None` when the door is full, and all who could leave for
     /// it are answered just now.
-    pub(in crate::endpoints) fn take(&self, uid: Option<u32>) -> Option<Place> {
+    pub(in crate::endpoints) fn take(&self, uid: Option<u32>) -> Option<HeldPlace> {
         let mut held = self.held();
         if held.connections.len() >= MOST {
             let leaving = held.who_leaves_for(uid)?;
@@ -53,7 +53,7 @@ impl Places {
         held.taken += 1;
         let (number, leaves) = (held.taken, CancellationToken::new());
         held.connections.insert(number, Connection { uid, is_reading: true, leaves: leaves.clone() });
-        Some(Place { places: self.clone(), number, leaves })
+        Some(HeldPlace { places: self.clone(), number, leaves })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -75,7 +75,7 @@ impl Held {
     }
 }
 
-impl Place {
+impl HeldPlace {
     /// The request has arrived whole.
     pub(in crate::endpoints) fn request_arrived(&self) {
         if let Some(connection) = self.places.held().connections.get_mut(&self.number) {
@@ -89,7 +89,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for HeldPlace {
     fn drop(&mut self) {
         self.places.held().connections.remove(&self.number);
     }
@@ -101,11 +101,11 @@ mod tests {
 
     use super::*;
 
-    fn full(places: &Places, uid: Option<u32>) -> Vec<Place> {
+    fn full(places: &Places, uid: Option<u32>) -> Vec<HeldPlace> {
         (0..MOST).filter_map(|_| places.take(uid)).collect()
     }
 
-    fn left(held: &[Place]) -> Vec<usize> {
+    fn left(held: &[HeldPlace]) -> Vec<usize> {
         (0..held.len()).filter(|at| held[*at].leaves.is_cancelled()).collect()
     }
 
@@ -123,7 +123,7 @@ mod tests {
     fn who_is_being_answered_stays_and_the_newcomer_is_turned_away() {
         let places = Places::default();
         let mut held = full(&places, None);
-        held.iter().for_each(Place::request_arrived);
+        held.iter().for_each(HeldPlace::request_arrived);
         assert!(places.take(None).is_none() && left(&held).is_empty());
         held.pop();
         assert!(places.take(None).is_some());
@@ -136,7 +136,7 @@ mod tests {
         let member: Vec<_> = (3..MOST).map(|_| places.take(Some(1000)).unwrap()).collect();
         let another = places.take(Some(0)).unwrap();
         assert_eq!((left(&root), left(&member)), (vec![], vec![0]));
-        member.iter().for_each(Place::request_arrived);
+        member.iter().for_each(HeldPlace::request_arrived);
         let one_more = places.take(Some(0)).unwrap();
         assert_eq!((left(&root), left(&member)), (vec![], vec![0, member.len() - 1]));
         assert!(places.take(Some(1000)).is_none(), "a user of many places took one of a user of few");
@@ -149,7 +149,7 @@ mod tests {
             steps in prop::collection::vec((0_u32..4, 0_u8..4), 0..400),
         ) {
             let places = Places::default();
-            let mut held: Vec<(u32, Place)> = Vec::new();
+            let mut held: Vec<(u32, HeldPlace)> = Vec::new();
             for (uid, step) in steps {
                 held.retain(|(_, place)| !place.leaves.is_cancelled());
                 let count = |uid: u32| held.iter().filter(|(holder, _)| *holder == uid).count();

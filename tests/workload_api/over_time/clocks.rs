@@ -15,6 +15,7 @@ use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::Spiffe
 use bonafide::endpoints::workload_socket::WorkloadServices;
 use bonafide::evidence::Credentials;
 use bonafide::readiness::Readiness;
+use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -23,6 +24,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::asking::asking;
 use crate::callers::FakeCallers;
@@ -47,7 +52,8 @@ fn dialer() -> PipeDialer {
 
 fn dialer_of(callers: FakeCallers) -> PipeDialer {
     let (acceptor, dialer) = pipe_acceptor();
-    let services = Arc::new(WorkloadServices::new(&Readiness::default()).unwrap());
+    let idle = door::limits().idle;
+    let services = Arc::new(WorkloadServices::new(&Readiness::default(), move || idle).unwrap());
     let protocol = Http2 { connections: Arc::new(callers), services };
     tokio::spawn(accept::serve(acceptor, Budgets::new(door::limits()), CancellationToken::new(), protocol));
     dialer
@@ -107,6 +113,64 @@ async fn idle(dialer: &PipeDialer) -> Connected {
 #[tokio::test(start_paused = true)]
 async fn a_connection_stays_for_two_minutes_without_a_stream() {
     assert!(about(120 + GRACE, kept(idle(&dialer()).await).await));
+}
+
+async fn in_time<T>(waited_for: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(3600), waited_for).await.expect("it never ends")
+}
+
+/// Attack 154.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_needs_no_identity_ends_after_two_minutes_and_a_workloads_stays() {
+    let dialer = dialer();
+    let mut svids = client(&dialer).await.fetch_x509svid(asking(X509svidRequest {})).await.unwrap().into_inner();
+    svids.message().await.unwrap().unwrap();
+    let start = Instant::now();
+    for service in ["", "nobody's"] {
+        let mut health = HealthClient::new(dialer.connect(process()).channel().await);
+        let question = HealthCheckRequest { service: service.to_owned() };
+        let mut watch = health.watch(question).await.unwrap().into_inner();
+        watch.message().await.unwrap().unwrap();
+        let since = Instant::now();
+        assert_eq!(in_time(watch.message()).await.unwrap_err().code(), Code::Unavailable);
+        assert!(about(120, since.elapsed()), "{:?}", since.elapsed());
+    }
+    let mut reflection = ServerReflectionClient::new(dialer.connect(process()).channel().await);
+    let unending = tokio_stream::pending::<ServerReflectionRequest>();
+    let mut answers = reflection.server_reflection_info(unending).await.unwrap().into_inner();
+    assert_eq!(in_time(answers.message()).await.unwrap_err().code(), Code::Unavailable);
+    assert!(about(360, start.elapsed()), "{:?}", start.elapsed());
+    assert!(svids.message().now_or_never().is_none(), "a stream of the Workload API ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_streams_ended_after_idle_closes_as_any_other() {
+    let dialer = dialer();
+    let watch =
+        [http2::beginning("/grpc.health.v1.Health/Watch", 1), http2::frame(kind::DATA, kind::END_STREAM, 1, &[0; 5])]
+            .concat();
+    let endless = http2::beginning("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 1);
+    for call in [watch, endless] {
+        let mut calling = dialer.connect(process());
+        calling.bytes.write_all(&[http2::hello(), call].concat()).await.unwrap();
+        let kept = in_time(kept(calling)).await;
+        assert!(about(120 + 120 + GRACE, kept), "{kept:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_ended_after_idle_make_room_although_their_callers_never_end_them() {
+    let channel = dialer().connect(process()).channel().await;
+    let mut reflection = ServerReflectionClient::new(channel.clone());
+    let mut all = Vec::new();
+    for _ in 0..door::limits().streams_per_connection {
+        let unending = tokio_stream::pending::<ServerReflectionRequest>();
+        all.push(reflection.server_reflection_info(unending).await.unwrap().into_inner());
+    }
+    for answers in &mut all {
+        assert_eq!(in_time(answers.message()).await.unwrap_err().code(), Code::Unavailable);
+    }
+    in_time(HealthClient::new(channel).check(HealthCheckRequest::default())).await.unwrap();
 }
 
 /// The payload of the next frame of this kind.

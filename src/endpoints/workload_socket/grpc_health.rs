@@ -14,13 +14,13 @@ use crate::readiness::Readiness;
 
 /// The health of one service and of the daemon, which are the same.
 #[derive(Debug)]
-pub(in crate::endpoints) struct GrpcHealth {
+pub(in crate::endpoints::workload_socket) struct GrpcHealth {
     service: &'static str,
     readiness: Readiness,
 }
 
 impl GrpcHealth {
-    pub(in crate::endpoints) fn of(service: &'static str, readiness: &Readiness) -> Self {
+    pub(in crate::endpoints::workload_socket) fn of(service: &'static str, readiness: &Readiness) -> Self {
         Self { service, readiness: readiness.clone() }
     }
 
