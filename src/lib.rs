@@ -33,7 +33,7 @@
 //! | look-up | resolves a path or hashes a file on a bounded thread | its thread |
 //! | upkeep of the authority, each step on a thread that serves nobody | takes keys from stage to stage, has what a tainted key signed renewed | a timer |
 //! | watches: clock, authority, data directory, memory, names, readiness, suppressed records | compare, report | a timer, a reason |
-//! | log writer, a thread | empties the queue of lines | a line |
+//! | log writer, a thread | empties the queues of lines, that of records first | a line |
 //!
 //! # Locks
 //!

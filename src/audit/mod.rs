@@ -108,8 +108,9 @@ impl Record {
 pub trait Sink: Send + Sync + std::fmt::Debug {
     /// Writes a record; never waits for the reader of the log. A refusal may be counted in a later record instead.
     ///
-    /// INVARIANT: when this returns for [`Event::Issued`], the kernel has the line, unless standard output accepts
-    /// none. So a credential that is sent afterwards has its record, even if the daemon is killed in between.
+    /// INVARIANT: when this returns for [`Event::Issued`], the kernel has the line, unless standard output accepts none at
+    /// present. So a credential that is sent afterwards has its record, even if the daemon is killed in between. While
+    /// standard output accepts none, the line waits in a queue that only records of credentials can fill.
     fn record(&self, record: Record);
 
     /// Its counters; zero for a sink that does not count.
