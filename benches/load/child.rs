@@ -154,8 +154,9 @@ where
     Ok(())
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, each once, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")).replace('\n', " ")
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string);
+    let told = |text: String, cause: String| if text.contains(&cause) { text } else { format!("{text}: {cause}") };
+    causes.fold(error.to_string(), told).replace('\n', " ")
 }
