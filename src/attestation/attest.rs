@@ -16,6 +16,9 @@ use crate::attestation::host::facts;
 use crate::attestation::host::facts::CgroupPosition;
 use crate::attestation::host::facts::HostNamespaces;
 use crate::attestation::host::facts::Observed;
+use crate::attestation::host::principal::Standing;
+use crate::attestation::host::principal::UserNamespace;
+use crate::attestation::host::principal::principal;
 use crate::attestation::host::sighting::Sighting;
 use crate::attestation::host::status::Status;
 
@@ -28,6 +31,7 @@ use crate::attestation::kernel::PidfdFacts;
 use crate::attestation::kernel::ProcDirectory;
 use crate::attestation::kernel::ProcFile;
 use crate::attestation::kernel::Process;
+use crate::attestation::kernel::Unanswered;
 use crate::attestation::pinned::PinId;
 use crate::attestation::pinned::PinnedProcess;
 use crate::attestation::pinned::agree;
@@ -43,10 +47,10 @@ use crate::attestation::source::Known;
 use crate::evidence::Accounts;
 use crate::evidence::Answer;
 use crate::evidence::EvidenceSet;
-use crate::evidence::Principal;
 use crate::evidence::Provider;
 use crate::evidence::Providers;
 use crate::evidence::SelectorKind;
+use crate::evidence::Undecided;
 use crate::evidence::WithheldBecause;
 
 /// Attests processes of one host.
@@ -101,14 +105,17 @@ impl Attestor {
             return Err(Contradiction::OutsidePidNamespace.into());
         }
         let directory = process.directory()?;
-        pidfd_facts(&*process)?;
+        let pidfd = pidfd_facts(&*process)?;
         let text = directory.read(ProcFile::Cgroup)?;
         let cgroups = Cgroups::parse(&text).map_err(|_| Contradiction::Malformed)?;
+        let namespace = self.user_namespace(&*directory)?;
         let (image, _) = image(&*directory)?;
         process.alive()?;
+        let path = self.path(&cgroups, pidfd.as_ref())?;
         let charged = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
-        let (principal, cgroup) = (Principal { uid: peer.uid, cgroup: charged }, cgroups.deciding());
-        let cgroup = cgroup.map_or("", |(path, _)| path).into();
+        let seen = Standing { uid: peer.uid, namespace, path: path.as_deref(), cgroup: charged };
+        let principal = principal(&seen, &self.host.subordinate_uids(), self.host.manager_root());
+        let cgroup = cgroups.deciding().map_or("", |(path, _)| path).into();
         let id = PinId(self.pinned.fetch_add(1, Ordering::Relaxed));
         let proven = Arc::default();
         Ok(PinnedProcess { process, id, image, principal, cgroup, proven })
@@ -247,11 +254,37 @@ impl Attestor {
         }
     }
 
+    /// The user namespace of a process, for the one who is charged.
+    ///
+    /// RACE: a process can enter a namespace after this, and leaves none: it stays with whom it was counted for. One that
+    /// enters it before this, after it connected, counts for the owner, who is itself or whoever gave it the namespace.
+    fn user_namespace(&self, directory: &dyn ProcDirectory) -> Result<UserNamespace, NotAttested> {
+        let Some(host) = self.host.namespace(Namespace::User) else { return Ok(UserNamespace::Unknown) };
+        let seen = match directory.namespace(Namespace::User) {
+            Ok(own) if own == host => return Ok(UserNamespace::Host),
+            Ok(_) => directory.user_namespace_owner(host),
+            Err(unanswered) => Err(unanswered),
+        };
+        match seen {
+            Ok(owner) => Ok(UserNamespace::Below { owner }),
+            Err(Unanswered::Gone) => Err(Unanswered::Gone.into()),
+            Err(Unanswered::Undecided(out_of @ (Undecided::OutOfDescriptors | Undecided::OutOfMemory))) => {
+                Err(out_of.into())
+            }
+            Err(Unanswered::Absent | Unanswered::Undecided(_)) => Ok(UserNamespace::Unknown),
+        }
+    }
+
+    /// The path of the deciding cgroup from the root of the hierarchy; `None` where it cannot be proven.
+    fn path(&self, cgroups: &Cgroups<'_>, pidfd: Option<&PidfdFacts>) -> Result<Option<String>, Undecided> {
+        let Some((shown, unified)) = cgroups.deciding() else { return Ok(None) };
+        self.host.anchored_cgroup(shown, pidfd.filter(|_| unified).map(|pidfd| pidfd.cgroup))
+    }
+
     fn place(&self, cgroups: &Cgroups<'_>, pidfd: Option<&PidfdFacts>) -> Result<CgroupPosition, NotAttested> {
-        let Some((shown, unified)) = cgroups.deciding() else { return Ok(CgroupPosition::NotAnchored { shown: None }) };
-        let id = pidfd.filter(|_| unified).map(|pidfd| pidfd.cgroup);
-        let Some(path) = self.host.anchored_cgroup(shown, id)? else {
-            return Ok(CgroupPosition::NotAnchored { shown: Some(shown.to_owned()) });
+        let Some(path) = self.path(cgroups, pidfd)? else {
+            let shown = cgroups.deciding().map(|(shown, _)| shown.to_owned());
+            return Ok(CgroupPosition::NotAnchored { shown });
         };
         let kind = cgroups.group(&path, self.host.manager_root()).map_err(|_| Contradiction::CgroupsDisagree)?;
         Ok(CgroupPosition::Anchored { path, kind })

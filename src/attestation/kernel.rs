@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::evidence::Credentials;
 use crate::evidence::Level;
+use crate::evidence::SubordinateUids;
 use crate::evidence::Undecided;
 
 /// Why the kernel did not answer a question about a process.
@@ -181,6 +182,13 @@ pub trait ProcDirectory: Send + Sync {
     /// [`Unanswered`]
     fn namespace(&self, namespace: Namespace) -> Result<u64, Unanswered>;
 
+    /// The owner of the outermost user namespace that the process is in below `host`, the inode of the host's: the uid of
+    /// whoever made it.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; also where the process is in no namespace below `host`.
+    fn user_namespace_owner(&self, host: u64) -> Result<u32, Unanswered>;
+
     /// The identity and metadata of the running executable.
     ///
     /// # Errors
@@ -269,4 +277,7 @@ pub trait Host: Send + Sync + fmt::Debug {
 
     /// The inode of the nearest ancestor of this v2 cgroup that root owns; 0 where it is unknown.
     fn charged_cgroup(&self, shown: &str) -> u64;
+
+    /// Whose the ranges of subordinate uids are now.
+    fn subordinate_uids(&self) -> Arc<SubordinateUids>;
 }

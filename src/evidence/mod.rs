@@ -7,6 +7,7 @@ pub mod evidence_set;
 pub mod principal;
 pub mod provider;
 pub mod selector;
+pub mod subordinate_uids;
 pub mod undecided;
 pub mod workload;
 
@@ -27,6 +28,8 @@ pub use provider::Providers;
 pub use selector::InvalidSelector;
 pub use selector::Selector;
 pub use selector::kind::SelectorKind;
+pub use subordinate_uids::RangeOwner;
+pub use subordinate_uids::SubordinateUids;
 pub use undecided::Undecided;
 pub use workload::Credentials;
 pub use workload::Level;

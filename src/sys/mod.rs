@@ -8,3 +8,4 @@ pub mod passed_descriptors;
 pub mod peer_groups;
 pub mod pidfd;
 pub mod readable;
+pub mod user_namespace;

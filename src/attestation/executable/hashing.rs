@@ -341,6 +341,10 @@ mod tests {
             Err(Unanswered::Absent)
         }
 
+        fn user_namespace_owner(&self, _: u64) -> Result<u32, Unanswered> {
+            Err(Unanswered::Absent)
+        }
+
         fn executable(&self) -> Result<FileIdentity, Unanswered> {
             Ok(self.identity)
         }

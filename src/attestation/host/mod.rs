@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod facts;
+pub mod principal;
 pub mod sighting;
 pub mod stat;
 pub mod status;

@@ -9,6 +9,8 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
 
 use rustix::io::Errno;
 
@@ -25,6 +27,7 @@ use crate::attestation::kernel::Unanswered;
 use crate::attestation::linux::cgroups::Hierarchy;
 use crate::attestation::linux::reference::Namespaces;
 use crate::evidence::Level;
+use crate::evidence::SubordinateUids;
 use crate::evidence::Undecided;
 
 /// This machine, as checked once at start: `/proc`, PID 1's root and namespaces, the cgroup hierarchy.
@@ -36,6 +39,7 @@ pub struct Linux {
     reference: Reference,
     namespaces: Namespaces,
     cgroups: Hierarchy,
+    subordinate_uids: RwLock<Arc<SubordinateUids>>,
 }
 
 impl Linux {
@@ -48,7 +52,8 @@ impl Linux {
         let level = reference::level(minimum)?;
         let reference::HostReference { reference, namespaces, root } = reference::find(&proc)?;
         let cgroups = Hierarchy::open(&proc, &root, namespaces.shares_cgroups())?;
-        Ok(Self { proc: Arc::new(proc), root, level, reference, namespaces, cgroups })
+        let subordinate_uids = RwLock::default();
+        Ok(Self { proc: Arc::new(proc), root, level, reference, namespaces, cgroups, subordinate_uids })
     }
 
     /// The peer of an accepted socket. Keeps one descriptor open until the value is dropped.
@@ -58,6 +63,11 @@ impl Linux {
     /// outside the daemon's PID namespace.
     pub fn peer(&self, socket: BorrowedFd<'_>) -> Result<LinuxProcess, Unanswered> {
         LinuxProcess::connected(self.proc.clone(), socket, self.level)
+    }
+
+    /// Replaces whose the ranges of subordinate uids are, for processes that are pinned from now on.
+    pub fn replace_subordinate_uids(&self, ranges: SubordinateUids) {
+        *self.subordinate_uids.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ranges);
     }
 
     /// Whether callers are compared with PID 1 or with the daemon.
@@ -113,6 +123,10 @@ impl Host for Linux {
 
     fn charged_cgroup(&self, shown: &str) -> u64 {
         self.cgroups.charged(shown)
+    }
+
+    fn subordinate_uids(&self) -> Arc<SubordinateUids> {
+        Arc::clone(&self.subordinate_uids.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -49,6 +49,9 @@ use crate::sys;
 /// How often the pidfd is polled where it cannot be registered with `epoll`.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// SPEC: user_namespaces(7): user namespaces are nested at most 32 deep.
+const MOST_USER_NAMESPACES: usize = 40;
+
 /// A process of this machine.
 #[derive(Debug)]
 pub struct LinuxProcess {
@@ -206,6 +209,10 @@ impl ProcDirectory for LinuxProcDirectory {
         namespace_of(&self.0, namespace).map_err(unanswered)
     }
 
+    fn user_namespace_owner(&self, host: u64) -> Result<u32, Unanswered> {
+        outermost_user_namespace_owner(&self.0, host).map_err(unanswered)
+    }
+
     fn executable(&self) -> Result<FileIdentity, Unanswered> {
         files::identity_at(&self.0, "exe", AtFlags::empty()).map_err(unanswered_link)
     }
@@ -246,6 +253,23 @@ pub(super) fn namespace_of(directory: &OwnedFd, namespace: Namespace) -> Result<
     let link = buffer.get(..length).and_then(|link| std::str::from_utf8(link).ok());
     let inode = link.and_then(|link| link.split_once(":[")?.1.strip_suffix(']')?.parse().ok());
     inode.ok_or(Errno::INVAL)
+}
+
+/// The owner of the outermost user namespace below `host` on the way up from that of an open `/proc/PID`.
+fn outermost_user_namespace_owner(directory: &OwnedFd, host: u64) -> Result<u32, Errno> {
+    let mut namespace = rustix::fs::openat(directory, "ns/user", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    for _ in 0..MOST_USER_NAMESPACES {
+        let parent = sys::user_namespace::parent(namespace.as_fd()).map_err(errno)?;
+        if rustix::fs::fstat(&parent)?.st_ino == host {
+            return sys::user_namespace::owner(namespace.as_fd()).map_err(errno);
+        }
+        namespace = parent;
+    }
+    Err(Errno::INVAL)
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 pub(super) fn open_directory(proc: &OwnedFd, pid: u32) -> Result<OwnedFd, Unanswered> {

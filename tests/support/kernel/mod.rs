@@ -9,6 +9,7 @@ mod files;
 mod peer;
 pub(crate) mod process;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -22,6 +23,8 @@ use bonafide::attestation::kernel::Process;
 use bonafide::attestation::kernel::Unanswered;
 use bonafide::evidence::Credentials;
 use bonafide::evidence::Level;
+use bonafide::evidence::RangeOwner;
+use bonafide::evidence::SubordinateUids;
 use bonafide::evidence::Undecided;
 
 use crate::kernel::cgroups::Cgroups;
@@ -50,6 +53,7 @@ struct Machine {
     files: Files,
     cgroups: Cgroups,
     faults: Faults,
+    subordinate_uids: Arc<SubordinateUids>,
     /// How many images and namespaces there were: each has its own number.
     made: u64,
     questions: u64,
@@ -127,6 +131,13 @@ impl FakeKernel {
         change(file);
         let running = machine.processes.iter_mut().filter(|process| process.file.identity.is_same_file(&identity));
         running.for_each(|process| change(&mut process.file));
+    }
+
+    /// Writes `/etc/subuid`: these are the ranges from now on, with the uid of whose each is.
+    pub(crate) fn write_subuid(&self, lines: &[(RangeInclusive<u32>, u32)]) {
+        let mut ranges = SubordinateUids::default();
+        lines.iter().for_each(|(uids, owner)| ranges.add(uids.clone(), RangeOwner::Uid(*owner)));
+        self.lock().subordinate_uids = Arc::new(ranges);
     }
 
     /// From now on every question is answered with this.
@@ -242,5 +253,9 @@ impl Host for FakeKernel {
 
     fn charged_cgroup(&self, shown: &str) -> u64 {
         self.lock().cgroups.charged(shown)
+    }
+
+    fn subordinate_uids(&self) -> Arc<SubordinateUids> {
+        self.lock().subordinate_uids.clone()
     }
 }

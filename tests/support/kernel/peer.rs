@@ -101,6 +101,11 @@ impl ProcDirectory for FakeDirectory {
         self.ask(Question::Namespaces, |process| process.namespaces.of(namespace))
     }
 
+    fn user_namespace_owner(&self, _: u64) -> Result<u32, Unanswered> {
+        let outermost = self.ask(Question::Namespaces, |process| process.user_namespace_owners.first().copied())?;
+        outermost.ok_or(Unanswered::Absent)
+    }
+
     fn executable(&self) -> Result<FileIdentity, Unanswered> {
         self.ask(Question::Executable, |process| process.file.identity)
     }

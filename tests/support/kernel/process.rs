@@ -41,6 +41,8 @@ pub(crate) struct FakeProcess {
     pub(crate) v1_cgroup: Option<String>,
     /// Those of its namespaces that are not the host's.
     pub(crate) own_namespaces: Vec<Namespace>,
+    /// Who made its user namespace, where that is not the host's and it is another one than its user.
+    pub(crate) user_namespace_of: Option<u32>,
 }
 
 impl Default for FakeProcess {
@@ -54,6 +56,7 @@ impl Default for FakeProcess {
             cgroup: "/system.slice/web.service".to_owned(),
             v1_cgroup: None,
             own_namespaces: Vec::new(),
+            user_namespace_of: None,
         }
     }
 }
@@ -148,8 +151,12 @@ impl FakePid {
     pub(crate) fn unshare(&self, kind: Namespace) {
         let mut machine = self.machine.lock().unwrap();
         let new = machine.new_namespace();
+        let process = &mut machine.processes[self.serial];
         if kind != Namespace::Pid {
-            machine.processes[self.serial].namespaces.set(kind, new);
+            process.namespaces.set(kind, new);
+        }
+        if kind == Namespace::User {
+            process.user_namespace_owners.push(process.uid);
         }
     }
 
@@ -202,6 +209,8 @@ pub(super) struct Running {
     pub(super) cgroup: String,
     pub(super) v1_cgroup: Option<String>,
     pub(super) namespaces: Namespaces,
+    /// Of each user namespace that it is in below the host's, the outermost first.
+    pub(super) user_namespace_owners: Vec<u32>,
     /// Changes with every exec.
     pub(super) image: u64,
     pub(super) exited: CancellationToken,
@@ -209,10 +218,26 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new(pid: u32, process: FakeProcess, file: File, namespaces: Namespaces, image: u64) -> Self {
-        let FakeProcess { uid, gid, groups, exe, root, cgroup, v1_cgroup, .. } = process;
+        let FakeProcess { uid, gid, groups, exe, root, cgroup, v1_cgroup, own_namespaces, user_namespace_of } = process;
         let exe = Path::new(exe).to_owned();
         let exited = CancellationToken::new();
-        Self { pid, uid, gid, groups, exe, root, file, cgroup, v1_cgroup, namespaces, image, exited }
+        let is_in_own = own_namespaces.contains(&Namespace::User);
+        let user_namespace_owners = is_in_own.then(|| user_namespace_of.unwrap_or(uid)).into_iter().collect();
+        Self {
+            pid,
+            uid,
+            gid,
+            groups,
+            exe,
+            root,
+            file,
+            cgroup,
+            v1_cgroup,
+            namespaces,
+            user_namespace_owners,
+            image,
+            exited,
+        }
     }
 
     pub(super) fn is_alive(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Attestation of real processes by the real kernel.
 
 mod executables;
+mod principals;
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
