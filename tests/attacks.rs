@@ -30,6 +30,8 @@ mod node;
 mod operators;
 #[path = "attacks/callers/pid_reuse.rs"]
 mod pid_reuse;
+#[path = "attacks/callers/principals.rs"]
+mod principals;
 #[path = "attacks/callers/process_identity.rs"]
 mod process_identity;
 #[path = "attacks/requests.rs"]

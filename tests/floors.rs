@@ -59,6 +59,7 @@ const PURE: &[&str] = &[
     "issuance/renewal",
     "names/book",
     "names/databases",
+    "names/subordinate",
     "policy/",
     "registration/entry.",
     "registration/entry_index",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::config::Config;
@@ -23,6 +24,7 @@ use crate::agent::watches::memory::return_memory;
 use crate::agent::watches::readiness::notify_systemd;
 use crate::agent::watches::readiness::report_readiness;
 use crate::attestation::kernel::Process;
+use crate::attestation::linux::Linux;
 use crate::endpoints::admin;
 use crate::endpoints::admin::doorkeeper::Doorkeeper;
 use crate::endpoints::admin::operators::Operators;
@@ -34,11 +36,15 @@ use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::transport::listener::NotBound;
 use crate::endpoints::transport::unix::UnixAcceptor;
 use crate::endpoints::workload_socket::WorkloadServices;
+use crate::names::NameService;
 use crate::names::SystemNames;
 use crate::names::look_up;
 use crate::readiness::Readiness;
 use crate::readiness::Reason;
 use crate::readiness::Severity;
+
+/// How long the first reading of `/etc/subuid` may hold up the start.
+const RANGES_WITHIN: Duration = Duration::from_millis(100);
 
 /// Serves until a signal or a failure.
 pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning> {
@@ -50,6 +56,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     let doors = Doors::bind(&config, &readiness).await?;
     setup.sockets = doors.status.clone();
     let _admin_group = doors.admin_group;
+    let names = setup.names.clone();
     let (stop, authority, clock) = (setup.parts.stop.clone(), setup.parts.authority.clone(), setup.parts.clock.clone());
     let mut node = Node::build(setup);
     let budgets = node.budgets.clone();
@@ -59,6 +66,7 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     node.spawn_until_stop(watch_data_dir(unwritable));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });
     let operators = Operators::new(doors.doorkeeper, &linux);
+    follow_subordinate_uids(&mut node, names, linux.clone()).await;
     let identify =
         Arc::new(move |socket: BorrowedFd<'_>| linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>));
     let acceptor = UnixAcceptor::new(doors.workload, identify, readiness.clone())
@@ -81,6 +89,18 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     drop(starting);
     node.spawn_until_stop(report_readiness(readiness));
     Ok(node.run_until_stopped().await?)
+}
+
+/// Charges callers by `/etc/subuid`. Returns when it was read, or after a moment: no file system holds up the start.
+async fn follow_subordinate_uids(node: &mut Node, names: Arc<NameService>, linux: Arc<Linux>) {
+    let read = Arc::new(Notify::new());
+    let is_read = Arc::clone(&read);
+    let publish = move |ranges| {
+        linux.replace_subordinate_uids(ranges);
+        is_read.notify_one();
+    };
+    node.spawn_until_stop(async move { names.follow_subordinate_uids(publish).await });
+    let _in_time = tokio::time::timeout(RANGES_WITHIN, read.notified()).await;
 }
 
 /// Sockets that are bound and not served yet.

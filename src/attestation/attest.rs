@@ -16,7 +16,7 @@ use crate::attestation::host::facts;
 use crate::attestation::host::facts::CgroupPosition;
 use crate::attestation::host::facts::HostNamespaces;
 use crate::attestation::host::facts::Observed;
-use crate::attestation::host::principal::Standing;
+use crate::attestation::host::principal::Seen;
 use crate::attestation::host::principal::UserNamespace;
 use crate::attestation::host::principal::principal;
 use crate::attestation::host::sighting::Sighting;
@@ -113,7 +113,7 @@ impl Attestor {
         process.alive()?;
         let path = self.path(&cgroups, pidfd.as_ref())?;
         let charged = cgroups.unified().map_or(0, |shown| self.host.charged_cgroup(shown));
-        let seen = Standing { uid: peer.uid, namespace, path: path.as_deref(), cgroup: charged };
+        let seen = Seen { uid: peer.uid, namespace, path: path.as_deref(), cgroup: charged };
         let principal = principal(&seen, &self.host.subordinate_uids(), self.host.manager_root());
         let cgroup = cgroups.deciding().map_or("", |(path, _)| path).into();
         let id = PinId(self.pinned.fetch_add(1, Ordering::Relaxed));

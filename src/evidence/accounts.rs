@@ -105,6 +105,11 @@ impl Accounts {
         self.groups.get(&gid).map_or(&[], Vec::as_slice)
     }
 
+    /// The users, with the uid of each.
+    pub fn users(&self) -> impl Iterator<Item = (u32, &Arc<str>)> {
+        self.users.iter().flat_map(|(uid, names)| names.iter().map(|name| (*uid, name)))
+    }
+
     /// The id of a name; `None` where it does not exist or is open.
     #[must_use]
     pub fn id_of(&self, name: &AccountName) -> Option<u32> {

@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_range_within_a_range_counts_for_the_outer_owner_and_a_circle_for_nobody_known() {
-        let ranges = ranges(&[(100_000..=165_535, 1000), (300_000..=300_009, 100_005), (7..=7, 8), (8..=8, 7), (9..=9, 9)]);
+        let ranges =
+            ranges(&[(100_000..=165_535, 1000), (300_000..=300_009, 100_005), (7..=7, 8), (8..=8, 7), (9..=9, 9)]);
         assert_eq!(ranges.charged(300_001), Some(1000));
         assert_eq!(ranges.charged(7), None);
         assert_eq!(ranges.charged(9), Some(9), "its own uid is in its own range");

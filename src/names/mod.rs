@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`book`] | the answers with their age: which question is due, which names are open, purely |
 //! | [`databases`] | the text of `passwd`, `group` and `nsswitch.conf` |
+//! | [`subordinate`] | the text of `/etc/subuid`, and whose its ranges are, purely |
 //! | [`source`] | the trait of a name service, and its answers |
 //! | [`service`] | the task that asks, records and publishes |
 //! | `askers` | the bounded threads that may block in a name service |
@@ -22,6 +23,7 @@ pub mod book;
 pub mod databases;
 pub mod service;
 pub mod source;
+pub mod subordinate;
 pub mod system;
 
 mod askers;

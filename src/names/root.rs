@@ -25,6 +25,9 @@ pub(super) const FIRST_ROOT: &str = "/proc/1/root";
 /// What the answers of a name service depend on, besides the services themselves.
 pub(super) const FILES: [&str; 3] = ["passwd", "group", "nsswitch.conf"];
 
+/// The ranges of uids that users may map into their namespaces.
+pub(super) const SUBORDINATE_UIDS: &str = "subuid";
+
 /// A larger database is not read.
 const LARGEST: u64 = 64 << 20;
 
@@ -119,17 +122,28 @@ impl HostDatabases {
     }
 }
 
-fn open_all(root: RootOf) -> Result<[Option<(File, Version)>; 3], NoDatabases> {
+/// The text of `/etc/subuid` of this root; empty where there is none. May block in a file system.
+pub(super) fn subordinate_uids(root: RootOf) -> Result<Vec<u8>, NoDatabases> {
+    let Some(etc) = open_etc(root)? else { return Ok(Vec::new()) };
+    let file = open(&etc, SUBORDINATE_UIDS, root)?;
+    file.map_or_else(|| Ok(Vec::new()), |(file, _)| whole(file))
+}
+
+fn open_etc(root: RootOf) -> Result<Option<OwnedFd>, NoDatabases> {
     let etc = match root {
         RootOf::Daemon => rustix::fs::openat(CWD, "/etc", DIRECTORY, Mode::empty()),
         RootOf::FirstProcess => rustix::fs::open(FIRST_ROOT, DIRECTORY, Mode::empty())
             .and_then(|first| rustix::fs::openat(first, "etc", DIRECTORY | OFlags::NOFOLLOW, Mode::empty())),
     };
-    let etc = match etc {
-        Ok(etc) => etc,
-        Err(Errno::NOENT) => return Ok([None, None, None]),
-        Err(errno) => return Err(why(errno)),
-    };
+    match etc {
+        Ok(etc) => Ok(Some(etc)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(why(errno)),
+    }
+}
+
+fn open_all(root: RootOf) -> Result<[Option<(File, Version)>; 3], NoDatabases> {
+    let Some(etc) = open_etc(root)? else { return Ok([None, None, None]) };
     let [passwd, group, nsswitch] = FILES.map(|name| open(&etc, name, root));
     Ok([passwd?, group?, nsswitch?])
 }

@@ -41,6 +41,10 @@ pub trait NameSource: Send + Sync + fmt::Debug {
     /// Asks for the id of a name. The future may never resolve; it blocks no thread of the runtime.
     fn ask(self: Arc<Self>, name: AccountName) -> BoxFuture<'static, NameReply>;
 
-    /// Notifies `changed` at every change of the local databases. Never ends, and may block in a file system.
+    /// The text of `/etc/subuid`; `None` where it cannot be read now. Without such a file it is empty. The future may never
+    /// resolve; it blocks no thread of the runtime.
+    fn subordinate_uids(self: Arc<Self>) -> BoxFuture<'static, Option<Vec<u8>>>;
+
+    /// Notifies `changed` at every change of the local databases and of `/etc/subuid`. Never ends, and may block in a file system.
     fn follow(self: Arc<Self>, changed: Arc<Notify>) -> BoxFuture<'static, ()>;
 }

@@ -103,14 +103,27 @@ impl NameSource for SystemNames {
         .boxed()
     }
 
+    fn subordinate_uids(self: Arc<Self>) -> BoxFuture<'static, Option<Vec<u8>>> {
+        async move {
+            let source = Arc::clone(&self);
+            // Where PID 1's root cannot be read, the daemon's own is the reference: it limits, and gives nobody anything.
+            let root = move || match source.root() {
+                Err(NoDatabases::NotReadable) => Ok(RootOf::Daemon),
+                root => root,
+            };
+            self.readers.run(move || root().and_then(root::subordinate_uids).ok()).await
+        }
+        .boxed()
+    }
+
     fn follow(self: Arc<Self>, changed: Arc<Notify>) -> BoxFuture<'static, ()> {
         async move {
             let etc = match self.root() {
                 Ok(RootOf::FirstProcess) => Path::new(FIRST_ROOT).join("etc"),
                 _ => "/etc".into(),
             };
-            let files = root::FILES.map(|file| Watched::File(etc.join(file)));
-            let mut watch = FileWatch::polling(files.to_vec());
+            let files = root::FILES.into_iter().chain([root::SUBORDINATE_UIDS]);
+            let mut watch = FileWatch::polling(files.map(|file| Watched::File(etc.join(file))).collect());
             loop {
                 watch.changed().await;
                 changed.notify_one();

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use crate::node::HONEST;
 use crate::node::Node;
 use crate::node::PYTHON;
+use crate::principals::MOST;
+use crate::principals::release;
 
 /// An entry of each of these users.
 fn named(users: &[&str]) -> String {
@@ -292,4 +294,25 @@ fn attack_35_names_that_the_daemon_cannot_read_are_withheld() {
     let with_less = ["setpriv", "--bounding-set", "-all,+setuid,+setgid", PYTHON];
     assert_eq!(node.gets_by(&with_less, HONEST), "identity", "by its uid");
     eventually("a warning", || node.daemon.log().contains("the daemon cannot read the names of PID 1's root"));
+}
+
+/// Defence: `names::subordinate` gives the range to whoever has the name now. If it is read once, the uid of the range is
+/// kept out by the connections of somebody who has no range any more.
+#[test]
+fn attack_153_a_range_of_etc_subuid_counts_for_whoever_has_its_name_now() {
+    const TEST: &str = "attack_153_a_range_of_etc_subuid_counts_for_whoever_has_its_name_now";
+    let machine = Machine::new();
+    machine.write_passwd(&[("zoe", 41_002)]);
+    let tables = format!(
+        "[[workload]]\nid = \"/hers\"\nselectors = [\"unix:uid:500001\"]\n[limits]\nconnections_per_caller = {MOST}\n"
+    );
+    let with_ranges = "printf 'zoe:500000:65536\\n' > /etc/subuid && exec \"$@\"";
+    let Some(on) = machine.start_by(TEST, with_ranges, &tables) else { return };
+    on.comes_to_get(500_001, "identity");
+    let command = [&on.inside()[..], &[PYTHON.to_owned()]].concat();
+    let holder = on.node.holder(&command, "become(41002)");
+    on.comes_to_get(500_001, "nothing");
+    machine.write_passwd(&[("zoe", 41_003)]);
+    on.comes_to_get(500_001, "identity");
+    release(holder);
 }

@@ -5,7 +5,7 @@ use crate::evidence::SubordinateUids;
 
 /// What decides who is charged for a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing<'a> {
+pub struct Seen<'a> {
     /// Its uid, in the host's user namespace.
     pub uid: u32,
     /// Its user namespace.
@@ -38,7 +38,7 @@ pub enum UserNamespace {
 /// namespace. Root's namespaces are as they are: its containers have cgroups that only root can make, and with the uid alone
 /// one of them would use up the share of all.
 #[must_use]
-pub fn principal(seen: &Standing<'_>, ranges: &SubordinateUids, manager: &str) -> Principal {
+pub fn principal(seen: &Seen<'_>, ranges: &SubordinateUids, manager: &str) -> Principal {
     let own = match seen.namespace {
         UserNamespace::Host | UserNamespace::Below { owner: 0 } => seen.uid,
         UserNamespace::Below { owner } => owner,
@@ -72,7 +72,7 @@ mod tests {
         let mut ranges = SubordinateUids::default();
         ranges.add(100_000..=165_535, RangeOwner::Uid(1000));
         ranges.add(200_000..=265_535, RangeOwner::Unknown);
-        principal(&Standing { uid, namespace, path: Some(path), cgroup: 47 }, &ranges, "")
+        principal(&Seen { uid, namespace, path: Some(path), cgroup: 47 }, &ranges, "")
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
             (Some("/"), "", false),
             (None, "", false),
         ] {
-            let seen = Standing { uid: 7, namespace: HOST, path, cgroup: 47 };
+            let seen = Seen { uid: 7, namespace: HOST, path, cgroup: 47 };
             let expected = Principal { uid: 7, cgroup: if alone { 0 } else { 47 } };
             assert_eq!(principal(&seen, &SubordinateUids::default(), manager), expected, "{path:?} {manager}");
         }

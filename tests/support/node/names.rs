@@ -141,6 +141,10 @@ impl NameSource for FakeNames {
         .boxed()
     }
 
+    fn subordinate_uids(self: Arc<Self>) -> BoxFuture<'static, Option<Vec<u8>>> {
+        async { Some(Vec::new()) }.boxed()
+    }
+
     fn follow(self: Arc<Self>, changed: Arc<Notify>) -> BoxFuture<'static, ()> {
         async move {
             loop {
