@@ -66,11 +66,12 @@ pub(in crate::agent) async fn serve(prepared: Prepared) -> Result<(), NotRunning
     node.spawn_until_stop(watch_data_dir(unwritable));
     node.spawn_until_stop(async move { journal.flush_suppressed().await });
     let operators = Operators::new(doors.doorkeeper, &linux);
-    follow_subordinate_uids(&mut node, names, linux.clone()).await;
+    let host = linux.clone();
     let identify =
         Arc::new(move |socket: BorrowedFd<'_>| linux.peer(socket).map(|process| Arc::new(process) as Arc<dyn Process>));
     let acceptor = UnixAcceptor::new(doors.workload, identify, readiness.clone())
         .map_err(|why| refused("no descriptor is left", &why))?;
+    follow_subordinate_uids(&mut node, names, host).await;
     node.serve(acceptor, Arc::new(services));
     node.spawn_until_stop(admin::server::serve(doors.admin, operators, node.operations.clone()));
     if let Some(door) = doors.health {

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
@@ -139,11 +140,19 @@ fn attack_72_a_daemon_out_of_descriptors_closes_newcomers_and_rests() {
             "skipped: attack_72_a_daemon_out_of_descriptors_closes_newcomers_and_rests: the daemon is closed to all but root"
         );
     }
-    let first_free = || {
+    let open = || -> HashSet<u64> {
         let open = fs::read_dir(&directory).unwrap();
-        let open: HashSet<u64> =
-            open.map(|open| open.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
-        (0..).find(|descriptor| !open.contains(descriptor))
+        open.map(|open| open.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    };
+    // The reserve is closed for a moment whenever somebody is turned away.
+    let is_reserve = |descriptor: &u64| {
+        let link = fs::read_link(format!("{directory}/{descriptor}"));
+        *descriptor > 2 && link.is_ok_and(|link| link == Path::new("/dev/null"))
+    };
+    let reserve = open().into_iter().find(is_reserve);
+    let first_free = || {
+        let open = open();
+        (0..).find(|descriptor| !open.contains(descriptor) && Some(*descriptor) != reserve)
     };
     let pid = rustix::process::Pid::from_raw(daemon.pid().try_into().unwrap());
     let limit_to = |current| {
