@@ -337,7 +337,13 @@ impl NodeState {
         };
         let Attestation { proof, changes } = self.parts.attestor.attest(process, &wants, entries.accounts())?;
         self.latencies.took(begun.elapsed());
-        Ok((decide(&proof, rulebook, self.name(), self.now()), proof.epoch(), changes))
+        let mut decision = decide(&proof, rulebook, self.name(), self.now());
+        if !further.is_empty() {
+            // Whoever asks for everything sees the groups that no entry can use, too.
+            let evidence = proof.evidence().clone();
+            decision.trace = Arc::new(Trace { evidence, ..Trace::clone(&decision.trace) });
+        }
+        Ok((decision, proof.epoch(), changes))
     }
 
     /// Decides for a single call, which waits for pending evidence as a first answer does; of a request for one identity,

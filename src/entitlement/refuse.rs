@@ -28,7 +28,8 @@ impl NodeState {
         let refusal = Refusal { cause: why.into(), trace: None, seen, peer, level, at: seconds(self.now()) };
         let (id, denied) = (self.name(), matches!(refusal.cause, RefusalCause::Denied(_)));
         self.parts.audit.record(refusal.record(id));
-        self.refusals.keep(id, Principal { uid: peer.uid, cgroup: 0 }, refusal);
+        let uid = self.parts.attestor.host().subordinate_uids().charged(peer.uid);
+        self.refusals.keep(id, uid.map_or(Principal::COMMON, Principal::of_uid), refusal);
         if denied { Ended::Denied(id) } else { Ended::Undecided(id) }
     }
 

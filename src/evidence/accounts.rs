@@ -110,6 +110,11 @@ impl Accounts {
         self.users.iter().flat_map(|(uid, names)| names.iter().map(|name| (*uid, name)))
     }
 
+    /// The ids of the groups.
+    pub fn group_ids(&self) -> impl Iterator<Item = u32> {
+        self.groups.keys().copied()
+    }
+
     /// The id of a name; `None` where it does not exist or is open.
     #[must_use]
     pub fn id_of(&self, name: &AccountName) -> Option<u32> {

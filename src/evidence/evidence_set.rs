@@ -133,9 +133,63 @@ pub struct EvidenceSet {
     /// By provider, without the kernel. A provider that is not listed was not asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     answers: Vec<(Provider, Answer)>,
+    /// How many supplementary groups of the process are not among the facts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    further_groups: usize,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// So many supplementary groups are kept that no entry can use.
+const MOST_UNUSED_GROUPS: usize = 32;
+
 impl EvidenceSet {
+    /// What is kept of it after a decision: of the supplementary groups those that `is_used` names, the first 32 of the
+    /// others, and how many more there were.
+    ///
+    /// SECURITY: a process has up to 65,536 groups, and a user chooses those of a namespace of its own. Every live stream
+    /// and every refusal keeps its evidence.
+    #[must_use]
+    pub fn to_keep(&self, is_used: impl Fn(u32) -> bool) -> Self {
+        let mut unused = 0;
+        let is_kept = |fact: &&Fact| match fact.selector {
+            Selector::UnixSupplementaryGid(gid) if !is_used(gid) => {
+                unused += 1;
+                unused <= MOST_UNUSED_GROUPS
+            }
+            _ => true,
+        };
+        let mut facts: Vec<_> = self.facts.iter().filter(is_kept).cloned().collect();
+        facts.shrink_to_fit();
+        let further_groups = self.further_groups + unused.saturating_sub(MOST_UNUSED_GROUPS);
+        Self { facts, withheld: self.withheld.clone(), answers: self.answers.clone(), further_groups }
+    }
+
+    /// How many supplementary groups of the process are not among the facts. No entry could use them.
+    #[must_use]
+    pub fn further_groups(&self) -> usize {
+        self.further_groups
+    }
+
+    /// Records that there are so many more supplementary groups than the facts name.
+    pub fn leave_out_groups(&mut self, groups: usize) {
+        self.further_groups = groups;
+    }
+
+    /// How many bytes of the heap it takes; texts that it shares with others are counted as its own.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let facts = self.facts.capacity() * size_of::<Fact>();
+        let selectors: usize = self.facts.iter().map(|fact| fact.selector.heap_bytes()).sum();
+        let withheld = self.withheld.capacity() * size_of::<Withheld>();
+        let seen: usize =
+            self.withheld.iter().filter_map(|withheld| withheld.seen.as_ref()).map(String::capacity).sum();
+        facts + selectors + withheld + seen + self.answers.capacity() * size_of::<(Provider, Answer)>()
+    }
+
     /// Adds a proven fact.
     ///
     /// SECURITY: one whose text can stand for other values is withheld, whatever its source. A value that was not UTF-8
@@ -254,6 +308,23 @@ impl EvidenceSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_nine_thousand_groups_those_are_kept_that_are_used_and_a_few_more_and_the_rest_is_counted() {
+        let mut evidence = EvidenceSet::example(&["unix:uid:1000", "unix:gid:7", "systemd:id:web.service"]);
+        for gid in 0..9000 {
+            evidence.prove(Selector::UnixSupplementaryGid(gid), Grade::Kernel, Source::Status);
+        }
+        let kept = evidence.to_keep(|gid| gid >= 8998);
+        let groups = kept.facts().iter().filter(|fact| fact.selector.kind() == SelectorKind::UnixSupplementaryGid);
+        assert_eq!((groups.count(), kept.further_groups()), (34, 8966));
+        assert!(kept.holds(&Selector::UnixSupplementaryGid(8999)) && kept.holds(&Selector::UnixGid(7)));
+        assert!(kept.heap_bytes() < 4096, "{} bytes", kept.heap_bytes());
+        assert!(evidence.heap_bytes() > 9000 * size_of::<u32>(), "{} bytes", evidence.heap_bytes());
+        assert_eq!(kept.to_keep(|gid| gid >= 8998), kept);
+        let few = EvidenceSet::example(&["unix:uid:1000", "unix:supplementary_gid:5"]);
+        assert_eq!(few.to_keep(|_| false), few);
+    }
 
     #[test]
     fn a_path_or_a_hash_is_claimed_whatever_found_it() {

@@ -31,6 +31,11 @@ pub struct HeldBack {
 /// A caller that is not affected must not be woken.
 #[must_use]
 pub fn is_affected(trace: &Trace, old: &Rulebook, new: &Rulebook) -> bool {
+    // Groups that no entry named before were not kept.
+    let names_more = || !new.entries().named_groups().is_subset(old.entries().named_groups());
+    if trace.evidence.further_groups() > 0 && names_more() {
+        return true;
+    }
     let evidence = with_account_names_of(&trace.evidence, new.entries());
     !new.entries().wants(&evidence).is_empty() || {
         let after = verdict(trace.level, &evidence, new);
@@ -65,6 +70,7 @@ pub fn held_back<'t>(live: impl IntoIterator<Item = &'t Trace>, old: &Rulebook, 
 fn with_account_names_of(evidence: &EvidenceSet, index: &EntryIndex) -> EvidenceSet {
     let accounts = index.accounts();
     let mut renamed = EvidenceSet::default();
+    renamed.leave_out_groups(evidence.further_groups());
     for withheld in evidence.withheld().iter().filter(|withheld| withheld.because != NamesNotReadable) {
         renamed.withhold(withheld.kind, withheld.seen.clone(), withheld.because);
     }
@@ -203,6 +209,26 @@ mod tests {
     }
 
     /// The trace of a process of uid 2 and this gid, decided by `rulebook` on its names.
+    #[test]
+    fn a_caller_with_many_groups_is_affected_by_whatever_names_another_group() {
+        let crowd = (0..9000).map(|gid| format!("unix:supplementary_gid:{gid}")).collect::<Vec<_>>();
+        let selectors: Vec<&str> = crowd.iter().map(String::as_str).chain(["unix:uid:1000"]).collect();
+        let caller = Attested::example(Level::Full, EvidenceSet::example(&selectors));
+        let with = |gids: &[u32]| {
+            let entry = |(place, gid): (u32, &u32)| {
+                Entry::example(place, &format!("/{gid}"), &["unix:uid:1000", &format!("unix:supplementary_gid:{gid}")])
+            };
+            Rulebook::example((0..).zip(gids).map(entry).collect())
+        };
+        let old = with(&[8000]);
+        let trace = decide(&caller, &old, DecisionId([0; 6]), SystemTime::UNIX_EPOCH).trace;
+        assert!(trace.heap_bytes() < 4096, "{} bytes", trace.heap_bytes());
+        assert_eq!(redecide(&trace, &old).grants.len(), 1, "the group that gave it the identity is kept");
+        assert!(is_affected(&trace, &old, &with(&[8000, 8500])), "nobody kept whether it has the group 8500");
+        assert!(!is_affected(&trace, &old, &with(&[8000])));
+        assert!(is_affected(&trace, &old, &with(&[])));
+    }
+
     fn named_caller(gid: u32, rulebook: &Rulebook) -> Arc<Trace> {
         let mut evidence = EvidenceSet::default();
         evidence.prove(Selector::UnixUid(2), Grade::Kernel, Source::Credentials);

@@ -134,7 +134,7 @@ pub struct Trace {
     pub peer: Credentials,
     /// The level at which the process was pinned.
     pub level: Level,
-    /// The evidence about the process.
+    /// The evidence about the process, without the groups that no entry can use.
     pub evidence: EvidenceSet,
     /// The time of the decision.
     pub at: SystemTime,
@@ -194,7 +194,7 @@ pub fn decide(caller: &Attested, rulebook: &Rulebook, id: DecisionId, now: Syste
     let trace = Arc::new(Trace {
         peer: caller.peer(),
         level: caller.level(),
-        evidence: caller.evidence().clone(),
+        evidence: caller.evidence().to_keep(|gid| rulebook.entries().named_groups().contains(&gid)),
         at: now,
         rulebook_epoch: rulebook.epoch(),
         looked_at: candidates.len(),
@@ -312,7 +312,24 @@ fn open_grants(level: Level, evidence: &EvidenceSet, rulebook: &Rulebook, grants
     open
 }
 
+impl Trace {
+    /// How many bytes of the heap it takes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let considered: usize = self.considered.iter().map(Considered::heap_bytes).sum();
+        self.evidence.heap_bytes() + self.considered.capacity() * size_of::<Considered>() + considered
+    }
+}
+
 impl Considered {
+    fn heap_bytes(&self) -> usize {
+        let origins = [Some(&self.origin), self.earlier.as_ref()].into_iter().flatten().map(Origin::heap_bytes);
+        let selectors = self.lacking.capacity() * size_of::<Selector>();
+        let lacking: usize = self.lacking.iter().map(Selector::heap_bytes).sum();
+        let lost = self.lost.iter().map(|lost| size_of::<String>() + lost.capacity()).sum::<usize>();
+        self.id.capacity() + origins.sum::<usize>() + selectors + lacking + lost
+    }
+
     /// Whether the entry matches and was not set aside.
     #[must_use]
     pub fn matches(&self) -> bool {

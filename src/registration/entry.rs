@@ -54,6 +54,15 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// How many bytes of the heap its texts take.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::File { file, .. } => file.capacity(),
+            Self::Server { server, entry } => server.capacity() + entry.capacity(),
+        }
+    }
+
     /// The file and the line of an entry from a file.
     #[must_use]
     pub fn file_and_line(&self) -> Option<(&Path, u32)> {

@@ -30,6 +30,8 @@ pub struct EntryIndex {
     groups: KernelGroups,
     federated: BTreeSet<TrustDomain>,
     accounts: Accounts,
+    /// The groups that an entry names, by gid or by a name that has it now.
+    named_groups: BTreeSet<u32>,
 }
 
 /// The entries that need facts of providers other than the kernel, grouped by their kernel selectors.
@@ -96,7 +98,12 @@ impl EntryIndex {
         }
         let groups = KernelGroups::of(&entries, &frequencies, &accounts);
         let federated = entries.iter().flat_map(|entry| entry.federates_with.iter().cloned()).collect();
-        Self { by_rarest, groups, federated, accounts, entries }
+        let gids = entries.iter().flat_map(|entry| &entry.selectors).filter_map(|selector| match selector {
+            Selector::UnixSupplementaryGid(gid) => Some(*gid),
+            _ => None,
+        });
+        let named_groups = gids.chain(accounts.group_ids()).collect();
+        Self { by_rarest, groups, federated, accounts, named_groups, entries }
     }
 
     /// All entries: larger priority first, then order.
@@ -109,6 +116,12 @@ impl EntryIndex {
     #[must_use]
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
+    }
+
+    /// The supplementary groups that an entry can use.
+    #[must_use]
+    pub fn named_groups(&self) -> &BTreeSet<u32> {
+        &self.named_groups
     }
 
     /// The foreign trust domains that at least one entry federates with.

@@ -222,6 +222,29 @@ async fn attack_75_callers_that_never_read_cost_one_update_each() {
     is_served(&daemon);
 }
 
+/// Defences: `EvidenceSet::to_keep` leaves out the groups that no entry can use; `Refusals` keeps at most 16 MiB. Without both,
+/// these refusals take 50 MiB.
+#[test]
+fn attack_153_refusals_of_callers_with_nine_thousand_groups_take_little_memory() {
+    let Some(node) = Node::start("attack_153_refusals_of_callers_with_nine_thousand_groups_take_little_memory") else {
+        return;
+    };
+    let refused = |uid: u32| {
+        let crowd = format!(
+            "os.setgroups(range(100000, 109000)); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})\n\
+             for _ in range(16):\n s = connect(); say(s, HELLO + request()); assert answered(s) == 'nothing'\n\
+             print('refused', flush=True)"
+        );
+        assert_eq!(node.gets(&crowd), "refused");
+    };
+    refused(41_010);
+    let before = resident(&node.daemon);
+    (41_011..41_019).for_each(refused);
+    let grown = resident(&node.daemon).saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} KiB more");
+    assert_eq!(node.gets(HONEST), "identity");
+}
+
 /// Defence: `DaemonLog::lets_through`. If it passes the HTTP/2 library's warnings, each of these frames is a log line.
 #[test]
 fn attack_79_no_http2_frame_of_a_client_writes_a_log_line() {

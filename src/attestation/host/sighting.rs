@@ -50,6 +50,13 @@ impl Sighting {
         *self == Self::default()
     }
 
+    /// How many bytes of the heap it takes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let texts = [&self.program, &self.cgroup, &self.unit].into_iter().flatten().chain(&self.cgroups);
+        texts.map(String::capacity).sum::<usize>() + self.cgroups.capacity() * size_of::<String>()
+    }
+
     /// Adds the executable.
     #[must_use]
     pub fn with_program(self, link: &Path) -> Self {

@@ -156,6 +156,10 @@ fn evidence(evidence: &EvidenceSet) -> String {
         let gap = if selector.chars().count() > SELECTOR { format!("\n  {:SELECTOR$}", "") } else { String::new() };
         text += &format!("  {selector:<SELECTOR$}{gap} {how}\n");
     }
+    if evidence.further_groups() > 0 {
+        let line = format!("and {} more supplementary groups, which no entry named", evidence.further_groups());
+        text += &format!("  {}\n", wrap(&line, 2, 4));
+    }
     if evidence.facts().iter().any(|fact| fact.grade == Grade::Claimed) {
         text += &format!("  {}\n", wrap(CLAIMED, 2, 4));
     }
@@ -273,7 +277,8 @@ mod tests {
                           { "selector": "unix:sha256:abababababababababababababababababababababababababababababababab", "grade": "claimed", "source": "executable_bytes" },
                           { "selector": "cgroup:/system.slice/a-unit-of-a-rather-long-name.service",
                             "grade": "kernel", "source": "cgroup" }],
-                "withheld": [{ "kind": "UnixPath", "seen": "/tmp/\u{202e}x", "because": "path_is_another_file" }]
+                "withheld": [{ "kind": "UnixPath", "seen": "/tmp/\u{202e}x", "because": "path_is_another_file" }],
+                "further_groups": 8966
             },
             "entries": 5,
             "considered": [{ "id": "spiffe://example.org/web", "origin": { "file": "/etc/b.toml", "line": 9 },
@@ -294,6 +299,7 @@ mod tests {
             "claimed  executable bytes\n",
             "  claimed: chosen by whoever starts the process. It tells the programs of one\n    user apart",
             "a-unit-of-a-rather-long-name.service\n                                                kernel   cgroup\n",
+            "  and 8966 more supplementary groups, which no entry named\n",
             "  and 4 more, which lack as much or more\n",
             "unix:path /tmp/\\u{202e}x withheld: this path on the host is not the file",
             "spiffe://example.org/web (/etc/b.toml:9)\n      lacks unix:path:/usr/bin/web\n",

@@ -190,6 +190,24 @@ impl Selector {
         matches!(self, Self::UnixPath(_) | Self::UnixSha256(_))
     }
 
+    /// How many bytes of the heap its texts take.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        /// The counters of an `Arc`.
+        const COUNTERS: usize = 2 * size_of::<usize>();
+        match self {
+            Self::UnixUser(text)
+            | Self::UnixGroup(text)
+            | Self::UnixSupplementaryGroup(text)
+            | Self::UnixPath(text)
+            | Self::SystemdId(text)
+            | Self::SystemdSlice(text)
+            | Self::Cgroup(text) => COUNTERS + text.len(),
+            Self::Other { kind, value } => 2 * COUNTERS + kind.len() + value.len(),
+            Self::UnixUid(_) | Self::UnixGid(_) | Self::UnixSupplementaryGid(_) | Self::UnixSha256(_) | Self::Host => 0,
+        }
+    }
+
     /// Whether its value can be told from every other by its text.
     #[must_use]
     pub fn is_printable(&self) -> bool {
