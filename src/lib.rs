@@ -28,6 +28,7 @@
 //! | rulebook owner, one per source of entries and one for names | merges the entries of all sources and the accounts of their names into the next rulebook | the source, the name service |
 //! | configuration files, bundle files, account databases, on threads of their own | read or report files that changed | inotify, a timer |
 //! | name service | asks who the users and groups of entries are, on bounded threads, and publishes what changes | a timer, an answer, a changed database, a reload |
+//! | ranges of `/etc/subuid` | reads them, asks whose they are, and has callers charged by them | a changed file, an answer, a timer |
 //! | order queue | sends orders to a signer on the network in batches | an order |
 //! | image sweep | drops process images that have no connection, and SVIDs that have ended | a timer |
 //! | look-up | resolves a path or hashes a file on a bounded thread | its thread |

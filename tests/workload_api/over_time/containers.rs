@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use bonafide::attestation::Attestor;
 use bonafide::attestation::kernel::Namespace;
 use bonafide::evidence::Level;
+use bonafide::evidence::Principal;
+use bonafide::evidence::Undecided;
 use tonic::Code;
 
 use crate::kernel::FakeKernel;
 use crate::kernel::FakeProcess;
+use crate::kernel::faults::Question;
 use crate::kernel::process::CONTAINER;
 use crate::kernel::process::Root;
 use crate::node::Seen;
@@ -145,4 +149,26 @@ async fn a_process_that_moves_into_a_container_keeps_what_its_uid_gives() {
     process.move_to(&FakeProcess::in_docker().cgroup);
     let Some(Seen::Update(update)) = stream.within(Duration::from_secs(10)).await else { panic!("no update") };
     assert_eq!(crate::node::ids(&update), NUMBERS.map(|path| format!("spiffe://example.org{path}")));
+}
+
+#[test]
+fn a_container_is_charged_to_whoever_made_its_user_namespace() {
+    let kernel = FakeKernel::new();
+    let attestor = Attestor::new(kernel.host(), Vec::new());
+    let charged = |process: FakeProcess| {
+        let process = kernel.spawn(process);
+        attestor.by_peer(kernel.connect(&process)).unwrap().principal()
+    };
+    let alice = Principal::of_uid(1000);
+    assert_eq!(charged(FakeProcess::in_rootless_podman()), alice);
+    let hers = FakeProcess { uid: 100_007, user_namespace_of: Some(1000), ..FakeProcess::in_rootless_podman() };
+    assert_eq!(charged(hers.clone()), alice);
+    let outside = FakeProcess { own_namespaces: Vec::new(), ..hers };
+    assert_eq!(charged(outside.clone()), Principal::of_uid(100_007), "nobody has the range yet");
+    kernel.write_subuid(&[(100_000..=165_535, 1000)]);
+    assert_eq!(charged(outside), alice);
+    let [docker, pod] = [FakeProcess::in_docker(), FakeProcess::in_pod()].map(charged);
+    assert!(docker.uid == 1000 && docker.cgroup != 0 && docker != pod && docker != alice, "{docker} {pod}");
+    kernel.fail_at(Question::Namespaces, Undecided::NotPermitted);
+    assert_eq!(charged(FakeProcess::default()), Principal::COMMON);
 }

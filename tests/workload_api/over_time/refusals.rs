@@ -184,3 +184,23 @@ async fn a_denial_is_explained_as_one_of_other_entries_once_they_have_changed() 
     assert!(after.entries_changed && after.considered[0].matches());
     assert_eq!(why(&after), "no_entry");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_counts_the_groups_that_no_entry_names_and_explain_lists_them_all() {
+    let mut node = TestNode::start(7, &somebody());
+    let operator = node.open_admin_door();
+    let crowd = FakeProcess { uid: 1001, gid: 1001, groups: (100_000..109_000).collect(), ..FakeProcess::default() };
+    let process = node.kernel.spawn(crowd);
+    let groups = |report: &ExplainReport| {
+        let facts = report.evidence.facts().iter();
+        let listed = facts.filter(|fact| fact.selector.kind() == SelectorKind::UnixSupplementaryGid).count();
+        (listed, report.evidence.further_groups())
+    };
+    let told = node.workload(&process).await.refusal().await;
+    let denial = operator.explain_denial(decision(&told)).await.unwrap();
+    assert_eq!(groups(&denial), (32, 8968));
+    assert_eq!(groups(&operator.explain(process.number()).await.unwrap()), (9000, 0));
+    let tables = somebody() + &workload("/crowd", &["unix:supplementary_gid:108999"]);
+    node.reload(&tables, bonafide::agent::reload::ReloadTrigger::Asked);
+    assert_eq!(why(&operator.explain(process.number()).await.unwrap()), "permitted");
+}
