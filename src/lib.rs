@@ -22,8 +22,9 @@
 //!
 //! | task | does | is woken by |
 //! |---|---|---|
-//! | accept loop, one per door | admits connections within their budgets, spawns one task each | the listener |
-//! | connection | runs HTTP/2 and every stream of the connection; a stream runs when its door asks for the next item | the socket, the streams, exit of the process, the stop |
+//! | accept loop, one per door, with the turns of its connections | takes in connections within their rate, and closes the others; runs those that are ready, one turn each time, of the principal that has used the least | the listener, a connection |
+//! | connection, no task of the runtime | is pinned and charged in its first turn; runs HTTP/2 and every stream of the connection; a stream runs when its door asks for the next item | the socket, the streams, exit of the process, the stop |
+//! | further threads, from five cores on | run turns, too | a connection |
 //! | bundle publisher | encodes changed bundles and swaps them | the authority, the bundle files |
 //! | rulebook owner, one per source of entries and one for names | merges the entries of all sources and the accounts of their names into the next rulebook | the source, the name service |
 //! | configuration files, bundle files, account databases, on threads of their own | read or report files that changed | inotify, a timer |
@@ -38,7 +39,8 @@
 //!
 //! # Locks
 //!
-//! A mutex is held for a few instructions, never across an await, and no other is taken meanwhile. Three are held for
+//! A mutex is held for a few instructions, never across an await, and no other is taken meanwhile, but for the queues of the
+//! turns under the status of one task. Three are held for
 //! longer, by those who write and never by those who serve: one for a whole reload (`agent/reload`), then the rulebook
 //! owner's for a whole swap (with the name service's below it, for a few instructions), then the data directory's for a
 //! write. `entitlement` has the map of its own.
@@ -64,7 +66,7 @@ pub mod audit; // one record per issuance, hand-over, denial, undecided check an
 pub mod names; // who the users and groups of entries are, and how old each answer is
 pub mod registration; // entries, and which of them some evidence satisfies
 // 2b
-pub mod fairness; // whose turn it is, and how much each principal may hold
+pub mod fairness; // whose turn it is, and how much of everything each principal may hold
 // 2
 pub mod durable; // files that survive a power cut
 pub mod evidence; // facts about a process with source and grade, and their text form

@@ -36,6 +36,8 @@ mod principals;
 mod process_identity;
 #[path = "attacks/requests.rs"]
 mod requests;
+#[path = "attacks/starving.rs"]
+mod starving;
 #[path = "attacks/callers/surroundings.rs"]
 mod surroundings;
 #[path = "attacks/system_calls.rs"]

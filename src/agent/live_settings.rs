@@ -10,8 +10,8 @@ use crate::audit::LogSettings;
 use crate::authority::Authority;
 use crate::authority::KeyStatus;
 use crate::authority::Stage;
-use crate::endpoints::transport::budgets::Budgets;
-use crate::endpoints::transport::budgets::Limits;
+use crate::fairness::Budgets;
+use crate::fairness::Limits;
 use crate::time::date::rfc3339;
 use crate::time::duration::exact;
 
@@ -68,6 +68,7 @@ pub(in crate::agent) fn limits(asked: &LimitsSection, descriptors: u64) -> Limit
         first_request: asked.first_request,
         idle: asked.idle,
         drain: defaults.drain,
+        memory: asked.memory,
     }
 }
 

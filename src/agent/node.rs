@@ -37,12 +37,12 @@ use crate::endpoints::admin::reports::SocketStatus;
 use crate::endpoints::transport::accept;
 use crate::endpoints::transport::acceptor::Acceptor;
 use crate::endpoints::transport::acceptor::IncomingConnection;
-use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::http2::GrpcServices;
 use crate::endpoints::transport::http2::Http2;
 use crate::entitlement::node_state::NodeState;
 use crate::entitlement::node_state::Parts;
 use crate::entitlement::published::BundleSet;
+use crate::fairness::Budgets;
 use crate::federation::ForeignBundles;
 use crate::identity::Bundle;
 use crate::identity::TrustDomain;
@@ -182,13 +182,17 @@ impl Node {
         self.spawn(owner.clone().follow_names(self.stop.clone()));
     }
 
-    /// Serves workloads that come through `acceptor`.
+    /// Serves workloads that come through `acceptor`, on every thread of the runtime.
     pub fn serve<A>(&mut self, acceptor: A, services: Arc<dyn GrpcServices>)
     where
         A: Acceptor<Incoming: IncomingConnection> + 'static,
     {
         let connections = Arc::new(Arc::clone(&self.node_state));
         let (budgets, stop) = (self.budgets.clone(), self.stop.clone());
+        let further_threads = 1..tokio::runtime::Handle::current().metrics().num_workers();
+        for _ in further_threads {
+            self.spawn(budgets.turns().clone().run(stop.clone()));
+        }
         self.spawn(accept::serve(acceptor, budgets, stop, Http2 { connections, services }));
     }
 

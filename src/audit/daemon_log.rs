@@ -30,7 +30,7 @@ use crate::audit::rate_limit::LineLimit;
 use crate::time::Clock;
 
 /// The rooms that work for callers. A caller can repeat as often as it likes what makes them write a line.
-const OF_CALLERS: [&str; 5] = ["endpoints", "entitlement", "issuance", "policy", "attestation"];
+const OF_CALLERS: [&str; 6] = ["endpoints", "entitlement", "issuance", "policy", "attestation", "fairness"];
 
 /// A `tracing` layer that writes events at or above a level as lines.
 ///

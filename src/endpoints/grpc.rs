@@ -36,11 +36,11 @@ const OK: HeaderValue = HeaderValue::from_static("0");
 ///
 /// # Errors
 /// A status for the caller: `OutOfRange` for a longer message, `Unimplemented` for a compressed one or for a second one,
-/// `Internal` for none and for what is no message of this type.
+/// `Internal` for none and for what is no message of this type; that of the body where it fails.
 pub(in crate::endpoints) async fn message<M, B>(request: Request<B>, most: usize) -> Result<M, Status>
 where
     M: Message + Default,
-    B: HttpBody<Data = Bytes> + Unpin,
+    B: HttpBody<Data = Bytes, Error = Status> + Unpin,
 {
     let encoding = request.headers().get(ENCODING);
     if encoding.is_some_and(|encoding| encoding != "identity") {
@@ -49,8 +49,7 @@ where
     let mut body = request.into_body();
     let mut bytes = Bytes::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Status::cancelled("the request was cut off"))?;
-        let Ok(data) = frame.into_data() else { break }; // trailers say nothing here, and nothing follows them
+        let Ok(data) = frame?.into_data() else { break }; // trailers say nothing here, and nothing follows them
         bytes = if bytes.is_empty() { data } else { [bytes, data].concat().into() };
         whole(&bytes, most)?;
     }
@@ -179,8 +178,12 @@ mod tests {
 
     const MOST: usize = 100;
 
+    fn body(bytes: &[u8]) -> impl HttpBody<Data = Bytes, Error = Status> + Unpin + use<> {
+        Full::new(Bytes::copy_from_slice(bytes)).map_err(|never| match never {})
+    }
+
     async fn read(bytes: &[u8]) -> Result<String, Code> {
-        let request = Request::new(Full::new(Bytes::copy_from_slice(bytes)));
+        let request = Request::new(body(bytes));
         message(request, MOST).await.map_err(|status: Status| status.code())
     }
 
@@ -206,7 +209,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_says_it_is_compressed_is_refused() {
         for (encoding, is_taken) in [("identity", true), ("gzip", false)] {
-            let mut request = Request::new(Full::new(Bytes::from(framed("ledger"))));
+            let mut request = Request::new(body(&framed("ledger")));
             request.headers_mut().insert(ENCODING, encoding.parse().unwrap());
             let read = message::<String, _>(request, MOST).await;
             assert_eq!(read.is_ok(), is_taken);

@@ -3,9 +3,9 @@
 
 use tonic::Status;
 
-use crate::endpoints::transport::budgets::OverBudget;
 use crate::entitlement::door::Ended;
 use crate::entitlement::door::NotValidated;
+use crate::fairness::OverBudget;
 use crate::policy::DecisionId;
 
 /// SPEC: Workload Endpoint §6; "no" drops what a client holds, "could not find out" lets it retry.

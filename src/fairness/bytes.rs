@@ -38,7 +38,7 @@ impl ByteLimits {
 }
 
 /// The principal, or all together, hold as much as they may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("the caller has the daemon hold as much as it may")]
 pub struct OutOfBytes;
 

@@ -55,7 +55,7 @@ fn used(daemon: &Daemon) -> Duration {
 }
 
 /// The daemon's resident memory in KiB.
-fn resident(daemon: &Daemon) -> usize {
+pub(crate) fn resident(daemon: &Daemon) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()

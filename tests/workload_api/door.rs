@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bonafide::endpoints::transport::accept;
-use bonafide::endpoints::transport::budgets::Budgets;
-use bonafide::endpoints::transport::budgets::Limits;
 use bonafide::endpoints::transport::http2::Http2;
 use bonafide::endpoints::transport::listener::Listener;
 use bonafide::endpoints::transport::unix::UnixAcceptor;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::endpoints::workload_socket::WorkloadServices;
+use bonafide::fairness::Budgets;
+use bonafide::fairness::Limits;
 use bonafide::readiness::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

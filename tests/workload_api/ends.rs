@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use bonafide::endpoints::transport::budgets::Limits;
 use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::X509svidResponse;
 use bonafide::entitlement::door::Ended;
+use bonafide::fairness::Limits;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::Streaming;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::endpoints::transport::budgets::Budgets;
+use crate::fairness::Budgets;
 use crate::sys::allocator;
 
 const POLL: Duration = Duration::from_secs(1);

@@ -82,7 +82,9 @@ impl Operators {
         if !self.doorkeeper.lets_in(peer) {
             return Err(NotAdmitted::Stranger);
         }
-        let accepted = UnixIncoming::new(stream, self.identify.clone()).identify()?;
+        let unanswered = |why: io::Error| Unanswered::from_errno(why.raw_os_error().unwrap_or_default());
+        let socket = stream.into_std().map_err(unanswered)?;
+        let accepted = UnixIncoming::new(socket.into(), self.identify.clone()).identify()?;
         let pinned = self.attestor.by_peer(accepted.process)?;
         self.check_whereabouts(&pinned)?;
         Ok(CheckedStream::new(accepted.stream, Arc::new(pinned)))

@@ -25,6 +25,7 @@ use crate::endpoints::http::one_request;
 use crate::endpoints::http::places::Places;
 use crate::endpoints::http::serve_each;
 use crate::endpoints::transport::listener::Listener;
+use crate::evidence::Principal;
 
 /// The longest question is a reload, which resolves names.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
@@ -43,7 +44,7 @@ fn admit(
     operators: &Operators,
     places: &Places,
     operations: Arc<dyn Operations>,
-) -> Option<impl Future<Output = ()> + Send + use<>> {
+) -> Option<(Principal, impl Future<Output = ()> + Send + use<>)> {
     let peer = AdminPeer::of(&stream);
     let uid = peer.as_ref().map_or(u32::MAX, |peer| peer.uid);
     let pid = peer.as_ref().ok().and_then(|peer| peer.pid);
@@ -52,7 +53,7 @@ fn admit(
         Ok((stream, peer)) => {
             let place = places.take(Some(uid))?;
             let answer = move |request| respond(request, peer.clone(), Arc::clone(&operations));
-            Some(one_request(stream, answer, ANSWER_TIME, place))
+            Some((Principal { uid, cgroup: 0 }, one_request(stream, answer, ANSWER_TIME, place)))
         }
         Err(why) => {
             tracing::warn!(pid, uid, %why, "refused on the admin socket");

@@ -25,8 +25,8 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::net::UnixStream;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::endpoints::http::host::NotForUs;
 use crate::endpoints::http::places::HeldPlace;
@@ -36,8 +36,10 @@ use crate::endpoints::transport::acceptor::Acceptor;
 use crate::endpoints::transport::listener::Listener;
 use crate::endpoints::transport::listener::NotBound;
 use crate::endpoints::transport::unix::NamedListener;
+use crate::evidence::Principal;
 use crate::fairness::Rate;
 use crate::fairness::TokenBuckets;
+use crate::fairness::Turns;
 
 /// A whole answer.
 pub(in crate::endpoints) type HttpAnswer = Response<Full<Bytes>>;
@@ -50,6 +52,8 @@ const LOOPBACK_RATE: Rate = Rate { burst: 256, refill: Duration::from_micros(250
 const OPERATORS_RATE: Rate = Rate { burst: 64, refill: Duration::from_millis(10) };
 /// The most users that are told apart.
 const MOST_OPERATORS: usize = 256;
+/// Whom the connections of loopback are charged to: nothing says whose they are.
+const STRANGERS: Principal = Principal { uid: u32::MAX, cgroup: 0 };
 /// The longest head of a request.
 const MAX_HEAD: usize = 16 * 1024;
 /// From the accept to the end of the request's head.
@@ -87,13 +91,14 @@ where
     match listener {
         HttpListener::Loopback(listener) => {
             let answer = move |request| answer_on_loopback(request, answer.clone());
-            let admit = |stream| Some(one_request(stream, answer.clone(), limit, places.take(None)?));
+            let admit = |stream| Some((STRANGERS, one_request(stream, answer.clone(), limit, places.take(None)?)));
             serve_each(LoopbackAcceptor::new(listener), admit).await;
         }
         HttpListener::Unix(listener) => {
             let admit = |stream: UnixStream| {
                 let uid = stream.peer_cred().ok()?.uid();
-                Some(one_request(stream, answer.clone(), limit, places.take(Some(uid))?))
+                let place = places.take(Some(uid))?;
+                Some((Principal { uid, cgroup: 0 }, one_request(stream, answer.clone(), limit, place)))
             };
             serve_each(OperatorAcceptor::new(listener), admit).await;
         }
@@ -111,13 +116,23 @@ async fn answer_on_loopback<A: Future<Output = HttpAnswer>>(
     }
 }
 
-/// Runs what `admit` makes of each connection; runs until it is dropped, and all connections with it.
-pub(in crate::endpoints) async fn serve_each<A, C>(mut acceptor: A, admit: impl Fn(A::Incoming) -> Option<C>)
-where
+/// Runs what `admit` makes of each connection, in turns of those whom it is charged to; runs until it is dropped, and all
+/// connections with it.
+pub(in crate::endpoints) async fn serve_each<A, C>(
+    mut acceptor: A,
+    admit: impl Fn(A::Incoming) -> Option<(Principal, C)>,
+) where
     A: Acceptor,
     C: Future<Output = ()> + Send + 'static,
 {
-    accept(&mut acceptor, &mut JoinSet::new(), usize::MAX, admit).await;
+    let turns = Turns::default();
+    let admit = |incoming| {
+        if let Some((principal, connection)) = admit(incoming) {
+            turns.add(principal, |_| connection);
+        }
+        Ok(())
+    };
+    futures_util::future::join(accept(&mut acceptor, admit), turns.clone().run(CancellationToken::new())).await;
 }
 
 struct LoopbackAcceptor {
@@ -181,7 +196,7 @@ impl Acceptor for OperatorAcceptor {
                     tracing::warn!(%error, "a socket of the operator has lost its name");
                 }
             };
-            let stream = named.accept(checked).await?;
+            let stream = UnixStream::from_std(named.accept(checked).await?.into())?;
             let Ok(peer) = stream.peer_cred() else { continue };
             // SECURITY: root is never turned away for what another process of root's does.
             if peer.uid() == 0 || rate.take(&peer.uid(), Instant::now()) {

@@ -1,59 +1,58 @@
-//! The accept loop, one for all doors: each connection gets a task of its own, the loop rests when the kernel cannot give
-//! one, and a panic is reported. [`serve`] adds what a door for workloads needs: budgets, a pinned process, a drain.
+//! The accept loop, one for all doors, which rests when the kernel cannot give a connection. [`serve`] adds what a door for
+//! workloads needs: rates and budgets, a pinned process, its turns, a drain.
 
-use std::any::Any;
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinError;
-use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attestation::kernel::Process;
+use crate::attestation::kernel::Unanswered;
 use crate::endpoints::transport::acceptor::AcceptedConnection;
 use crate::endpoints::transport::acceptor::Acceptor;
 use crate::endpoints::transport::acceptor::IncomingConnection;
-use crate::endpoints::transport::budgets::Budgets;
-use crate::endpoints::transport::budgets::ConnectionCharge;
 use crate::endpoints::transport::writer_check::CheckedStream;
 use crate::entitlement::door::Connection;
 use crate::entitlement::door::Ended;
+use crate::evidence::Principal;
+use crate::evidence::Undecided;
+use crate::fairness::Budgets;
+use crate::fairness::OverBudget;
+use crate::fairness::TaskHandle;
+use crate::fairness::budgets::ConnectionCharge;
+use crate::fairness::connects::Connects;
 
 /// How long the loop rests when the kernel cannot give a connection: it never spins.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// So many connects are taken before anything else has its turn.
+const AT_ONCE: u32 = 64;
 
-/// Accepts, and runs in `running` what `admit` makes of each connection, at most `at_most` at once. Runs until it is
-/// dropped; the connections in `running` outlive it.
-pub(in crate::endpoints) async fn accept<A, C>(
+/// Accepts, and hands each connection to `admit`; rests when the kernel has no descriptor for one. Does nothing else, so
+/// that the listen queue, which all users share, stays short. Runs until it is dropped.
+pub(in crate::endpoints) async fn accept<A: Acceptor>(
     acceptor: &mut A,
-    running: &mut JoinSet<()>,
-    at_most: usize,
-    admit: impl Fn(A::Incoming) -> Option<C>,
-) where
-    A: Acceptor,
-    C: Future<Output = ()> + Send + 'static,
-{
-    let mut failing = false;
+    mut admit: impl FnMut(A::Incoming) -> Result<(), Undecided>,
+) {
+    let (mut failing, mut taken) = (false, 0);
     loop {
-        tokio::select! {
-            biased;
-            Some(ended) = running.join_next() => report(ended),
-            arrived = acceptor.next(), if running.len() < at_most => match arrived {
-                Ok(incoming) => {
-                    failing = false;
-                    if let Some(connection) = admit(incoming) {
-                        running.spawn(connection);
-                    }
+        let admitted = match acceptor.next().await {
+            Ok(incoming) => admit(incoming).map_err(|why| why.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match admitted {
+            Ok(()) => failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(error, "connections cannot be accepted; LimitNOFILE= may be too low");
                 }
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "connections cannot be accepted; LimitNOFILE= may be too low");
-                    }
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                }
-            },
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+        taken += 1;
+        if taken % AT_ONCE == 0 {
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -90,43 +89,109 @@ pub async fn serve<A>(mut acceptor: A, budgets: Budgets, stop: CancellationToken
 where
     A: Acceptor<Incoming: IncomingConnection>,
 {
-    let mut running = JoinSet::new();
-    let admit = |incoming| {
-        let (accepted, charge) = admit(incoming, &budgets)?;
-        Some(converse(accepted, charge, budgets.clone(), stop.clone(), protocol.clone()))
+    let turns = budgets.turns().clone().run(stop.clone());
+    let accepting = async {
+        let mut arrivals = Arrivals { connects: Connects::new(budgets.connect_rate()), budgets: budgets.clone() };
+        let admit = |incoming| {
+            if let Some(arrived) = arrivals.admit(incoming)? {
+                let (budgets, stop, protocol) = (budgets.clone(), stop.clone(), protocol.clone());
+                let turns = budgets.turns().clone();
+                turns.add(arrived.principal, |task| converse(arrived, task, budgets, stop, protocol));
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = accept(&mut acceptor, admit) => {}
+        }
+        drop(acceptor); // the name goes first, so that no client connects any more
     };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = accept(&mut acceptor, &mut running, usize::MAX, admit) => {}
-    }
-    drop(acceptor); // the name goes first, so that no client connects any more
-    while let Some(ended) = running.join_next().await {
-        report(ended);
-    }
+    futures_util::future::join(accepting, turns).await;
 }
 
-/// SECURITY: the listen queue is shared by all users, so a user without budget costs one system call here. The process is
-/// pinned before the loop goes on: the longer that waits, the more can happen to its number where the kernel gives no
-/// better handle. Everything else is the connection's own task.
-fn admit(incoming: impl IncomingConnection, budgets: &Budgets) -> Option<(AcceptedConnection, ConnectionCharge)> {
-    let uid = incoming.uid().ok()?;
-    let refused = |why: &dyn fmt::Display| tracing::debug!(uid, %why, "connection refused");
-    let charge = budgets.connection(uid).inspect_err(|why| refused(why)).ok()?;
-    let accepted = incoming.identify().inspect_err(|why| refused(why)).ok()?;
-    Some((accepted, charge))
+/// What the accept loop knows of those who connect.
+struct Arrivals {
+    connects: Connects,
+    budgets: Budgets,
 }
 
-async fn converse<P: Protocol>(
+/// A connection that is charged.
+struct Arrived {
     accepted: AcceptedConnection,
-    mut charge: ConnectionCharge,
+    charge: ConnectionCharge,
+    /// Whom it is charged to: the principal of the last process with this uid in this cgroup, or the uid.
+    principal: Principal,
+    uid: u32,
+    cgroup: Option<u64>,
+}
+
+/// Why a connection is closed without a byte.
+#[derive(Debug, thiserror::Error)]
+enum NotAdmitted {
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
+}
+
+impl Arrivals {
+    /// Takes in a connection, or closes it.
+    ///
+    /// # Errors
+    /// [`Undecided::OutOfDescriptors`]: the next one would have none either.
+    fn admit(&mut self, incoming: impl IncomingConnection) -> Result<Option<Arrived>, Undecided> {
+        let Ok(uid) = incoming.uid() else { return Ok(None) };
+        match self.charge(uid, incoming) {
+            Ok(arrived) => Ok(Some(arrived)),
+            Err(NotAdmitted::Unanswered(Unanswered::Undecided(why @ Undecided::OutOfDescriptors))) => Err(why),
+            Err(why) => {
+                tracing::debug!(uid, %why, "connection refused");
+                Ok(None)
+            }
+        }
+    }
+
+    /// SECURITY: the listen queue is shared by all users, so a connect beyond its rate costs a few system calls here. The
+    /// process is pinned before the loop goes on: the longer that waits, the more can happen to its number where the kernel
+    /// gives no better handle. Everything else is done in turns, those of root in a container apart from those of root.
+    fn charge(&mut self, uid: u32, incoming: impl IncomingConnection) -> Result<Arrived, NotAdmitted> {
+        let (rate, now) = (self.budgets.connect_rate(), Instant::now());
+        if self.connects.rate() != rate {
+            self.connects = Connects::new(rate);
+        }
+        let is_within = self.connects.admits(uid, now);
+        if !is_within && self.budgets.is_alone(uid) && !self.connects.looks_at_one_more(now) {
+            return Err(self.budgets.refuse_rate().into());
+        }
+        let accepted = incoming.identify()?;
+        let cgroup = accepted.process.pidfd_facts()?.map(|facts| facts.cgroup);
+        let known = cgroup.and_then(|cgroup| self.budgets.known_principal(uid, cgroup));
+        if !is_within && !self.connects.admits_principal(known, now) {
+            return Err(self.budgets.refuse_rate().into());
+        }
+        let principal = known.unwrap_or(Principal { uid, cgroup: 0 });
+        let charge = self.budgets.connection(principal)?;
+        Ok(Arrived { accepted, charge, principal, uid, cgroup })
+    }
+}
+
+/// A connection's task. It is charged to its principal before a byte of it is read.
+async fn converse<P: Protocol>(
+    arrived: Arrived,
+    task: TaskHandle,
     budgets: Budgets,
     stop: CancellationToken,
     protocol: P,
 ) {
+    let Arrived { accepted, mut charge, principal: believed, uid, cgroup } = arrived;
+    charge.ends(&task);
     let Ok(connection) = protocol.admit(accepted.process) else { return };
     let principal = connection.principal();
-    if let Err(why) = charge.charge_to(principal) {
+    if let Some(cgroup) = cgroup.filter(|_| principal != believed) {
+        budgets.remember(uid, cgroup, principal);
+    }
+    if let Err(why) = charge.charge_to(principal, &task) {
         return tracing::debug!(?principal, %why, "connection refused");
     }
     let stream = CheckedStream::new(accepted.stream, Arc::clone(&connection));
@@ -134,25 +199,10 @@ async fn converse<P: Protocol>(
     drop(charge);
 }
 
-/// A panic ends its own connection and nothing else.
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && let Ok(panic) = error.try_into_panic()
-    {
-        tracing::error!(what = panic_text(&*panic), "a connection's task panicked; this is a bug of the daemon");
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
 
-    use tokio::sync::Semaphore;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -170,39 +220,55 @@ mod tests {
         }
     }
 
-    /// Accepts for a second. Returns how many connections were admitted, and how many still run.
-    async fn accepted(
-        incoming: impl IntoIterator<Item = io::Result<u32>>,
-        at_most: usize,
-        may_end: usize,
-    ) -> (usize, usize) {
+    /// Accepts for a second. Returns what was admitted, and how often the loop rested.
+    async fn accepted(incoming: impl IntoIterator<Item = io::Result<u32>>) -> (Vec<u32>, u32) {
         let (send, receive) = mpsc::unbounded_channel();
         incoming.into_iter().for_each(|number| send.send(number).unwrap());
-        let (may_end, admitted) = (Arc::new(Semaphore::new(may_end)), std::cell::Cell::new(0));
-        let mut running = JoinSet::new();
+        let (mut admitted, mut rested, mut last) = (Vec::new(), 0, Instant::now());
         let admit = |number| {
-            admitted.set(admitted.get() + 1);
-            let may_end = Arc::clone(&may_end);
-            Some(async move {
-                assert_ne!(number, 13, "a bug");
-                may_end.acquire().await.unwrap().forget();
-            })
+            rested += u32::from(last.elapsed() >= ACCEPT_RETRY);
+            last = Instant::now();
+            admitted.push(number);
+            if number == 13 { Err(Undecided::OutOfDescriptors) } else { Ok(()) }
         };
         let mut acceptor = Numbers(receive);
-        let accepting = accept(&mut acceptor, &mut running, at_most, admit);
+        let accepting = accept(&mut acceptor, admit);
         assert!(tokio::time::timeout(Duration::from_secs(1), accepting).await.is_err(), "it ends by itself");
-        (admitted.get(), running.len())
+        (admitted, rested)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_over_the_limit_waits_until_another_ends() {
-        assert_eq!(accepted((0..5).map(Ok), 2, 0).await, (2, 2));
-        assert_eq!(accepted((0..5).map(Ok), 2, 1).await, (3, 2));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_panic_and_a_failed_accept_end_no_other_connection() {
+    async fn the_loop_rests_where_there_is_no_descriptor_for_a_connection_or_its_process() {
         let failed = || Err(io::Error::from_raw_os_error(libc::EMFILE));
-        assert_eq!(accepted([Ok(1), Ok(13), failed(), Ok(2)], 9, 0).await, (3, 2));
+        assert_eq!(accepted([Ok(1), Ok(2), Ok(3)]).await, (vec![1, 2, 3], 0));
+        assert_eq!(accepted([Ok(1), failed(), Ok(2)]).await, (vec![1, 2], 1));
+        assert_eq!(accepted([Ok(1), Ok(13), Ok(2), Ok(13), Ok(3)]).await, (vec![1, 13, 2, 13, 3], 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_queue_of_connects_leaves_a_turn_to_others() {
+        let others = std::cell::Cell::new(0);
+        let (send, receive) = mpsc::unbounded_channel();
+        (0..1000).for_each(|number| send.send(Ok(number)).unwrap());
+        let (mut acceptor, mut seen) = (Numbers(receive), Vec::new());
+        let admit = |_| {
+            seen.push(others.get());
+            Ok(())
+        };
+        let others_turns = async {
+            for turn in 1..=100 {
+                others.set(turn);
+                tokio::task::yield_now().await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = accept(&mut acceptor, admit) => {}
+            () = others_turns => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        assert_eq!(seen.len(), 1000);
+        assert!(seen.last().unwrap() >= &15, "{:?}", seen.last());
     }
 }

@@ -20,9 +20,10 @@ use rustix::net::AddressFamily;
 use rustix::net::SocketAddrUnix;
 use rustix::net::SocketFlags;
 use rustix::net::SocketType;
-use tokio::net::UnixListener;
+use tokio::io::unix::AsyncFd;
 
 use crate::sys::passed_descriptors;
+use crate::sys::readable;
 use crate::trusted_path;
 use crate::trusted_path::TrustedUser;
 use crate::trusted_path::UntrustedPath;
@@ -30,8 +31,9 @@ use crate::trusted_path::UntrustedPath;
 /// The most bytes a socket's path may have (`sun_path` without its end).
 pub const MAX_PATH: usize = 107;
 
-/// As many as the kernel allows (`net.core.somaxconn`).
-const BACKLOG: i32 = 4096;
+/// How many connects wait in the kernel. SECURITY: they are served in their order, whoever makes them, so a new one waits for
+/// all that others have made: at a few microseconds each, some milliseconds.
+const BACKLOG: i32 = 1024;
 
 /// Why a socket was not bound.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +117,7 @@ impl From<u32> for SocketAccess {
 pub struct Listener {
     path: PathBuf,
     access: SocketAccess,
-    socket: UnixListener,
+    socket: AsyncFd<OwnedFd>,
     bound: Inode,
 }
 
@@ -144,7 +146,7 @@ impl Listener {
 
     /// The socket, to accept from. `SO_PASSCRED` is set on it, and accepted sockets inherit that.
     #[must_use]
-    pub fn socket(&self) -> &UnixListener {
+    pub fn socket(&self) -> &AsyncFd<OwnedFd> {
         &self.socket
     }
 
@@ -194,7 +196,7 @@ fn inode_at(path: &Path) -> Option<Inode> {
 
 /// SECURITY: the socket is bound under a name that no client knows, gets its mode there, listens, and only then is moved
 /// over its real name. No process can connect before the mode is set, and a name that is served is never missing.
-fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), NotBound> {
+fn bind(path: &Path, access: SocketAccess) -> Result<(AsyncFd<OwnedFd>, Inode), NotBound> {
     let failed = |step| move |errno: Errno| NotBound::Kernel { step, path: path.to_owned(), source: errno.into() };
     let name = check_path(path)?;
     let own = TrustedUser::own();
@@ -228,7 +230,7 @@ fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), NotB
     rustix::net::listen(&socket, BACKLOG).map_err(failed("listen on"))?;
     let bound = rustix::fs::statat(&directory, &temporary, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at"))?;
     rustix::fs::renameat(&directory, &temporary, &directory, name).map_err(failed("give its name to"))?;
-    let socket = UnixListener::from_std(socket.into()).map_err(|source| NotBound::Kernel {
+    let socket = readable::registered(socket).map_err(|source| NotBound::Kernel {
         step: "wait on",
         path: path.to_owned(),
         source,

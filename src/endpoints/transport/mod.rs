@@ -12,7 +12,6 @@
 
 pub mod accept;
 pub mod acceptor;
-pub mod budgets;
 pub mod gate;
 pub mod http2;
 pub mod listener;

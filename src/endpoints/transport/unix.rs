@@ -4,9 +4,14 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt;
+use rustix::net::SocketFlags;
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
@@ -41,15 +46,19 @@ impl NamedListener {
     }
 
     /// The next connection. `checked` gets the result of every check of the name. Cancel safe.
+    ///
+    /// SECURITY: the runtime hears of a connection only when it is admitted, for that costs as much as accepting it.
     pub(in crate::endpoints) async fn accept(
         &mut self,
         mut checked: impl FnMut(Result<(), NotBound>),
-    ) -> io::Result<UnixStream> {
+    ) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
+            let accept = |socket: &OwnedFd| rustix::net::accept_with(socket, flags).map_err(io::Error::from);
             tokio::select! {
                 biased;
                 _ = self.name_check.tick() => checked(self.listener.keep_name()),
-                accepted = self.listener.socket().accept() => return accepted.map(|(socket, _)| socket),
+                accepted = self.listener.socket().async_io(Interest::READABLE, accept) => return accepted,
             }
         }
     }
@@ -128,25 +137,27 @@ fn reserve() -> io::Result<std::fs::File> {
 
 /// An accepted Unix socket.
 pub struct UnixIncoming {
-    socket: UnixStream,
+    socket: OwnedFd,
     identify: Identify,
 }
 
 impl UnixIncoming {
     /// A socket that was accepted, with the way to pin its process.
-    pub(in crate::endpoints) fn new(socket: UnixStream, identify: Identify) -> Self {
+    pub(in crate::endpoints) fn new(socket: OwnedFd, identify: Identify) -> Self {
         Self { socket, identify }
     }
 }
 
 impl IncomingConnection for UnixIncoming {
     fn uid(&self) -> io::Result<u32> {
-        Ok(self.socket.peer_cred()?.uid())
+        Ok(getsockopt(&self.socket, sockopt::PeerCredentials)?.uid())
     }
 
     fn identify(self) -> Result<AcceptedConnection, Unanswered> {
         let process = (self.identify)(self.socket.as_fd())?;
-        Ok(AcceptedConnection { stream: Box::new(PasscredStream(self.socket)), process })
+        let socket = UnixStream::from_std(self.socket.into())
+            .map_err(|why| Unanswered::from_errno(why.raw_os_error().unwrap_or_default()))?;
+        Ok(AcceptedConnection { stream: Box::new(PasscredStream(socket)), process })
     }
 }
 

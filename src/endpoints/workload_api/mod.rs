@@ -11,12 +11,12 @@ use futures_util::Stream;
 use futures_util::StreamExt as _;
 use http::Request;
 use http::Response;
-use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::endpoints::grpc;
 use crate::endpoints::refusals;
+use crate::endpoints::transport::http2::RequestBody;
 use crate::endpoints::workload_api::messages::JwtQuestion;
 use crate::endpoints::workload_api::proto::JwtBundlesRequest;
 use crate::endpoints::workload_api::proto::JwtsvidRequest;
@@ -35,7 +35,11 @@ const MAX_REQUEST: usize = 4 * 1024;
 const MAX_TOKEN_REQUEST: usize = 20 * 1024;
 
 /// Answers a call of the Workload API that came by this gate.
-pub(in crate::endpoints) async fn answer(method: &str, request: Request<Incoming>, gate: SecretGate) -> Response<Body> {
+pub(in crate::endpoints) async fn answer(
+    method: &str,
+    request: Request<RequestBody>,
+    gate: SecretGate,
+) -> Response<Body> {
     let answered = match require_security_header(request.headers()) {
         Ok(()) => call(method, request, gate).await,
         Err(refused) => Err(refused),
@@ -43,7 +47,7 @@ pub(in crate::endpoints) async fn answer(method: &str, request: Request<Incoming
     answered.unwrap_or_else(Status::into_http)
 }
 
-async fn call(method: &str, request: Request<Incoming>, gate: SecretGate) -> Result<Response<Body>, Status> {
+async fn call(method: &str, request: Request<RequestBody>, gate: SecretGate) -> Result<Response<Body>, Status> {
     let subject = subject(&gate);
     Ok(match method {
         "FetchX509SVID" => {

@@ -12,14 +12,15 @@ use futures_util::future::BoxFuture;
 use futures_util::future::FutureExt as _;
 use http::Request;
 use http::Response;
-use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service as _;
 
+use crate::endpoints::refusals;
 use crate::endpoints::sds::SdsRefusal;
 use crate::endpoints::transport::http2::GrpcServices;
+use crate::endpoints::transport::http2::RequestBody;
 use crate::endpoints::transport::http2::RequestGate;
 use crate::endpoints::workload_api;
 use crate::endpoints::workload_api::proto;
@@ -68,11 +69,14 @@ impl WorkloadServices {
 }
 
 impl GrpcServices for WorkloadServices {
-    fn answer(&self, mut request: Request<Incoming>, gate: SecretGate) -> BoxFuture<'static, Response<Body>> {
+    fn answer(&self, mut request: Request<RequestBody>, gate: SecretGate) -> BoxFuture<'static, Response<Body>> {
         let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
         if let Some((workload_api::SERVICE, method)) = path {
             let method = method.to_owned();
             return async move { workload_api::answer(&method, request, gate).await }.boxed();
+        }
+        if let Err(why) = request.body_mut().charge_unread() {
+            return std::future::ready(refusals::over_budget(why).into_http()).boxed();
         }
         request.extensions_mut().insert(RequestGate(gate));
         let (request, end) = until_answered(request);

@@ -53,7 +53,7 @@ impl Client {
     /// A client of a connection that is there; whether the node serves it, its first call tells.
     pub(crate) fn new(connected: Connected) -> Self {
         let channel = async {
-            let refused = |why: tonic::transport::Error| Status::permission_denied(why.to_string());
+            let refused = |why: tonic::transport::Error| Status::unknown(why.to_string());
             connected.try_channel().await.map_err(refused)
         };
         Self { channel: channel.boxed().shared() }

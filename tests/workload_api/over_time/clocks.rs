@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bonafide::attestation::kernel::Process;
 use bonafide::endpoints::transport::accept;
-use bonafide::endpoints::transport::budgets::Budgets;
 use bonafide::endpoints::transport::http2::Http2;
 use bonafide::endpoints::transport::http2::frames::kind;
 use bonafide::endpoints::workload_api::proto::JwtsvidRequest;
@@ -14,6 +13,7 @@ use bonafide::endpoints::workload_api::proto::X509svidRequest;
 use bonafide::endpoints::workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use bonafide::endpoints::workload_socket::WorkloadServices;
 use bonafide::evidence::Credentials;
+use bonafide::fairness::Budgets;
 use bonafide::readiness::Readiness;
 use futures_util::FutureExt as _;
 use prost::Message as _;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::endpoints::transport::budgets::StreamCharge;
+use crate::fairness::budgets::StreamCharge;
 
 /// The activity of one connection.
 #[derive(Debug, Default)]
@@ -37,6 +37,11 @@ impl Activity {
         let mut state = self.state();
         *state = ActivityState::Open(if let ActivityState::Open(streams) = *state { streams + 1 } else { 1 });
         OpenStream { activity: Arc::clone(self), _charge: charge }
+    }
+
+    /// Whether a stream is open.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(*self.state(), ActivityState::Open(_))
     }
 
     fn state(&self) -> MutexGuard<'_, ActivityState> {

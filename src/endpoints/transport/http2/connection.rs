@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
@@ -11,7 +12,6 @@ use hyper_util::rt::TokioTimer;
 use tokio::time::Instant;
 
 use crate::endpoints::transport::accept::AdmittedConnection;
-use crate::endpoints::transport::budgets::Limits;
 use crate::endpoints::transport::gate::GatedStream;
 use crate::endpoints::transport::http2::activity::Activity;
 use crate::endpoints::transport::http2::activity::IdleLimits;
@@ -26,11 +26,14 @@ use crate::endpoints::transport::http2::turn::TurnBuffer;
 use crate::endpoints::transport::http2::unsent::Unsent;
 use crate::entitlement::door::Connection;
 use crate::entitlement::door::Ended;
+use crate::evidence::Principal;
+use crate::fairness::Budgets;
+use crate::fairness::HeldBytes;
+use crate::fairness::Limits;
 
 const HEADER_LIST: u32 = 8 * 1024;
-/// Above the largest request, so that one never waits for a window.
-const STREAM_WINDOW: u32 = 80 * 1024;
-const CONNECTION_WINDOW: u32 = 160 * 1024;
+/// Above the largest request, so that one never waits for a window. So much of a connection may wait to be read.
+const WINDOW: u32 = 80 * 1024;
 /// What the engine buffers of a stream beyond the message it was given last: a slow reader costs one update.
 const SEND_BUFFER: usize = 8 * 1024;
 const PENDING_RESETS: usize = 20;
@@ -49,6 +52,7 @@ pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, services
     let activity = Arc::new(Activity::default());
     let (executor, mut streams) = StreamExecutor::new();
     let unsent = Arc::new(Unsent::default());
+    let mut backlog = Backlog::new(&budgets, connection.principal(), Arc::clone(&unsent));
     let stream = GatedStream::new(stream, connection, Http2Framing::carrying(Arc::clone(&unsent)));
     let requests =
         GrpcRequests { gate: stream.gate().clone(), services, budgets, activity: Arc::clone(&activity), unsent };
@@ -71,13 +75,34 @@ pub(super) async fn serve(admitted: AdmittedConnection<dyn Connection>, services
                 going_away = true;
                 idle = IdleLimits { since: Instant::now(), idle: GOAWAY_GRACE, ..idle };
             }
-            result = poll_fn(|cx| streams.poll_with(http.as_mut(), &output, cx)) => return log_end(result),
+            result = poll_fn(|cx| backlog.charge(streams.poll_with(http.as_mut(), &output, cx))) => return log_end(result),
         }
     };
     http.as_mut().graceful_shutdown();
     let rest = poll_fn(|cx| streams.poll_with(http.as_mut(), &output, cx));
     if let Ok(result) = tokio::time::timeout(grace, rest).await {
         log_end(result);
+    }
+}
+
+/// What waits because the client does not read, charged to its principal.
+struct Backlog {
+    unsent: Arc<Unsent>,
+    held: Option<HeldBytes>,
+}
+
+impl Backlog {
+    fn new(budgets: &Budgets, principal: Principal, unsent: Arc<Unsent>) -> Self {
+        Self { unsent, held: budgets.bytes().hold(principal, 0).ok() }
+    }
+
+    /// Charges what waits after a turn. Without bytes for it the connection ends.
+    fn charge(&mut self, turn: Poll<Result<(), ConnectionError>>) -> Poll<Result<(), ConnectionError>> {
+        let waiting = self.unsent.waiting();
+        match self.held.as_mut().map_or(Ok(()), |bytes| bytes.resize(waiting)) {
+            Err(why) if turn.is_pending() => Poll::Ready(Err(why.into())),
+            _ => turn,
+        }
     }
 }
 
@@ -89,8 +114,8 @@ fn engine(executor: StreamExecutor, limits: &Limits) -> http2::Builder<StreamExe
         .max_concurrent_streams(limits.streams_per_connection)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_ERROR_RESETS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .auto_date_header(false);
     engine

@@ -17,8 +17,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::AsyncWrite;
 
 use crate::endpoints::transport::http2::turn::TurnBuffer;
+use crate::fairness::OutOfBytes;
 
-/// So many streams end before what they answered is handed to the engine.
+/// So many streams end in one turn: what they answered leaves together, and then another connection has its turn.
 const ENDED_TOGETHER: usize = 8;
 
 /// Why a connection did not go on.
@@ -30,6 +31,9 @@ pub(super) enum ConnectionError {
     /// Something could not leave.
     #[error(transparent)]
     Output(#[from] io::Error),
+    /// The client does not read, and there are no bytes to keep more for it.
+    #[error(transparent)]
+    OutOfBytes(#[from] OutOfBytes),
 }
 
 /// Takes the future of every stream that the engine opens, and spawns no task for it.
@@ -67,8 +71,9 @@ impl fmt::Debug for StreamExecutor {
 }
 
 impl RunningStreams {
-    /// One turn: polls the engine, and then the streams until none of them can go on. Streams that ended may have given the
-    /// engine something to do, so that is polled again. At the end of the turn what the engine has written leaves.
+    /// One turn: polls the engine, and then the streams until none of them can go on, or as many have ended as may in a
+    /// turn. Streams that ended may have given the engine something to do, so that is polled again. At the end of the turn
+    /// what the engine has written leaves.
     pub(super) fn poll_with<C, S>(
         &mut self,
         mut engine: Pin<&mut C>,
@@ -79,18 +84,22 @@ impl RunningStreams {
         C: Future<Output = hyper::Result<()>>,
         S: AsyncWrite + Unpin,
     {
+        let mut ended = 0;
         loop {
             if let Poll::Ready(result) = engine.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(ConnectionError::from));
             }
             self.running.extend(std::mem::take(&mut *self.opened.opened()));
-            let mut ended = 0;
+            let before = ended;
             while ended < ENDED_TOGETHER && matches!(self.running.poll_next_unpin(cx), Poll::Ready(Some(()))) {
                 ended += 1;
             }
-            if ended == 0 {
+            if ended == before {
                 break;
             }
+        }
+        if ended == ENDED_TOGETHER {
+            cx.waker().wake_by_ref();
         }
         // A socket that takes no more wakes this task when it does.
         match output.poll_leave(cx) {

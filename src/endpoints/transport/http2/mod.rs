@@ -1,7 +1,7 @@
 //! gRPC services over HTTP/2 at a door: the limits of the engine, the clocks that close a connection, and what is cut
 //! before the engine sees it. Knows that requests exist, not what they ask.
 //!
-//! Who polls whom on one connection, all of it in the one task that the accept loop spawned:
+//! Who polls whom on one connection, all of it in the one task that the accept loop added to the turns:
 //!
 //! ```text
 //! connection::serve
@@ -12,7 +12,7 @@
 //!    │  │   └─ GatedStream, Http2Framing             the bytes, in and out; Unsent counts what leaves
 //!    │  └─ GrpcRequests                              called for each stream that opens
 //!    │       └─ StreamExecutor                       takes the stream's future instead of spawning it
-//!    ├─ the futures of the open streams              answer, then body as Pieces; each wakes the task
+//!    ├─ the futures of the open streams              read a RequestBody, answer in Pieces; each wakes the task
 //!    └─ TurnBuffer::poll_leave                       the turn's output, in one write
 //! ```
 //!
@@ -21,6 +21,7 @@
 
 mod activity;
 pub mod authority_filter;
+mod body;
 mod connection;
 mod executor;
 mod frame_budget;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use crate::attestation::kernel::Process;
 use crate::endpoints::transport::accept::AdmittedConnection;
 use crate::endpoints::transport::accept::Protocol;
+pub use crate::endpoints::transport::http2::body::RequestBody;
 pub use crate::endpoints::transport::http2::requests::GrpcServices;
 pub use crate::endpoints::transport::http2::requests::RequestGate;
 use crate::entitlement::door::Connection;

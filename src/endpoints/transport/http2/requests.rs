@@ -25,12 +25,15 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::endpoints::refusals;
-use crate::endpoints::transport::budgets::Budgets;
 use crate::endpoints::transport::http2::activity::Activity;
 use crate::endpoints::transport::http2::activity::OpenStream;
+use crate::endpoints::transport::http2::body::RequestBody;
 use crate::endpoints::transport::http2::unsent::Piece;
 use crate::endpoints::transport::http2::unsent::Unsent;
 use crate::entitlement::door::SecretGate;
+use crate::fairness::Budgets;
+use crate::fairness::OverBudget;
+use crate::fairness::budgets::StreamCharge;
 
 /// From a request's header to its answer's: its message has to arrive, and a unary answer has to be made.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,7 +41,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What answers the gRPC calls of a door.
 pub trait GrpcServices: Send + Sync + fmt::Debug {
     /// Answers a call that came by this gate.
-    fn answer(&self, request: Request<Incoming>, gate: SecretGate) -> BoxFuture<'static, Response<Body>>;
+    fn answer(&self, request: Request<RequestBody>, gate: SecretGate) -> BoxFuture<'static, Response<Body>>;
 }
 
 /// The gate of the connection that a request came by. It is among the request's extensions: it leads to the subject, and
@@ -61,21 +64,30 @@ impl hyper::service::Service<Request<Incoming>> for GrpcRequests {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let charge = self.budgets.stream(self.gate.connection().principal());
-        let (charge, refused) = match charge {
-            Ok(charge) => (Some(charge), not_a_grpc_call(&request)),
-            Err(why) => (None, Some(refusals::over_budget(why).into_http())),
+        let (charge, admitted) = match self.charge(request) {
+            Ok((charge, request)) => (Some(charge), not_a_grpc_call(&request).map_or(Ok(request), Err)),
+            Err(why) => (None, Err(refusals::over_budget(why).into_http())),
         };
         let gate = self.gate.for_next_answer();
         let answer = Answer { gate: gate.clone(), unsent: Arc::clone(&self.unsent), _open: self.activity.open(charge) };
-        if let Some(refused) = refused {
-            return Box::pin(std::future::ready(Ok(refused.map(|body| AnswerBody { body, answer }))));
-        }
-        let response = tokio::time::timeout(ANSWER_TIMEOUT, self.services.answer(request, gate));
+        let response = match admitted {
+            Ok(request) => tokio::time::timeout(ANSWER_TIMEOUT, self.services.answer(request, gate)),
+            Err(refused) => return Box::pin(std::future::ready(Ok(refused.map(|body| AnswerBody { body, answer })))),
+        };
         Box::pin(async move {
             let response = response.await.unwrap_or_else(|_| refusals::too_slow().into_http());
             Ok(response.map(|body| AnswerBody { body, answer }))
         })
+    }
+}
+
+impl GrpcRequests {
+    fn charge(&self, request: Request<Incoming>) -> Result<(StreamCharge, Request<RequestBody>), OverBudget> {
+        let principal = self.gate.connection().principal();
+        let charge = self.budgets.stream(principal, self.activity.is_open())?;
+        let (head, body) = request.into_parts();
+        let body = RequestBody::new(&head.headers, body, self.budgets.bytes(), principal)?;
+        Ok((charge, Request::from_parts(head, body)))
     }
 }
 

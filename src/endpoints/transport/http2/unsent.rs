@@ -21,6 +21,8 @@ pub(super) struct Unsent(Mutex<Counts>);
 /// INVARIANT: a byte leaves after every byte that was taken before it, and only what was taken from a [`Piece`] leaves.
 #[derive(Default)]
 struct Counts {
+    /// Bytes of all pieces that were made, but for what was discarded.
+    given: u64,
     /// Bytes that the engine has taken out of pieces.
     taken: u64,
     /// Bytes that have left.
@@ -44,6 +46,22 @@ impl Unsent {
         let gone = counts.gone();
         drop(counts);
         drop(gone); // without the lock: each takes another
+    }
+
+    /// How many bytes of payload wait for the client.
+    pub(super) fn waiting(&self) -> usize {
+        let counts = self.counts();
+        usize::try_from(counts.given.saturating_sub(counts.left)).unwrap_or(usize::MAX)
+    }
+
+    fn given(&self, bytes: usize) {
+        let mut counts = self.counts();
+        counts.given = counts.given.saturating_add(bytes as u64);
+    }
+
+    fn discarded(&self, bytes: usize) {
+        let mut counts = self.counts();
+        counts.given = counts.given.saturating_sub(bytes as u64);
     }
 
     fn taken(&self, bytes: usize) {
@@ -79,6 +97,7 @@ impl Counts {
 impl Piece {
     /// A piece that leaves by the connection of `unsent`.
     pub(super) fn new(bytes: Bytes, secrets: Vec<OnItsWay>, unsent: Arc<Unsent>) -> Self {
+        unsent.given(bytes.len());
         Self { bytes, secrets, unsent }
     }
 
@@ -111,6 +130,9 @@ impl Buf for Piece {
 impl Drop for Piece {
     /// What the engine has not taken by now, it has discarded: the stream was reset.
     fn drop(&mut self) {
+        if self.bytes.has_remaining() {
+            self.unsent.discarded(self.bytes.remaining());
+        }
         self.end();
     }
 }
@@ -145,6 +167,21 @@ mod tests {
         unsent.left(1);
         assert!(!is_kept(&secret));
         assert_eq!(unsent.counts().ended.capacity(), 0);
+    }
+
+    #[test]
+    fn what_waits_for_the_client_has_neither_left_nor_been_discarded() {
+        let unsent = Arc::new(Unsent::default());
+        let ((mut first, _), (mut second, _)) = (piece(&unsent), piece(&unsent));
+        assert_eq!(unsent.waiting(), 10);
+        first.advance(5);
+        assert_eq!(unsent.waiting(), 10);
+        unsent.left(4);
+        second.advance(1);
+        drop((first, second));
+        assert_eq!(unsent.waiting(), 2);
+        unsent.left(2);
+        assert_eq!(unsent.waiting(), 0);
     }
 
     #[test]
