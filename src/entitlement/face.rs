@@ -65,7 +65,10 @@ impl Connection for Session {
     }
 
     fn may_receive_secret(&self) -> Result<(), Ended> {
-        let bases = self.outbound().bases();
+        let mut outbound = self.outbound();
+        outbound.note_leave();
+        let bases = outbound.bases();
+        drop(outbound);
         if bases.is_empty() {
             return Ok(()); // no secret is on its way
         }

@@ -121,11 +121,19 @@ impl SessionSubject {
         basis: &DecisionBasis,
         ids: Vec<SpiffeId>,
     ) -> Result<OnItsWay, NotAttested> {
-        self.process().check_now(&basis.epoch, basis.rests_on)?;
+        let is_checked = self.session.outbound().is_checked(self.process(), basis);
+        if !is_checked {
+            self.process().check_now(&basis.epoch, basis.rests_on)?;
+        }
         if ids.is_empty() {
             return Ok(Box::new(()));
         }
-        let number = self.session.outbound().add(self.process(), basis, ids);
+        let mut outbound = self.session.outbound();
+        let number = outbound.add(self.process(), basis, ids);
+        if !is_checked {
+            outbound.note_check();
+        }
+        drop(outbound);
         Ok(Box::new(HandedOver { session: Arc::clone(&self.session), number }))
     }
 

@@ -165,7 +165,8 @@ impl Arrivals {
             return Err(self.budgets.refuse_rate().into());
         }
         let accepted = incoming.identify()?;
-        let cgroup = accepted.process.pidfd_facts()?.map(|facts| facts.cgroup);
+        // A process that has exited is refused in its turn, with a record.
+        let cgroup = accepted.process.pidfd_facts().ok().flatten().map(|facts| facts.cgroup);
         let known = cgroup.and_then(|cgroup| self.budgets.known_principal(uid, cgroup));
         if !is_within && !self.connects.admits_principal(known, now) {
             return Err(self.budgets.refuse_rate().into());

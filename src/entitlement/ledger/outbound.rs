@@ -2,6 +2,9 @@
 //! each. Read before bytes of a secret leave; refuses to know how anything is sent.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::attestation::Epoch;
 use crate::attestation::source::AnswerAge;
@@ -25,6 +28,9 @@ pub(in crate::entitlement) struct DecisionBasis {
     pub(in crate::entitlement) ages: Vec<AnswerAge>,
 }
 
+/// Answers that are handed over within this time of a check share it.
+const ONE_TURN: Duration = Duration::from_millis(1);
+
 /// Every hand-over that is on its way.
 #[derive(Debug, Default)]
 pub(in crate::entitlement) struct Outbound {
@@ -32,6 +38,8 @@ pub(in crate::entitlement) struct Outbound {
     items: Vec<Item>,
     /// The number of the next item.
     next: u64,
+    /// When the process of the last item was checked as of its decision, and nothing has left since.
+    checked: Option<Instant>,
 }
 
 /// An identity that must not leave.
@@ -57,6 +65,28 @@ struct Item {
 }
 
 impl Outbound {
+    /// Whether the process was checked by the same decision just now, for something that has not left yet.
+    ///
+    /// SECURITY: answers that are ready together are handed over together, and one check before the first byte of any of
+    /// them follows all of their hand-overs.
+    pub(in crate::entitlement) fn is_checked(&self, process: &Arc<CheckedProcess>, basis: &DecisionBasis) -> bool {
+        let is_recent = self.checked.is_some_and(|at| at.elapsed() < ONE_TURN);
+        let by_same = |Item { process: known, basis: of, .. }: &Item| {
+            Arc::ptr_eq(known, process) && of.epoch == basis.epoch && of.rests_on == basis.rests_on
+        };
+        is_recent && self.items.last().is_some_and(by_same)
+    }
+
+    /// Notes that the process of the last item was checked now.
+    pub(in crate::entitlement) fn note_check(&mut self) {
+        self.checked = Some(Instant::now());
+    }
+
+    /// Notes that what waits may leave now: the next hand-over is checked by itself.
+    pub(in crate::entitlement) fn note_leave(&mut self) {
+        self.checked = None;
+    }
+
     /// Takes in identities that were granted by the decision itself. Returns the number to forget them by.
     pub(in crate::entitlement) fn add(
         &mut self,

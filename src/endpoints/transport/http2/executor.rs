@@ -8,12 +8,17 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Wake;
+use std::task::Waker;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::task::AtomicWaker;
 use tokio::io::AsyncWrite;
 
 use crate::endpoints::transport::http2::turn::TurnBuffer;
@@ -21,6 +26,8 @@ use crate::fairness::OutOfBytes;
 
 /// So many streams end in one turn: what they answered leaves together, and then another connection has its turn.
 const ENDED_TOGETHER: usize = 8;
+/// So often engine and streams are polled in one turn.
+const ROUNDS: usize = 16;
 
 /// Why a connection did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +51,60 @@ pub(super) struct StreamExecutor(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
 pub(super) struct RunningStreams {
     opened: StreamExecutor,
     running: FuturesUnordered<BoxFuture<'static, ()>>,
+    turn: Arc<TurnWakes>,
+    waker: Waker,
+}
+
+/// The wakes of a connection's task: during its turn they are noted, and end no turn.
+#[derive(Default)]
+struct TurnWakes {
+    is_running: AtomicBool,
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl TurnWakes {
+    fn begin(&self, task: &Waker) {
+        self.task.register(task);
+        self.is_running.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether something could go on since the last question.
+    fn take(&self) -> bool {
+        self.woken.swap(false, Ordering::SeqCst)
+    }
+
+    /// RACE: a wake from another thread stores `woken` and then reads `is_running`; this stores `is_running` and then reads
+    /// `woken`. So one of the two wakes the task, or both.
+    fn end(&self) {
+        self.is_running.store(false, Ordering::SeqCst);
+        if self.take() {
+            self.task.wake();
+        }
+    }
+}
+
+impl Wake for TurnWakes {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
+        if !self.is_running.load(Ordering::SeqCst) {
+            self.take();
+            self.task.wake();
+        }
+    }
 }
 
 impl StreamExecutor {
     /// An executor, and the streams that it was given.
     pub(super) fn new() -> (Self, RunningStreams) {
         let executor = Self::default();
-        (executor.clone(), RunningStreams { opened: executor, running: FuturesUnordered::new() })
+        let turn = Arc::new(TurnWakes::default());
+        let waker = Waker::from(Arc::clone(&turn));
+        (executor.clone(), RunningStreams { opened: executor, running: FuturesUnordered::new(), turn, waker })
     }
 
     fn opened(&self) -> MutexGuard<'_, Vec<BoxFuture<'static, ()>>> {
@@ -71,10 +125,26 @@ impl fmt::Debug for StreamExecutor {
 }
 
 impl RunningStreams {
-    /// One turn: polls the engine, and then the streams until none of them can go on, or as many have ended as may in a
-    /// turn. Streams that ended may have given the engine something to do, so that is polled again. At the end of the turn
-    /// what the engine has written leaves.
+    /// One turn: polls the engine and the streams until none of them can go on, or as many have ended as may in a turn. What
+    /// streams have given the engine, it writes in the same turn, and all of that leaves at the end.
     pub(super) fn poll_with<C, S>(
+        &mut self,
+        engine: Pin<&mut C>,
+        output: &TurnBuffer<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ConnectionError>>
+    where
+        C: Future<Output = hyper::Result<()>>,
+        S: AsyncWrite + Unpin,
+    {
+        let (turn, waker) = (Arc::clone(&self.turn), self.waker.clone());
+        turn.begin(cx.waker());
+        let polled = self.turn(engine, output, &mut Context::from_waker(&waker));
+        turn.end();
+        polled
+    }
+
+    fn turn<C, S>(
         &mut self,
         mut engine: Pin<&mut C>,
         output: &TurnBuffer<S>,
@@ -85,21 +155,23 @@ impl RunningStreams {
         S: AsyncWrite + Unpin,
     {
         let mut ended = 0;
-        loop {
+        for _ in 0..ROUNDS {
+            self.turn.take();
             if let Poll::Ready(result) = engine.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(ConnectionError::from));
             }
             self.running.extend(std::mem::take(&mut *self.opened.opened()));
-            let before = ended;
             while ended < ENDED_TOGETHER && matches!(self.running.poll_next_unpin(cx), Poll::Ready(Some(()))) {
                 ended += 1;
+                cx.waker().wake_by_ref(); // the engine may have something to write
             }
-            if ended == before {
+            if !self.turn.take() {
                 break;
             }
-        }
-        if ended == ENDED_TOGETHER {
-            cx.waker().wake_by_ref();
+            if ended == ENDED_TOGETHER {
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         // A socket that takes no more wakes this task when it does.
         match output.poll_leave(cx) {
