@@ -10,6 +10,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use crate::evidence::Principal;
 use crate::fairness::bytes::ByteBudget;
@@ -166,7 +167,7 @@ impl Budgets {
     /// The principal of a process with this uid in this cgroup, where one like it was pinned before.
     #[must_use]
     pub fn known_principal(&self, uid: u32, cgroup: u64) -> Option<Principal> {
-        self.held().known.of(uid, cgroup)
+        self.held().known.of(uid, cgroup, Instant::now())
     }
 
     /// Whether one principal alone is known of this uid.
@@ -177,7 +178,7 @@ impl Budgets {
 
     /// Remembers the principal of a process that was pinned.
     pub fn remember(&self, uid: u32, cgroup: u64, principal: Principal) {
-        self.held().known.remember(uid, cgroup, principal);
+        self.held().known.remember(uid, cgroup, principal, Instant::now());
     }
 
     /// Counts a connection that came faster than it may.

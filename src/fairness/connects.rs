@@ -1,6 +1,7 @@
 //! How fast a door is connected to: each user, and beyond its rate each principal, has so many connects in a second.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -14,6 +15,8 @@ const MOST: usize = 1024;
 const PRINCIPALS: u32 = 4;
 /// Processes whose principal is not known, beyond their user's rate.
 const STRANGERS: u32 = 16;
+/// How long a principal is believed to be that of another process like the one that was pinned.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// The connects of one door.
 ///
@@ -32,7 +35,7 @@ pub struct Connects {
 /// The principals of processes that were pinned, by what is known of a process before: its uid and its cgroup's id.
 #[derive(Debug, Default)]
 pub struct KnownPrincipals {
-    by_cgroup: HashMap<(u32, u64), Principal>,
+    by_cgroup: HashMap<(u32, u64), (Principal, Instant)>,
     /// The first principal of each uid; `None` where it has another one.
     only: HashMap<u32, Option<Principal>>,
 }
@@ -78,10 +81,12 @@ impl Connects {
 }
 
 impl KnownPrincipals {
-    /// The principal of a process with this uid in this cgroup, as of the last that was pinned.
+    /// The principal of a process with this uid in this cgroup, as of one that was pinned a moment ago. Whose a uid is, and
+    /// whose a cgroup, can change.
     #[must_use]
-    pub fn of(&self, uid: u32, cgroup: u64) -> Option<Principal> {
-        self.by_cgroup.get(&(uid, cgroup)).copied()
+    pub fn of(&self, uid: u32, cgroup: u64, now: Instant) -> Option<Principal> {
+        let (principal, at) = self.by_cgroup.get(&(uid, cgroup))?;
+        (now.saturating_duration_since(*at) < KNOWN_FOR).then_some(*principal)
     }
 
     /// Whether one principal alone is known of this uid: then its rate is the uid's.
@@ -91,11 +96,11 @@ impl KnownPrincipals {
     }
 
     /// Remembers the principal of a process that was pinned.
-    pub fn remember(&mut self, uid: u32, cgroup: u64, principal: Principal) {
+    pub fn remember(&mut self, uid: u32, cgroup: u64, principal: Principal, now: Instant) {
         if self.by_cgroup.len() >= MOST && !self.by_cgroup.contains_key(&(uid, cgroup)) {
             *self = Self::default(); // the strangers' rate is enough to learn them anew
         }
-        self.by_cgroup.insert((uid, cgroup), principal);
+        self.by_cgroup.insert((uid, cgroup), (principal, now));
         let only = self.only.entry(uid).or_insert(Some(principal));
         *only = only.filter(|known| *known == principal);
     }
@@ -103,8 +108,6 @@ impl KnownPrincipals {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const RATE: Rate = Rate { burst: 100, refill: Duration::from_millis(10) };
@@ -141,23 +144,24 @@ mod tests {
 
     #[test]
     fn a_uid_is_alone_until_a_second_principal_of_it_is_known() {
-        let mut known = KnownPrincipals::default();
+        let (mut known, now) = (KnownPrincipals::default(), Instant::now());
         let [first, second] = [1, 2].map(|cgroup| Principal { uid: 0, cgroup });
         assert!(!known.is_alone(0));
-        known.remember(0, 10, first);
-        known.remember(0, 11, first);
+        known.remember(0, 10, first, now);
+        known.remember(0, 11, first, now);
         assert!(known.is_alone(0));
-        known.remember(0, 20, second);
-        known.remember(0, 10, first);
+        known.remember(0, 20, second, now);
+        known.remember(0, 10, first, now);
         assert!(!known.is_alone(0));
     }
 
     #[test]
     fn no_more_principals_are_remembered_than_there_is_room_for() {
-        let mut known = KnownPrincipals::default();
+        let (mut known, now) = (KnownPrincipals::default(), Instant::now());
         let principal = Principal { uid: 1, cgroup: 0 };
-        (0..10_000).for_each(|cgroup| known.remember(1, cgroup, principal));
+        (0..10_000).for_each(|cgroup| known.remember(1, cgroup, principal, now));
         assert!(known.by_cgroup.len() <= MOST && known.only.len() == 1);
-        assert_eq!((known.of(1, 9999), known.of(2, 9999)), (Some(principal), None));
+        assert_eq!((known.of(1, 9999, now), known.of(2, 9999, now)), (Some(principal), None));
+        assert_eq!(known.of(1, 9999, now + KNOWN_FOR), None, "whose it is can have changed");
     }
 }

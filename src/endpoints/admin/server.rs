@@ -53,7 +53,7 @@ fn admit(
         Ok((stream, peer)) => {
             let place = places.take(Some(uid))?;
             let answer = move |request| respond(request, peer.clone(), Arc::clone(&operations));
-            Some((Principal { uid, cgroup: 0 }, one_request(stream, answer, ANSWER_TIME, place)))
+            Some((Principal::of_uid(uid), one_request(stream, answer, ANSWER_TIME, place)))
         }
         Err(why) => {
             tracing::warn!(pid, uid, %why, "refused on the admin socket");

@@ -53,7 +53,7 @@ const OPERATORS_RATE: Rate = Rate { burst: 64, refill: Duration::from_millis(10)
 /// The most users that are told apart.
 const MOST_OPERATORS: usize = 256;
 /// Whom the connections of loopback are charged to: nothing says whose they are.
-const STRANGERS: Principal = Principal { uid: u32::MAX, cgroup: 0 };
+const STRANGERS: Principal = Principal::COMMON;
 /// The longest head of a request.
 const MAX_HEAD: usize = 16 * 1024;
 /// From the accept to the end of the request's head.
@@ -98,7 +98,7 @@ where
             let admit = |stream: UnixStream| {
                 let uid = stream.peer_cred().ok()?.uid();
                 let place = places.take(Some(uid))?;
-                Some((Principal { uid, cgroup: 0 }, one_request(stream, answer.clone(), limit, place)))
+                Some((Principal::of_uid(uid), one_request(stream, answer.clone(), limit, place)))
             };
             serve_each(OperatorAcceptor::new(listener), admit).await;
         }

@@ -120,7 +120,7 @@ struct Arrivals {
 struct Arrived {
     accepted: AcceptedConnection,
     charge: ConnectionCharge,
-    /// Whom it is charged to: the principal of the last process with this uid in this cgroup, or the uid.
+    /// Whom it is charged to: the principal of another process with this uid in this cgroup, or the uid.
     principal: Principal,
     uid: u32,
     cgroup: Option<u64>,
@@ -171,7 +171,7 @@ impl Arrivals {
         if !is_within && !self.connects.admits_principal(known, now) {
             return Err(self.budgets.refuse_rate().into());
         }
-        let principal = known.unwrap_or(Principal { uid, cgroup: 0 });
+        let principal = known.unwrap_or(Principal::of_uid(uid));
         let charge = self.budgets.connection(principal)?;
         Ok(Arrived { accepted, charge, principal, uid, cgroup })
     }
