@@ -32,8 +32,8 @@ const FIRST_SVIDS: u64 = 20;
 
 /// SPEC: product contract §9.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_takes_at_most_15_system_calls_where_8_are_promised() {
-    let Some(daemon) = traceable("a_token_takes_at_most_15_system_calls_where_8_are_promised") else { return };
+async fn a_token_takes_at_most_10_system_calls_where_8_are_promised() {
+    let Some(daemon) = traceable("a_token_takes_at_most_10_system_calls_where_8_are_promised") else { return };
     let client = client(&daemon).await;
     let fetch = |_| {
         let mut client = client.clone();
@@ -44,7 +44,7 @@ async fn a_token_takes_at_most_15_system_calls_where_8_are_promised() {
     tokens().await;
     let tracers = Tracers::attach(&daemon);
     tokens().await;
-    tracers.assert_at_most(15, TOKENS, daemon);
+    tracers.assert_at_most(10, TOKENS, daemon);
 }
 
 /// SPEC: product contract §9. From accept until its SVID is recorded as ended.
