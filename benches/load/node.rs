@@ -157,10 +157,18 @@ async fn succeed(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// `Nice=` of the unit.
+pub(crate) const NICENESS: &str = "-10";
+
 fn spawn_daemon(binary: &Path, directory: &Path) -> Child {
     let log = File::options().create(true).append(true).open(directory.join("log/daemon")).expect("a file");
     let errors = log.try_clone().expect("a descriptor");
-    Command::new(binary)
+    let root = nix::unistd::geteuid().is_root();
+    let mut command = if root { Command::new("nice") } else { Command::new(binary) };
+    if root {
+        command.args(["-n", NICENESS]).arg(binary);
+    }
+    command
         .args(["run", "--config"])
         .arg(directory.join("bonafide.toml"))
         .stdin(Stdio::null())

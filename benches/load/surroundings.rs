@@ -15,6 +15,7 @@ use nix::unistd::Gid;
 use nix::unistd::Uid;
 
 use crate::node;
+use crate::node::NICENESS;
 
 const ENTER: &str = "--enter=";
 /// This program by a link that another user can exec, wherever the file lies.
@@ -122,7 +123,9 @@ impl Surroundings {
         };
         let host = if hybrid { "; cgroup hybrid: the daemon reads the v1 lines of each process" } else { "" };
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
-        format!("{who}; {place}{host}; LimitNOFILE={descriptors} of {DESCRIPTORS}")
+        format!(
+            "{who}; {place}{host}; LimitNOFILE={descriptors} of {DESCRIPTORS}; the daemon of root has Nice={NICENESS}"
+        )
     }
 }
 

@@ -11,8 +11,8 @@ use crate::fairness::rate::TokenBuckets;
 
 /// Buckets, and principals that are remembered, of each kind.
 const MOST: usize = 1024;
-/// A door may be connected to as fast as so many principals may connect.
-const PRINCIPALS: u32 = 4;
+/// A door may be connected to as fast as so many uids may connect; beyond, a principal may connect so many times slower.
+const UIDS: u32 = 4;
 /// Processes whose principal is not known, beyond their user's rate.
 const STRANGERS: u32 = 16;
 /// How long a principal is believed to be that of another process like the one that was pinned.
@@ -45,13 +45,13 @@ impl Connects {
     #[must_use]
     pub fn new(rate: Rate) -> Self {
         let times = |count: u32| Rate { burst: rate.burst.saturating_mul(count), refill: rate.refill / count };
-        let part = Rate { burst: (rate.burst / STRANGERS).max(1), refill: rate.refill * STRANGERS };
+        let part = |count: u32| Rate { burst: (rate.burst / count).max(1), refill: rate.refill * count };
         Self {
             rate,
             uids: TokenBuckets::new(rate, MOST),
-            principals: TokenBuckets::new(rate, MOST),
-            strangers: TokenBuckets::new(part, 1),
-            door: TokenBuckets::new(times(PRINCIPALS), 1),
+            principals: TokenBuckets::new(part(UIDS), MOST),
+            strangers: TokenBuckets::new(part(STRANGERS), 1),
+            door: TokenBuckets::new(times(UIDS), 1),
         }
     }
 
@@ -118,7 +118,7 @@ mod tests {
         let (root, container) = (Principal { uid: 0, cgroup: 1 }, Principal { uid: 0, cgroup: 2 });
         while connects.admits(0, now) {}
         let flooded = (0..1000).filter(|_| connects.admits_principal(Some(container), now)).count();
-        assert_eq!(flooded, 100);
+        assert_eq!(flooded, 25);
         assert!(connects.admits_principal(Some(root), now));
         assert!(connects.admits(1, now), "another uid has a rate of its own");
     }
@@ -132,7 +132,7 @@ mod tests {
             admitted +=
                 (0..100).filter(|_| connects.admits(uid, now) || connects.admits_principal(Some(owner), now)).count();
         }
-        assert_eq!(admitted, 4 * 100 + 100);
+        assert_eq!(admitted, 4 * 100 + 25);
         assert!(connects.admits_principal(Some(Principal { uid: 1001, cgroup: 1 }), now));
     }
 

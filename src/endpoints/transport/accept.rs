@@ -26,8 +26,8 @@ use crate::fairness::connects::Connects;
 
 /// How long the loop rests when the kernel cannot give a connection: it never spins.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// So many connects are taken before anything else has its turn.
-const AT_ONCE: u32 = 64;
+/// So many connects are taken before anything else has its turn: faster than a process can connect, turns included.
+const AT_ONCE: u32 = 256;
 
 /// Accepts, and hands each connection to `admit`; rests when the kernel has no descriptor for one. Does nothing else, so
 /// that the listen queue, which all users share, stays short. Runs until it is dropped.
@@ -270,6 +270,6 @@ mod tests {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
         assert_eq!(seen.len(), 1000);
-        assert!(seen.last().unwrap() >= &15, "{:?}", seen.last());
+        assert!(seen.last().unwrap() >= &3, "{:?}", seen.last());
     }
 }
