@@ -164,9 +164,10 @@ impl Budgets {
         self.limits.load().connects()
     }
 
-    /// The principal of a process with this uid in this cgroup, where one like it was pinned before.
+    /// The principal of a process with this uid in this cgroup, where one like it was pinned before, and whether that was a
+    /// moment ago.
     #[must_use]
-    pub fn known_principal(&self, uid: u32, cgroup: u64) -> Option<Principal> {
+    pub fn known_principal(&self, uid: u32, cgroup: u64) -> Option<(Principal, bool)> {
         self.held().known.of(uid, cgroup, Instant::now())
     }
 

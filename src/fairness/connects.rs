@@ -13,8 +13,8 @@ use crate::fairness::rate::TokenBuckets;
 const MOST: usize = 1024;
 /// A door may be connected to as fast as so many uids may connect; beyond, a principal may connect so many times slower.
 const UIDS: u32 = 4;
-/// Processes whose principal is not known, beyond their user's rate.
-const STRANGERS: u32 = 16;
+/// Of the connects beyond the rate of uids with one principal, so many times fewer are looked at.
+const FURTHER: u32 = 16;
 /// How long a principal is believed to be that of another process like the one that was pinned.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 
@@ -29,6 +29,7 @@ pub struct Connects {
     uids: TokenBuckets<u32>,
     principals: TokenBuckets<Option<Principal>>,
     strangers: TokenBuckets<()>,
+    further: TokenBuckets<()>,
     door: TokenBuckets<()>,
 }
 
@@ -50,7 +51,8 @@ impl Connects {
             rate,
             uids: TokenBuckets::new(rate, MOST),
             principals: TokenBuckets::new(part(UIDS), MOST),
-            strangers: TokenBuckets::new(part(STRANGERS), 1),
+            strangers: TokenBuckets::new(part(UIDS), 1),
+            further: TokenBuckets::new(part(FURTHER), 1),
             door: TokenBuckets::new(times(UIDS), 1),
         }
     }
@@ -68,7 +70,7 @@ impl Connects {
 
     /// Whether a connect beyond the rate of a uid that has one principal alone is looked at: another one may have come.
     pub fn looks_at_one_more(&mut self, now: Instant) -> bool {
-        self.strangers.take(&(), now)
+        self.further.take(&(), now)
     }
 
     /// Whether a connect beyond that rate is within its principal's; all whose principal is not known have one together.
@@ -81,12 +83,12 @@ impl Connects {
 }
 
 impl KnownPrincipals {
-    /// The principal of a process with this uid in this cgroup, as of one that was pinned a moment ago. Whose a uid is, and
-    /// whose a cgroup, can change.
+    /// The principal of a process with this uid in this cgroup, as of the last one that was pinned, and whether that was a
+    /// moment ago: whose a uid is, and whose a cgroup, can change.
     #[must_use]
-    pub fn of(&self, uid: u32, cgroup: u64, now: Instant) -> Option<Principal> {
+    pub fn of(&self, uid: u32, cgroup: u64, now: Instant) -> Option<(Principal, bool)> {
         let (principal, at) = self.by_cgroup.get(&(uid, cgroup))?;
-        (now.saturating_duration_since(*at) < KNOWN_FOR).then_some(*principal)
+        Some((*principal, now.saturating_duration_since(*at) < KNOWN_FOR))
     }
 
     /// Whether one principal alone is known of this uid: then its rate is the uid's.
@@ -139,7 +141,8 @@ mod tests {
     #[test]
     fn strangers_beyond_the_rate_share_a_part_of_it() {
         let (mut connects, now) = (Connects::new(RATE), Instant::now());
-        assert_eq!((0..1000).filter(|_| connects.admits_principal(None, now)).count(), 6);
+        while connects.looks_at_one_more(now) {}
+        assert_eq!((0..1000).filter(|_| connects.admits_principal(None, now)).count(), 25);
     }
 
     #[test]
@@ -161,7 +164,7 @@ mod tests {
         let principal = Principal { uid: 1, cgroup: 0 };
         (0..10_000).for_each(|cgroup| known.remember(1, cgroup, principal, now));
         assert!(known.by_cgroup.len() <= MOST && known.only.len() == 1);
-        assert_eq!((known.of(1, 9999, now), known.of(2, 9999, now)), (Some(principal), None));
-        assert_eq!(known.of(1, 9999, now + KNOWN_FOR), None, "whose it is can have changed");
+        assert_eq!((known.of(1, 9999, now), known.of(2, 9999, now)), (Some((principal, true)), None));
+        assert_eq!(known.of(1, 9999, now + KNOWN_FOR), Some((principal, false)), "whose it is can have changed");
     }
 }

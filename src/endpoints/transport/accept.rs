@@ -168,10 +168,10 @@ impl Arrivals {
         // A process that has exited is refused in its turn, with a record.
         let cgroup = accepted.process.pidfd_facts().ok().flatten().map(|facts| facts.cgroup);
         let known = cgroup.and_then(|cgroup| self.budgets.known_principal(uid, cgroup));
-        if !is_within && !self.connects.admits_principal(known, now) {
+        if !is_within && !self.connects.admits_principal(known.map(|(principal, _)| principal), now) {
             return Err(self.budgets.refuse_rate().into());
         }
-        let principal = known.unwrap_or(Principal::of_uid(uid));
+        let principal = known.filter(|(_, is_recent)| *is_recent).map_or(Principal::of_uid(uid), |(known, _)| known);
         let charge = self.budgets.connection(principal)?;
         Ok(Arrived { accepted, charge, principal, uid, cgroup })
     }
