@@ -49,8 +49,8 @@ async fn a_token_takes_at_most_10_system_calls_where_8_are_promised() {
 
 /// SPEC: product contract §9. From accept until its SVID is recorded as ended.
 #[test]
-fn a_first_svid_takes_at_most_115_system_calls_where_50_are_promised() {
-    let Some(daemon) = traceable("a_first_svid_takes_at_most_115_system_calls_where_50_are_promised") else { return };
+fn a_first_svid_takes_at_most_100_system_calls_where_50_are_promised() {
+    let Some(daemon) = traceable("a_first_svid_takes_at_most_100_system_calls_where_50_are_promised") else { return };
     let ended = || daemon.log().matches(" ended issuance=").count();
     let fresh_process = || {
         let ended_before = ended();
@@ -63,7 +63,7 @@ fn a_first_svid_takes_at_most_115_system_calls_where_50_are_promised() {
     fresh_process();
     let tracers = Tracers::attach(&daemon);
     (0..FIRST_SVIDS).for_each(|_| fresh_process());
-    tracers.assert_at_most(115, FIRST_SVIDS, daemon);
+    tracers.assert_at_most(100, FIRST_SVIDS, daemon);
 }
 
 /// Where a daemon cannot be traced, prints the reason and returns `None`.
@@ -112,7 +112,10 @@ impl Tracers {
         daemon.signal(Signal::SIGKILL);
         let mut counts = Counts::new();
         for (call, number) in self.tracers.into_iter().flat_map(|tracer| tracer.join().unwrap()) {
-            *counts.entry(call).or_default() += number;
+            // The standard library asserts before each close that the descriptor is open; a release does not.
+            if call != libc::SYS_fcntl || !cfg!(debug_assertions) {
+                *counts.entry(call).or_default() += number;
+            }
         }
         drop(daemon);
         let table = table(&counts, operations);
