@@ -5,6 +5,7 @@ pub mod budgets;
 pub mod bytes;
 pub mod connects;
 pub mod fair_pool;
+mod fair_queue;
 pub mod limits;
 pub mod rate;
 pub mod turns;

@@ -5,9 +5,7 @@
 //! another's. Here it has as much time as the other, and the other waits for the end of one turn.
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::collections::HashMap;
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::future::poll_fn;
@@ -29,18 +27,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::evidence::Principal;
+use crate::fairness::fair_queue::FairQueue;
 
 /// How long turns follow one another before the runtime looks for events, the next connection among them, and how many.
 const SLICE: Duration = Duration::from_micros(500);
 const SLICE_TURNS: u32 = 64;
-
-/// What one turn is charged at least and at most. The clock goes on while the kernel runs another thread, so a turn that
-/// took longer says little about its principal.
-const LEAST: Duration = Duration::from_micros(1);
-const MOST: Duration = Duration::from_millis(2);
-
-/// Accounts without a task that are kept for what they have used.
-const PAST_ACCOUNTS: usize = 1024;
 
 /// The tasks of all principals. Clones are the same.
 #[derive(Clone, Default)]
@@ -53,12 +44,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queues {
-    accounts: HashMap<Principal, Account>,
-    /// The principals that have a ready task, the one that has used the least first.
-    ready: BTreeSet<(Duration, Principal)>,
-    /// What the principal of the latest turn had used before it. Who comes back after a pause begins here: time that was
-    /// not used is not saved.
-    level: Duration,
+    ready: FairQueue<Arc<Task>>,
     tasks: HashMap<u64, Arc<Task>>,
     next: u64,
     /// The runners that wait for a task, by their numbers.
@@ -66,13 +52,6 @@ struct Queues {
     runners: usize,
     /// The last runner has gone.
     closed: bool,
-}
-
-#[derive(Default)]
-struct Account {
-    used: Duration,
-    tasks: usize,
-    ready: VecDeque<Arc<Task>>,
 }
 
 struct Task {
@@ -114,7 +93,7 @@ impl Turns {
             status: Mutex::new(Status { principal, queued: false, running: false, cut: false, ended: false }),
             future: Mutex::new(None),
         });
-        queues.account(principal).tasks += 1;
+        queues.ready.join(principal);
         queues.tasks.insert(number, Arc::clone(&added));
         drop(queues);
         let future = task(TaskHandle(Arc::downgrade(&added)));
@@ -166,11 +145,11 @@ impl TaskHandle {
         }
         let before = std::mem::replace(&mut status.principal, principal);
         let mut queues = shared.queues();
-        queues.account(principal).tasks += 1;
-        queues.leave(before);
+        queues.ready.join(principal);
+        queues.ready.leave(before);
         if status.queued && !status.running {
-            queues.remove_ready(before, task.number);
-            queues.push(principal, Arc::clone(&task));
+            queues.ready.remove(before, |ready| ready.number == task.number);
+            queues.ready.push(principal, Arc::clone(&task));
         }
     }
 
@@ -187,7 +166,7 @@ impl TaskHandle {
             return;
         }
         let mut queues = shared.queues();
-        queues.remove_ready(status.principal, task.number);
+        queues.ready.remove(status.principal, |ready| ready.number == task.number);
         let idle = queues.remove(&task, status.principal);
         drop((queues, status));
         task.discard();
@@ -208,70 +187,12 @@ impl Shared {
 }
 
 impl Queues {
-    fn account(&mut self, principal: Principal) -> &mut Account {
-        let level = self.level;
-        self.accounts.entry(principal).or_insert_with(|| Account { used: level, ..Account::default() })
-    }
-
-    /// Counts a task less. What an account without a task has used is kept for a while: a principal with a new connection
-    /// for each request pays, too.
-    fn leave(&mut self, principal: Principal) {
-        if let Some(account) = self.accounts.get_mut(&principal) {
-            account.tasks = account.tasks.saturating_sub(1);
-        }
-        if self.accounts.len() > PAST_ACCOUNTS + self.tasks.len() {
-            self.accounts.retain(|_, account| account.tasks > 0);
-        }
-    }
-
-    fn push(&mut self, principal: Principal, task: Arc<Task>) {
-        let level = self.level;
-        let account = self.account(principal);
-        if account.ready.is_empty() {
-            account.used = account.used.max(level);
-            let key = (account.used, principal);
-            account.ready.push_back(task);
-            self.ready.insert(key);
-        } else {
-            account.ready.push_back(task);
-        }
-    }
-
     /// Forgets a task that has ended. Returns the runners that may have waited for the end of the last one.
     fn remove(&mut self, task: &Task, principal: Principal) -> Vec<Waker> {
         self.tasks.remove(&task.number);
-        self.leave(principal);
+        self.ready.leave(principal);
         let was_last = self.tasks.is_empty();
         self.idle.iter_mut().filter_map(|idle| idle.take_if(|_| was_last)).collect()
-    }
-
-    fn remove_ready(&mut self, principal: Principal, number: u64) {
-        let Some(account) = self.accounts.get_mut(&principal) else { return };
-        account.ready.retain(|task| task.number != number);
-        if account.ready.is_empty() {
-            self.ready.remove(&(account.used, principal));
-        }
-    }
-
-    /// The task whose turn is next.
-    fn next(&mut self) -> Option<(Principal, Arc<Task>)> {
-        let (used, principal) = self.ready.pop_first()?;
-        self.level = self.level.max(used);
-        let account = self.accounts.get_mut(&principal)?;
-        let task = account.ready.pop_front()?;
-        if !account.ready.is_empty() {
-            self.ready.insert((used, principal));
-        }
-        Some((principal, task))
-    }
-
-    fn charge(&mut self, principal: Principal, time: Duration) {
-        let Some(account) = self.accounts.get_mut(&principal) else { return };
-        let before = (account.used, principal);
-        account.used += time.clamp(LEAST, MOST);
-        if self.ready.remove(&before) {
-            self.ready.insert((account.used, principal));
-        }
     }
 }
 
@@ -291,7 +212,7 @@ impl Task {
             return;
         }
         let mut queues = shared.queues();
-        queues.push(status.principal, Arc::clone(self));
+        queues.ready.push(status.principal, Arc::clone(self));
         let waiting = queues.idle.iter_mut().find_map(Option::take);
         drop((queues, status));
         if let Some(runner) = waiting {
@@ -368,7 +289,7 @@ impl Runner {
         let (mut before, mut turns) = (begin, 0);
         loop {
             let mut queues = self.shared.queues();
-            let Some((principal, task)) = queues.next() else {
+            let Some((principal, task)) = queues.ready.next() else {
                 if stops && queues.tasks.is_empty() {
                     return Poll::Ready(());
                 }
@@ -395,13 +316,13 @@ impl Runner {
         status.running = false;
         status.ended |= has_ended;
         let mut queues = self.shared.queues();
-        queues.charge(principal, time);
+        queues.ready.charge(principal, time);
         if has_ended {
             let idle = queues.remove(task, status.principal);
             drop((queues, status));
             idle.into_iter().for_each(Waker::wake);
         } else if status.queued {
-            queues.push(status.principal, Arc::clone(task));
+            queues.ready.push(status.principal, Arc::clone(task));
         }
     }
 }
@@ -419,7 +340,7 @@ impl Drop for Runner {
         }
         queues.closed = true;
         let tasks = std::mem::take(&mut queues.tasks);
-        (queues.accounts, queues.ready) = Default::default();
+        queues.ready = FairQueue::default();
         drop(queues);
         for task in tasks.into_values() {
             task.status().cut = true;
@@ -469,31 +390,6 @@ mod tests {
         let of_the_other: Vec<_> = order.iter().enumerate().filter(|(_, uid)| **uid == 2).map(|(at, _)| at).collect();
         assert_eq!(order.len(), 1002);
         assert!(of_the_other[0] <= 1 && of_the_other[1] <= 3, "{of_the_other:?}");
-    }
-
-    #[test]
-    fn time_is_what_is_shared_and_none_is_saved_in_a_pause() {
-        let mut queues = Queues::default();
-        let task = |number| {
-            let status = Status { principal: principal(0), queued: true, running: false, cut: false, ended: false };
-            Arc::new(Task { shared: Weak::new(), number, status: Mutex::new(status), future: Mutex::new(None) })
-        };
-        (0..100).for_each(|number| queues.push(principal(1), task(number)));
-        (0..100).for_each(|number| queues.push(principal(2), task(number)));
-        let mut turns = [0; 4];
-        for _ in 0..60 {
-            let (principal, _) = queues.next().unwrap();
-            turns[principal.uid as usize] += 1;
-            queues.charge(principal, Duration::from_micros(if principal.uid == 1 { 500 } else { 100 }));
-        }
-        assert_eq!(turns, [0, 10, 50, 0]);
-        (0..100).for_each(|number| queues.push(principal(3), task(number)));
-        for _ in 0..11 {
-            let (principal, _) = queues.next().unwrap();
-            turns[principal.uid as usize] += 1;
-            queues.charge(principal, Duration::from_micros(if principal.uid == 1 { 500 } else { 100 }));
-        }
-        assert!((4..=6).contains(&turns[3]), "a newcomer has its share, and nothing of the past: {turns:?}");
     }
 
     #[tokio::test]
@@ -579,11 +475,12 @@ mod tests {
         });
         done(&turns, principal(1), 1, &order);
         moved.unwrap().charge_to(principal(2));
-        assert_eq!(turns.0.queues().accounts[&principal(1)].ready.len(), 1);
-        assert_eq!(turns.0.queues().accounts[&principal(2)].ready.len(), 1);
+        let ready = |uid| turns.0.queues().ready.ready_of(principal(uid));
+        assert_eq!((ready(1), ready(2)), (1, 1));
         run_ready(&turns);
         assert_eq!(order.lock().unwrap().len(), 2);
-        assert!(turns.0.queues().accounts.values().all(|account| account.tasks == 0 && account.ready.is_empty()));
+        let members = |uid| turns.0.queues().ready.members_of(principal(uid));
+        assert_eq!((members(1), members(2)), (0, 0));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
