@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::future::select_all;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -171,6 +172,14 @@ impl Change {
     /// The change of a source that could not find out and does not say when it can.
     pub(in crate::attestation) fn in_a_while() -> Self {
         Self { happens: async { sleep(ASK_AGAIN).await }.boxed(), age: None }
+    }
+
+    /// Resolves at the first of these changes; never where there is none.
+    pub async fn any(changes: Vec<Self>) {
+        if changes.is_empty() {
+            return std::future::pending().await;
+        }
+        select_all(changes).await;
     }
 
     /// Tells without waiting whether it has happened; `None` where only time tells.

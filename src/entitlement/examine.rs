@@ -13,13 +13,13 @@ use crate::attestation::PinnedProcess;
 use crate::attestation::host::sighting::Sighting;
 use crate::attestation::kernel::Process;
 use crate::attestation::kernel::Unanswered;
+use crate::attestation::source::Change;
 use crate::entitlement::ledger::live::LiveStream;
 use crate::entitlement::ledger::records::seconds;
 use crate::entitlement::ledger::refusals::Refusal;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::node_state::NO_AUTHORITY;
 use crate::entitlement::node_state::NodeState;
-use crate::entitlement::node_state::any;
 use crate::evidence::Answer;
 use crate::evidence::Credentials;
 use crate::evidence::EvidenceSet;
@@ -117,7 +117,7 @@ impl NodeState {
                 return Ok(decision);
             }
             tokio::select! {
-                () = any(changes) => {}
+                () = Change::any(changes) => {}
                 () = swapped => {}
                 () = &mut patience => return Ok(decision),
             }

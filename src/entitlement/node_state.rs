@@ -9,7 +9,6 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use futures_util::future::select_all;
 use tokio::time::Instant;
 use tokio::time::interval;
 use tokio::time::sleep;
@@ -366,7 +365,7 @@ impl NodeState {
                     self.parts.attestor.gave_up(&process.pinned, &decision.awaits);
                     return Ok(decision);
                 }
-                () = any(std::mem::take(&mut decision.changes)) => {}
+                () = Change::any(std::mem::take(&mut decision.changes)) => {}
                 () = swapped => {}
             }
         }
@@ -394,12 +393,4 @@ impl NodeState {
         }
         DecisionId(id)
     }
-}
-
-/// Resolves at the first of these changes; never where there is none.
-pub(in crate::entitlement) async fn any(changes: Vec<Change>) {
-    if changes.is_empty() {
-        return std::future::pending().await;
-    }
-    select_all(changes).await;
 }

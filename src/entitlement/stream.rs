@@ -26,7 +26,6 @@ use crate::entitlement::ledger::live::StreamHandle;
 use crate::entitlement::ledger::outbound::DecisionBasis;
 use crate::entitlement::ledger::refusals::RefusalCause;
 use crate::entitlement::machine::StreamState;
-use crate::entitlement::node_state::any;
 use crate::entitlement::published::VisibleBundles;
 use crate::entitlement::session::NotIssued;
 use crate::entitlement::session::SessionSubject;
@@ -264,7 +263,7 @@ impl Driver {
         let changes = std::mem::take(&mut self.changes);
         let pause = HASTE_PAUSE.saturating_mul(self.decided.1.saturating_sub(HASTE)).min(HASTE_PERIOD);
         async move {
-            any(changes).await;
+            Change::any(changes).await;
             if !pause.is_zero() {
                 sleep(pause).await;
             }

@@ -196,15 +196,12 @@ impl Selector {
         /// The counters of an `Arc`.
         const COUNTERS: usize = 2 * size_of::<usize>();
         match self {
-            Self::UnixUser(text)
-            | Self::UnixGroup(text)
-            | Self::UnixSupplementaryGroup(text)
-            | Self::UnixPath(text)
-            | Self::SystemdId(text)
-            | Self::SystemdSlice(text)
-            | Self::Cgroup(text) => COUNTERS + text.len(),
             Self::Other { kind, value } => 2 * COUNTERS + kind.len() + value.len(),
-            Self::UnixUid(_) | Self::UnixGid(_) | Self::UnixSupplementaryGid(_) | Self::UnixSha256(_) | Self::Host => 0,
+            Self::Host => 0,
+            known => match known.value() {
+                Cow::Borrowed(text) => COUNTERS + text.len(),
+                Cow::Owned(_) => 0,
+            },
         }
     }
 

@@ -64,22 +64,28 @@ struct TurnWakes {
 }
 
 impl TurnWakes {
-    fn begin(&self, task: &Waker) {
+    fn begin(self: &Arc<Self>, task: &Waker) -> RunningTurn {
         self.task.register(task);
         self.is_running.store(true, Ordering::SeqCst);
+        RunningTurn(Arc::clone(self))
     }
 
     /// Whether something could go on since the last question.
     fn take(&self) -> bool {
         self.woken.swap(false, Ordering::SeqCst)
     }
+}
 
+/// A turn, until it is dropped.
+struct RunningTurn(Arc<TurnWakes>);
+
+impl Drop for RunningTurn {
     /// RACE: a wake from another thread stores `woken` and then reads `is_running`; this stores `is_running` and then reads
     /// `woken`. So one of the two wakes the task, or both.
-    fn end(&self) {
-        self.is_running.store(false, Ordering::SeqCst);
-        if self.take() {
-            self.task.wake();
+    fn drop(&mut self) {
+        self.0.is_running.store(false, Ordering::SeqCst);
+        if self.0.take() {
+            self.0.task.wake();
         }
     }
 }
@@ -129,23 +135,6 @@ impl RunningStreams {
     /// streams have given the engine, it writes in the same turn, and all of that leaves at the end.
     pub(super) fn poll_with<C, S>(
         &mut self,
-        engine: Pin<&mut C>,
-        output: &TurnBuffer<S>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), ConnectionError>>
-    where
-        C: Future<Output = hyper::Result<()>>,
-        S: AsyncWrite + Unpin,
-    {
-        let (turn, waker) = (Arc::clone(&self.turn), self.waker.clone());
-        turn.begin(cx.waker());
-        let polled = self.turn(engine, output, &mut Context::from_waker(&waker));
-        turn.end();
-        polled
-    }
-
-    fn turn<C, S>(
-        &mut self,
         mut engine: Pin<&mut C>,
         output: &TurnBuffer<S>,
         cx: &mut Context<'_>,
@@ -154,6 +143,8 @@ impl RunningStreams {
         C: Future<Output = hyper::Result<()>>,
         S: AsyncWrite + Unpin,
     {
+        let (_turn, waker) = (self.turn.begin(cx.waker()), self.waker.clone());
+        let cx = &mut Context::from_waker(&waker);
         let mut ended = 0;
         for _ in 0..ROUNDS {
             self.turn.take();
